@@ -1,0 +1,54 @@
+"""Which share of each data source should a model be trained on? A certified answer, on Ray.
+
+Importing this is cheap: ray, torch and mlflow are imported by what needs them.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from mixray.errors import CorruptedArtifactError, InputError, MixrayError, StageError
+from mixray.mixture import Mixture, load_mixture
+
+if TYPE_CHECKING:
+    from mixray.config import RunConfig, load_config
+    from mixray.pipeline import run
+    from mixray.forecast import plan
+    from mixray.result import Result
+    from mixray.simplex import Solution, solve
+
+__all__ = [
+    "CorruptedArtifactError",
+    "InputError",
+    "Mixture",
+    "MixrayError",
+    "Result",
+    "RunConfig",
+    "Solution",
+    "StageError",
+    "load_config",
+    "load_mixture",
+    "plan",
+    "run",
+    "solve",
+]
+
+_HOMES = {
+    "Result": "result",
+    "RunConfig": "config",
+    "Solution": "simplex",
+    "load_config": "config",
+    "plan": "forecast",
+    "run": "pipeline",
+    "solve": "simplex",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Public names whose modules are loaded on first use (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'mixray' has no attribute {name!r}")
+    value = getattr(import_module(f"mixray.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

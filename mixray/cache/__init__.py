@@ -1,0 +1,7 @@
+"""The prediction cache: per target, one row per window of text and one column of log-probabilities per proxy."""
+
+from mixray.cache.columns import column_id, column_table, encode
+from mixray.cache.comparison import compare
+from mixray.cache.table import PredictionCache, read_cache, read_file, split_files
+
+__all__ = ["PredictionCache", "column_id", "column_table", "compare", "encode", "read_cache", "read_file", "split_files"]

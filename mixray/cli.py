@@ -1,0 +1,134 @@
+"""The ``mixray`` command: parse, call, print.
+
+Results go to stdout, progress and messages to stderr. Exit codes: 0 done, 2 the user's input is wrong, 1 anything else.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from mixray.errors import InputError, MixrayError
+
+app = typer.Typer(
+    name="mixray",
+    help="Which share of each data source should a model be trained on? A certified answer, on Ray.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+RunFile = Annotated[str, typer.Argument(metavar="FILE", help="the run file (YAML)")]
+RunFolderArgument = Annotated[str, typer.Argument(metavar="RUN_FOLDER", help="<storage>/runs/<name>-<hash>")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="dotted overrides, e.g. seed=1")]
+Json = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout")]
+
+
+@app.command()
+def run(
+    file: RunFile,
+    overrides: Overrides = None,
+    address: Annotated[str | None, typer.Option(help="a Ray cluster's address; a local one by default")] = None,
+    until: Annotated[str, typer.Option(help="the last stage: data, proxies, cache, mixture, retrain or report")] = "report",
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="make corrupted artifacts anew")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run the whole flow, or as far as a stage. What an earlier run left is not done again."""
+    from mixray import pipeline
+    from mixray.tracking import open_progress
+
+    result = pipeline.run(
+        file, overrides or [], address=address, until=until, rebuild=rebuild, progress=open_progress()
+    )
+    if as_json:
+        _print_json(result.folder, result.mixtures)
+    else:
+        _print(*result.tables())
+        _closing(result.folder, result.view_command)
+
+
+@app.command()
+def plan(file: RunFile, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Check everything that can be checked without computing, and forecast what the run will cost."""
+    from mixray.forecast import plan as make_plan
+
+    forecast = make_plan(file, overrides or [])
+    if as_json:
+        print(json.dumps(forecast.to_dict(), allow_nan=False))
+    else:
+        _print(*forecast.tables())
+
+
+@app.command()
+def solve(
+    run_folder: RunFolderArgument,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[mixture.KEY=VALUE]...")] = None,
+    target: Annotated[str | None, typer.Option(help="one target; all by default")] = None,
+    as_json: Json = False,
+) -> None:
+    """Solve again from a run's prediction cache, under other settings of ``mixture``. Needs no cluster."""
+    from mixray.result import mixture_tables
+    from mixray.run_folder import RunFolder
+    from mixray.search import solve_again
+
+    folder = RunFolder.open(run_folder)
+    mixtures = solve_again(folder, overrides or [], target)
+    if as_json:
+        _print_json(folder.location, mixtures)
+    else:
+        _print(*mixture_tables(mixtures, folder.available_tokens()))
+
+
+@app.command()
+def show(run_folder: RunFolderArgument, as_json: Json = False) -> None:
+    """Weights with intervals, the gap, losses per arm, warnings of a run."""
+    from mixray.result import mixture_tables
+    from mixray.run_folder import RunFolder
+    from mixray.tracking import open_progress, replay
+
+    folder = RunFolder.open(run_folder)
+    replay(folder.config, folder.storage, folder.path, open_progress().warn)
+    if as_json:
+        _print_json(folder.location, folder.mixtures())
+    else:
+        _print(*mixture_tables(folder.mixtures(), folder.available_tokens()))
+
+
+def _print_json(folder: str, mixtures: Any) -> None:
+    files = {name: mixture.model_dump(mode="json", by_alias=True) for name, mixture in mixtures.items()}
+    print(json.dumps({"run": folder, "mixtures": files}, allow_nan=False))
+
+
+def _print(*parts: Any) -> None:
+    console = Console()
+    for part in parts:
+        console.print(part)
+
+
+def _closing(folder: str, view_command: str) -> None:
+    print(f"run folder: {folder}")
+    if view_command:
+        print(f"open it in MLflow: {view_command}")
+
+
+def _guarded(command: Callable[[], None]) -> int:
+    try:
+        command()
+    except MixrayError as error:
+        print(f"mixray: {error}", file=sys.stderr)
+        return 2 if isinstance(error, InputError) else 1
+    return 0
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(_guarded(app))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""Training the proxies: one actor per source, as many at a time as the cluster has room for.
+
+Each keeps its state in the storage, so an actor that dies is replaced by one that goes on where it was; each publishes its
+own artifact, so what is finished stays finished whatever happens to the others or to the driver.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from mixray.cluster.session import Session
+from mixray.cluster.watching import News, Watcher
+from mixray.config.schema import ProxyConfig
+from mixray.data import MixtureStream, Windows
+from mixray.errors import MixrayError, StageError
+from mixray.proxies import CausalLM
+from mixray.store import Artifact, Artifacts, Draft, fingerprint
+from mixray.training import StorageCheckpoint, device_for, step_count
+
+
+@dataclass(frozen=True)
+class ProxyJob:
+    """All that one proxy needs, wherever it is trained."""
+
+    source: str
+    config: ProxyConfig
+    tokens: Artifact
+    vocab_size: int
+    eos_id: int
+    window: int
+    steps: int
+    seed: int
+    draft: Draft
+
+    @property
+    def checkpoint(self) -> StorageCheckpoint:
+        return StorageCheckpoint(self.draft.storage, f"checkpoints/proxy/{self.draft.id}/{self.draft.attempt}")
+
+
+@ray.remote
+class ProxyActor:
+    """Trains one proxy."""
+
+    def train(self, job: ProxyJob, board: ray.actor.ActorHandle) -> Artifact:
+        """The published proxy; its checkpoints are gone by then."""
+        import torch
+
+        torch.set_num_threads(job.config.resources.threads)
+        proxy = CausalLM.create(
+            job.config,
+            vocab_size=job.vocab_size,
+            window=job.window,
+            eos_id=job.eos_id,
+            seed=job.seed,
+            device=device_for(job.config.resources.gpus),
+        )
+        stream = MixtureStream({job.source: Windows(job.draft.storage, job.tokens)}, {job.source: 1.0}, job.seed)
+        report = proxy.fit(
+            stream,
+            config=job.config,
+            steps=job.steps,
+            seed=job.seed,
+            checkpoint=job.checkpoint,
+            progress=lambda record: board.post.remote(job.source, record),
+        )
+        with tempfile.TemporaryDirectory(prefix="mixray-") as folder:
+            proxy.save(Path(folder))
+            files = job.draft.put_folder(Path(folder))
+        meta = {
+            "source": job.source,
+            "parameters": sum(parameter.numel() for parameter in proxy.model.parameters()),
+            "tokens": report.tokens,
+            "seconds": report.seconds,
+            "curve": [[tokens, loss] for tokens, loss in report.curve.items()],
+        }
+        artifact = job.draft.publish(files, meta)
+        job.draft.storage.delete_folder(job.checkpoint.folder)
+        return artifact
+
+
+def train_proxies(
+    session: Session,
+    artifacts: Artifacts,
+    config: ProxyConfig,
+    sources: Mapping[str, Artifact],
+    *,
+    tokens: int,
+    window: int,
+    vocab_size: int,
+    eos_id: int,
+    seed: int,
+    news: News,
+) -> dict[str, Artifact]:
+    """One proxy per source (name -> tokens artifact); those that exist are not trained again.
+
+    Raises StageError naming every source whose proxy failed, after the others have finished.
+    """
+    steps = step_count(tokens, config.batch, window)
+    jobs = {
+        name: ProxyJob(name, config, source, vocab_size, eos_id, window, steps, seed, artifacts.draft("proxy", id))
+        for name, source in sources.items()
+        for id in [proxy_id(config, source, steps=steps, seed=seed)]
+    }
+    found = {name: artifacts.find("proxy", job.draft.id) for name, job in jobs.items()}
+    missing = [job for name, job in jobs.items() if found[name] is None]
+    trained = _train_all(session, config, missing, news) if missing else {}
+    return {name: trained[name] if name in trained else artifacts.get("proxy", jobs[name].draft.id) for name in sources}
+
+
+def proxy_id(config: ProxyConfig, source: Artifact, *, steps: int, seed: int) -> str:
+    """What decides a proxy's weights. The tokens artifact stands for source, tokenizer and window."""
+    settings = config.model_dump(mode="json", exclude={"tokens", "fraction", "resources", "max_restarts", "checkpoints"})
+    return fingerprint(["proxy", settings, source.id, steps, seed])
+
+
+def _train_all(session: Session, config: ProxyConfig, jobs: list[ProxyJob], news: News) -> dict[str, Artifact]:
+    room = session.fits(config.resources, where="proxy.resources")
+    watcher = Watcher(news)
+    waiting, running = list(reversed(jobs)), {}
+    trained: dict[str, Artifact] = {}
+    failed: dict[str, str] = {}
+    restarts = dict.fromkeys((job.source for job in jobs), 0)
+    while waiting or running:
+        while waiting and len(running) < room:
+            job = waiting.pop()
+            actor = ProxyActor.options(num_cpus=config.resources.cpus, num_gpus=config.resources.gpus).remote()
+            running[actor.train.remote(job, watcher.board)] = (job, actor)
+        reference = watcher.next_finished(list(running))
+        job, actor = running.pop(reference)
+        try:
+            trained[job.source] = ray.get(reference)
+        except RayActorError as error:
+            restarts[job.source] += 1
+            if restarts[job.source] <= config.max_restarts:
+                waiting.append(job)
+            else:
+                failed[job.source] = f"its actor died {restarts[job.source]} times; last: {error}"
+        except RayTaskError as error:
+            failed[job.source] = str(error.cause if isinstance(error.cause, MixrayError) else error)
+        ray.kill(actor)
+    if failed:
+        _raise_failed(failed, trained)
+    return trained
+
+
+def _raise_failed(failed: dict[str, str], trained: dict[str, Artifact]) -> None:
+    reasons = "\n".join(f"{source}: {reason}" for source, reason in failed.items())
+    raise StageError(
+        f"the proxies of {', '.join(failed)} failed",
+        got=reasons,
+        remedy=f"mend the cause and run again: the proxies of {', '.join(trained) or 'no source'} are kept",
+    )

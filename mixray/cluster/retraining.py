@@ -1,0 +1,190 @@
+"""Retraining the arms on Ray Train: DDP, one or several workers, elastic ranges, restarts.
+
+State is kept by mixray's own checkpoints in the storage: a worker group that Ray Train starts anew, of whatever size, goes
+on from the last one, and so does the next run of the same file. Positions in the stream belong to the whole group, so a
+change of size changes no window's place.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+from ray.train.torch import TorchTrainer
+
+from mixray.cluster.session import Session
+from mixray.cluster.watching import POLL_SECONDS, News, Watcher
+from mixray.config.schema import RetrainConfig
+from mixray.data import MixtureStream, Windows
+from mixray.errors import MixrayError, StageError
+from mixray.proxies import CausalLM
+from mixray.store import Artifact, Artifacts, Draft, fingerprint
+from mixray.training import StorageCheckpoint, World, device_for, step_count, train
+
+
+@dataclass(frozen=True)
+class ArmJob:
+    """All that the training of one arm needs on a worker. ``source_shares``: name -> share of training tokens."""
+
+    arm: str
+    config: RetrainConfig
+    source_shares: Mapping[str, float]
+    sources: Mapping[str, Artifact]
+    vocab_size: int
+    eos_id: int
+    window: int
+    steps: int
+    seed: int
+    draft: Draft
+
+    @property
+    def checkpoint(self) -> StorageCheckpoint:
+        return StorageCheckpoint(self.draft.storage, f"checkpoints/model/{self.draft.id}/{self.draft.attempt}")
+
+
+def train_arm(job: ArmJob, board: ray.actor.ActorHandle) -> None:
+    """The training function of every Ray Train worker; rank 0 publishes the model."""
+    import torch
+
+    torch.set_num_threads(job.config.resources_per_worker.threads)
+    context = ray.train.get_context()
+    world = World(context.get_world_rank(), context.get_world_size())
+    model = CausalLM.create(
+        job.config,
+        vocab_size=job.vocab_size,
+        window=job.window,
+        eos_id=job.eos_id,
+        seed=job.seed,
+        device=device_for(job.config.resources_per_worker.gpus),
+    )
+    windows = {name: Windows(job.draft.storage, artifact) for name, artifact in job.sources.items()}
+    report = train(
+        model.model,
+        MixtureStream(windows, job.source_shares, job.seed),
+        steps=job.steps,
+        config=job.config,
+        device=model.device,
+        seed=job.seed,
+        world=world,
+        checkpoint=job.checkpoint,
+        progress=lambda record: _post(board, job.arm, record) if world.rank == 0 else None,
+    )
+    if world.rank == 0:
+        with tempfile.TemporaryDirectory(prefix="mixray-") as folder:
+            model.save(Path(folder))
+            files = job.draft.put_folder(Path(folder))
+        meta = {
+            "source_shares": dict(job.source_shares),
+            "parameters": sum(parameter.numel() for parameter in model.model.parameters()),
+            "tokens": report.tokens,
+            "seconds": report.seconds,
+            "workers": world.size,
+            "curve": [[tokens, loss] for tokens, loss in report.curve.items()],
+        }
+        job.draft.publish(files, meta)
+
+
+def retrain(
+    session: Session,
+    artifacts: Artifacts,
+    config: RetrainConfig,
+    arms: Mapping[str, Mapping[str, float]],
+    sources: Mapping[str, Artifact],
+    *,
+    window: int,
+    vocab_size: int,
+    eos_id: int,
+    seed: int,
+    news: News,
+) -> dict[str, Artifact]:
+    """One model per arm (name -> shares); those that exist are not trained again, equal mixtures are trained once.
+
+    Raises StageError naming every arm that failed, after the others have finished.
+    """
+    steps = step_count(config.tokens, config.batch, window)
+    jobs: dict[str, ArmJob] = {}
+    for arm, shares in arms.items():
+        used = {name: source for name, source in sources.items() if shares[name] > 0}
+        positive = {name: shares[name] for name in used}
+        draft = artifacts.draft("model", arm_id(config, positive, used, steps=steps, seed=seed))
+        jobs[arm] = ArmJob(arm, config, positive, used, vocab_size, eos_id, window, steps, seed, draft)
+    missing = {job.draft.id: job for job in jobs.values() if artifacts.find("model", job.draft.id) is None}
+    if missing:
+        _train_all(session, config, list(missing.values()), news)
+    return {arm: artifacts.get("model", job.draft.id) for arm, job in jobs.items()}
+
+
+def arm_id(
+    config: RetrainConfig, shares: Mapping[str, float], sources: Mapping[str, Artifact], *, steps: int, seed: int
+) -> str:
+    """What decides an arm's weights (up to rounding, which the number of workers touches)."""
+    left_out = {"arms", "tokens", "workers", "resources_per_worker", "max_failures", "checkpoints"}
+    settings = config.model_dump(mode="json", exclude=left_out)
+    mixture = sorted((name, share, sources[name].id) for name, share in shares.items())
+    return fingerprint(["model", settings, mixture, steps, seed])
+
+
+def _train_all(session: Session, config: RetrainConfig, jobs: list[ArmJob], news: News) -> None:
+    fewest, most = config.worker_range
+    room = session.fits(config.resources_per_worker, where="retrain.workers", count=fewest)
+    at_once = max(1, min(len(jobs), room // most))
+    watcher = Watcher(news)
+    failed: dict[str, str] = {}
+    with ThreadPoolExecutor(at_once, thread_name_prefix="mixray-arm") as pool:
+        running: dict[Future[None], ArmJob] = {pool.submit(_fit, job, watcher.board): job for job in jobs}
+        while running:
+            finished, _ = wait(running, POLL_SECONDS, FIRST_COMPLETED)
+            watcher.pass_on()
+            for future in finished:
+                job, error = running.pop(future), future.exception()
+                if isinstance(error, ray.train.TrainingFailedError):
+                    failed[job.arm] = _reason(error)
+                elif error is not None:
+                    raise error
+    if failed:
+        reasons = "\n".join(f"{arm}: {reason}" for arm, reason in failed.items())
+        raise StageError(
+            f"the retraining of {', '.join(failed)} failed",
+            got=reasons,
+            remedy="mend the cause and run again: finished arms are kept, others go on from their last checkpoint",
+        )
+
+
+def _fit(job: ArmJob, board: ray.actor.ActorHandle) -> None:
+    storage, folder = job.draft.storage, f"ray-train/{job.draft.attempt}"
+    resources = {"CPU": job.config.resources_per_worker.cpus, "GPU": job.config.resources_per_worker.gpus}
+    TorchTrainer(
+        lambda: train_arm(job, board),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=job.config.workers,
+            use_gpu=job.config.resources_per_worker.gpus > 0,
+            resources_per_worker={name: amount for name, amount in resources.items() if amount > 0},
+        ),
+        run_config=ray.train.RunConfig(
+            name=job.draft.id[:32],
+            storage_path=storage.full(folder),
+            storage_filesystem=storage.filesystem,
+            failure_config=ray.train.FailureConfig(max_failures=job.config.max_failures),
+        ),
+    ).fit()
+    storage.delete_folder(f"{folder}/{job.draft.id[:32]}")
+    storage.delete_folder(job.checkpoint.folder)
+
+
+def _post(board: ray.actor.ActorHandle, key: str, notice: Any) -> None:
+    board.post.remote(key, notice)
+
+
+def _reason(error: BaseException) -> str:
+    """What a worker said, without the layers that Ray wraps around it."""
+    for cause in getattr(error, "worker_failures", {}).values():
+        inner = getattr(cause, "cause", cause)
+        if isinstance(inner, MixrayError):
+            return str(inner)
+    return str(error)

@@ -1,0 +1,122 @@
+"""Building the prediction cache with Ray Data: a pool of actors scores a target's rows, file by file.
+
+The unit of work is one model on one file of rows; its result is one file of the model's column, under a name that depends
+on nothing else. So a task that is run again writes the same file again, and no row ever stands twice.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from mixray.cache import column_id, column_table, encode, split_files
+from mixray.cluster.mapping import run_on_actors
+from mixray.cluster.session import Session
+from mixray.config.schema import CacheConfig, TrainingConfig
+from mixray.proxies import CausalLM
+from mixray.store import Artifact, Artifacts, Draft, FileRecord
+from mixray.store.artifacts import fetch_folder
+from mixray.training import device_for
+
+ScoringProgress = Callable[[str, int, int], None]
+"""Called with (model, its files scored, its files to score)."""
+
+
+@dataclass(frozen=True)
+class ScoringTask:
+    """One model, one file of rows, and the draft of the column that the result belongs to."""
+
+    model: str
+    model_artifact: Artifact
+    target: str
+    rows_file: FileRecord
+    name: str
+    draft: Draft
+
+
+class Scorer:
+    """Scores one file of rows at a time; keeps the last model loaded, for tasks come model by model."""
+
+    def __init__(self, config: CacheConfig, training: TrainingConfig) -> None:
+        import torch
+
+        torch.set_num_threads(config.resources.threads)
+        self._config, self._precision = config, training.precision
+        self._device = device_for(config.resources.gpus)
+        self._loaded: tuple[str, CausalLM] | None = None
+
+    def __call__(self, task: ScoringTask) -> FileRecord:
+        rows = pq.read_table(task.draft.storage.fetch(task.rows_file), columns=["document", "window", "tokens"])
+        tokens = [row.values.to_numpy() for row in rows["tokens"]]
+        scores = self._proxy(task).log_probs(
+            tokens, batch_tokens=self._config.batch_tokens, per_token=self._config.token_log_probs
+        )
+        table = column_table(rows, scores.totals, scores.tokens, model=task.model, target=task.target)
+        return task.draft.write(task.name, encode(table))
+
+    def _proxy(self, task: ScoringTask) -> CausalLM:
+        artifact = task.model_artifact
+        if self._loaded is None or self._loaded[0] != artifact.id:
+            with tempfile.TemporaryDirectory(prefix="mixray-") as folder:
+                fetch_folder(task.draft.storage, artifact, Path(folder))
+                self._loaded = (artifact.id, CausalLM.load(Path(folder), device=self._device, precision=self._precision))
+        return self._loaded[1]
+
+
+def score(
+    session: Session,
+    artifacts: Artifacts,
+    config: CacheConfig,
+    training: TrainingConfig,
+    models: Mapping[str, Artifact],
+    targets: Mapping[str, Artifact],
+    split: str,
+    progress: ScoringProgress,
+) -> dict[str, dict[str, Artifact]]:
+    """Every model's column on one part (fit, held_out) of every target: target -> model -> column artifact.
+
+    ``training``: how the models were trained; they are run in the same precision.
+    Columns that exist are not made again; each new one is published as soon as its last file is in.
+    """
+    columns: dict[str, dict[str, Artifact]] = {target: {} for target in targets}
+    tasks: list[ScoringTask] = []
+    for model, model_artifact in models.items():
+        for target, rows in targets.items():
+            draft = artifacts.draft("column", _column_id(model_artifact, rows, split, config))
+            found = artifacts.find(draft.kind, draft.id)
+            if found is not None:
+                columns[target][model] = found
+                continue
+            names = split_files(rows, split)
+            tasks += [ScoringTask(model, model_artifact, target, rows.files[name], name, draft) for name in names]
+    done: dict[tuple[str, str], dict[str, FileRecord]] = {}
+    scored, asked = Counter[str](), Counter(task.model for task in tasks)
+    for task, record in zip(tasks, _run(session, config, training, tasks), strict=True):
+        files = done.setdefault((task.target, task.model), {})
+        files[task.name] = record
+        rows = targets[task.target]
+        if len(files) == len(split_files(rows, split)):
+            meta = {"model": task.model, "target": task.target, "split": split, "rows": rows.id}
+            columns[task.target][task.model] = task.draft.publish(files, meta)
+        scored[task.model] += 1
+        progress(task.model, scored[task.model], asked[task.model])
+    return {target: {model: found[model] for model in models} for target, found in columns.items()}
+
+
+def _column_id(model: Artifact, rows: Artifact, split: str, config: CacheConfig) -> str:
+    return column_id(
+        model.id, rows.id, split, batch_tokens=config.batch_tokens, token_log_probs=config.token_log_probs
+    )
+
+
+def _run(session: Session, config: CacheConfig, training: TrainingConfig, tasks: list[ScoringTask]):  # type: ignore[no-untyped-def]
+    if not tasks:
+        return iter(())
+    fit = session.fits(config.resources, where="cache.resources", count=config.actors or 1)
+    most = min(config.actors or fit, len(tasks))
+    return run_on_actors(session, Scorer, (config, training), tasks, config.resources, (config.actors or 1, max(1, most)))

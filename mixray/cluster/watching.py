@@ -1,0 +1,34 @@
+"""Waiting for remote work: news while it runs, results as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import ray
+
+from mixray.cluster.board import Board
+
+POLL_SECONDS = 0.5
+News = Callable[[str, Any], None]
+"""Called in the driver with (key, notice) for everything that workers post."""
+
+
+class Watcher:
+    """Owns a board for the time of one stage and passes its notices on."""
+
+    def __init__(self, news: News) -> None:
+        self.board = Board.remote()
+        self._news = news
+
+    def next_finished(self, running: list[ray.ObjectRef]) -> ray.ObjectRef:
+        """The next of the references to finish, well or badly; news is passed on meanwhile."""
+        while True:
+            finished, _ = ray.wait(running, num_returns=1, timeout=POLL_SECONDS)
+            self.pass_on()
+            if finished:
+                return finished[0]
+
+    def pass_on(self) -> None:
+        for key, notice in ray.get(self.board.take.remote()):
+            self._news(key, notice)

@@ -1,0 +1,305 @@
+"""The run file's schema: frozen, every key known, nonsense refused at creation.
+
+A config means the same on every machine: nothing here looks at files, GPUs or the environment.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Section(BaseModel):
+    """A part of the run file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+# ---------------------------------------------------------------------------------------------------------- data
+
+
+class AnswerConfig(Section):
+    """The right answer of a multiple-choice item, for ``{answer}`` in ``text``.
+
+    ``options``: columns, one an option, or one column that holds the list of them (dots reach into structs); ``label``:
+    the column with the right one's number from 0, or, where ``labels`` names a column of them, its label.
+    """
+
+    options: str | Annotated[list[str], Field(min_length=2)]
+    label: str
+    labels: str | None = None
+
+
+class PoolConfig(Section):
+    """One pool of documents: exactly one of ``files``, ``jsonl``, ``parquet``, ``dataset`` says where it is."""
+
+    files: str | list[str] | None = None
+    """Text files by glob, one document a file. ``{stdlib}`` and ``{package:NAME}`` expand to installed folders."""
+    jsonl: str | list[str] | None = None
+    """JSON lines by glob: plain, ``.gz`` or ``.zst``."""
+    parquet: str | list[str] | None = None
+    """Parquet files by glob, or folders of them."""
+    dataset: str | None = None
+    """A Hugging Face data set: a hub name or a folder written by ``save_to_disk`` or readable by ``load_dataset``."""
+
+    exclude: list[str] = []
+    """Globs of files to leave out."""
+    text: str = "text"
+    """The column that holds the text (``jsonl``, ``parquet``, ``dataset``), or a template: ``"{question} {answer}"``."""
+    answer: AnswerConfig | None = None
+    subset: str | None = None
+    """The hub data set's configuration name."""
+    split: str = "train"
+    revision: str | None = None
+    """The hub data set's commit; without it the newest one is looked up and its hash becomes the identity."""
+    streaming: bool = False
+    """Read the hub data set as it downloads, keeping no copy."""
+    where: dict[str, str] = {}
+    """Rows to keep: column (dots reach into structs) -> value, e.g. ``{meta.redpajama_set_name: RedPajamaC4}``."""
+    max_tokens: Positive | None = None
+    """Keep at most this many tokens of the pool (the first ones, in file order, equally from every part)."""
+    document_chars: Positive = 100_000
+    """Longer documents are split into documents of at most this many characters, at line ends where there are any."""
+
+    @property
+    def reader(self) -> Literal["files", "jsonl", "parquet", "dataset"]:
+        kinds = ("files", "jsonl", "parquet", "dataset")
+        return next(kind for kind in kinds if getattr(self, kind) is not None)  # type: ignore[return-value]
+
+    @property
+    def locations(self) -> list[str]:
+        value = getattr(self, self.reader)
+        return [value] if isinstance(value, str) else list(value)
+
+    @model_validator(mode="after")
+    def _one_reader(self) -> Self:
+        given = [kind for kind in ("files", "jsonl", "parquet", "dataset") if getattr(self, kind) is not None]
+        if len(given) != 1:
+            raise ValueError(f"wanted exactly one of files, jsonl, parquet, dataset; got {given or 'none'}")
+        if self.reader != "dataset" and (self.streaming or self.subset or self.revision):
+            raise ValueError("streaming, subset and revision belong to 'dataset'")
+        if self.reader == "files" and self.where:
+            raise ValueError("'where' needs columns; text files have none")
+        if self.answer is not None and "{answer}" not in self.text:
+            raise ValueError("'answer' is given, but 'text' has no {answer}")
+        if self.exclude and self.reader == "dataset":
+            raise ValueError("'exclude' is for files; a data set has none")
+        return self
+
+
+class SourceConfig(PoolConfig):
+    """One named pool of training data."""
+
+
+class TargetConfig(PoolConfig):
+    """One named sample of what the model should be good at."""
+
+    held_out: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
+    """The share of documents kept for judging the retrained models; the rest fits the mixture."""
+
+
+class TrainTokenizer(Section):
+    vocab_size: Annotated[int, Field(ge=300, le=1_000_000)] = 4096
+    sources: list[Name] | None = None
+    """The sources it learns from; all by default. Naming them keeps the tokenizer when a source is added."""
+    sample_bytes: Positive = 4_000_000
+    """Bytes of text it sees, shared equally among the sources."""
+
+
+class TokenizerConfig(Section):
+    """Exactly one of: trained here (byte-level BPE), a hub name, a folder."""
+
+    train: TrainTokenizer | None = None
+    hub: str | None = None
+    revision: str | None = None
+    path: str | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if sum(kind is not None for kind in (self.train, self.hub, self.path)) != 1:
+            raise ValueError("wanted exactly one of train, hub, path")
+        return self
+
+
+# ------------------------------------------------------------------------------------------------------ training
+
+
+class Resources(Section):
+    """What one proxy, scorer or worker asks of the cluster. Fractions are allowed; ``cpus`` is also its threads."""
+
+    cpus: Annotated[float, Field(gt=0)] = 1
+    gpus: Annotated[float, Field(ge=0)] = 0
+
+    @property
+    def threads(self) -> int:
+        return max(1, int(self.cpus))
+
+
+class OptimizerConfig(Section):
+    """AdamW with linear warm-up and cosine decay."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-3
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
+    epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    warmup: Share = 0.1
+    """Share of the steps over which the learning rate rises linearly."""
+    final: Share = 0.1
+    """Learning rate at the end, as a share of the peak."""
+    clip: Annotated[float, Field(gt=0)] | None = 1.0
+    """Largest gradient norm."""
+
+
+class TrainingConfig(Section):
+    """What proxies and retrained models share: a model, a token budget and how to spend it."""
+
+    model: dict[str, Any]
+    """``{architecture: NAME, ...}`` builds one from a Hugging Face config; ``{pretrained: NAME}`` continues one."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    batch: Positive = 16
+    """Windows per optimiser step, over all workers."""
+    micro_batch: Positive | None = None
+    """Windows per forward pass of one worker; smaller than its share of the batch means gradient accumulation."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """``auto``: bfloat16 autocast on a GPU that has it, float32 elsewhere."""
+    compile: bool = False
+    """``torch.compile`` the model."""
+    checkpoints: Positive = 4
+    """How many times a training run saves its state on the way."""
+
+    @model_validator(mode="after")
+    def _model_kind(self) -> Self:
+        if ("architecture" in self.model) == ("pretrained" in self.model):
+            raise ValueError("model: wanted exactly one of architecture, pretrained")
+        return self
+
+
+class ProxyConfig(TrainingConfig):
+    kind: Literal["causal_lm"] = "causal_lm"
+    tokens: Positive | None = None
+    """Training tokens per source."""
+    fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    """... or this share of the retraining tokens per source."""
+    resources: Resources = Resources()
+    max_restarts: Annotated[int, Field(ge=0)] = 3
+    """How often one proxy's actor may die before the run gives up on it."""
+
+    @model_validator(mode="after")
+    def _budget(self) -> Self:
+        if (self.tokens is None) == (self.fraction is None):
+            raise ValueError("wanted exactly one of tokens, fraction")
+        return self
+
+
+class CacheConfig(Section):
+    """How the prediction cache is built. None of it changes the numbers beyond rounding."""
+
+    batch_tokens: Positive = 8192
+    """Tokens per forward pass, padding included."""
+    actors: Positive | None = None
+    """Scoring actors; as many as fit by default."""
+    resources: Resources = Resources()
+    token_log_probs: bool = False
+    """Keep per-token values too (needed for ``mixture.unit: token``)."""
+
+
+class MixtureConfig(Section):
+    unit: Literal["document", "window", "token"] = "document"
+    weighting: Literal["document", "token"] = "document"
+    solver: Literal["newton", "entropic", "em"] = "newton"
+    tolerance: Annotated[float, Field(gt=0)] = 1e-8
+    """On the certified gap, in nats per token."""
+    max_rounds: Positive = 10_000
+    bounds: dict[Name, tuple[Share, Share]] = {}
+    max_epochs: Annotated[float, Field(gt=0)] | None = None
+    """No source is repeated more often than this in the retraining budget."""
+    bootstrap: Annotated[int, Field(ge=0)] = 200
+    """Replicates for the 95 % intervals; 0 for none."""
+
+
+class ObjectiveConfig(Section):
+    kind: Literal["erm"] = "erm"
+
+
+Arm = Literal["mixmin", "balanced", "natural"]
+
+
+class RetrainConfig(TrainingConfig):
+    arms: Annotated[list[Arm], Field(min_length=1)] = ["mixmin", "balanced", "natural"]
+    tokens: Positive
+    workers: Positive | tuple[Positive, Positive] = 1
+    """Workers of one arm, or [min, max] for an elastic group."""
+    resources_per_worker: Resources = Resources()
+    max_failures: Annotated[int, Field(ge=0)] = 3
+    objective: ObjectiveConfig = ObjectiveConfig()
+
+    @property
+    def worker_range(self) -> tuple[int, int]:
+        return self.workers if isinstance(self.workers, tuple) else (self.workers, self.workers)
+
+    @model_validator(mode="after")
+    def _arms_and_workers(self) -> Self:
+        if len(set(self.arms)) != len(self.arms):
+            raise ValueError("arms: an arm is named twice")
+        low, high = self.worker_range
+        if low > high:
+            raise ValueError(f"workers: wanted [min, max] with min <= max, got [{low}, {high}]")
+        if high > self.batch:
+            raise ValueError(f"workers: {high} workers cannot share a batch of {self.batch} windows")
+        return self
+
+
+class TrackingConfig(Section):
+    uri: str | None = None
+    """MLflow's tracking URI; null: a database in the storage folder."""
+    experiment: str | None = None
+    """null: the run file's name."""
+
+
+# ------------------------------------------------------------------------------------------------------- the run
+
+
+class RunConfig(Section):
+    """A whole run file."""
+
+    name: Name
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    storage: str = "./mixray-runs"
+    """A folder or any URI that pyarrow.fs opens."""
+    tokenizer: TokenizerConfig
+    window: Annotated[int, Field(ge=2)]
+    """Tokens per training window, and the longest context a target is scored with."""
+    sources: Annotated[dict[Name, SourceConfig], Field(min_length=1)]
+    targets: Annotated[dict[Name, TargetConfig], Field(min_length=1)]
+    proxy: ProxyConfig
+    cache: CacheConfig = CacheConfig()
+    mixture: MixtureConfig = MixtureConfig()
+    retrain: RetrainConfig
+    tracking: TrackingConfig = TrackingConfig()
+
+    @property
+    def proxy_tokens(self) -> int:
+        """Training tokens per source."""
+        proxy = self.proxy
+        return proxy.tokens if proxy.tokens is not None else max(1, round((proxy.fraction or 0) * self.retrain.tokens))
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Self:
+        for name in self.mixture.bounds:
+            if name not in self.sources:
+                raise ValueError(f"mixture.bounds: {name!r} is not a source; sources are {', '.join(self.sources)}")
+        for name in (self.tokenizer.train.sources or []) if self.tokenizer.train else []:
+            if name not in self.sources:
+                raise ValueError(f"tokenizer.train.sources: {name!r} is not a source; sources are {', '.join(self.sources)}")
+        if self.mixture.unit == "token" and not self.cache.token_log_probs:
+            raise ValueError("mixture.unit: token needs cache.token_log_probs: true")
+        for section, tokens in (("proxy", self.proxy_tokens), ("retrain", self.retrain.tokens)):
+            step = self.window * getattr(self, section).batch
+            if tokens < step:
+                raise ValueError(f"{section}.tokens: {tokens} tokens are less than one step of {step} (batch x window)")
+        return self

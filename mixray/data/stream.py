@@ -1,0 +1,116 @@
+"""The training stream of a mixture: the window at a position is a pure function of (seed, shares, position).
+
+The j-th window (j = 0, 1, ...) of source k is due at time (j + 1/2) / share_k, and the stream is all sources merged by
+(time, k): the divisor method of Webster and Sainte-Lague. At time t source k has had floor(t share_k + 1/2) windows,
+within 1/2 of t share_k, and the shares sum to 1, so position p is reached at a time within K/2 of p (K sources with a
+positive share). Hence at every prefix p the number n_k(p) of windows drawn from source k satisfies
+
+    |n_k(p) - p share_k| <= 1/2 + share_k K/2.
+
+The order is that of the *computed* float64 times, which rise with j: any prefix counted by them is a true prefix, so
+blocks agree with their pieces to the last bit however large the position (float64 separates times up to about 1e15).
+
+A source's own windows come in an order that depends on (seed, its name, epoch) alone: the same in every mixture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixray.data.permutation import Permutation
+
+SMALLEST_SHARE = 1e-17
+
+
+class WindowReader(Protocol):
+    """What the stream needs of a source: how many windows there are, and their tokens."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Tokens of the windows at ``indices``: int64, shape (windows, window)."""
+        ...
+
+
+class MixtureStream:
+    """The endless stream of windows of one mixture. Picklable; holds no position.
+
+    ``source_shares``: share of training tokens per source name, finite, not negative, sum 1 within 1e-6; a source with
+    share 0 (or so small that its first window is due after position 1e17) never appears. ``windows``: at least every
+    other source. One source with share 1 is the stream of its proxy.
+    """
+
+    def __init__(self, windows: Mapping[str, WindowReader], source_shares: Mapping[str, float], seed: int) -> None:
+        shares = np.array(list(source_shares.values()), dtype=np.float64)
+        assert (shares >= 0).all(), source_shares
+        assert abs(shares.sum() - 1) <= 1e-6, source_shares
+        self.seed = seed
+        self.source_names = [name for name, share in source_shares.items() if share > SMALLEST_SHARE]
+        positive = shares[shares > SMALLEST_SHARE]
+        self._shares = positive / positive.sum()
+        self._windows = [windows[name] for name in self.source_names]
+        self._orders = [Permutation(seed, name, len(windows[name])) for name in self.source_names]
+
+    def counts(self, position: int) -> dict[str, int]:
+        """Windows drawn from each source before ``position``."""
+        drawn, skip = self._prefix_before(position)
+        sources, _ = self._merge(drawn, position + len(self._shares))
+        drawn += np.bincount(sources[:skip], minlength=len(drawn))
+        return dict(zip(self.source_names, drawn.tolist(), strict=True))
+
+    def locate(self, start: int, stop: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Positions [start, stop) -> (index into ``source_names``, index of the window in that source), int64 each."""
+        sources, drawn = self._draws(start, stop)
+        indices = np.empty_like(drawn)
+        for source, order in enumerate(self._orders):
+            here = np.flatnonzero(sources == source)
+            epochs, positions = np.divmod(drawn[here], order.size)
+            indices[here] = order(epochs, positions)
+        return sources, indices
+
+    def read(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Tokens at positions [start, stop): int64, shape (stop - start, window)."""
+        sources, indices = self.locate(start, stop)
+        present = np.unique(sources) if stop > start else np.zeros(1, dtype=np.int64)
+        blocks = {source: np.flatnonzero(sources == source) for source in present.tolist()}
+        tokens = {source: self._windows[source].read(indices[here]) for source, here in blocks.items()}
+        result = np.empty((stop - start, next(iter(tokens.values())).shape[1]), dtype=np.int64)
+        for source, here in blocks.items():
+            result[here] = tokens[source]
+        return result
+
+    def _draws(self, start: int, stop: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Positions [start, stop) -> (source, how many windows it has given before)."""
+        assert 0 <= start <= stop
+        drawn, skip = self._prefix_before(start)
+        sources, counts = self._merge(drawn, stop + len(self._shares))
+        chosen = slice(skip, skip + stop - start)
+        return sources[chosen], counts[chosen]
+
+    def _prefix_before(self, position: int) -> tuple[NDArray[np.int64], int]:
+        """Windows per source of some prefix no longer than ``position``, and how many windows it falls short."""
+        drawn = self._due(float(position - len(self._shares)))
+        skip = position - int(drawn.sum())
+        assert skip >= 0
+        return drawn, skip
+
+    def _merge(self, drawn: NDArray[np.int64], until: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """All windows after the prefix ``drawn`` and due by time ``until``, in order: (source, number within it)."""
+        counts = np.maximum(self._due(float(until)) - drawn, 0)
+        sources = np.repeat(np.arange(len(counts)), counts)
+        first = np.cumsum(counts) - counts
+        numbers = np.arange(len(sources)) - first[sources] + drawn[sources]
+        times = (numbers + 0.5) / self._shares[sources]
+        order = np.lexsort((sources, times))
+        return sources[order], numbers[order]
+
+    def _due(self, time: float) -> NDArray[np.int64]:
+        """Windows of each source whose computed time is at most ``time``."""
+        counts: NDArray[np.int64] = np.maximum(np.floor(time * self._shares + 0.5), 0).astype(np.int64)
+        counts += (counts + 0.5) / self._shares <= time  # the guess is off by one at most, by rounding
+        counts -= (counts > 0) & ((counts - 0.5) / self._shares > time)
+        return counts

@@ -1,0 +1,41 @@
+"""Small Parquet tables in the store: written in row groups as they grow, read back in batches."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mixray.store import Draft, FileRecord, Storage
+
+ROWS = 8192
+
+
+def write_rows(draft: Draft, name: str, schema: Any, rows: Iterable[Sequence[Any]]) -> FileRecord:
+    """Stream rows (one value a column) into one Parquet file; memory holds one row group."""
+    pending = iter(rows)
+    with tempfile.TemporaryDirectory(prefix="mixray-") as folder:
+        path = Path(folder) / "table.parquet"
+        with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+            while group := list(islice(pending, ROWS)):
+                columns = [
+                    pa.array(values, field.type) for values, field in zip(zip(*group, strict=True), schema, strict=True)
+                ]
+                writer.write_table(pa.table(columns, schema=schema))
+        return draft.storage.put(draft.path(name), path)
+
+
+def read_batches(storage: Storage, record: FileRecord) -> Iterator[Any]:
+    """The record batches of a stored Parquet file."""
+    with storage.filesystem.open_input_file(storage.full(record.path)) as stream:
+        yield from pq.ParquetFile(stream).iter_batches(batch_size=ROWS)
+
+
+def read_table(storage: Storage, record: FileRecord) -> Any:
+    with storage.filesystem.open_input_file(storage.full(record.path)) as stream:
+        return pq.read_table(stream)

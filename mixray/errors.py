@@ -1,0 +1,46 @@
+"""What can go wrong through nobody's bug: an error says what, where, got, wanted and the remedy."""
+
+from __future__ import annotations
+
+
+class MixrayError(Exception):
+    """The base of every error a user can cause or meet.
+
+    ``what`` is one sentence; the other parts are optional and printed one a line.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str | None = None,
+        got: object | None = None,
+        wanted: object | None = None,
+        remedy: str | None = None,
+    ) -> None:
+        self.what, self.where, self.got, self.wanted, self.remedy = what, where, got, wanted, remedy
+        parts = {"where": where, "got": got, "wanted": wanted, "remedy": remedy}
+        lines = [f"  {name}: {value}" for name, value in parts.items() if value is not None]
+        super().__init__("\n".join([what, *lines]))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Errors cross process borders on Ray, keyword arguments and all."""
+        return _rebuild, (type(self), self.what, self.where, self.got, self.wanted, self.remedy)
+
+
+def _rebuild(
+    kind: type[MixrayError], what: str, where: str | None, got: object, wanted: object, remedy: str | None
+) -> MixrayError:
+    return kind(what, where=where, got=got, wanted=wanted, remedy=remedy)
+
+
+class InputError(MixrayError):
+    """The user's input is wrong: run file, data, bounds, storage. The command ends with exit code 2."""
+
+
+class CorruptedArtifactError(InputError):
+    """A stored artifact is not what its manifest says."""
+
+
+class StageError(MixrayError):
+    """Work failed after it had started: a proxy diverged, a worker died too often. What is finished is kept."""

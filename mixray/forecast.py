@@ -1,0 +1,157 @@
+"""What a run will cost, told before it is started: tokens, epochs, operations, memory, and the search's share of it all.
+
+Nothing is read but sizes and the run file. Where a pool's size is not to be had (a hub data set), its ``max_tokens`` is
+taken; where there is none either, the numbers that hang on it are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from mixray.config import RunConfig, load_config
+from mixray.config.loading import Overrides
+from mixray.config.schema import PoolConfig
+from mixray.data import check_inputs
+from mixray.proxies import count_parameters
+from mixray.report import SearchCost, Work, count_text
+from mixray.search import share_bounds
+
+BYTES_PER_TOKEN = 4.0
+"""Of text, as common tokenizers cut English; code and small vocabularies need fewer bytes a token."""
+TRAINING_BYTES = 16
+"""Per parameter: weight, gradient and Adam's two moments in float32; activations come on top."""
+KEY_BYTES = 28
+"""Of one row in one column of the cache: document, window, value."""
+
+
+@dataclass(frozen=True)
+class PoolForecast:
+    """``bytes`` on disk, None where unknown; ``tokens`` about, None where unknown; ``capped``: it is ``max_tokens``."""
+
+    bytes: int | None
+    tokens: int | None
+    capped: bool
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """The forecast of a run. Tokens and bytes are estimates; operations are those of the formula."""
+
+    run: str
+    sources: dict[str, PoolForecast]
+    targets: dict[str, PoolForecast]
+    window: int
+    proxy_tokens: int
+    proxy_parameters: int
+    retrain_tokens: int
+    retrain_parameters: int
+    models: int
+    """Models to retrain: one mixmin model per target, and the baselines."""
+    epochs: dict[str, float]
+    """Source -> passes over it by a model trained on it alone."""
+    cost: SearchCost
+    cache_bytes: int | None
+    proxy_bytes: int
+    """Weights, gradients and optimiser state of one proxy."""
+    worker_bytes: int
+    """The same for one retraining worker."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON values."""
+        fields = asdict(self)
+        del fields["cost"]
+        return fields | {"compute": self.cost.fields(), "formula": self.cost.formula()}
+
+    def tables(self) -> list[RenderableType]:
+        """For a terminal."""
+        table = Table(title=f"Forecast of {self.run}", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+        table.add_column("pool", overflow="fold")
+        for column in ("kind", "bytes", "tokens, about", "epochs if alone"):
+            table.add_column(column, justify="right")
+        for kind, pools in (("source", self.sources), ("target", self.targets)):
+            for name, pool in pools.items():
+                epochs = f"{self.epochs[name]:.2f}" if name in self.epochs and kind == "source" else ""
+                tokens = "unknown" if pool.tokens is None else ("at most " if pool.capped else "") + count_text(pool.tokens)
+                table.add_row(name, kind, "unknown" if pool.bytes is None else f"{pool.bytes:,}", tokens, epochs)
+        lines = [
+            f"proxies: {len(self.sources)} x {self.proxy_parameters:,} parameters x {self.proxy_tokens:,} tokens, "
+            f"{_gigabytes(self.proxy_bytes)} of weights and optimiser each",
+            f"retraining: {self.models} models x {self.retrain_parameters:,} parameters x {self.retrain_tokens:,} tokens, "
+            f"{_gigabytes(self.worker_bytes)} of weights and optimiser per worker",
+            f"prediction cache: {'unknown' if self.cache_bytes is None else _gigabytes(self.cache_bytes)}",
+            self.cost.formula(),
+        ]
+        return [table, *(Text(line) for line in lines)]
+
+
+def plan(run_file: str | Path, overrides: Overrides = ()) -> Forecast:
+    """Check what can be checked without computing, and forecast the rest. Raises InputError; starts nothing."""
+    return forecast(load_config(run_file, overrides))
+
+
+def forecast(config: RunConfig) -> Forecast:
+    """The forecast of a checked config. Raises InputError for missing files, impossible models, unkeepable caps."""
+    sizes = check_inputs(config)
+    sources = {name: _pool(pool, sizes[name]) for name, pool in config.sources.items()}
+    targets = {name: _pool(pool, sizes[name]) for name, pool in config.targets.items()}
+    known = {name: pool.tokens for name, pool in sources.items() if pool.tokens}
+    if len(known) == len(sources):
+        share_bounds(config.mixture, known, config.retrain.tokens)
+    proxy, model = (_parameters(config, section.model) for section in (config.proxy, config.retrain))
+    fit = {name: _fit_tokens(pool, config.targets[name].held_out) for name, pool in targets.items()}
+    scored = [Work(proxy, tokens) for tokens in fit.values() if tokens for _ in sources]
+    return Forecast(
+        run=config.name,
+        sources=sources,
+        targets=targets,
+        window=config.window,
+        proxy_tokens=config.proxy_tokens,
+        proxy_parameters=proxy,
+        retrain_tokens=config.retrain.tokens,
+        retrain_parameters=model,
+        models=sum(len(targets) if arm == "mixmin" else 1 for arm in config.retrain.arms),
+        epochs={name: config.retrain.tokens / tokens for name, tokens in known.items()},
+        cost=SearchCost([Work(proxy, config.proxy_tokens)] * len(sources), scored, Work(model, config.retrain.tokens)),
+        cache_bytes=_cache_bytes(config, fit),
+        proxy_bytes=TRAINING_BYTES * proxy,
+        worker_bytes=TRAINING_BYTES * model,
+    )
+
+
+def _pool(config: PoolConfig, size: int | None) -> PoolForecast:
+    tokens = None if size is None else int(size / BYTES_PER_TOKEN)
+    if config.max_tokens is not None and (tokens is None or tokens > config.max_tokens):
+        return PoolForecast(size, config.max_tokens, capped=True)
+    return PoolForecast(size, tokens, capped=False)
+
+
+def _fit_tokens(pool: PoolForecast, held_out: float) -> int | None:
+    return None if pool.tokens is None else round((1 - held_out) * pool.tokens)
+
+
+def _parameters(config: RunConfig, model: dict[str, Any]) -> int:
+    """A model that states its vocabulary needs no tokenizer; a trained tokenizer's size is in the run file."""
+    train = config.tokenizer.train
+    stated = model.get("vocab_size")
+    return count_parameters(model, int(stated or (train.vocab_size if train else 1)), config.window)
+
+
+def _cache_bytes(config: RunConfig, fit: Mapping[str, int | None]) -> int | None:
+    """Rows are whole windows at least; short documents make more of them."""
+    if any(tokens is None for tokens in fit.values()):
+        return None
+    tokens = sum(tokens or 0 for tokens in fit.values())
+    values = 4 * tokens if config.cache.token_log_probs else 0
+    return len(config.sources) * (KEY_BYTES * -(-tokens // config.window) + values)
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.3g} GB"

@@ -1,0 +1,119 @@
+"""What a run tells MLflow and the person watching: each function takes one stage's results and says them.
+
+Everything may be said again by a later run of the same file: the tracker leaves out what MLflow has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from mixray.cluster.watching import News
+from mixray.config import RunConfig
+from mixray.data import Prepared
+from mixray.mixture import Mixture
+from mixray.report import convergence_figure, curves_figure, losses_figure, weights_figure
+from mixray.run_folder import RunFolder
+from mixray.search import Found
+from mixray.store import Artifact
+from mixray.tracking import Progress, Stage, Tracker
+from mixray.training import Progress as TrainingRecord
+
+
+def begin(tracker: Tracker, folder: RunFolder) -> None:
+    """The run itself: its config as parameters and as a file."""
+    settings = folder.config.model_dump(mode="json")
+    tracker.start("", params=settings, tags={"mixray.folder": folder.location})
+    tracker.artifact("", "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).encode())
+
+
+def data(tracker: Tracker, progress: Progress, config: RunConfig, prepared: Prepared) -> None:
+    """Sources and targets as data sets with digests and counts; warnings about them."""
+    pools: list[tuple[str, Mapping[str, Any], Any]] = [
+        ("source", config.sources, prepared.sources),
+        ("target", config.targets, prepared.targets),
+    ]
+    for role, configs, artifacts in pools:
+        for name, artifact in artifacts.items():
+            tracker.dataset(
+                "",
+                name,
+                digest=artifact.id,
+                source=", ".join(configs[name].locations),
+                context="training" if role == "source" else "evaluation",
+                profile=prepared.counts[f"{role} {name}"],
+            )
+    for warning in prepared.warnings:
+        progress.warn(warning["message"])
+
+
+def training(tracker: Tracker, stage: Stage, kind: str) -> News:
+    """What to do with a training record that a worker has posted: a bar, and a point of the loss curve."""
+    started: set[str] = set()
+
+    def news(key: str, record: TrainingRecord) -> None:
+        if key not in started:
+            started.add(key)
+            tracker.start(f"{kind}/{key}")
+        stage.update(
+            key, record.step, record.steps, loss=record.loss, tokens_per_second=record.tokens_per_second
+        )
+        points = {"loss": record.loss, "tokens_per_second": record.tokens_per_second, "learning_rate": record.learning_rate}
+        tracker.metrics(f"{kind}/{key}", [(name, value, record.tokens) for name, value in points.items()])
+
+    return news
+
+
+def trained(tracker: Tracker, stage: Stage, kind: str, models: Mapping[str, Artifact]) -> None:
+    """The finished models of a stage: whole curves (a worker may have died before it posted), sizes, identities."""
+    for name, model in models.items():
+        key, meta = f"{kind}/{name}", model.meta
+        tracker.start(key, params={"parameters": meta["parameters"], "tokens": meta["tokens"]}, tags={"artifact": model.id})
+        tracker.metrics(key, [("loss", loss, tokens) for tokens, loss in meta["curve"]])
+        tracker.metrics(key, [("seconds", meta["seconds"], meta["tokens"])])
+        tracker.finish(key)
+        stage.update(name, 1, 1, loss=meta["curve"][-1][1])
+    curves = {name: [(tokens, loss) for tokens, loss in model.meta["curve"]] for name, model in models.items()}
+    title = "Training loss of the proxies" if kind == "proxy" else "Training loss of the arms"
+    tracker.artifact("", f"{kind}_curves.png", curves_figure(curves, title=title))
+
+
+def mixture(tracker: Tracker, stage: Stage, target: str, found: Found) -> None:
+    """The answer for one target: shares, certificate, predicted losses."""
+    answer = found.mixture
+    facts = {f"weight/{target}/{source}": share for source, share in answer.weights.items()}
+    facts |= {f"predicted/{target}/{arm}": loss for arm, loss in answer.loss.items()}
+    facts |= {f"gap/{target}": found.trace[-1, 1], f"rounds/{target}": float(found.mixture.rounds or 0)}
+    tracker.metrics("", [(name, value, 0) for name, value in facts.items()])
+    leaders = sorted(answer.weights.items(), key=lambda item: -item[1])[:3]
+    shares = ", ".join(f"{source} {share:.1%}" for source, share in leaders)
+    stage.update(target, 1, 1, gap=found.trace[-1, 1], shares=shares)
+
+
+def report(
+    tracker: Tracker,
+    folder: RunFolder,
+    mixtures: Mapping[str, Mixture],
+    found: Mapping[str, Found],
+    arm_shares: Mapping[str, Mapping[str, float]],
+) -> None:
+    """Realised losses as metrics; mixture files and figures in the run folder and in MLflow."""
+    for target, answer in mixtures.items():
+        facts = {f"realised/{target}/{arm}": result["nll"] for arm, result in answer.retrain.items()}
+        facts[f"overhead/{target}"] = answer.compute["overhead"]
+        tracker.metrics("", [(name, value, 0) for name, value in facts.items()])
+        loss, gap = found[target].trace.T
+        settings = folder.config.mixture
+        figures = {
+            f"{target}_weights.png": weights_figure(answer, arm_shares),
+            f"{target}_losses.png": losses_figure(answer),
+            f"{target}_solver.png": convergence_figure(
+                gap.tolist(), loss.tolist(), settings.tolerance, solver=settings.solver
+            ),
+        }
+        for filename, png in figures.items():
+            folder.save_report(filename, png)
+            tracker.artifact("", f"figures/{filename}", png)
+        tracker.artifact("", f"mixtures/{target}.json", answer.to_json().encode())

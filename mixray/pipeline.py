@@ -1,0 +1,130 @@
+"""The order of the stages, and nothing else.
+
+    run file -> config -> data (tokens) -> proxies -> prediction cache -> simplex (mixture) -> retrain (arms) -> report
+
+Each stage takes what the stages before it left in the storage and leaves artifacts of its own there. What exists is not
+made again: so a second run trains nothing, and a run that was cut off goes on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from mixray import narration
+from mixray.arms import arm_shares, arms_of, with_results
+from mixray.cache import compare, read_cache
+from mixray.cluster import Session
+from mixray.cluster.mapping import run_tasks
+from mixray.cluster.proxies import train_proxies
+from mixray.cluster.retraining import retrain
+from mixray.cluster.scoring import score
+from mixray.config import load_config
+from mixray.config.loading import Overrides
+from mixray.data import check_inputs, prepare
+from mixray.result import Result
+from mixray.run_folder import RunFolder
+from mixray.search import find_mixture
+from mixray.tracking import Progress, SilentProgress, Tracker, open_tracker
+
+Stage = Literal["data", "proxies", "cache", "mixture", "retrain", "report"]
+
+
+def run(
+    run_file: str | Path,
+    overrides: Overrides = (),
+    *,
+    address: str | None = None,
+    until: Stage = "report",
+    rebuild: bool = False,
+    progress: Progress | None = None,
+) -> Result:
+    """Run a run file as far as the stage ``until``.
+
+    ``overrides``: ``["seed=1"]`` or ``{"seed": 1}``; ``address``: of a Ray cluster, none for a local one; ``rebuild``:
+    make corrupted artifacts anew. Raises InputError for what the user can mend, StageError for work that failed.
+    """
+    config = load_config(run_file, overrides)
+    check_inputs(config)
+    folder = RunFolder.create(config)
+    progress = progress or SilentProgress()
+    with (
+        Session(address, config) as session,
+        open_tracker(config, folder.storage, folder.path, progress.warn) as tracker,
+    ):
+        narration.begin(tracker, folder)
+        result = _run(folder, session, tracker, progress, until, rebuild)
+        return replace(result, view_command=tracker.view_command())
+
+
+def _run(
+    folder: RunFolder, session: Session, tracker: Tracker, progress: Progress, until: Stage, rebuild: bool
+) -> Result:
+    config, storage, artifacts = folder.config, folder.storage, folder.artifacts(rebuild=rebuild)
+
+    with progress.stage("data") as stage:
+        data = prepare(config, artifacts, partial(run_tasks, session, progress=stage.update), stage.note)
+        narration.data(tracker, progress, config, data)
+    result = Result(folder.location, config, data)
+    if until == "data":
+        return result
+
+    training: dict[str, Any] = {
+        "window": config.window,
+        "vocab_size": data.vocab_size,
+        "eos_id": data.end_of_document,
+        "seed": config.seed,
+    }
+    with progress.stage("proxies", len(data.sources)) as stage:
+        news = narration.training(tracker, stage, "proxy")
+        tokens = config.proxy_tokens
+        proxies = train_proxies(session, artifacts, config.proxy, data.sources, tokens=tokens, news=news, **training)
+        narration.trained(tracker, stage, "proxy", proxies)
+    result = replace(result, proxies=proxies)
+    if until == "proxies":
+        return result
+
+    with progress.stage("cache") as stage:
+        columns = score(session, artifacts, config.cache, config.proxy, proxies, data.targets, "fit", stage.update)
+        folder.save_cache(data.targets, columns, result.available_tokens)
+        caches = {target: read_cache(storage, rows, "fit", columns[target]) for target, rows in data.targets.items()}
+    result = replace(result, caches=caches)
+    if until == "cache":
+        return result
+
+    with progress.stage("mixture", len(caches)) as stage:
+        found = {}
+        for target, cache in caches.items():
+            found[target] = find_mixture(cache, config, target=target, available_tokens=result.available_tokens, run=folder.name)
+            folder.save_mixture(target, found[target].mixture)
+            narration.mixture(tracker, stage, target, found[target])
+    result = replace(result, mixtures={target: answer.mixture for target, answer in found.items()})
+    if until == "mixture":
+        return result
+
+    arms = arm_shares(config, result.available_tokens, result.mixtures)
+    with progress.stage("retrain", len(arms)) as stage:
+        news = narration.training(tracker, stage, "arm")
+        models = retrain(session, artifacts, config.retrain, arms, data.sources, news=news, **training)
+        narration.trained(tracker, stage, "arm", models)
+    with progress.stage("held-out") as stage:
+        judged = score(session, artifacts, config.cache, config.retrain, models, data.targets, "held_out", stage.update)
+        realised = {}
+        for target, rows in data.targets.items():
+            mine = {arm: judged[target][model] for arm, model in arms_of(config, target).items()}
+            held_out = read_cache(storage, rows, "held_out", mine)
+            realised[target] = compare(held_out, config.mixture.weighting, config.retrain.arms[0])
+    mixtures = {}
+    for target, rows in data.targets.items():
+        answer = found[target].mixture
+        mixtures[target] = with_results(config, storage, answer, rows, proxies, models, realised[target])
+        folder.save_mixture(target, mixtures[target])
+    result = replace(result, mixtures=mixtures)
+    if until == "retrain":
+        return result
+
+    with progress.stage("report"):
+        narration.report(tracker, folder, mixtures, found, arms)
+    return result

@@ -1,0 +1,68 @@
+"""What the search costs, in floating point operations, beside the training that it improves.
+
+A transformer of N parameters spends about 6 N operations on a training token and 2 N on a scored one (Kaplan et al.
+2020, section 2.1). All parameters are counted, embeddings too; attention over the window is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mixray.report.numbers import percent
+
+TRAINING_OPERATIONS, SCORING_OPERATIONS = 6, 2
+"""Per parameter and token."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Tokens that pass through a model of so many parameters."""
+
+    parameters: int
+    tokens: int
+
+    @property
+    def training_flops(self) -> float:
+        return float(TRAINING_OPERATIONS) * self.parameters * self.tokens
+
+    @property
+    def scoring_flops(self) -> float:
+        return float(SCORING_OPERATIONS) * self.parameters * self.tokens
+
+
+@dataclass(frozen=True)
+class SearchCost:
+    """``proxies``: each one's training; ``scored``: the target tokens each scores; ``retrained``: one arm's."""
+
+    proxies: Sequence[Work]
+    scored: Sequence[Work]
+    retrained: Work
+
+    @property
+    def search_flops(self) -> float:
+        return sum(work.training_flops for work in self.proxies) + sum(work.scoring_flops for work in self.scored)
+
+    @property
+    def retrain_flops(self) -> float:
+        return self.retrained.training_flops
+
+    @property
+    def overhead(self) -> float:
+        """The search as a share of one arm's training."""
+        return self.search_flops / self.retrain_flops
+
+    def fields(self) -> dict[str, float]:
+        """``compute`` of the mixture file."""
+        return {"search_flops": self.search_flops, "retrain_flops": self.retrain_flops, "overhead": self.overhead}
+
+    def formula(self) -> str:
+        """How the numbers come about, for a person to check."""
+        trained = sum(work.training_flops for work in self.proxies)
+        scored = sum(work.scoring_flops for work in self.scored)
+        return (
+            f"search {self.search_flops:.3g} FLOPs = {len(self.proxies)} proxies, 6 x parameters x training tokens "
+            f"({trained:.3g}) + 2 x parameters x scored tokens ({scored:.3g}); retraining {self.retrain_flops:.3g} "
+            f"FLOPs = 6 x {self.retrained.parameters:,} parameters x {self.retrained.tokens:,} tokens; "
+            f"search / retraining = {percent(self.overhead)}"
+        )

@@ -1,0 +1,165 @@
+"""Figures as PNG or SVG bytes: the same numbers give the same bytes. Drawn off screen, without pyplot.
+
+Colours are Okabe and Ito's, distinct to colour-blind readers; arms and curves differ in marker or dashes as well.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from mixray.mixture import Mixture
+from mixray.report.comparison import arms_best_first, held_out_losses
+from mixray.report.tables import ArmShares
+
+Format = Literal["png", "svg"]
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#595959"
+COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#D55E00", "#56B4E9", "#000000")
+MARKERS = ("o", "D", "s", "^", "v", "P", "X")
+DASHES = ("-", "--", ":", "-.")
+DOTS_PER_INCH = 150
+
+
+def weights_figure(mixture: Mixture, arm_shares: ArmShares, *, format: Format = "png") -> bytes:
+    """Bars: each source's share with its 95 % interval, largest first; marks: the baselines' shares."""
+    sources = sorted(mixture.sources, key=lambda source: -mixture.weights[source])
+    figure = _figure(7.0, 1.5 + 0.34 * len(sources))
+    axes = figure.add_subplot()
+    rows = range(len(sources))
+    shares = [100 * mixture.weights[source] for source in sources]
+    drawn = [axes.barh(rows, shares, height=0.62, color=BLUE, alpha=0.35, label="mixmin")]
+    if mixture.interval:
+        reach = [_reach(share, mixture.interval[name]) for share, name in zip(shares, sources, strict=True)]
+        errors = list(zip(*reach, strict=True))
+        style = {"fmt": "none", "ecolor": BLUE, "elinewidth": 1.6, "capsize": 3, "zorder": 4}
+        drawn.append(axes.errorbar(shares, rows, xerr=errors, label="95 % interval", **style))
+    others = [arm for arm in arm_shares if arm != "mixmin"]
+    for place, arm in enumerate(others, start=1):
+        values = [100 * arm_shares[arm][source] for source in sources]
+        colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
+        style = {"linestyle": "none", "marker": marker, "markersize": 6, "color": colour, "markerfacecolor": "none"}
+        drawn += axes.plot(values, rows, label=arm, markeredgewidth=1.6, zorder=3, **style)
+    axes.set_yticks(rows, sources)
+    axes.invert_yaxis()
+    axes.set_xlim(left=0)
+    axes.set_xlabel(f"share of {mixture.share_of} (%)")
+    axes.set_title(f"Mixture for {', '.join(mixture.targets)}", loc="left")
+    figure.legend(handles=drawn, loc="outside lower center", ncols=4, frameon=False, fontsize="small")
+    _clean(axes, grid="x")
+    return _bytes(figure, format)
+
+
+def losses_figure(mixture: Mixture, *, format: Format = "png") -> bytes:
+    """Dots: each arm's loss, as the proxies' mixture predicted it and as its retrained model reached it."""
+    realised = held_out_losses(mixture)
+    panels = {
+        "predicted: proxies' mixture, fit part": mixture.loss,
+        "realised: retrained model, held-out part": realised,
+    }
+    panels = {title: losses for title, losses in panels.items() if losses}
+    assert panels, "a mixture without losses has no figure of them"
+    arms = arms_best_first(mixture)
+    figure = _figure(8.0 if len(panels) > 1 else 4.5, 1.5 + 0.4 * len(arms))
+    for place, (title, losses) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot(1, len(panels), place)
+        _draw_losses(axes, arms, losses)
+        axes.set_title(title, loc="left", fontsize="medium")
+        if place > 1:
+            axes.tick_params(labelleft=False)
+    figure.suptitle(f"Loss on {', '.join(mixture.targets)}", x=0.01, ha="left")
+    return _bytes(figure, format)
+
+
+def convergence_figure(
+    gaps: Sequence[float], losses: Sequence[float], tolerance: float, *, solver: str, format: Format = "png"
+) -> bytes:
+    """The solver's certified gap (log scale, with the tolerance it stops at) and its loss, one value a round."""
+    figure = _figure(6.5, 4.6)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+    rounds = range(len(gaps))
+    floor = tolerance * 1e-3  # a gap of zero has no logarithm
+    upper.semilogy(rounds, [max(gap, floor) for gap in gaps], color=BLUE, marker="o", markersize=3.5)
+    upper.axhline(tolerance, color=GREY, linestyle="--", linewidth=1)
+    label = {"xytext": (4, 4), "textcoords": "offset points", "color": GREY, "fontsize": "small"}
+    upper.annotate(f"tolerance {tolerance:g}", (0, tolerance), xycoords=("axes fraction", "data"), **label)
+    upper.set_ylabel("certified gap\n(nats per token)")
+    upper.set_title(f"Convergence of the {solver} solver", loc="left")
+    lower.plot(rounds, losses, color=BLUE, marker="o", markersize=3.5)
+    lower.set_ylabel("loss\n(nats per token)")
+    lower.set_xlabel("round")
+    lower.xaxis.get_major_locator().set_params(integer=True)
+    for axes in (upper, lower):
+        _clean(axes, grid="y")
+    figure.align_ylabels()
+    return _bytes(figure, format)
+
+
+def curves_figure(curves: Mapping[str, Sequence[tuple[int, float]]], *, title: str, format: Format = "png") -> bytes:
+    """Training loss against training tokens. ``curves``: name -> (tokens so far, nats per token), tokens rising."""
+    from matplotlib.ticker import EngFormatter
+
+    figure = _figure(7.0, 4.2)
+    axes = figure.add_subplot()
+    for place, (name, points) in enumerate(curves.items()):
+        colour, dashes = COLOURS[place % len(COLOURS)], DASHES[place // len(COLOURS) % len(DASHES)]
+        tokens, losses = zip(*points, strict=True) if points else ((), ())
+        axes.plot(tokens, losses, color=colour, linestyle=dashes, linewidth=1.6, label=name)
+    axes.set_xlabel("training tokens")
+    axes.set_ylabel("training loss (nats per token)")
+    axes.set_title(title, loc="left")
+    axes.xaxis.set_major_formatter(EngFormatter())
+    axes.set_xlim(left=0)
+    figure.legend(loc="outside right upper", frameon=False, fontsize="small")
+    _clean(axes, grid="y")
+    return _bytes(figure, format)
+
+
+# ------------------------------------------------------------------------------------------------------------ drawing
+
+
+def _draw_losses(axes: Any, arms: Sequence[str], losses: Mapping[str, float]) -> None:
+    best = min(losses, key=lambda arm: losses[arm])
+    for row, arm in enumerate(arms):
+        if arm in losses:
+            colour = BLUE if arm == best else GREY
+            axes.plot(losses[arm], row, marker="o" if arm == best else "D", color=colour, markersize=7)
+            label = {"xytext": (0, 7), "textcoords": "offset points", "ha": "center", "fontsize": "small"}
+            axes.annotate(f"{losses[arm]:.4f}", (losses[arm], row), color=colour, **label)
+    axes.set_yticks(range(len(arms)), arms)
+    axes.set_ylim(len(arms) - 0.5, -0.7)
+    axes.margins(x=0.18)
+    axes.set_xlabel("nats per token (lower is better)")
+    _clean(axes, grid="x")
+
+
+def _figure(width: float, height: float) -> Any:
+    """An empty figure of so many inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _reach(share: float, interval: tuple[float, float]) -> tuple[float, float]:
+    """How far the interval reaches below and above the share, in percent."""
+    return max(0.0, share - 100 * interval[0]), max(0.0, 100 * interval[1] - share)
+
+
+def _clean(axes: Any, grid: Literal["x", "y"]) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis=grid, color="0.9", linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def _bytes(figure: Any, format: Format) -> bytes:
+    """Without dates, versions and random ids."""
+    from matplotlib import rc_context
+
+    buffer = io.BytesIO()
+    metadata: dict[str, None] = {"Software": None} if format == "png" else {"Date": None, "Creator": None}
+    with rc_context({"svg.hashsalt": "mixray"}):
+        figure.savefig(buffer, format=format, metadata=metadata)
+    return buffer.getvalue()

@@ -1,0 +1,173 @@
+"""Tables for a terminal of 80 columns: what a mixture is made of, which arm won and by how much."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from mixray.mixture import Mixture
+from mixray.report.comparison import (
+    PLAIN,
+    SEARCHED,
+    anchor,
+    arms_best_first,
+    difference,
+    held_out_losses,
+    rival,
+    winner,
+)
+from mixray.report.numbers import count_text, percent, share_text
+
+ArmShares = Mapping[str, Mapping[str, float]]
+"""Arm -> (source -> share of the training tokens): the baselines' shares, which a mixture does not hold."""
+
+
+def mixture_tables(mixtures: Mapping[str, Mixture], arm_shares: ArmShares | None = None) -> list[RenderableType]:
+    """What ``mixray run`` ends with and ``mixray show`` prints: one report a mixture."""
+    return [closing_report(mixture, arm_shares or {}) for mixture in mixtures.values()]
+
+
+def closing_report(mixture: Mixture, arm_shares: ArmShares) -> RenderableType:
+    """Everything there is to say about one mixture: its weights, its arms, a summary, its warnings."""
+    parts: list[RenderableType] = [weights_table(mixture, arm_shares)]
+    if mixture.loss or mixture.retrain:
+        parts.append(arms_table(mixture))
+    parts += [Text(line) for line in summary_lines(mixture)]
+    parts += [Text(line, style="yellow") for line in warning_lines(mixture)]
+    return Group(*parts, "")
+
+
+def weights_table(mixture: Mixture, arm_shares: ArmShares) -> Table:
+    """Sources, largest share first, with interval, epochs and the baselines' shares."""
+    table = _table(f"Mixture for {_targets(mixture)}: shares of {mixture.share_of}")
+    table.add_column("source", overflow="fold")
+    table.add_column("share", justify="right")
+    if mixture.interval:
+        table.add_column("95 % interval", justify="right")
+    if mixture.epochs:
+        table.add_column("epochs", justify="right")
+    others = [arm for arm in arm_shares if arm != SEARCHED]
+    for arm in others:
+        table.add_column(arm, justify="right", style="dim")
+    for source in sorted(mixture.sources, key=lambda name: -mixture.weights[name]):
+        cells = [source, share_text(mixture.weights[source])]
+        if mixture.interval:
+            low, high = mixture.interval[source]
+            cells.append(f"{100 * low:.1f} to {100 * high:.1f} %")
+        if mixture.epochs:
+            cells.append(f"{mixture.epochs[source]:.2f}")
+        table.add_row(*cells, *(share_text(arm_shares[arm][source]) for arm in others))
+    return table
+
+
+def arms_table(mixture: Mixture) -> Table:
+    """Arms, best first: predicted and held-out loss, and the difference to the anchor arm with its interval."""
+    table = _table(f"Arms on {_targets(mixture)}: loss in nats per token")
+    table.add_column("arm")
+    table.add_column("predicted", justify="right")
+    held_out, base, best = held_out_losses(mixture), anchor(mixture), winner(mixture)
+    if base is not None:
+        for name in ("held-out", f"vs {base}", "95 % interval", "in %"):
+            table.add_column(name, justify="right")
+    for arm in arms_best_first(mixture):
+        cells = [f"{arm} *" if arm == best else arm]
+        cells += [f"{losses[arm]:.4f}" if arm in losses else "" for losses in (mixture.loss, held_out)]
+        if base is not None and arm in held_out and arm != base:
+            cells += _difference_cells(mixture, arm, base)
+        table.add_row(*cells[: len(table.columns)], style="bold" if arm == best else "")
+    table.caption = _arms_caption(mixture)
+    return table
+
+
+def summary_lines(mixture: Mixture) -> list[str]:
+    """The result in plain sentences, one a line: who won and by how much, the certificate, the cost."""
+    lines = []
+    if (best := winner(mixture)) is not None:
+        lines.append(f"{_targets(mixture)}: {_who_won(mixture, best)}")
+    elif {SEARCHED, PLAIN} <= set(mixture.loss):
+        searched, plain = mixture.loss[SEARCHED], mixture.loss[PLAIN]
+        lines.append(
+            f"{_targets(mixture)}: predicted loss {searched:.4f} nats per token, {plain - searched:.4f} below {PLAIN}"
+        )
+    if mixture.gap is not None:
+        lines.append(
+            f"solver: {mixture.status} after {mixture.rounds} rounds, "
+            f"at most {mixture.gap:.1e} nats per token above the optimum"
+        )
+    if "overhead" in mixture.compute:
+        lines.append(f"search: {percent(mixture.compute['overhead'])} of the FLOPs of one retraining")
+    return lines
+
+
+def warning_lines(mixture: Mixture) -> list[str]:
+    return [f"warning ({entry['code']}): {entry['message']}" for entry in mixture.warnings]
+
+
+def facts_table(title: str, first: str, rows: Mapping[str, Mapping[str, float | int | str]]) -> Table:
+    """Named rows of named facts, such as the counts of every source; ``first`` heads the names.
+
+    A fact that a row has not is left empty. Whole numbers get thousands separators, others four digits.
+    """
+    table = _table(title)
+    names = dict.fromkeys(name for facts in rows.values() for name in facts)
+    table.add_column(first, overflow="fold")
+    for name in names:
+        table.add_column(name.replace("_", " "), justify="right")
+    for row, facts in rows.items():
+        table.add_row(escape(row), *(escape(_fact(facts[name])) if name in facts else "" for name in names))
+    return table
+
+
+# ------------------------------------------------------------------------------------------------------------ helpers
+
+
+def _table(title: str) -> Table:
+    look = {"title_justify": "left", "title_style": "bold", "caption_justify": "left"}
+    return Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, **look)  # type: ignore[arg-type]
+
+
+def _targets(mixture: Mixture) -> str:
+    return ", ".join(mixture.targets) or "the target"
+
+
+def _fact(value: float | int | str) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def _difference_cells(mixture: Mixture, arm: str, base: str) -> list[str]:
+    above = difference(mixture, arm, base)
+    interval = f"{above.interval[0]:+.4f} to {above.interval[1]:+.4f}" if above.interval else ""
+    return [f"{above.value:+.4f}", interval, f"{100 * above.share:+.2f} %"]
+
+
+def _arms_caption(mixture: Mixture) -> str:
+    """``held-out: n = 213 documents; 2.00 M training tokens each; * lowest held-out loss``, what of it is known."""
+    parts = []
+    documents = {result["documents"] for result in mixture.retrain.values() if "documents" in result}
+    tokens = {result["tokens"] for result in mixture.retrain.values() if "tokens" in result}
+    if len(documents) == 1:
+        parts.append(f"held-out: n = {documents.pop():,} documents")
+    if len(tokens) == 1:
+        parts.append(f"{count_text(tokens.pop())} training tokens each")
+    if winner(mixture) is not None:
+        parts.append("* lowest held-out loss")
+    return "; ".join(parts)
+
+
+def _who_won(mixture: Mixture, best: str) -> str:
+    text = f"{best} has the lowest held-out loss, {held_out_losses(mixture)[best]:.4f} nats per token"
+    other = rival(mixture)
+    if other is None:
+        return text
+    below = difference(mixture, best, other)
+    text += f", {-below.value:.4f} ({-100 * below.share:.2f} %) below {other}"
+    if below.interval is not None:
+        text += f" (95 % interval {-below.interval[1]:.4f} to {-below.interval[0]:.4f})"
+    return text if below.is_separated is not False else f"{text}: not separated from zero"

@@ -1,0 +1,99 @@
+"""What a run has come to, and the tables that say it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from rich import box
+from rich.console import RenderableType
+from rich.table import Table
+
+from mixray.cache import PredictionCache
+from mixray.config import RunConfig
+from mixray.data import Prepared
+from mixray.mixture import Mixture
+from mixray.report import closing_report
+from mixray.run_folder import RunFolder
+from mixray.search import baseline_mixtures
+from mixray.store import Artifact
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run has come to. What lies behind the stage it was to stop at is empty.
+
+    ``folder``: the run folder, a path or URI; ``proxies``: source -> trained proxy; ``caches``: target -> prediction
+    cache of its fit part; ``mixtures``: target -> mixture; ``view_command``: opens the run in MLflow.
+    """
+
+    folder: str
+    config: RunConfig
+    prepared: Prepared
+    proxies: Mapping[str, Artifact] = field(default_factory=dict)
+    caches: Mapping[str, PredictionCache] = field(default_factory=dict)
+    mixtures: Mapping[str, Mixture] = field(default_factory=dict)
+    view_command: str = ""
+
+    @property
+    def available_tokens(self) -> dict[str, int]:
+        """Training tokens there are of every source."""
+        return {name: int(tokens.meta["tokens"]) for name, tokens in self.prepared.sources.items()}
+
+    def tables(self) -> list[RenderableType]:
+        """The last stage's results."""
+        if self.mixtures:
+            return mixture_tables(self.mixtures, self.available_tokens)
+        if self.caches:
+            return [_cache_table(target, cache) for target, cache in self.caches.items()]
+        if self.proxies:
+            return [_proxy_table(self.proxies)]
+        return [_data_table(self.prepared)]
+
+
+def mixture_tables(
+    mixtures: Mapping[str, Mixture], available_tokens: Mapping[str, int] | None = None
+) -> list[RenderableType]:
+    """The closing report of every mixture; with the baselines' shares where the sources' sizes are known."""
+    baselines = baseline_mixtures(available_tokens) if available_tokens else {}
+    shares = {arm: mixture.weights for arm, mixture in baselines.items()}
+    return [closing_report(mixture, shares) for mixture in mixtures.values()]
+
+
+def folder_tables(folder: RunFolder) -> list[RenderableType]:
+    """The same for a run folder."""
+    return mixture_tables(folder.mixtures(), folder.available_tokens())
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(columns[0])
+    for column in columns[1:]:
+        table.add_column(column, justify="right")
+    return table
+
+
+def _data_table(prepared: Prepared) -> Table:
+    names = sorted({name for counts in prepared.counts.values() for name in counts})
+    table = _table("Data", "pool", *(name.replace("_", " ") for name in names))
+    for pool, counts in prepared.counts.items():
+        table.add_row(pool, *(f"{counts[name]:,}" if name in counts else "" for name in names))
+    return table
+
+
+def _proxy_table(proxies: Mapping[str, Artifact]) -> Table:
+    table = _table("Proxies", "source", "parameters", "tokens", "first loss, nats/token", "last loss, nats/token")
+    for source, proxy in proxies.items():
+        curve = np.array(proxy.meta["curve"])
+        counts = (f"{proxy.meta['parameters']:,}", f"{proxy.meta['tokens']:,}")
+        table.add_row(source, *counts, f"{curve[0, 1]:.4f}", f"{curve[-1, 1]:.4f}")
+    return table
+
+
+def _cache_table(target: str, cache: PredictionCache) -> Table:
+    table = _table(f"Prediction cache of {target}", "proxy", "nats/token, mean over documents", "total nats/tokens")
+    for model, (document, token) in cache.losses().items():
+        table.add_row(model, f"{document:.4f}", f"{token:.4f}")
+    table.caption = f"{len(cache.document_ids):,} documents, {int(cache.counts.sum()):,} tokens"
+    return table

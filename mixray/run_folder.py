@@ -1,0 +1,134 @@
+"""The run folder: ``<storage>/runs/<name>-<8 hex of the config's hash>/``, where a run's results are read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import yaml
+
+from mixray.config import RunConfig, parse_config
+from mixray.errors import InputError
+from mixray.mixture import Mixture
+from mixray.store import Artifact, Artifacts, Storage, fingerprint
+
+INDEX_SCHEMA = "mixray.run/1"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run folder in a storage root. ``path`` is relative to the root."""
+
+    storage: Storage
+    path: str
+    config: RunConfig
+
+    @classmethod
+    def create(cls, config: RunConfig) -> Self:
+        """The run's folder, its resolved config written. Raises InputError where the storage cannot be written."""
+        storage = Storage(config.storage)
+        storage.check_writable()
+        # Where results are kept and told is not what the run is.
+        settings = config.model_dump(mode="json")
+        digest = fingerprint({key: settings[key] for key in settings if key not in ("storage", "tracking")})
+        folder = cls(storage, f"runs/{config.name}-{digest[:8]}", config)
+        text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+        storage.write(folder._inside("config.yaml"), text.encode())
+        return folder
+
+    @classmethod
+    def open(cls, location: str) -> Self:
+        """An existing run folder, by its path or URI. Raises InputError where it is not one."""
+        location, _, query = location.partition("?")
+        root, separator, name = location.rstrip("/").rpartition("/runs/")
+        if not separator and location.startswith("runs/"):
+            root, separator, name = ".", "/", location.removeprefix("runs/").rstrip("/")
+        if not separator or not name or "/" in name:
+            raise _not_a_run_folder(location, "no '/runs/' in it" if not separator else name)
+        storage, path = Storage(f"{root}?{query}" if query else root), f"runs/{name}"
+        if not storage.exists(f"{path}/config.yaml"):
+            raise _not_a_run_folder(location, "no config.yaml in it")
+        config = parse_config(storage.read(f"{path}/config.yaml").decode(), name=f"{location}/config.yaml")
+        return cls(storage, path, config)
+
+    @property
+    def name(self) -> str:
+        return self.path.rpartition("/")[2]
+
+    @property
+    def location(self) -> str:
+        """As a person would type it."""
+        return self.storage.location(self.path)
+
+    def artifacts(self, *, rebuild: bool = False) -> Artifacts:
+        return Artifacts(self.storage, self.name, rebuild=rebuild)
+
+    def save_mixture(self, name: str, mixture: Mixture) -> None:
+        self.storage.write(self._inside(f"mixtures/{name}.json"), mixture.to_json().encode())
+
+    def mixtures(self) -> dict[str, Mixture]:
+        """The mixture files there are: name (a target) -> mixture."""
+        names = [name for name in self.storage.list(self._inside("mixtures")) if name.endswith(".json")]
+        return {
+            name.removesuffix(".json"): Mixture.from_json(
+                self.storage.read(self._inside(f"mixtures/{name}")).decode(),
+                where=self.storage.location(self._inside(f"mixtures/{name}")),
+            )
+            for name in names
+        }
+
+    def save_report(self, filename: str, data: bytes) -> None:
+        self.storage.write(self._inside(f"report/{filename}"), data)
+
+    def save_cache(
+        self,
+        rows: Mapping[str, Artifact],
+        columns: Mapping[str, Mapping[str, Artifact]],
+        available_tokens: Mapping[str, int],
+    ) -> None:
+        """Remember which artifacts hold the prediction cache, and how many training tokens each source has."""
+        index = {
+            "schema": INDEX_SCHEMA,
+            "rows": {target: artifact.id for target, artifact in rows.items()},
+            "columns": {target: {name: column.id for name, column in found.items()} for target, found in columns.items()},
+            "available_tokens": dict(available_tokens),
+        }
+        self.storage.write(self._inside("cache.json"), json.dumps(index, indent=1).encode())
+
+    def load_cache(self, artifacts: Artifacts) -> tuple[dict[str, Artifact], dict[str, dict[str, Artifact]]]:
+        """The prediction cache's artifacts: the rows of every target, and its columns by source."""
+        index = self._index()
+        rows = {target: artifacts.get("rows", id) for target, id in index["rows"].items()}
+        columns = {
+            target: {name: artifacts.get("column", id) for name, id in found.items()}
+            for target, found in index["columns"].items()
+        }
+        return rows, columns
+
+    def available_tokens(self) -> dict[str, int]:
+        """Training tokens there are of every source."""
+        return dict(self._index()["available_tokens"])
+
+    def _index(self) -> Any:
+        if not self.storage.exists(self._inside("cache.json")):
+            raise InputError(
+                "the run has no prediction cache yet",
+                where=self.location,
+                wanted="a run that has come past the stage 'cache'",
+                remedy="mixray run its run file again",
+            )
+        return json.loads(self.storage.read(self._inside("cache.json")))
+
+    def _inside(self, name: str) -> str:
+        return f"{self.path}/{name}"
+
+
+def _not_a_run_folder(location: str, got: str) -> InputError:
+    return InputError(
+        "this is not a run folder",
+        where=location,
+        got=got,
+        wanted="<storage>/runs/<name>-<hash>, as the last lines of mixray run name it",
+    )

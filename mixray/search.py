@@ -1,0 +1,212 @@
+"""From a prediction cache to a mixture: bounds, the convex problem, error bars, what the baselines would give.
+
+Numbers only: it runs the same inside ``mixray run`` and, later and without a cluster, for ``mixray solve``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from mixray.baselines import balanced, natural
+from mixray.cache import PredictionCache, read_cache
+from mixray.config import parse_config
+from mixray.config.loading import Overrides, overridden_keys
+from mixray.config.schema import Arm, MixtureConfig, RunConfig
+from mixray.errors import InputError
+from mixray.mixture import Mixture
+from mixray.run_folder import RunFolder
+from mixray.simplex import bootstrap, mixture_loss, row_weights, solve, sum_by_document
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of the convex problem: ``log_probs`` float64 (rows, sources) in nats, ``row_weights`` float64 (rows,)
+    so that the loss is in nats per token, ``documents`` and ``token_counts`` int64 (rows,): which document a row is part
+    of and how many tokens it has."""
+
+    log_probs: NDArray[np.float64]
+    row_weights: NDArray[np.float64]
+    documents: NDArray[np.int64]
+    token_counts: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A mixture and how it was found. ``trace``: float64 (rounds + 1, 2), loss and gap of every round."""
+
+    mixture: Mixture
+    trace: NDArray[np.float64]
+
+
+def rows_of(cache: PredictionCache, config: MixtureConfig) -> Rows:
+    """The cache's rows at the unit that the likelihood is taken over."""
+    if config.unit == "document":
+        log_probs, counts, documents = sum_by_document(cache.log_probs, cache.documents, cache.counts)
+    elif config.unit == "window":
+        log_probs, counts, documents = cache.log_probs, cache.counts, cache.documents
+    else:
+        if cache.token_log_probs is None:
+            raise InputError(
+                "the prediction cache keeps no per-token values",
+                where="mixture.unit",
+                got="token",
+                wanted="document or window",
+                remedy="run again with cache.token_log_probs=true",
+            )
+        log_probs, documents = cache.token_log_probs, np.repeat(cache.documents, cache.counts)
+        counts = np.ones(len(documents), np.int64)
+    weights = row_weights(counts, documents, config.weighting)
+    return Rows(np.asarray(log_probs, np.float64), weights, documents, counts)
+
+
+def share_bounds(
+    config: MixtureConfig, available_tokens: Mapping[str, int], budget: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Lower and upper bound of every source's share: the run file's, and what ``max_epochs`` leaves of them.
+
+    Raises InputError where the repetition cap leaves no mixture, or contradicts a lower bound.
+    """
+    pairs = [config.bounds.get(source, (0.0, 1.0)) for source in available_tokens]
+    lower, upper = np.array(pairs, np.float64).T.copy()
+    if config.max_epochs is None:
+        return lower, upper
+    caps = config.max_epochs * np.array(list(available_tokens.values()), np.float64) / budget
+    upper = np.minimum(upper, caps)
+    short = [source for source, low, high in zip(available_tokens, lower, upper, strict=True) if low > high]
+    if short or upper.sum() < 1:
+        passes = budget / sum(available_tokens.values())
+        raise InputError(
+            "no mixture keeps mixture.max_epochs" + (f" and the lower bound of {', '.join(short)}" if short else ""),
+            where="mixture.max_epochs",
+            got=f"{config.max_epochs:g} passes; the caps on the shares sum to {upper.sum():.3g}",
+            wanted=f"caps that sum to 1 or more: at least {passes:.3g} passes over all sources",
+            remedy="raise max_epochs, add data, or lower retrain.tokens",
+        )
+    return lower, upper
+
+
+def baseline_mixtures(available_tokens: Mapping[str, int]) -> dict[Arm, Mixture]:
+    """Every arm that needs no search: name -> mixture."""
+    return {"balanced": balanced(list(available_tokens)), "natural": natural(available_tokens)}
+
+
+def find_mixture(
+    cache: PredictionCache,
+    config: RunConfig,
+    *,
+    target: str,
+    available_tokens: Mapping[str, int],
+    run: str | None = None,
+) -> Found:
+    """The certified mixture of one target, with intervals, the baselines' predicted losses and warnings.
+
+    ``available_tokens``: source -> training tokens there are, in the cache's order. Raises InputError for bounds that
+    no mixture satisfies.
+    """
+    settings, sources, budget = config.mixture, list(cache.models), config.retrain.tokens
+    rows = rows_of(cache, settings)
+    lower, upper = share_bounds(settings, available_tokens, budget)
+    solution = solve(
+        rows.log_probs,
+        row_weights=rows.row_weights,
+        lower=lower,
+        upper=upper,
+        solver=settings.solver,
+        tolerance=settings.tolerance,
+        max_rounds=settings.max_rounds,
+    )
+    rivals = {arm: _vector(mixture) for arm, mixture in baseline_mixtures(available_tokens).items()}
+    losses = {"mixmin": solution.loss} | {
+        arm: mixture_loss(rows.log_probs, shares, row_weights=rows.row_weights) for arm, shares in rivals.items()
+    }
+    interval: dict[str, tuple[float, float]] = {}
+    warnings = _warnings(solution.status, solution.gap, settings, cache)
+    if settings.bootstrap:
+        spread = bootstrap(
+            rows.log_probs,
+            solution.weights,
+            row_weights=rows.row_weights,
+            document_ids=rows.documents,
+            token_counts=rows.token_counts,
+            lower=lower,
+            upper=upper,
+            baselines=rivals,
+            replicates=settings.bootstrap,
+            seed=config.seed,
+        )
+        interval = {name: (float(low), float(high)) for name, (low, high) in zip(sources, spread.interval, strict=True)}
+        warnings += [
+            {
+                "code": "flat",
+                "message": f"the predicted gain over {arm} is not separated from zero",
+                "interval": [float(low), float(high)],
+                "unit": "nats per token",
+                "documents": len(cache.document_ids),
+            }
+            for arm, (low, high) in spread.gain.items()
+            if low <= 0 <= high
+        ]
+    shares = {name: float(share) for name, share in zip(sources, solution.weights, strict=True)}
+    mixture = Mixture.from_weights(
+        shares,
+        run=run,
+        targets=[target],
+        unit=settings.unit,
+        interval=interval,
+        loss=losses,
+        gap=max(0.0, float(solution.gap)),
+        rounds=solution.rounds,
+        solver=settings.solver,
+        tolerance=settings.tolerance,
+        status=solution.status,
+        epochs={name: share * budget / available_tokens[name] for name, share in shares.items()},
+        warnings=warnings,
+    )
+    return Found(mixture, solution.trace)
+
+
+def _vector(mixture: Mixture) -> NDArray[np.float64]:
+    return np.array([mixture.weights[source] for source in mixture.sources])
+
+
+FEW_DOCUMENTS = 50
+
+
+def _warnings(status: str, gap: float, config: MixtureConfig, cache: PredictionCache) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = []
+    if status != "converged":
+        message = f"the solver stopped ({status}) at a gap of {gap:.3g} nats per token, not {config.tolerance:g}"
+        found.append({"code": "not_converged", "message": message, "gap": gap})
+    if len(cache.document_ids) < FEW_DOCUMENTS:
+        message = f"the fit part has only {len(cache.document_ids)} documents: intervals are rough"
+        found.append({"code": "few_documents", "message": message, "documents": len(cache.document_ids)})
+    return found
+
+
+def solve_again(folder: RunFolder, overrides: Overrides, target: str | None) -> dict[str, Mixture]:
+    """The mixtures of a run's targets (or of one) under other settings of ``mixture``, from its prediction cache.
+
+    ``overrides``: of ``mixture`` alone. Raises InputError for other keys, an unknown target, a run without a cache.
+    """
+    for key in overridden_keys(overrides):
+        if not key.startswith("mixture."):
+            raise InputError(
+                "only 'mixture' can be changed after the fact", got=key, wanted="mixture.KEY=VALUE", remedy="mixray run"
+            )
+    settings = folder.config.model_dump(mode="json")
+    config = parse_config(yaml.safe_dump(settings), overrides, name=f"{folder.location}/config.yaml")
+    artifacts = folder.artifacts()
+    rows, columns = folder.load_cache(artifacts)
+    if target is not None and target not in rows:
+        raise InputError("the run has no such target", where="--target", got=target, wanted=f"one of {', '.join(rows)}")
+    available = folder.available_tokens()
+    found = {}
+    for name in rows if target is None else [target]:
+        cache = read_cache(folder.storage, rows[name], "fit", columns[name])
+        found[name] = find_mixture(cache, config, target=name, available_tokens=available, run=folder.name).mixture
+    return found

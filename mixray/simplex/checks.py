@@ -1,0 +1,62 @@
+"""What a table of log-probabilities and its row weights must be; a user's mistake is named by its rows."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mixray.errors import InputError
+
+Vector = NDArray[np.float64]
+Matrix = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+
+def checked_log_probs(log_probs: ArrayLike) -> NDArray[np.floating]:
+    """A float array ``(rows, sources)`` with at least one of each and no NaN or +inf; InputError otherwise."""
+    table = np.asarray(log_probs)
+    if table.ndim != 2 or 0 in table.shape or table.dtype.kind not in "fiu":
+        raise InputError(
+            "log_probs: a table of numbers is needed",
+            got=f"shape {table.shape}, dtype {table.dtype}",
+            wanted="(rows, sources), nats",
+        )
+    if table.dtype.kind != "f":
+        table = table.astype(np.float64)
+    largest = table.max(axis=1)  # NaN where there is one
+    refuse_rows(np.isnan(largest), "hold NaN")
+    refuse_rows(np.isposinf(largest), "hold +inf")
+    return table
+
+
+def checked_row_weights(row_weights: ArrayLike | None, rows: int) -> Vector:
+    """Finite, nonnegative, not all 0, float64 ``(rows,)``; ``None`` is 1/rows each; InputError otherwise."""
+    if row_weights is None:
+        return np.full(rows, 1 / rows)
+    weights = np.asarray(row_weights, dtype=np.float64)
+    if weights.shape != (rows,):
+        raise InputError("row_weights: one weight per row is needed", got=f"shape {weights.shape}", wanted=f"({rows},)")
+    bad = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+    if bad.size:
+        raise InputError(
+            f"row_weights: the weight of {name_rows(bad)} is no weight", got=weights[bad[0]], wanted="finite, >= 0"
+        )
+    if not weights.any():
+        raise InputError("row_weights: all weights are 0", wanted="at least one row that counts")
+    return weights
+
+
+def name_rows(rows: NDArray[np.intp]) -> str:
+    listed = ", ".join(str(row) for row in rows[:8])
+    return f"row{'s' if rows.size > 1 else ''} {listed}" + (f", ... ({rows.size} in all)" if rows.size > 8 else "")
+
+
+def refuse_rows(bad: Mask, fault: str) -> None:
+    rows = np.flatnonzero(bad)
+    if rows.size:
+        raise InputError(
+            f"log_probs: some rows {fault}",
+            got=name_rows(rows),
+            wanted="finite log-probabilities in nats; -inf for some sources only",
+            remedy="score these rows again or leave them out",
+        )

@@ -1,0 +1,83 @@
+"""From tokens to rows: what a row's weight is, and how rows of one document become one row.
+
+The loss is always in nats per token of the target, under one of two weightings:
+
+    document   the mean over N documents of (nats of the document / its tokens):  w_i = 1 / (N * tokens of i's document)
+    token      all nats / all tokens:                                             w_i = 1 / all tokens
+
+The unit (document, window or token) is what one row of the table is: what the mixture likelihood is taken over.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mixray.errors import InputError
+from mixray.simplex.checks import Matrix, Vector, name_rows
+
+Weighting = Literal["document", "token"]
+
+
+def row_weights(token_counts: ArrayLike, document_ids: ArrayLike | None, weighting: Weighting) -> Vector:
+    """The weight of every row, float64 ``(rows,)``: with them the weighted sum of nats is nats per token.
+
+    ``token_counts``: predicted tokens of each row, ``(rows,)``, > 0. ``document_ids``: which document each row is part
+    of, ``(rows,)``, in any order; None when every row is a document. Raises InputError.
+    """
+    if weighting not in get_args(Weighting):
+        raise InputError(f"unknown weighting {weighting!r}", wanted=", ".join(get_args(Weighting)))
+    tokens = checked_token_counts(token_counts)
+    if weighting == "token":
+        return np.full(tokens.size, 1 / tokens.sum())
+    if document_ids is None:
+        return 1 / (tokens.size * tokens)
+    documents, position = documents_of(document_ids, tokens.size)
+    document_tokens = np.bincount(position, weights=tokens)
+    return 1 / (documents.size * document_tokens[position])
+
+
+def sum_by_document(
+    log_probs: ArrayLike, document_ids: ArrayLike, token_counts: ArrayLike
+) -> tuple[Matrix, NDArray[np.int64], NDArray[np.generic]]:
+    """Rows of windows or tokens, ``(rows, sources)`` nats, become one row a document: log-probabilities add.
+
+    Returns the documents' log-probabilities (float64), their token counts and their ids, in ascending order of id.
+    Raises InputError when the shapes disagree.
+    """
+    table, tokens = np.asarray(log_probs), checked_token_counts(token_counts)
+    if table.ndim != 2 or len(table) != tokens.size:
+        wanted = f"({tokens.size}, sources)"
+        raise InputError("log_probs: one row per token count is needed", got=f"shape {table.shape}", wanted=wanted)
+    documents, position = documents_of(document_ids, tokens.size)
+    order = np.argsort(position, kind="stable")
+    starts = np.searchsorted(position[order], np.arange(documents.size))
+    sums = np.add.reduceat(table[order], starts, axis=0, dtype=np.float64)
+    return sums, np.add.reduceat(tokens[order], starts), documents
+
+
+def checked_token_counts(token_counts: ArrayLike, rows: int | None = None) -> NDArray[np.int64]:
+    """Positive whole numbers, int64 ``(rows,)``; InputError otherwise."""
+    tokens = np.asarray(token_counts)
+    fits = tokens.ndim == 1 and tokens.size == (tokens.size if rows is None else rows)
+    if not fits or not tokens.size or tokens.dtype.kind not in "iu":
+        raise InputError(
+            "token_counts: one whole number per row is needed",
+            got=f"shape {tokens.shape}, dtype {tokens.dtype}",
+            wanted=f"({'rows' if rows is None else rows},)",
+        )
+    bad = np.flatnonzero(tokens <= 0)
+    if bad.size:
+        raise InputError(f"token_counts: no tokens in {name_rows(bad)}", wanted=">= 1", remedy="leave empty rows out")
+    return tokens.astype(np.int64)
+
+
+def documents_of(document_ids: ArrayLike, rows: int) -> tuple[NDArray[np.generic], NDArray[np.intp]]:
+    """The documents in ascending order, and each row's place among them."""
+    ids = np.asarray(document_ids)
+    if ids.shape != (rows,):
+        raise InputError("document_ids: one per row is needed", got=f"shape {ids.shape}", wanted=f"({rows},)")
+    documents, position = np.unique(ids, return_inverse=True)
+    return documents, position

@@ -1,0 +1,154 @@
+"""Artifacts: immutable, content-addressed results of a stage.
+
+``artifacts/<kind>/<id>/manifest.json`` lists the files with sizes and sha256 and is written last, so an artifact either
+exists whole or not at all. The files lie beside it in a folder of the attempt that wrote them: the attempt's name is the
+run's, so the same run tried again writes over its own leavings, and two runs at once never touch each other's files.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mixray.errors import CorruptedArtifactError
+from mixray.store.storage import FileRecord, Storage
+
+SCHEMA = "mixray.artifact/1"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A published artifact. ``files``: name -> record; ``meta``: small facts about it (counts, shapes, dtypes)."""
+
+    kind: str
+    id: str
+    files: Mapping[str, FileRecord]
+    meta: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Draft:
+    """An artifact being written: where its files go. Picklable, so that workers can write them."""
+
+    storage: Storage
+    kind: str
+    id: str
+    attempt: str
+
+    def path(self, name: str) -> str:
+        return f"{_folder(self.kind, self.id)}/{self.attempt}/{name}"
+
+    def write(self, name: str, data: bytes) -> FileRecord:
+        return self.storage.write(self.path(name), data)
+
+    def put_folder(self, folder: Path) -> dict[str, FileRecord]:
+        """Copy every file of a local folder in; names are paths relative to it."""
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        names = [path.relative_to(folder).as_posix() for path in files]
+        return {name: self.storage.put(self.path(name), path) for name, path in zip(names, files, strict=True)}
+
+    def publish(self, files: Mapping[str, FileRecord], meta: Mapping[str, Any]) -> Artifact:
+        """Write the manifest: from here on the artifact exists."""
+        manifest = {
+            "schema": SCHEMA,
+            "kind": self.kind,
+            "id": self.id,
+            "meta": meta,
+            "files": {name: asdict(record) for name, record in sorted(files.items())},
+        }
+        text = json.dumps(manifest, indent=1, allow_nan=False)
+        self.storage.write(_manifest(self.kind, self.id), text.encode())
+        return Artifact(self.kind, self.id, dict(files), json.loads(json.dumps(meta)))
+
+
+class Artifacts:
+    """The artifacts of a storage root, as one run sees and writes them.
+
+    ``rebuild``: a corrupted artifact counts as absent (and so is made again) instead of being an error.
+    """
+
+    def __init__(self, storage: Storage, attempt: str, *, rebuild: bool = False) -> None:
+        self.storage, self.attempt, self.rebuild = storage, attempt, rebuild
+
+    def draft(self, kind: str, id: str) -> Draft:
+        return Draft(self.storage, kind, id, self.attempt)
+
+    def find(self, kind: str, id: str) -> Artifact | None:
+        """The artifact, every file's size and sha256 checked; None where it was never published.
+
+        Raises CorruptedArtifactError where a file is missing or differs, unless ``rebuild``.
+        """
+        path = _manifest(kind, id)
+        if not self.storage.exists(path):
+            return None
+        try:
+            artifact = _parse(kind, id, self.storage.read(path), self.storage)
+            for name, record in artifact.files.items():
+                self._check(artifact, name, record)
+        except CorruptedArtifactError:
+            if not self.rebuild:
+                raise
+            self.storage.delete(path)
+            return None
+        return artifact
+
+    def get(self, kind: str, id: str) -> Artifact:
+        """Like ``find`` for an artifact that must exist."""
+        artifact = self.find(kind, id)
+        if artifact is None:
+            raise _corrupted(self.storage, kind, id, "it is missing", "a published artifact")
+        return artifact
+
+    def _check(self, artifact: Artifact, name: str, record: FileRecord) -> None:
+        size = self.storage.size(record.path)
+        if size != record.bytes:
+            got = f"{name}: {'missing' if size is None else f'{size} bytes'}"
+            raise _corrupted(self.storage, artifact.kind, artifact.id, got, f"{record.bytes} bytes")
+        digest = self.storage.sha256(record.path)
+        if digest != record.sha256:
+            raise _corrupted(self.storage, artifact.kind, artifact.id, f"{name}: sha256 {digest}", record.sha256)
+
+
+def fetch_folder(storage: Storage, artifact: Artifact, folder: Path) -> Path:
+    """A local folder that holds the artifact's files under their names: linked where possible, else copied."""
+    for name, record in artifact.files.items():
+        link = folder / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(storage.fetch(record))
+    return folder
+
+
+def total_bytes(records: Iterable[FileRecord]) -> int:
+    return sum(record.bytes for record in records)
+
+
+def _folder(kind: str, id: str) -> str:
+    return f"artifacts/{kind}/{id}"
+
+
+def _manifest(kind: str, id: str) -> str:
+    return f"{_folder(kind, id)}/manifest.json"
+
+
+def _parse(kind: str, id: str, text: bytes, storage: Storage) -> Artifact:
+    try:
+        manifest = json.loads(text)
+        if manifest["schema"] != SCHEMA or manifest["kind"] != kind or manifest["id"] != id:
+            raise ValueError("it describes another artifact")
+        files = {name: FileRecord(**record) for name, record in manifest["files"].items()}
+        return Artifact(kind, id, files, manifest["meta"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise _corrupted(storage, kind, id, f"manifest.json: {error}", SCHEMA) from error
+
+
+def _corrupted(storage: Storage, kind: str, id: str, got: str, wanted: str) -> CorruptedArtifactError:
+    return CorruptedArtifactError(
+        f"the stored {kind} {id[:12]} is corrupted",
+        where=storage.location(_folder(kind, id)),
+        got=got,
+        wanted=wanted,
+        remedy="run again with --rebuild to make it anew",
+    )

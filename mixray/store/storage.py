@@ -1,0 +1,175 @@
+"""A folder or an object store behind one small set of operations, through pyarrow.fs.
+
+Every write is all or nothing: local files are written aside and renamed, object stores publish on close.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from pyarrow import fs as pafs
+
+from mixray.errors import InputError
+
+READ_BYTES = 1 << 22
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """A stored file: ``path`` relative to the storage root, size in bytes, sha256 in hex."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+class HashingWriter:
+    """A binary sink that counts and hashes what passes through; ``record`` is set when it closes."""
+
+    record: FileRecord
+
+    def __init__(self, sink: Any, path: str) -> None:
+        self._sink, self._path, self._bytes, self._hash = sink, path, 0, hashlib.sha256()
+
+    def write(self, data: bytes | memoryview) -> int:
+        self._sink.write(data)
+        self._hash.update(data)
+        size = memoryview(data).nbytes
+        self._bytes += size
+        return size
+
+    def _finish(self) -> None:
+        self.record = FileRecord(self._path, self._bytes, self._hash.hexdigest())
+
+
+class Storage:
+    """The storage root of a run: ``uri`` is a local folder or anything ``pyarrow.fs.FileSystem.from_uri`` opens.
+
+    Cheap to pickle and send to workers. Paths are relative to the root and use ``/``.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri if "://" in uri else str(Path(uri).expanduser().absolute())
+        try:
+            self.filesystem, self.root = pafs.FileSystem.from_uri(self.uri)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                "the storage cannot be opened",
+                where="storage",
+                got=f"{uri} ({error})",
+                wanted="a folder or a URI such as s3://bucket/prefix",
+            ) from error
+        self.is_local = isinstance(self.filesystem, pafs.LocalFileSystem)
+
+    def __reduce__(self) -> tuple[type[Storage], tuple[str]]:
+        return Storage, (self.uri,)
+
+    def full(self, path: str) -> str:
+        return f"{self.root.rstrip('/')}/{path}" if path else self.root
+
+    def location(self, path: str) -> str:
+        """The path as a person would type it: local, or a URI (its query left out)."""
+        return self.full(path) if self.is_local else f"{self.uri.partition('?')[0].rstrip('/')}/{path}"
+
+    def check_writable(self) -> None:
+        """Raise InputError unless a file can be written, read and removed here."""
+        probe = f".mixray-probe-{uuid.uuid4().hex}"
+        try:
+            self.write(probe, b"mixray")
+            self.read(probe)
+            self.delete(probe)
+        except OSError as error:
+            raise InputError(
+                "the storage cannot be written",
+                where="storage",
+                got=f"{self.uri} ({error})",
+                wanted="a folder or bucket this user may write",
+                remedy="storage=PATH on the command line names another one",
+            ) from error
+
+    def exists(self, path: str) -> bool:
+        return bool(self.filesystem.get_file_info(self.full(path)).type != pafs.FileType.NotFound)
+
+    def size(self, path: str) -> int | None:
+        """Bytes of a file; None where there is none."""
+        info = self.filesystem.get_file_info(self.full(path))
+        return int(info.size) if info.type == pafs.FileType.File else None
+
+    def list(self, folder: str) -> list[str]:
+        """Names of the files and folders directly in ``folder``, sorted; empty where it does not exist."""
+        selector = pafs.FileSelector(self.full(folder), allow_not_found=True)
+        return sorted(info.base_name for info in self.filesystem.get_file_info(selector))
+
+    def read(self, path: str) -> bytes:
+        with self.filesystem.open_input_stream(self.full(path)) as stream:
+            return bytes(stream.read())
+
+    def write(self, path: str, data: bytes) -> FileRecord:
+        with self.writer(path) as sink:
+            sink.write(data)
+        return sink.record
+
+    @contextmanager
+    def writer(self, path: str) -> Iterator[HashingWriter]:
+        """Stream bytes to ``path``; nothing is visible under that name unless the block ends well (local)."""
+        final = self.full(path)
+        target = f"{final}.tmp-{uuid.uuid4().hex[:8]}" if self.is_local else final
+        if self.is_local:
+            os.makedirs(os.path.dirname(final), exist_ok=True)
+        try:
+            with self.filesystem.open_output_stream(target) as stream:
+                sink = HashingWriter(stream, path)
+                yield sink
+            sink._finish()
+            if self.is_local:
+                os.replace(target, final)
+        finally:
+            if self.is_local and os.path.exists(target):
+                os.remove(target)
+
+    def put(self, path: str, local: Path) -> FileRecord:
+        """Copy a local file in."""
+        with self.writer(path) as sink, local.open("rb") as source:
+            _copy(source, sink)
+        return sink.record
+
+    def delete(self, path: str) -> None:
+        self.filesystem.delete_file(self.full(path))
+
+    def delete_folder(self, path: str) -> None:
+        if self.exists(path):
+            self.filesystem.delete_dir(self.full(path))
+
+    def sha256(self, path: str) -> str:
+        digest = hashlib.sha256()
+        with self.filesystem.open_input_stream(self.full(path)) as stream:
+            while block := stream.read(READ_BYTES):
+                digest.update(block)
+        return digest.hexdigest()
+
+    def fetch(self, record: FileRecord) -> Path:
+        """A local path of a stored file: itself, or a copy kept by content in the machine's temporary folder."""
+        if self.is_local:
+            return Path(self.full(record.path))
+        folder = Path(tempfile.gettempdir()) / f"mixray-{os.getuid()}" / "files"
+        copy = folder / record.sha256
+        if not copy.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            aside = folder / f"{record.sha256}.{uuid.uuid4().hex[:8]}"
+            with self.filesystem.open_input_stream(self.full(record.path)) as stream, aside.open("wb") as sink:
+                _copy(stream, sink)
+            aside.replace(copy)
+        return copy
+
+
+def _copy(source: Any, sink: IO[bytes] | HashingWriter) -> None:
+    while block := source.read(READ_BYTES):
+        sink.write(block)

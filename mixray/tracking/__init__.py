@@ -1,0 +1,29 @@
+"""What a run did, told to MLflow and to the person watching. The only folder that imports mlflow.
+
+``Tracker`` takes records (params, metrics, figures, data sets) keyed by run key; ``MlflowTracker`` delivers them from
+one background thread and keeps what cannot be delivered in the run folder until ``replay``. ``progress`` is for people.
+"""
+
+from mixray.tracking.address import default_uri, view_command
+from mixray.tracking.delivery import MlflowTracker
+from mixray.tracking.opening import open_tracker, replay
+from mixray.tracking.progress import Progress, SilentProgress, Stage, open_progress
+from mixray.tracking.records import Context, Status, flatten
+from mixray.tracking.tracker import NoTracker, Tracker
+
+__all__ = [
+    "Context",
+    "MlflowTracker",
+    "NoTracker",
+    "Progress",
+    "SilentProgress",
+    "Stage",
+    "Status",
+    "Tracker",
+    "default_uri",
+    "flatten",
+    "open_progress",
+    "open_tracker",
+    "replay",
+    "view_command",
+]

@@ -1,0 +1,134 @@
+"""The negative log-likelihood of next tokens, without ever holding the logits of a whole batch.
+
+A language model is a trunk and, last, a linear map from hidden states to one logit per word of the vocabulary. The
+logits, and in training their gradients, are by far its largest tensors. Here they exist for a few tokens at a time, on
+a CPU within its cache; in training a block's gradients are taken at once, so that nothing is computed twice. Models
+with more behind the linear map than that (capped or scaled logits) are found out and take the plain way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy, linear, log_softmax, pad
+
+IGNORED = -100
+"""The label of a position that predicts nothing."""
+
+# Tokens, or logits, per block: on a CPU its logits should stay in the cache, on a GPU be enough to fill it.
+CPU_TOKENS, GPU_LOGITS = 256, 1 << 26
+
+
+class NextTokenLoss(nn.Module):
+    """A Hugging Face causal language model as a loss: ids, int64 (windows, window) -> nats, a scalar.
+
+    The value is the sum over windows of the mean negative log-likelihood of a window's predicted tokens, ids[:, 1:].
+    """
+
+    def __init__(self, model: nn.Module, *, compile: bool) -> None:
+        super().__init__()
+        self.trunk, self.head = split(model)
+        self._forward = torch.compile(self.trunk, dynamic=False) if compile else self.trunk
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        labels = pad(ids[:, 1:], (0, 1), value=IGNORED).flatten()
+        output = self._forward(input_ids=ids, use_cache=False)
+        if self.head is None:
+            total = cross_entropy(output.logits.flatten(0, 1).float(), labels, ignore_index=IGNORED, reduction="sum")
+        else:
+            hidden = output.last_hidden_state.flatten(0, 1)
+            total = _BlockwiseLoss.apply(hidden, self.head.weight, self.head.bias, labels)  # type: ignore[no-untyped-call]
+        return total / (ids.shape[1] - 1)
+
+
+class NextTokenNll:
+    """A Hugging Face causal language model as the negative log-likelihood of labels, without gradients."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.trunk, self.head = split(model)
+
+    def __call__(self, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """In nats, float32, for ``inputs`` and ``labels``, int64 (rows, length); 0 where a label is IGNORED."""
+        output = self.trunk(input_ids=inputs, use_cache=False)
+        states = (output.logits if self.head is None else output.last_hidden_state).flatten(0, 1)
+        vocabulary = states.shape[1] if self.head is None else self.head.out_features
+        nll = [
+            cross_entropy(
+                (block if self.head is None else self.head(block)).float(), part, ignore_index=IGNORED, reduction="none"
+            )
+            for block, part in _blocks(states, labels.flatten(), vocabulary)
+        ]
+        return torch.cat(nll).view(labels.shape)
+
+
+def split(model: nn.Module) -> tuple[nn.Module, nn.Linear | None]:
+    """(trunk, head) such that head(trunk's last hidden state) is the model's logits; (model, None) where it is not.
+
+    Not by the architecture's name: a forward pass of one token, both ways, must give the same bits.
+    """
+    embeddings: Any = getattr(model, "get_output_embeddings", lambda: None)()
+    trunk: Any = getattr(model, "base_model", model)
+    if trunk is model or type(embeddings) is not nn.Linear:
+        return model, None
+    training = model.training
+    model.eval()
+    with torch.inference_mode():
+        ids = torch.zeros(1, 2, dtype=torch.int64, device=embeddings.weight.device)
+        logits = model(input_ids=ids, use_cache=False).logits
+        alike = torch.equal(embeddings(trunk(input_ids=ids, use_cache=False)[0]), logits)
+    model.train(training)
+    # All-zero logits, of a head that starts at zero, look alike whatever is done to them.
+    return (trunk, embeddings) if alike and bool(logits.any()) else (model, None)
+
+
+class _BlockwiseLoss(torch.autograd.Function):
+    """Sum of the cross-entropies of a linear map's outputs, with its gradients made on the way.
+
+    Linear maps run in the autocast precision, everything else and all sums in float32.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, labels: torch.Tensor
+    ) -> torch.Tensor:
+        """hidden (tokens, width), weight (vocabulary, width), bias (vocabulary), labels (tokens) -> scalar, float32."""
+        device = hidden.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        total = torch.zeros((), device=hidden.device)
+        gradients = [torch.empty_like(hidden), torch.zeros_like(weight)]
+        if bias is not None:
+            gradients.append(torch.zeros_like(bias))
+        with torch.autocast(device, enabled=False):
+            narrow, narrow_bias = weight.to(dtype), None if bias is None else bias.to(dtype)
+            starts = iter(_blocks(gradients[0], labels, len(weight)))
+            for block, label in _blocks(hidden.to(dtype), labels, len(weight)):
+                known = (label != IGNORED).unsqueeze(1)
+                target = label.clamp(min=0).unsqueeze(1)
+                log_probs = log_softmax(linear(block, narrow, narrow_bias).float(), dim=1)
+                total -= (log_probs.gather(1, target) * known).sum()
+                # The gradient of -log p[target] by the logits is p - onehot(target).
+                slope = log_probs.exp_().scatter_add_(1, target, torch.full_like(target, -1.0, dtype=torch.float32))
+                slope = slope.mul_(known).to(dtype)
+                next(starts)[0].copy_(slope @ narrow)
+                if dtype == weight.dtype:
+                    gradients[1].addmm_(slope.t(), block)
+                else:
+                    gradients[1] += slope.t() @ block
+                if bias is not None:
+                    gradients[2] += slope.sum(0, dtype=torch.float32)
+        ctx.save_for_backward(*gradients)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        gradients = [gradient * outputs[0] for gradient in ctx.saved_tensors]
+        return (gradients[0], gradients[1], gradients[2] if len(gradients) == 3 else None, None)
+
+
+def _blocks(states: torch.Tensor, labels: torch.Tensor, vocabulary: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Views of a few tokens of both at a time."""
+    tokens = CPU_TOKENS if states.device.type == "cpu" else max(CPU_TOKENS, GPU_LOGITS // vocabulary)
+    return zip(torch.split(states, tokens), torch.split(labels, tokens), strict=True)

@@ -1,0 +1,130 @@
+"""What a training run tells: at most 100 records, at steps that depend on its length alone, and a report at its end."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from mixray.errors import StageError
+from mixray.training.world import World
+
+RECORDS = 100
+DIVERGED_NATS = 2.0
+DIVERGED_RECORDS = 10
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A record of training: the state after ``step`` of ``steps``, over all workers.
+
+    ``loss``: nats per token, mean since the last record. ``tokens``: trained on so far.
+    ``learning_rate``: of this step.
+    """
+
+    step: int
+    steps: int
+    tokens: int
+    loss: float
+    tokens_per_second: float
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """A finished training run. ``seconds``: spent in all attempts up to their last checkpoint, and in the last one."""
+
+    records: tuple[Progress, ...]
+    seconds: float
+
+    @property
+    def tokens(self) -> int:
+        return self.records[-1].tokens
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds
+
+    @property
+    def final_loss(self) -> float:
+        """Nats per token, mean over the last hundredth of the run."""
+        return self.records[-1].loss
+
+    @property
+    def curve(self) -> dict[int, float]:
+        """Tokens trained on -> loss in nats per token."""
+        return {record.tokens: record.loss for record in self.records}
+
+
+def record_steps(steps: int) -> list[int]:
+    """The steps (from 1) that end in a record: ``steps`` and 99 evenly before it, or all of them."""
+    count = min(steps, RECORDS)
+    return [-(-steps * i // count) for i in range(1, count + 1)]
+
+
+def save_steps(steps: int, checkpoints: int) -> set[int]:
+    """The steps that end in a checkpoint: of each ``1 / checkpoints`` of the run the last record; so the end is one."""
+    records = record_steps(steps)
+    return {records[-(-len(records) * i // checkpoints) - 1] for i in range(1, checkpoints + 1)}
+
+
+class Recorder:
+    """Gathers the loss on the device and turns it into records; waits for the device only there."""
+
+    def __init__(self, steps: int, tokens_per_step: int, device: torch.device, world: World) -> None:
+        self.records: list[Progress] = []
+        self._steps, self._tokens_per_step, self._world = steps, tokens_per_step, world
+        self._due = set(record_steps(steps))
+        self._sum = torch.zeros((), dtype=torch.float64, device=device)
+        self._seconds_before = 0.0
+        self._since = 0
+        self._started = self._last = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return self._seconds_before + time.perf_counter() - self._started
+
+    def add(self, loss: torch.Tensor) -> None:
+        """One step's loss of this worker, scaled so that the mean over workers is the global batch's."""
+        self._sum += loss
+        self._since += 1
+
+    def record(self, step: int, learning_rate: float) -> Progress | None:
+        """The record of ``step`` (from 1) if one is due. Raises StageError where the loss is not finite or diverged."""
+        if step not in self._due:
+            return None
+        loss = self._world.mean(self._sum) / self._since
+        now = time.perf_counter()
+        rate = self._since * self._tokens_per_step / (now - self._last)
+        record = Progress(step, self._steps, step * self._tokens_per_step, loss, rate, learning_rate)
+        self.records.append(record)
+        self._sum.zero_()
+        self._since, self._last = 0, now
+        _check(self.records)
+        return record
+
+    def state(self) -> dict[str, Any]:
+        return {"records": [asdict(record) for record in self.records], "seconds": self.seconds}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.records = [Progress(**record) for record in state["records"]]
+        self._seconds_before = state["seconds"]
+
+
+def _check(records: list[Progress]) -> None:
+    """Diverged: the loss is more than 2 nats per token above the first record's for 10 records in a row."""
+    losses = [record.loss for record in records]
+    finite = math.isfinite(losses[-1])
+    if finite and not min(losses[-DIVERGED_RECORDS:]) > losses[0] + DIVERGED_NATS:
+        return
+    last = records[-1]
+    raise StageError(
+        "training diverged" if finite else "training met a loss that is not finite",
+        where=f"step {last.step} of {last.steps}",
+        got=f"loss {last.loss:.4g} nats per token at learning rate {last.learning_rate:.3g}; at first {losses[0]:.4g}",
+        wanted="a finite loss that does not stay above where it began",
+        remedy="lower optimizer.learning_rate, lengthen optimizer.warmup or set optimizer.clip",
+    )
