@@ -1,6 +1,6 @@
 """The arms of a comparison: which models are retrained, on which shares, and what a target's mixture learns from them.
 
-``mixmin`` is one model per target, named ``mixmin-<target>``; a baseline is one model for all targets, named as its arm.
+``mixmin`` is one model per target, ``mixmin-<target>``; a baseline is one model for all targets, named as its arm.
 """
 
 from __future__ import annotations

@@ -24,14 +24,12 @@ class MixrayError(Exception):
         super().__init__("\n".join([what, *lines]))
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Errors cross process borders on Ray, keyword arguments and all."""
-        return _rebuild, (type(self), self.what, self.where, self.got, self.wanted, self.remedy)
+        """Errors cross process borders on Ray, keyword arguments, notes and all."""
+        return _rebuild, (type(self), self.args), self.__dict__
 
 
-def _rebuild(
-    kind: type[MixrayError], what: str, where: str | None, got: object, wanted: object, remedy: str | None
-) -> MixrayError:
-    return kind(what, where=where, got=got, wanted=wanted, remedy=remedy)
+def _rebuild(kind: type[MixrayError], args: tuple[object, ...]) -> MixrayError:
+    return kind.__new__(kind, *args)
 
 
 class InputError(MixrayError):

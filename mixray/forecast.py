@@ -100,8 +100,8 @@ def plan(run_file: str | Path, overrides: Overrides = ()) -> Forecast:
 def forecast(config: RunConfig) -> Forecast:
     """The forecast of a checked config. Raises InputError for missing files, impossible models, unkeepable caps."""
     sizes = check_inputs(config)
-    sources = {name: _pool(pool, sizes[name]) for name, pool in config.sources.items()}
-    targets = {name: _pool(pool, sizes[name]) for name, pool in config.targets.items()}
+    sources = {name: _pool(pool, sizes[f"source {name}"]) for name, pool in config.sources.items()}
+    targets = {name: _pool(pool, sizes[f"target {name}"]) for name, pool in config.targets.items()}
     known = {name: pool.tokens for name, pool in sources.items() if pool.tokens}
     if len(known) == len(sources):
         share_bounds(config.mixture, known, config.retrain.tokens)

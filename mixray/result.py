@@ -75,10 +75,19 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _data_table(prepared: Prepared) -> Table:
-    names = sorted({name for counts in prepared.counts.values() for name in counts})
-    table = _table("Data", "pool", *(name.replace("_", " ") for name in names))
+    table = _table("Data", "pool", "documents", "MB", "tokens", "duplicates", "in target", "skipped", "split")
     for pool, counts in prepared.counts.items():
-        table.add_row(pool, *(f"{counts[name]:,}" if name in counts else "" for name in names))
+        skipped = counts["skipped_not_utf8"] + counts["skipped_empty"]
+        table.add_row(
+            pool,
+            f"{counts['documents']:,}",
+            f"{counts['bytes'] / 1e6:.1f}",
+            f"{counts['tokens']:,}",
+            *(f"{counts[name]:,}" for name in ("duplicates", "in_target")),
+            f"{skipped:,}",
+            f"{counts['split']:,}",
+        )
+    table.caption = "skipped: empty or not UTF-8; split: long ones cut into several documents"
     return table
 
 

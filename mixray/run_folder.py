@@ -7,9 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-import yaml
-
-from mixray.config import RunConfig, parse_config
+from mixray.config import RunConfig, dump_config, parse_config
 from mixray.errors import InputError
 from mixray.mixture import Mixture
 from mixray.store import Artifact, Artifacts, Storage, fingerprint
@@ -34,24 +32,26 @@ class RunFolder:
         settings = config.model_dump(mode="json")
         digest = fingerprint({key: settings[key] for key in settings if key not in ("storage", "tracking")})
         folder = cls(storage, f"runs/{config.name}-{digest[:8]}", config)
-        text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
-        storage.write(folder._inside("config.yaml"), text.encode())
+        storage.write(folder._inside("config.yaml"), dump_config(config).encode())
         return folder
 
     @classmethod
     def open(cls, location: str) -> Self:
         """An existing run folder, by its path or URI. Raises InputError where it is not one."""
-        location, _, query = location.partition("?")
-        root, separator, name = location.rstrip("/").rpartition("/runs/")
-        if not separator and location.startswith("runs/"):
-            root, separator, name = ".", "/", location.removeprefix("runs/").rstrip("/")
-        if not separator or not name or "/" in name:
-            raise _not_a_run_folder(location, "no '/runs/' in it" if not separator else name)
-        storage, path = Storage(f"{root}?{query}" if query else root), f"runs/{name}"
-        if not storage.exists(f"{path}/config.yaml"):
-            raise _not_a_run_folder(location, "no config.yaml in it")
-        config = parse_config(storage.read(f"{path}/config.yaml").decode(), name=f"{location}/config.yaml")
-        return cls(storage, path, config)
+        folder, _, query = location.partition("?") if "://" in location else (location, "", "")
+        folder = folder.rstrip("/")
+        parent, _, name = folder.rpartition("/")
+        root, slash, runs = parent.rpartition("/")
+        if runs != "runs" or root.endswith(":/"):  # s3://runs is a bucket
+            raise _not_a_run_folder(location, "its parent is not named 'runs'")
+        storage, path = Storage((root or slash or ".") + (f"?{query}" if query else "")), f"runs/{name}"
+        try:
+            if not storage.exists(f"{path}/config.yaml"):
+                raise _not_a_run_folder(location, "no config.yaml in it")
+            text = storage.read(f"{path}/config.yaml").decode()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError("the run folder cannot be read", where=location, got=error) from error
+        return cls(storage, path, parse_config(text, name=f"{folder}/config.yaml"))
 
     @property
     def name(self) -> str:
@@ -92,7 +92,9 @@ class RunFolder:
         index = {
             "schema": INDEX_SCHEMA,
             "rows": {target: artifact.id for target, artifact in rows.items()},
-            "columns": {target: {name: column.id for name, column in found.items()} for target, found in columns.items()},
+            "columns": {
+                target: {name: column.id for name, column in found.items()} for target, found in columns.items()
+            },
             "available_tokens": dict(available_tokens),
         }
         self.storage.write(self._inside("cache.json"), json.dumps(index, indent=1).encode())

@@ -5,20 +5,20 @@ Numbers only: it runs the same inside ``mixray run`` and, later and without a cl
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from mixray.baselines import balanced, natural
 from mixray.cache import PredictionCache, read_cache
-from mixray.config import parse_config
+from mixray.config import dump_config, parse_config
 from mixray.config.loading import Overrides, overridden_keys
 from mixray.config.schema import Arm, MixtureConfig, RunConfig
 from mixray.errors import InputError
-from mixray.mixture import Mixture
+from mixray.mixture import SUM_TOLERANCE, Mixture
 from mixray.run_folder import RunFolder
 from mixray.simplex import bootstrap, mixture_loss, row_weights, solve, sum_by_document
 
@@ -26,8 +26,8 @@ from mixray.simplex import bootstrap, mixture_loss, row_weights, solve, sum_by_d
 @dataclass(frozen=True)
 class Rows:
     """The rows of the convex problem: ``log_probs`` float64 (rows, sources) in nats, ``row_weights`` float64 (rows,)
-    so that the loss is in nats per token, ``documents`` and ``token_counts`` int64 (rows,): which document a row is part
-    of and how many tokens it has."""
+    so that the loss is in nats per token, ``documents`` and ``token_counts`` int64 (rows,): which document a row is
+    part of and how many tokens it has."""
 
     log_probs: NDArray[np.float64]
     row_weights: NDArray[np.float64]
@@ -61,7 +61,7 @@ def rows_of(cache: PredictionCache, config: MixtureConfig) -> Rows:
         log_probs, documents = cache.token_log_probs, np.repeat(cache.documents, cache.counts)
         counts = np.ones(len(documents), np.int64)
     weights = row_weights(counts, documents, config.weighting)
-    return Rows(np.asarray(log_probs, np.float64), weights, documents, counts)
+    return Rows(np.asarray(log_probs, np.float64), weights, np.asarray(documents, np.int64), counts)
 
 
 def share_bounds(
@@ -75,16 +75,18 @@ def share_bounds(
     lower, upper = np.array(pairs, np.float64).T.copy()
     if config.max_epochs is None:
         return lower, upper
-    caps = config.max_epochs * np.array(list(available_tokens.values()), np.float64) / budget
-    upper = np.minimum(upper, caps)
+    share_of_a_pass = np.array(list(available_tokens.values()), np.float64) / budget
+    bounds, upper = upper, np.minimum(upper, config.max_epochs * share_of_a_pass)
     short = [source for source, low, high in zip(available_tokens, lower, upper, strict=True) if low > high]
-    if short or upper.sum() < 1:
-        passes = budget / sum(available_tokens.values())
+    if short or upper.sum() < 1 - SUM_TOLERANCE:
+        knots = np.sort(np.append(bounds / share_of_a_pass, 0.0))
+        sums = np.minimum(bounds, knots[:, None] * share_of_a_pass).sum(axis=1)
+        least = max(float(np.interp(1.0, sums, knots)), float((lower / share_of_a_pass).max()))
         raise InputError(
             "no mixture keeps mixture.max_epochs" + (f" and the lower bound of {', '.join(short)}" if short else ""),
             where="mixture.max_epochs",
-            got=f"{config.max_epochs:g} passes; the caps on the shares sum to {upper.sum():.3g}",
-            wanted=f"caps that sum to 1 or more: at least {passes:.3g} passes over all sources",
+            got=f"{config.max_epochs:g} passes; the largest shares that leaves sum to {upper.sum():.3g}",
+            wanted=f"at least {math.ceil(1000 * least) / 1000:.10g} passes",
             remedy="raise max_epochs, add data, or lower retrain.tokens",
         )
     return lower, upper
@@ -109,6 +111,7 @@ def find_mixture(
     no mixture satisfies.
     """
     settings, sources, budget = config.mixture, list(cache.models), config.retrain.tokens
+    assert list(available_tokens) == sources, "the cache's columns and the sources differ"
     rows = rows_of(cache, settings)
     lower, upper = share_bounds(settings, available_tokens, budget)
     solution = solve(
@@ -120,7 +123,9 @@ def find_mixture(
         tolerance=settings.tolerance,
         max_rounds=settings.max_rounds,
     )
-    rivals = {arm: _vector(mixture) for arm, mixture in baseline_mixtures(available_tokens).items()}
+    rivals: dict[str, NDArray[np.float64]] = {
+        arm: _vector(mixture) for arm, mixture in baseline_mixtures(available_tokens).items()
+    }
     losses = {"mixmin": solution.loss} | {
         arm: mixture_loss(rows.log_probs, shares, row_weights=rows.row_weights) for arm, shares in rivals.items()
     }
@@ -198,8 +203,7 @@ def solve_again(folder: RunFolder, overrides: Overrides, target: str | None) -> 
             raise InputError(
                 "only 'mixture' can be changed after the fact", got=key, wanted="mixture.KEY=VALUE", remedy="mixray run"
             )
-    settings = folder.config.model_dump(mode="json")
-    config = parse_config(yaml.safe_dump(settings), overrides, name=f"{folder.location}/config.yaml")
+    config = parse_config(dump_config(folder.config), overrides, name=f"{folder.location}/config.yaml")
     artifacts = folder.artifacts()
     rows, columns = folder.load_cache(artifacts)
     if target is not None and target not in rows:

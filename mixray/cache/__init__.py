@@ -4,4 +4,13 @@ from mixray.cache.columns import column_id, column_table, encode
 from mixray.cache.comparison import compare
 from mixray.cache.table import PredictionCache, read_cache, read_file, split_files
 
-__all__ = ["PredictionCache", "column_id", "column_table", "compare", "encode", "read_cache", "read_file", "split_files"]
+__all__ = [
+    "PredictionCache",
+    "column_id",
+    "column_table",
+    "compare",
+    "encode",
+    "read_cache",
+    "read_file",
+    "split_files",
+]

@@ -1,7 +1,7 @@
 """One column: what one model gives each row of one part (fit, held_out) of one target.
 
-A column is an artifact of its own, so a new source adds one without touching the others. It has a file for every file of
-the target's rows, each row keyed by (document, window): columns are joined by key, never by arrival order.
+A column is an artifact of its own, so a new source adds one without touching the others. It has a file for every file
+of the target's rows, each row keyed by (document, window): columns are joined by key, never by arrival order.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ def column_table(
     columns: dict[str, Any] = {name: rows[name] for name in KEY}
     columns["log_prob"] = pa.array(log_probs, pa.float64())
     if token_log_probs is not None:
-        columns["token_log_probs"] = pa.array([values.astype(np.float32) for values in token_log_probs], pa.list_(pa.float32()))
+        columns["token_log_probs"] = pa.array(
+            [values.astype(np.float32) for values in token_log_probs], pa.list_(pa.float32())
+        )
     return pa.table(columns)
 
 

@@ -12,17 +12,18 @@ from mixray.cache.table import PredictionCache
 Z95 = 1.959963984540054
 
 
-def compare(cache: PredictionCache, weighting: Literal["document", "token"], reference: str) -> dict[str, dict[str, float]]:
+def compare(
+    cache: PredictionCache, weighting: Literal["document", "token"], reference: str
+) -> dict[str, dict[str, float]]:
     """Per model: ``nll`` by ``weighting``, ``nll_document``, ``nll_token`` (nats per token), ``documents``, and for all
     but the reference the paired ``difference`` to it with its 95 % interval (``difference_low``, ``difference_high``).
 
-    The interval is the normal one for a ratio of means over documents (delta method): it covers the choice of documents,
-    not the choice of the training seed.
+    The interval is the normal one for a ratio of means over documents (delta method): it covers the choice of
+    documents, not the choice of the training seed.
     """
     lengths = cache.document_counts().astype(np.float64)
-    nats = -np.stack(
-        [np.bincount(cache.documents, column, minlength=len(lengths)) for column in cache.log_probs.T], axis=1
-    )
+    totals = [np.bincount(cache.documents, column, minlength=len(lengths)) for column in cache.log_probs.T]
+    nats = -np.stack(totals, axis=1, dtype=np.float64)
     weights = np.ones_like(lengths) if weighting == "document" else lengths
     values = nats / lengths[:, None] if weighting == "document" else nats
     base = values[:, cache.models.index(reference)]

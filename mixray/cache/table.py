@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mixray.cache.columns import KEY
 from mixray.errors import CorruptedArtifactError
 from mixray.store import Artifact, Storage
+from mixray.store.artifacts import artifact_folder
 
 
 @dataclass(frozen=True)
@@ -20,8 +22,8 @@ class PredictionCache:
 
     ``documents`` int64 (rows,): which document a row belongs to, 0 .. documents-1; ``document_ids`` bytes (documents,);
     ``windows`` int32 and ``counts`` int64 (rows,): window number and predicted tokens; ``log_probs`` float64
-    (rows, models): total nats of the row's tokens; ``token_log_probs`` float32 (tokens, models), rows one after another,
-    where kept.
+    (rows, models): total nats of the row's tokens; ``token_log_probs`` float32 (tokens, models), rows one after
+    another, where kept.
     """
 
     models: tuple[str, ...]
@@ -52,31 +54,36 @@ def split_files(rows: Artifact, split: str) -> list[str]:
 
 
 def read_file(storage: Storage, name: str, rows: Artifact, columns: Mapping[str, Artifact]) -> pa.Table:
-    """One file of rows joined with its columns: document, window, count and, per model, its log-probability.
+    """One file of rows joined with its columns: document, window, count and, per model, ``<model>.log_prob``.
 
-    Per-token values, where every column has them, stand in ``<model>.tokens``. Raises CorruptedArtifactError where a
-    column's keys are not the rows' keys.
+    Per-token values, where a column has them, stand in ``<model>.tokens``. Raises CorruptedArtifactError where a
+    column's keys are not the rows' keys, each once, or a row has not as many values as tokens.
     """
     table = _read(storage, rows, name, [*KEY, "count"])
     keys = _keys(table)
     order = np.argsort(keys, kind="stable")
+    twice = int((keys[order][1:] == keys[order][:-1]).sum())
+    if twice:
+        raise _corrupted(storage, rows, "the target's rows", f"{twice} of {len(keys)} rows twice", "every row once")
     for model, column in columns.items():
+        what, wanted = f"the cache column of {model}", f"the {len(keys)} rows of its target"
+        if name not in column.files:
+            raise _corrupted(storage, column, what, f"no file {name}", wanted)
         values = _read(storage, column, name, None)
         theirs = _keys(values)
         their_order = np.argsort(theirs, kind="stable")
-        if len(theirs) != len(keys) or not np.array_equal(theirs[their_order], keys[order]):
-            raise CorruptedArtifactError(
-                f"the cache column of {model} does not fit its target's rows",
-                where=storage.location(column.files[name].path),
-                got=f"{len(theirs)} rows, or other documents",
-                wanted=f"the same {len(keys)} rows",
-                remedy="run again with --rebuild to make it anew",
-            )
+        if not np.array_equal(theirs[their_order], keys[order]):
+            got = f"{len(theirs)} rows, {len(np.setdiff1d(theirs, keys))} of them foreign"
+            raise _corrupted(storage, column, what, got, wanted)
         take = np.empty(len(keys), np.int64)
         take[order] = their_order
-        table = table.append_column(model, values["log_prob"].take(pa.array(take)))
+        values = values.take(pa.array(take))
+        table = table.append_column(f"{model}.log_prob", values["log_prob"])
         if "token_log_probs" in values.column_names:
-            table = table.append_column(f"{model}.tokens", values["token_log_probs"].take(pa.array(take)))
+            lengths = pc.list_value_length(values["token_log_probs"])
+            if lengths.to_pylist() != table["count"].to_pylist():
+                raise _corrupted(storage, column, what, "rows of other lengths", "one value per token")
+            table = table.append_column(f"{model}.tokens", values["token_log_probs"])
     return table
 
 
@@ -95,8 +102,16 @@ def read_cache(storage: Storage, rows: Artifact, split: str, columns: Mapping[st
         document_ids=ids,
         windows=table["window"].to_numpy(),
         counts=table["count"].to_numpy().astype(np.int64),
-        log_probs=np.stack([table[model].to_numpy() for model in models], axis=1),
+        log_probs=np.stack([table[f"{model}.log_prob"].to_numpy() for model in models], axis=1),
         token_log_probs=tokens,
+    )
+
+
+def _corrupted(storage: Storage, artifact: Artifact, what: str, got: str, wanted: str) -> CorruptedArtifactError:
+    """Of an artifact whose files are those of its manifest: ``--rebuild`` would keep it."""
+    where = storage.location(artifact_folder(artifact.kind, artifact.id))
+    return CorruptedArtifactError(
+        f"{what} cannot be joined", where=where, got=got, wanted=wanted, remedy="delete that folder and run again"
     )
 
 

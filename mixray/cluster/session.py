@@ -20,10 +20,14 @@ from mixray.errors import InputError
 class Session:
     """Connects lazily, once; leaves a cluster that it did not connect to alone."""
 
-    def __init__(self, address: str | None = None, config: RunConfig | None = None) -> None:
-        """``config``: what it asks for is compared with the cluster on connecting, before any work."""
+    def __init__(
+        self, address: str | None = None, config: RunConfig | None = None, *, cpus: int | None = None
+    ) -> None:
+        """``config``: what it asks for is compared with the cluster on connecting, before any work; ``cpus``: how many
+        a local cluster claims to have, the machine's (and two at least) by default."""
         self._address = address or os.environ.get("RAY_ADDRESS")
         self._config = config
+        self._cpus = cpus or max(2, os.cpu_count() or 1)  # one must stay free for Ray Data while an actor holds another
         self._ours = False
 
     def __enter__(self) -> Self:
@@ -42,8 +46,7 @@ class Session:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
         if self._address is None:
-            # One CPU must stay free for Ray Data while an actor holds another.
-            ray.init(address="local", num_cpus=max(2, os.cpu_count() or 1), include_dashboard=False, **quiet)
+            ray.init(address="local", num_cpus=self._cpus, include_dashboard=False, **quiet)
         else:
             try:
                 ray.init(address=self._address, **quiet)

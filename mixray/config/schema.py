@@ -5,13 +5,25 @@ A config means the same on every machine: nothing here looks at files, GPUs or t
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+import math
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 Positive = Annotated[int, Field(gt=0)]
+Globs = Annotated[list[str], Field(min_length=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+SHARE_ROUNDING = 1e-12
+"""How far from 1 a sum of shares may be."""
+
+
+class Misfit(ValueError):
+    """A value that does not fit others; ``key``: where it stands, dotted, seen from the section that found it."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(message)
+        self.key = key
 
 
 class Section(BaseModel):
@@ -35,14 +47,18 @@ class AnswerConfig(Section):
     labels: str | None = None
 
 
+Reader = Literal["files", "jsonl", "parquet", "dataset"]
+READERS: tuple[Reader, ...] = get_args(Reader)
+
+
 class PoolConfig(Section):
     """One pool of documents: exactly one of ``files``, ``jsonl``, ``parquet``, ``dataset`` says where it is."""
 
-    files: str | list[str] | None = None
+    files: str | Globs | None = None
     """Text files by glob, one document a file. ``{stdlib}`` and ``{package:NAME}`` expand to installed folders."""
-    jsonl: str | list[str] | None = None
+    jsonl: str | Globs | None = None
     """JSON lines by glob: plain, ``.gz`` or ``.zst``."""
-    parquet: str | list[str] | None = None
+    parquet: str | Globs | None = None
     """Parquet files by glob, or folders of them."""
     dataset: str | None = None
     """A Hugging Face data set: a hub name or a folder written by ``save_to_disk`` or readable by ``load_dataset``."""
@@ -50,7 +66,7 @@ class PoolConfig(Section):
     exclude: list[str] = []
     """Globs of files to leave out."""
     text: str = "text"
-    """The column that holds the text (``jsonl``, ``parquet``, ``dataset``), or a template: ``"{question} {answer}"``."""
+    """The column that holds the text (of all but ``files``), or a template: ``"{question} {answer}"``."""
     answer: AnswerConfig | None = None
     subset: str | None = None
     """The hub data set's configuration name."""
@@ -67,9 +83,8 @@ class PoolConfig(Section):
     """Longer documents are split into documents of at most this many characters, at line ends where there are any."""
 
     @property
-    def reader(self) -> Literal["files", "jsonl", "parquet", "dataset"]:
-        kinds = ("files", "jsonl", "parquet", "dataset")
-        return next(kind for kind in kinds if getattr(self, kind) is not None)  # type: ignore[return-value]
+    def reader(self) -> Reader:
+        return next(kind for kind in READERS if getattr(self, kind) is not None)
 
     @property
     def locations(self) -> list[str]:
@@ -78,17 +93,17 @@ class PoolConfig(Section):
 
     @model_validator(mode="after")
     def _one_reader(self) -> Self:
-        given = [kind for kind in ("files", "jsonl", "parquet", "dataset") if getattr(self, kind) is not None]
+        given = [kind for kind in READERS if getattr(self, kind) is not None]
         if len(given) != 1:
-            raise ValueError(f"wanted exactly one of files, jsonl, parquet, dataset; got {given or 'none'}")
+            raise ValueError(f"exactly one of {', '.join(READERS)}; it has {', '.join(given) or 'none'}")
         if self.reader != "dataset" and (self.streaming or self.subset or self.revision):
             raise ValueError("streaming, subset and revision belong to 'dataset'")
         if self.reader == "files" and self.where:
-            raise ValueError("'where' needs columns; text files have none")
+            raise Misfit("where", "a source with columns; text files have none")
         if self.answer is not None and "{answer}" not in self.text:
-            raise ValueError("'answer' is given, but 'text' has no {answer}")
+            raise Misfit("text", "a template with {answer}, because 'answer' is given")
         if self.exclude and self.reader == "dataset":
-            raise ValueError("'exclude' is for files; a data set has none")
+            raise Misfit("exclude", "a source of files; a data set has none")
         return self
 
 
@@ -122,7 +137,9 @@ class TokenizerConfig(Section):
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
         if sum(kind is not None for kind in (self.train, self.hub, self.path)) != 1:
-            raise ValueError("wanted exactly one of train, hub, path")
+            raise ValueError("exactly one of train, hub, path")
+        if self.revision is not None and self.hub is None:
+            raise Misfit("revision", "a tokenizer of the hub")
         return self
 
 
@@ -175,7 +192,7 @@ class TrainingConfig(Section):
     @model_validator(mode="after")
     def _model_kind(self) -> Self:
         if ("architecture" in self.model) == ("pretrained" in self.model):
-            raise ValueError("model: wanted exactly one of architecture, pretrained")
+            raise Misfit("model", "exactly one of architecture, pretrained")
         return self
 
 
@@ -192,7 +209,7 @@ class ProxyConfig(TrainingConfig):
     @model_validator(mode="after")
     def _budget(self) -> Self:
         if (self.tokens is None) == (self.fraction is None):
-            raise ValueError("wanted exactly one of tokens, fraction")
+            raise ValueError("exactly one of tokens, fraction")
         return self
 
 
@@ -221,6 +238,13 @@ class MixtureConfig(Section):
     bootstrap: Annotated[int, Field(ge=0)] = 200
     """Replicates for the 95 % intervals; 0 for none."""
 
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> Self:
+        for source, (low, high) in self.bounds.items():
+            if low > high:
+                raise Misfit(f"bounds.{source}", "[low, high] with low <= high")
+        return self
+
 
 class ObjectiveConfig(Section):
     kind: Literal["erm"] = "erm"
@@ -245,12 +269,12 @@ class RetrainConfig(TrainingConfig):
     @model_validator(mode="after")
     def _arms_and_workers(self) -> Self:
         if len(set(self.arms)) != len(self.arms):
-            raise ValueError("arms: an arm is named twice")
+            raise Misfit("arms", "every arm named once")
         low, high = self.worker_range
         if low > high:
-            raise ValueError(f"workers: wanted [min, max] with min <= max, got [{low}, {high}]")
+            raise Misfit("workers", "[min, max] with min <= max")
         if high > self.batch:
-            raise ValueError(f"workers: {high} workers cannot share a batch of {self.batch} windows")
+            raise Misfit("workers", f"at most {self.batch}, the windows of a batch")
         return self
 
 
@@ -289,17 +313,29 @@ class RunConfig(Section):
         return proxy.tokens if proxy.tokens is not None else max(1, round((proxy.fraction or 0) * self.retrain.tokens))
 
     @model_validator(mode="after")
-    def _names_agree(self) -> Self:
-        for name in self.mixture.bounds:
-            if name not in self.sources:
-                raise ValueError(f"mixture.bounds: {name!r} is not a source; sources are {', '.join(self.sources)}")
-        for name in (self.tokenizer.train.sources or []) if self.tokenizer.train else []:
-            if name not in self.sources:
-                raise ValueError(f"tokenizer.train.sources: {name!r} is not a source; sources are {', '.join(self.sources)}")
+    def _parts_agree(self) -> Self:
+        sources = ", ".join(self.sources)
+        for source in self.mixture.bounds:
+            if source not in self.sources:
+                raise Misfit(f"mixture.bounds.{source}", f"the name of a source: {sources}")
+        for source in (self.tokenizer.train.sources or []) if self.tokenizer.train else []:
+            if source not in self.sources:
+                raise Misfit("tokenizer.train.sources", f"names of sources: {sources}; {source!r} is none")
         if self.mixture.unit == "token" and not self.cache.token_log_probs:
-            raise ValueError("mixture.unit: token needs cache.token_log_probs: true")
+            raise Misfit("mixture.unit", "cache.token_log_probs: true beside it, or document or window")
         for section, tokens in (("proxy", self.proxy_tokens), ("retrain", self.retrain.tokens)):
             step = self.window * getattr(self, section).batch
             if tokens < step:
-                raise ValueError(f"{section}.tokens: {tokens} tokens are less than one step of {step} (batch x window)")
+                key = "fraction" if section == "proxy" and self.proxy.tokens is None else "tokens"
+                raise Misfit(f"{section}.{key}", f"at least one step of {step} tokens (batch x window); it is {tokens}")
+        return self
+
+    @model_validator(mode="after")
+    def _bounds_leave_a_mixture(self) -> Self:
+        pairs = [self.mixture.bounds.get(source, (0.0, 1.0)) for source in self.sources]
+        low, high = (math.fsum(bounds) for bounds in zip(*pairs, strict=True))
+        if low > 1 + SHARE_ROUNDING:
+            raise Misfit("mixture.bounds", f"lower bounds that sum to at most 1; they sum to {low:.6g}")
+        if high < 1 - SHARE_ROUNDING:
+            raise Misfit("mixture.bounds", f"upper bounds that sum to at least 1; they sum to {high:.6g}")
         return self

@@ -30,10 +30,13 @@ class Document(NamedTuple):
 
 
 def read_documents(pool: Pool, part: Part, counts: Counter[str]) -> Iterator[Document]:
-    """The part's documents, always in the same order; ``counts`` gathers what was kept, skipped and split.
+    """The part's documents, always in the same order, up to its ``byte_limit``.
+
+    ``counts`` gathers what was kept, skipped and split.
 
     Raises InputError where a file cannot be read, a line is no JSON object or a column is missing.
     """
+    read = 0
     for text in _texts(pool, part, counts):
         pieces = 0
         for piece in split_text(text, pool.config.document_chars):
@@ -45,8 +48,11 @@ def read_documents(pool: Pool, part: Part, counts: Counter[str]) -> Iterator[Doc
             pieces += 1
             counts["documents"] += 1
             counts["bytes"] += len(data)
+            counts["split"] += pieces == 2
+            read += len(data)
             yield Document(piece, content, len(data))
-        counts["split"] += pieces > 1
+            if part.byte_limit is not None and read >= part.byte_limit:
+                return
 
 
 def split_text(chunks: Iterable[str], limit: int) -> Iterator[str]:

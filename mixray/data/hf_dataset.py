@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from mixray.data.columns import check_schema, missing_column, row_text, table_texts
+from mixray.data.columns import missing_column
+from mixray.data.hub import said, snapshot
 from mixray.data.pools import Pool
+from mixray.data.templates import named_columns, whole_columns
+from mixray.data.texts import check_schema, row_text, table_texts
 from mixray.errors import InputError
 
 ROWS = 256
@@ -22,34 +25,40 @@ ROWS = 256
 
 @dataclass(frozen=True)
 class DatasetRef:
-    """What to load: an absolute folder, or a hub name with a resolved ``revision``."""
+    """What to load: an absolute folder or a hub name, at a ``revision``: of a folder the fingerprint of its listing."""
 
     path: str
+    is_local: bool
     subset: str | None
     split: str
-    revision: str | None
+    revision: str
     streaming: bool
 
-    @property
-    def is_local(self) -> bool:
-        return self.revision is None
 
-
-def dataset_ref(pool: Pool) -> DatasetRef:
-    """The pool's data set, its revision looked up on the hub if it is none. Raises InputError if it is not found."""
-    config = pool.config
-    assert config.dataset is not None
-    folder = Path(config.dataset).expanduser()
+def local_folder(pool: Pool) -> Path | None:
+    """The folder that the pool's data set is; None if it is a name on the hub. Raises InputError if it is neither."""
+    assert pool.config.dataset is not None
+    folder = Path(pool.config.dataset).expanduser().absolute()
     if folder.is_dir():
-        return DatasetRef(str(folder.absolute()), config.subset, config.split, None, config.streaming)
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", config.dataset) or config.dataset.startswith("."):
-        raise InputError(
-            "a data set is missing",
-            where=pool.files_key,
-            got=config.dataset,
-            wanted="a folder that exists or a name on the Hugging Face hub",
-        )
-    return DatasetRef(config.dataset, config.subset, config.split, _revision(pool), config.streaming)
+        return folder
+    if re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", pool.config.dataset):
+        return None
+    raise InputError(
+        "a data set is missing",
+        where=pool.files_key,
+        got=pool.config.dataset,
+        wanted="a folder that exists or a name on the Hugging Face hub",
+    )
+
+
+def hub_revision(pool: Pool) -> str:
+    """The commit that the pool's revision stands for: itself, or what the hub says, or, offline, what it said last.
+
+    Raises InputError if it is not there, HubUnreachableError if there is no telling.
+    """
+    if pool.config.revision and re.fullmatch(r"[0-9a-f]{40}", pool.config.revision):
+        return pool.config.revision
+    return snapshot(str(pool.config.dataset), "dataset", pool.config.revision, ["README.md"], pool.files_key).name
 
 
 def load(ref: DatasetRef, pool: Pool) -> Any:
@@ -62,24 +71,27 @@ def load(ref: DatasetRef, pool: Pool) -> Any:
         raise InputError(
             "a data set cannot be loaded",
             where=pool.files_key,
-            got=f"{ref.path}, split {ref.split} ({str(error).strip() or type(error).__name__})",
+            got=f"{ref.path}, split {ref.split} ({said(error)})",
             wanted="a folder of save_to_disk or of data files, or a hub name, with this split",
         ) from error
 
 
 def read_rows(ref: DatasetRef, start: int, stop: int, pool: Pool, counts: Counter[str]) -> Iterator[Iterable[str]]:
     """The documents of rows [start, stop) of a map-style data set."""
-    rows = load(ref, pool).with_format("arrow")
+    rows = load(ref, pool)
     check_schema(rows.features.arrow_schema, pool, ref.path)
+    rows = rows.select_columns(whole_columns(pool, rows.column_names)).with_format("arrow")
     for first in range(start, stop, ROWS):
-        for text in table_texts(rows[first : min(first + ROWS, stop)], pool, counts):
+        for text in table_texts(rows[first : min(first + ROWS, stop)], pool, counts, ref.path):
             yield [text]
 
 
 def read_shard(ref: DatasetRef, index: int, pool: Pool, counts: Counter[str]) -> Iterator[Iterable[str]]:
     """The documents of one shard of a streaming data set."""
     rows = load(ref, pool)
-    _check_columns(rows, pool, ref.path)
+    if rows.column_names is not None:
+        _check_columns(rows.column_names, pool, ref.path)
+        rows = rows.select_columns(whole_columns(pool, rows.column_names))
     for row in rows.shard(num_shards=rows.num_shards, index=index):
         text = row_text(row, pool, counts, lambda: ref.path)
         if text is not None:
@@ -98,18 +110,16 @@ def row_ranges(ref: DatasetRef, pool: Pool, part_bytes: int) -> list[tuple[int, 
 def check_local(ref: DatasetRef, pool: Pool) -> None:
     """Raise InputError unless the data set has its split and the columns that the run file names."""
     rows = load(ref, pool)
-    if ref.streaming:
-        _check_columns(rows, pool, ref.path)
-    else:
+    if not ref.streaming:
         check_schema(rows.features.arrow_schema, pool, ref.path)
+    elif rows.column_names is not None:
+        _check_columns(rows.column_names, pool, ref.path)
 
 
-def _check_columns(rows: Any, pool: Pool, place: str) -> None:
-    """A streaming data set tells its columns only sometimes."""
-    columns = rows.column_names
-    for field, path in [("text", pool.config.text), *(("where", path) for path in pool.config.where)]:
-        if columns is not None and path not in columns and path.partition(".")[0] not in columns:
-            raise missing_column(pool, field, columns, place, path)
+def _check_columns(columns: Collection[str], pool: Pool, place: str) -> None:
+    for field, path in named_columns(pool):
+        if path not in columns and path.partition(".")[0] not in columns:
+            raise missing_column(pool, field, path, columns, place)
 
 
 @lru_cache(maxsize=8)
@@ -126,24 +136,10 @@ def _load(ref: DatasetRef) -> Any:
         rows = datasets.load_from_disk(ref.path)
     else:
         return datasets.load_dataset(
-            ref.path, ref.subset, split=ref.split, revision=ref.revision, streaming=ref.streaming
+            ref.path,
+            ref.subset,
+            split=ref.split,
+            revision=None if ref.is_local else ref.revision,
+            streaming=ref.streaming,
         )
     return rows.to_iterable_dataset(num_shards=1) if ref.streaming else rows
-
-
-def _revision(pool: Pool) -> str:
-    """The commit the pool's revision stands for: itself, or what the hub says (one look-up)."""
-    if pool.config.revision and re.fullmatch(r"[0-9a-f]{40}", pool.config.revision):
-        return pool.config.revision
-    from huggingface_hub import HfApi
-
-    try:
-        return str(HfApi().dataset_info(str(pool.config.dataset), revision=pool.config.revision).sha)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            "a data set is not found on the Hugging Face hub",
-            where=pool.files_key,
-            got=f"{pool.config.dataset} ({str(error).strip() or type(error).__name__})",
-            wanted="a folder that exists, or a name on the hub and a way to reach it",
-            remedy=f"without a network, give the commit: {pool.key('revision')}: <40 hex digits>",
-        ) from error

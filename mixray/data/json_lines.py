@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
-from mixray.data.columns import MISSING, missing_column, row_text, value_at
 from mixray.data.locations import SourceFile
 from mixray.data.pools import Pool
 from mixray.data.streams import read_blocks, reading
+from mixray.data.texts import check_row, row_text
 from mixray.errors import InputError
 
 
@@ -36,9 +36,7 @@ def check_json_lines(file: SourceFile, pool: Pool) -> None:
     with reading(file, pool):
         for offset, line in _lines(file, 0, None):
             row = _parse(line, file, offset, pool)
-            for field, path in [("text", pool.config.text), *(("where", path) for path in pool.config.where)]:
-                if value_at(row, path) is MISSING:
-                    raise missing_column(pool, field, row, _place(file, offset), path)
+            check_row(row, pool, partial(_place, file, offset))
             return
 
 

@@ -91,7 +91,7 @@ def expand(pattern: str) -> list[str]:
 def glob_regex(pattern: str) -> re.Pattern[str]:
     """The regular expression that whole paths match."""
     *folders, last = pattern.split("/")
-    parts = [r"(?:[^/]+/)*" if folder == "**" else _component(folder) + "/" for folder in folders]
+    parts = [r"(?:[^/]*/)*" if folder == "**" else _component(folder) + "/" for folder in folders]
     try:
         return re.compile("".join([*parts, ".+" if last == "**" else _component(last)]), re.DOTALL)
     except re.error as error:

@@ -10,10 +10,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from mixray.data.columns import check_schema, table_texts
 from mixray.data.locations import SourceFile, open_filesystem
 from mixray.data.pools import Pool
 from mixray.data.streams import BLOCK_BYTES, reading
+from mixray.data.templates import named_columns
+from mixray.data.texts import check_schema, table_texts
 
 ROWS = 256
 FOOTER_THREADS = 16
@@ -27,7 +28,7 @@ def read_parquet(
         check_schema(parquet.schema_arrow, pool, file.location)
         groups = range(start, parquet.num_row_groups if stop is None else stop)
         for batch in parquet.iter_batches(batch_size=ROWS, row_groups=list(groups), columns=_columns(pool)):
-            for text in table_texts(batch, pool, counts):
+            for text in table_texts(batch, pool, counts, file.location):
                 yield [text]
 
 
@@ -56,4 +57,4 @@ def _opened(file: SourceFile) -> Iterator[Any]:
 
 
 def _columns(pool: Pool) -> list[str]:
-    return sorted({pool.config.text, *pool.config.where})
+    return sorted({path for _, path in named_columns(pool)})

@@ -18,6 +18,10 @@ from mixray.store import fingerprint
 PART_BYTES = 16 << 20
 FILE_BYTES = 16 << 10
 """What a file counts for at least: opening it is work too."""
+TOKEN_BYTES = 16
+"""Bytes of text read for a token that ``max_tokens`` asks for: three or four times what tokenizers need, because the
+tokenizer is not known yet and some documents will be dropped."""
+LEAST_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,10 @@ class FileSlice:
 
 @dataclass(frozen=True)
 class FilePart:
+    """``byte_limit``: bytes of text after which reading stops (with a whole document); None: never."""
+
     slices: tuple[FileSlice, ...]
+    byte_limit: int | None
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,7 @@ class DatasetPart:
     dataset: DatasetRef
     start: int
     stop: int
+    byte_limit: int | None
 
 
 Part = FilePart | DatasetPart
@@ -66,16 +74,16 @@ class Listing:
 
 def list_pool(pool: Pool) -> Listing:
     """Look at the pool's files, or its revision on the hub. Raises InputError if there are none."""
-    dataset = hf_dataset.dataset_ref(pool) if pool.config.reader == "dataset" else None
-    patterns = _patterns(pool, dataset)
+    if pool.config.reader == "dataset":
+        return _list_dataset(pool)
     folder_glob = "**/*.parquet" if pool.config.reader == "parquet" else None
     try:
-        files = find_files(patterns, pool.config.exclude, folder_glob=folder_glob)
+        files = find_files(pool.config.locations, pool.config.exclude, folder_glob=folder_glob)
     except InputError as error:
         raise InputError(
             error.what, where=pool.files_key, got=error.got, wanted=error.wanted, remedy=error.remedy
         ) from error
-    if not files and (dataset is None or dataset.is_local):
+    if not files:
         raise InputError(
             f"the {pool.label} has no files",
             where=pool.files_key,
@@ -84,22 +92,36 @@ def list_pool(pool: Pool) -> Listing:
             wanted="patterns that match at least one file",
             remedy="** spans folders: folder/**/*.txt; relative patterns start in the current folder",
         )
-    key = fingerprint({"files": [asdict(file) for file in files], "dataset": asdict(dataset) if dataset else None})
-    return Listing(pool, tuple(files), dataset, key)
+    return Listing(pool, tuple(files), None, fingerprint([asdict(file) for file in files]))
 
 
 def split_into_parts(listing: Listing) -> list[Part]:
     """The pool's parts, in the order of its files."""
     if listing.dataset is not None:
         ranges = hf_dataset.row_ranges(listing.dataset, listing.pool, PART_BYTES)
-        return [DatasetPart(listing.dataset, start, stop) for start, stop in ranges]
-    return [FilePart(slices) for slices in _grouped(_slices(listing))]
+        limit = _byte_limit(listing.pool, len(ranges))
+        return [DatasetPart(listing.dataset, start, stop, limit) for start, stop in ranges]
+    groups = list(_grouped(_slices(listing)))
+    limit = _byte_limit(listing.pool, len(groups))
+    return [FilePart(slices, limit) for slices in groups]
 
 
-def _patterns(pool: Pool, dataset: DatasetRef | None) -> list[str]:
-    if dataset is None:
-        return pool.config.locations
-    return [f"{glob.escape(dataset.path)}/**"] if dataset.is_local else []
+def _list_dataset(pool: Pool) -> Listing:
+    config, folder, files = pool.config, hf_dataset.local_folder(pool), list[SourceFile]()
+    if folder is None:
+        name, revision = str(config.dataset), hf_dataset.hub_revision(pool)
+    else:
+        files = find_files([f"{glob.escape(str(folder))}/**"], [])
+        name, revision = str(folder), fingerprint([asdict(file) for file in files])
+    dataset = DatasetRef(name, folder is not None, config.subset, config.split, revision, config.streaming)
+    return Listing(pool, tuple(files), dataset, fingerprint(asdict(dataset)))
+
+
+def _byte_limit(pool: Pool, parts: int) -> int | None:
+    """An equal share of what ``max_tokens`` may need, so that a small sample of a huge pool does not read all of it."""
+    if pool.config.max_tokens is None:
+        return None
+    return max(LEAST_BYTES, TOKEN_BYTES * -(-pool.config.max_tokens // max(1, parts)))
 
 
 def _slices(listing: Listing) -> Iterator[tuple[FileSlice, int]]:

@@ -14,12 +14,12 @@ from typing import Any
 
 from mixray.config.schema import RunConfig, TargetConfig, TrainTokenizer
 from mixray.data import rows, scan, selection, tokenizer, tokens
+from mixray.data.data_warnings import data_warnings
 from mixray.data.encoding import Encoder
 from mixray.data.parts import Part, list_pool, split_into_parts
 from mixray.data.pools import Pool, source_pools, target_pools
 from mixray.data.sample import SampleTask, sample
 from mixray.data.steps import RunTasks, Wanted, make_all
-from mixray.data.warnings import data_warnings
 from mixray.store import Artifact, Artifacts, Draft
 
 Notify = Callable[[str], None]

@@ -37,8 +37,9 @@ class ScanResult:
 def scan_id(listing: Listing) -> str:
     """Depends on how documents are read and on which files there are; not on the pool's name."""
     config = listing.pool.config
-    settings = {"reader": config.reader, "text": config.text, "where": config.where, "chars": config.document_chars}
-    return fingerprint({"scan": 1, "settings": settings, "listing": listing.key})
+    names = {"text", "answer", "where", "document_chars", "max_tokens"}
+    settings = config.model_dump(mode="json", include=names)
+    return fingerprint({"scan": 1, "reader": config.reader, "settings": settings, "listing": listing.key})
 
 
 def scan_part(task: ScanTask) -> ScanResult:

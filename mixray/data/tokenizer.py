@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mixray.config.schema import TokenizerConfig, TrainTokenizer
+from mixray.data.hub import said, snapshot
 from mixray.data.tables import read_batches
 from mixray.errors import InputError
 from mixray.store import Artifact, Draft, FileRecord, Storage, fingerprint
@@ -72,7 +73,9 @@ def train(task: TrainTask) -> TokenizerFiles:
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END_OF_DOCUMENT}
     contents = {"tokenizer.json": tokenizer.to_str(pretty=True), "tokenizer_config.json": json.dumps(settings)}
     files = {name: task.draft.write(name, text.encode()) for name, text in contents.items()}
-    return TokenizerFiles(files, _meta(tokenizer, int(tokenizer.token_to_id(END_OF_DOCUMENT))))
+    end_of_document = tokenizer.token_to_id(END_OF_DOCUMENT)
+    assert end_of_document is not None
+    return TokenizerFiles(files, _meta(tokenizer, end_of_document))
 
 
 def publish_trained(draft: Draft, tasks: Sequence[TrainTask], results: Sequence[TokenizerFiles]) -> Artifact:
@@ -86,7 +89,7 @@ def publish_trained(draft: Draft, tasks: Sequence[TrainTask], results: Sequence[
 def existing_folder(config: TokenizerConfig) -> Path:
     """The folder of a tokenizer that exists: as given, or the hub's files. Raises InputError if it is none."""
     if config.hub is not None:
-        return _download(config.hub, config.revision)
+        return snapshot(config.hub, "model", config.revision, FILES, "tokenizer.hub")
     assert config.path is not None
     folder = Path(config.path).expanduser().absolute()
     if not any((folder / name).is_file() for name in FILES if name != "config.json"):
@@ -112,7 +115,7 @@ def import_existing(folder: Path, draft: Draft, where: str) -> TokenizerFiles:
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder))
     except (OSError, ValueError, ImportError) as error:
-        raise InputError("the tokenizer cannot be loaded", where=where, got=f"{folder} ({error})") from error
+        raise InputError("the tokenizer cannot be loaded", where=where, got=f"{folder} ({said(error)})") from error
     if not tokenizer.is_fast:
         raise InputError(
             "the tokenizer is not a fast one",
@@ -147,18 +150,3 @@ def _texts(storage: Storage, samples: Sequence[FileRecord]) -> Iterator[str]:
     for record in samples:
         for batch in read_batches(storage, record):
             yield from batch.column("text").to_pylist()
-
-
-def _download(name: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(FILES)))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            "the tokenizer is not found on the Hugging Face hub",
-            where="tokenizer.hub",
-            got=f"{name} ({str(error).strip() or type(error).__name__})",
-            wanted="a model's name on the hub and a way to reach it",
-            remedy="tokenizer: {path: FOLDER} needs no network",
-        ) from error

@@ -47,9 +47,9 @@ def score(
     model.eval()
     done = []
     with torch.inference_mode():
-        nll_of = NextTokenNll(model)
+        nll_of = NextTokenNll(model, device)
         for batch in batches(lengths, batch_tokens):
-            inputs, labels = (ids.to(device, non_blocking=True) for ids in _padded([rows[i] for i in batch]))
+            inputs, labels = _padded([rows[i] for i in batch])
             try:
                 with autocast(device, precision):
                     nll = nll_of(inputs, labels)

@@ -3,13 +3,14 @@
 from mixray.report.comparison import Difference, difference, winner
 from mixray.report.compute import SearchCost, Work
 from mixray.report.figures import convergence_figure, curves_figure, losses_figure, weights_figure
+from mixray.report.numbers import count_text, percent, share_text
 from mixray.report.tables import (
     ArmShares,
     arms_table,
     closing_report,
-    facts_table,
-    mixture_tables,
+    new_table,
     summary_lines,
+    titled,
     warning_lines,
     weights_table,
 )
@@ -22,12 +23,15 @@ __all__ = [
     "arms_table",
     "closing_report",
     "convergence_figure",
+    "count_text",
     "curves_figure",
     "difference",
-    "facts_table",
     "losses_figure",
-    "mixture_tables",
+    "new_table",
+    "percent",
+    "share_text",
     "summary_lines",
+    "titled",
     "warning_lines",
     "weights_figure",
     "weights_table",

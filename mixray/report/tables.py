@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 from rich import box
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -27,11 +26,6 @@ ArmShares = Mapping[str, Mapping[str, float]]
 """Arm -> (source -> share of the training tokens): the baselines' shares, which a mixture does not hold."""
 
 
-def mixture_tables(mixtures: Mapping[str, Mixture], arm_shares: ArmShares | None = None) -> list[RenderableType]:
-    """What ``mixray run`` ends with and ``mixray show`` prints: one report a mixture."""
-    return [closing_report(mixture, arm_shares or {}) for mixture in mixtures.values()]
-
-
 def closing_report(mixture: Mixture, arm_shares: ArmShares) -> RenderableType:
     """Everything there is to say about one mixture: its weights, its arms, a summary, its warnings."""
     parts: list[RenderableType] = [weights_table(mixture, arm_shares)]
@@ -42,9 +36,9 @@ def closing_report(mixture: Mixture, arm_shares: ArmShares) -> RenderableType:
     return Group(*parts, "")
 
 
-def weights_table(mixture: Mixture, arm_shares: ArmShares) -> Table:
+def weights_table(mixture: Mixture, arm_shares: ArmShares) -> RenderableType:
     """Sources, largest share first, with interval, epochs and the baselines' shares."""
-    table = _table(f"Mixture for {_targets(mixture)}: shares of {mixture.share_of}")
+    table = new_table()
     table.add_column("source", overflow="fold")
     table.add_column("share", justify="right")
     if mixture.interval:
@@ -62,12 +56,12 @@ def weights_table(mixture: Mixture, arm_shares: ArmShares) -> Table:
         if mixture.epochs:
             cells.append(f"{mixture.epochs[source]:.2f}")
         table.add_row(*cells, *(share_text(arm_shares[arm][source]) for arm in others))
-    return table
+    return titled(f"Mixture for {_targets(mixture)}: shares of {mixture.share_of}", table)
 
 
-def arms_table(mixture: Mixture) -> Table:
+def arms_table(mixture: Mixture) -> RenderableType:
     """Arms, best first: predicted and held-out loss, and the difference to the anchor arm with its interval."""
-    table = _table(f"Arms on {_targets(mixture)}: loss in nats per token")
+    table = new_table()
     table.add_column("arm")
     table.add_column("predicted", justify="right")
     held_out, base, best = held_out_losses(mixture), anchor(mixture), winner(mixture)
@@ -80,8 +74,7 @@ def arms_table(mixture: Mixture) -> Table:
         if base is not None and arm in held_out and arm != base:
             cells += _difference_cells(mixture, arm, base)
         table.add_row(*cells[: len(table.columns)], style="bold" if arm == best else "")
-    table.caption = _arms_caption(mixture)
-    return table
+    return titled(f"Arms on {_targets(mixture)}: loss in nats per token", table, _arms_caption(mixture))
 
 
 def summary_lines(mixture: Mixture) -> list[str]:
@@ -108,37 +101,22 @@ def warning_lines(mixture: Mixture) -> list[str]:
     return [f"warning ({entry['code']}): {entry['message']}" for entry in mixture.warnings]
 
 
-def facts_table(title: str, first: str, rows: Mapping[str, Mapping[str, float | int | str]]) -> Table:
-    """Named rows of named facts, such as the counts of every source; ``first`` heads the names.
+def new_table() -> Table:
+    """The look of mixray's tables."""
+    return Table(box=box.SIMPLE_HEAD, pad_edge=False)
 
-    A fact that a row has not is left empty. Whole numbers get thousands separators, others four digits.
-    """
-    table = _table(title)
-    names = dict.fromkeys(name for facts in rows.values() for name in facts)
-    table.add_column(first, overflow="fold")
-    for name in names:
-        table.add_column(name.replace("_", " "), justify="right")
-    for row, facts in rows.items():
-        table.add_row(escape(row), *(escape(_fact(facts[name])) if name in facts else "" for name in names))
-    return table
+
+def titled(title: str, table: Table, caption: str = "") -> RenderableType:
+    """The table between its title and its caption, which, unlike Rich's own, may be wider than the table."""
+    below: list[RenderableType] = [Text(caption, style="italic"), ""] if caption else []
+    return Group(Text(title, style="bold"), table, *below)
 
 
 # ------------------------------------------------------------------------------------------------------------ helpers
 
 
-def _table(title: str) -> Table:
-    look = {"title_justify": "left", "title_style": "bold", "caption_justify": "left"}
-    return Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, **look)  # type: ignore[arg-type]
-
-
 def _targets(mixture: Mixture) -> str:
     return ", ".join(mixture.targets) or "the target"
-
-
-def _fact(value: float | int | str) -> str:
-    if isinstance(value, str):
-        return value
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
 def _difference_cells(mixture: Mixture, arm: str, base: str) -> list[str]:

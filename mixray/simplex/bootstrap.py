@@ -24,12 +24,12 @@ from mixray.simplex.feasible import FeasibleSet
 from mixray.simplex.loop import minimise
 from mixray.simplex.newton import Newton, newton_direction
 from mixray.simplex.objective import CrossEntropy, floored
-from mixray.simplex.problem import Problem, log_shares
+from mixray.simplex.problem import Problem
 from mixray.simplex.rows import checked_token_counts, documents_of
 
 LEVELS = (0.025, 0.975)
 NOISE_SHARE = 1e-3
-SHARED_ROUNDS = 8
+SHARED_ROUNDS = 6
 """Rounds with the shared curvature before a replicate is handed to the exact method."""
 EXACT_ROUNDS = 100
 BATCH_ENTRIES = 2**23
@@ -88,7 +88,7 @@ def bootstrap(
     draws = _Draws.of(problem.objective.row_weights, document_ids, token_counts)
     optimum = problem.feasible.repair(np.asarray(source_shares, dtype=np.float64))
     advantage = _advantage(log_probs, optimum, baselines or {}, draws.row_weights > 0)
-    tolerance = NOISE_SHARE * float(draws.row_weights.sum()) / draws.documents
+    tolerance = NOISE_SHARE * float(draws.row_weights.sum()) / float(np.sqrt(draws.documents))
     curvature = problem.at(optimum).curvature()
     shares, gains, gap = [], [], 0.0
     for replicate_weights in draws.batches(seed, replicates):
@@ -164,19 +164,17 @@ def _solve_batch(
     """Shares ``(sources, replicates)`` and their gaps: rounds for all together, then the exact method for the rest."""
     problems = [replace(problem, objective=rows.reweighted(weights)) for weights in replicate_weights.T]
     shares, gaps = np.repeat(optimum[:, None], len(problems), axis=1), np.full(len(problems), np.inf)
-    for round_ in range(SHARED_ROUNDS if problem.prior is None else 0):
+    for _ in range(SHARED_ROUNDS if problem.prior is None else 0):
         pending = np.flatnonzero(gaps > tolerance)
         mixed = floored(rows.likelihood @ shares[:, pending])
         gradients = -(rows.likelihood.T @ (replicate_weights[:, pending] / mixed))
         for i, gradient in zip(pending, gradients.T, strict=True):
             gaps[i] = problems[i].gap(shares[:, i], gradient)
-            if gaps[i] > tolerance and round_ % 2 == 0:
-                shares[:, i] = problem.feasible.nearest(log_shares(shares[:, i] * -gradient))
-            elif gaps[i] > tolerance:
+            if gaps[i] > tolerance:
                 shares[:, i] = _full_step(problem.feasible, shares[:, i], gradient, curvature)
     print('exact', (gaps > tolerance).sum(), len(gaps))
     for i in np.flatnonzero(gaps > tolerance):
-        solution = minimise(problems[i], Newton(), problem.inside(optimum), tolerance, EXACT_ROUNDS)
+        solution = minimise(problems[i], Newton(), problem.inside(shares[:, i]), tolerance, EXACT_ROUNDS)
         shares[:, i], gaps[i] = solution.weights, solution.gap
     return shares, gaps
 

@@ -1,7 +1,7 @@
 """Where bytes live: one folder or object store, artifacts published once with the manifest last."""
 
-from mixray.store.artifacts import Artifact, Artifacts, Draft, FileRecord
+from mixray.store.artifacts import Artifact, Artifacts, Draft
 from mixray.store.fingerprint import fingerprint
-from mixray.store.storage import Storage
+from mixray.store.storage import FileRecord, Storage
 
 __all__ = ["Artifact", "Artifacts", "Draft", "FileRecord", "Storage", "fingerprint"]

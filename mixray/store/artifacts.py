@@ -1,8 +1,9 @@
 """Artifacts: immutable, content-addressed results of a stage.
 
 ``artifacts/<kind>/<id>/manifest.json`` lists the files with sizes and sha256 and is written last, so an artifact either
-exists whole or not at all. The files lie beside it in a folder of the attempt that wrote them: the attempt's name is the
-run's, so the same run tried again writes over its own leavings, and two runs at once never touch each other's files.
+exists whole or not at all. The files lie beside it in a folder of the attempt that wrote them: the attempt's name is
+the run's, so the same run tried again writes over its own leavings, and two runs at once never touch each other's
+files.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Draft:
     attempt: str
 
     def path(self, name: str) -> str:
-        return f"{_folder(self.kind, self.id)}/{self.attempt}/{name}"
+        return f"{artifact_folder(self.kind, self.id)}/{self.attempt}/{name}"
 
     def write(self, name: str, data: bytes) -> FileRecord:
         return self.storage.write(self.path(name), data)
@@ -125,12 +126,12 @@ def total_bytes(records: Iterable[FileRecord]) -> int:
     return sum(record.bytes for record in records)
 
 
-def _folder(kind: str, id: str) -> str:
+def artifact_folder(kind: str, id: str) -> str:
     return f"artifacts/{kind}/{id}"
 
 
 def _manifest(kind: str, id: str) -> str:
-    return f"{_folder(kind, id)}/manifest.json"
+    return f"{artifact_folder(kind, id)}/manifest.json"
 
 
 def _parse(kind: str, id: str, text: bytes, storage: Storage) -> Artifact:
@@ -139,15 +140,15 @@ def _parse(kind: str, id: str, text: bytes, storage: Storage) -> Artifact:
         if manifest["schema"] != SCHEMA or manifest["kind"] != kind or manifest["id"] != id:
             raise ValueError("it describes another artifact")
         files = {name: FileRecord(**record) for name, record in manifest["files"].items()}
-        return Artifact(kind, id, files, manifest["meta"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise _corrupted(storage, kind, id, f"manifest.json: {error}", SCHEMA) from error
+        return Artifact(kind, id, files, dict(manifest["meta"]))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _corrupted(storage, kind, id, f"manifest.json: {error!r}", SCHEMA) from error
 
 
 def _corrupted(storage: Storage, kind: str, id: str, got: str, wanted: str) -> CorruptedArtifactError:
     return CorruptedArtifactError(
         f"the stored {kind} {id[:12]} is corrupted",
-        where=storage.location(_folder(kind, id)),
+        where=storage.location(artifact_folder(kind, id)),
         got=got,
         wanted=wanted,
         remedy="run again with --rebuild to make it anew",

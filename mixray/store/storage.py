@@ -17,9 +17,11 @@ from typing import IO, Any
 
 from pyarrow import fs as pafs
 
-from mixray.errors import InputError
+from mixray.errors import CorruptedArtifactError, InputError
 
 READ_BYTES = 1 << 22
+PARTIAL = ".mixray-partial-"
+"""In the name of a local file that is being written, or was when its writer was killed."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +62,11 @@ class Storage:
         self.uri = uri if "://" in uri else str(Path(uri).expanduser().absolute())
         try:
             self.filesystem, self.root = pafs.FileSystem.from_uri(self.uri)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, NotImplementedError) as error:
             raise InputError(
                 "the storage cannot be opened",
                 where="storage",
-                got=f"{uri} ({error})",
+                got=f"{uri} ({_first_line(error)})",
                 wanted="a folder or a URI such as s3://bucket/prefix",
             ) from error
         self.is_local = isinstance(self.filesystem, pafs.LocalFileSystem)
@@ -90,7 +92,7 @@ class Storage:
             raise InputError(
                 "the storage cannot be written",
                 where="storage",
-                got=f"{self.uri} ({error})",
+                got=f"{self.uri} ({_first_line(error)})",
                 wanted="a folder or bucket this user may write",
                 remedy="storage=PATH on the command line names another one",
             ) from error
@@ -106,7 +108,8 @@ class Storage:
     def list(self, folder: str) -> list[str]:
         """Names of the files and folders directly in ``folder``, sorted; empty where it does not exist."""
         selector = pafs.FileSelector(self.full(folder), allow_not_found=True)
-        return sorted(info.base_name for info in self.filesystem.get_file_info(selector))
+        names = [info.base_name for info in self.filesystem.get_file_info(selector)]
+        return sorted(name for name in names if PARTIAL not in name)
 
     def read(self, path: str) -> bytes:
         with self.filesystem.open_input_stream(self.full(path)) as stream:
@@ -121,7 +124,7 @@ class Storage:
     def writer(self, path: str) -> Iterator[HashingWriter]:
         """Stream bytes to ``path``; nothing is visible under that name unless the block ends well (local)."""
         final = self.full(path)
-        target = f"{final}.tmp-{uuid.uuid4().hex[:8]}" if self.is_local else final
+        target = f"{final}{PARTIAL}{uuid.uuid4().hex[:8]}" if self.is_local else final
         if self.is_local:
             os.makedirs(os.path.dirname(final), exist_ok=True)
         try:
@@ -156,20 +159,45 @@ class Storage:
         return digest.hexdigest()
 
     def fetch(self, record: FileRecord) -> Path:
-        """A local path of a stored file: itself, or a copy kept by content in the machine's temporary folder."""
+        """A local path of a stored file: itself, or a copy kept by content in the machine's temporary folder.
+
+        Raises CorruptedArtifactError where the stored file is not the recorded one.
+        """
         if self.is_local:
             return Path(self.full(record.path))
         folder = Path(tempfile.gettempdir()) / f"mixray-{os.getuid()}" / "files"
         copy = folder / record.sha256
-        if not copy.exists():
-            folder.mkdir(parents=True, exist_ok=True)
+        if not _is_copy(copy, record):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             aside = folder / f"{record.sha256}.{uuid.uuid4().hex[:8]}"
-            with self.filesystem.open_input_stream(self.full(record.path)) as stream, aside.open("wb") as sink:
-                _copy(stream, sink)
-            aside.replace(copy)
+            try:
+                with self.filesystem.open_input_stream(self.full(record.path)) as stream, aside.open("wb") as sink:
+                    _copy(stream, sink)
+                if not _is_copy(aside, record):
+                    raise CorruptedArtifactError(
+                        "a stored file is corrupted",
+                        where=self.location(record.path),
+                        got=f"{aside.stat().st_size} bytes of other content",
+                        wanted=f"{record.bytes} bytes, sha256 {record.sha256}",
+                        remedy="run again with --rebuild to make it anew",
+                    )
+                aside.replace(copy)
+            finally:
+                aside.unlink(missing_ok=True)
         return copy
+
+
+def _is_copy(path: Path, record: FileRecord) -> bool:
+    if not path.is_file() or path.stat().st_size != record.bytes:
+        return False
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == record.sha256
 
 
 def _copy(source: Any, sink: IO[bytes] | HashingWriter) -> None:
     while block := source.read(READ_BYTES):
         sink.write(block)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]

@@ -105,8 +105,9 @@ class MlflowTracker:
         self._thread.join(timeout)
         with self._changed:
             left, self._pending, self._sending = [*self._sending, *self._pending], [], []
-        if left:  # the thread is stuck or dead
-            self._keep(left, f"MLflow did not answer within {timeout:.0f} s")
+        if left:
+            stuck = self._thread.is_alive()
+            self._keep(left, f"MLflow did not answer within {timeout:.0f} s" if stuck else "tracking has failed")
 
     def view_command(self) -> str:
         return view_command(self._uri, self._page)
@@ -162,18 +163,18 @@ class MlflowTracker:
             self._page = self._sink.page()
         except (Unreachable, OSError) as error:
             self._sink, self._retry_at = None, time.monotonic() + self._pause
-            self._keep(records, f"MLflow at {self._uri} cannot be reached ({first_line(error)})")
+            self._keep(records, f"MLflow at {self._uri} cannot be reached ({reason(error)})")
 
-    def _keep(self, records: Sequence[Record], reason: str) -> None:
+    def _keep(self, records: Sequence[Record], why: str) -> None:
         try:
             self._spool.write(records)
         except OSError as error:
-            self._warn(f"{reason}, and {len(records)} records could not be kept in {self._spool.location()}: {error}")
+            self._warn(f"{why}, and {len(records)} records could not be kept in {self._spool.location()}: {error}")
             return
         if not self._warned:
             self._warned = True
             self._warn(
-                f"{reason}; the run goes on. Its records are kept in {self._spool.location()} and delivered by the "
+                f"{why}; the run goes on. Its records are kept in {self._spool.location()} and delivered by the "
                 "next `mixray run`, `show` or `solve` that reaches MLflow"
             )
 
@@ -195,5 +196,7 @@ def send_spool(spool: Spool, sink: Sink, warn: Warn) -> int:
     return sent
 
 
-def first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0][:200]
+def reason(error: BaseException) -> str:
+    """The error's first line; of a long one the two ends, where HTTP clients say what they did and what went wrong."""
+    line = str(error).partition("\n")[0]
+    return line if len(line) <= 200 else f"{line[:60]} ... {line[-130:]}"

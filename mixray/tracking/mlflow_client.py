@@ -6,6 +6,7 @@ import fcntl
 import logging
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -59,12 +60,22 @@ def _errors() -> tuple[type[Exception], ...]:
 
 @contextmanager
 def patience() -> Iterator[None]:
-    """PATIENCE in the environment, the only place where MLflow looks, for as long as the block lasts."""
+    """PATIENCE in the environment, the only place where MLflow looks, for as long as the block lasts.
+
+    The HTTP client's remarks about retries in this thread are held back for as long: their outcome reaches us.
+    """
     added = {name: value for name, value in PATIENCE.items() if name not in os.environ}
+    remarks, mine = logging.getLogger("urllib3.connectionpool"), threading.get_ident()
+
+    def from_elsewhere(record: logging.LogRecord) -> bool:
+        return record.thread != mine
+
     os.environ.update(added)
+    remarks.addFilter(from_elsewhere)
     try:
         yield
     finally:
+        remarks.removeFilter(from_elsewhere)
         for name in added:
             os.environ.pop(name, None)
 

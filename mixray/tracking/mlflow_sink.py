@@ -19,6 +19,7 @@ from typing import Any
 
 from mixray.tracking.mlflow_client import Refused, open_client, outages, patience
 from mixray.tracking.records import Artifact, Dataset, Finish, Metrics, Point, Record, Start, now
+from mixray.tracking.sink import Unreachable
 
 RUN_TAG, KEY_TAG, ARTIFACTS_TAG = "mixray.run", "mixray.key", "mixray.artifacts"
 METRICS_PER_BATCH, PARAMS_PER_BATCH, PARAM_CHARS, DIGEST_CHARS = 1000, 100, 6000, 36  # MLflow's limits
@@ -47,10 +48,13 @@ class MlflowSink:
         self, uri: str, experiment: str, run_name: str, artifact_location: str | None, warn: Callable[[str], None]
     ) -> None:
         self._run_name, self._warn, self._refused = run_name, warn, set[str]()
-        with patience(), outages():
-            self._client = open_client(uri)
-            self._experiment = self._find_experiment(experiment, artifact_location)
-            self._runs = self._find_runs()
+        try:
+            with patience(), outages():
+                self._client = open_client(uri)
+                self._experiment = self._find_experiment(experiment, artifact_location)
+                self._runs = self._find_runs()
+        except Refused as refusal:  # a server that is no MLflow, a missing driver: the user can mend it
+            raise Unreachable(f"{refusal}") from refusal
 
     def page(self) -> str:
         parent = self._runs.get("")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from mixray.config.schema import RunConfig
 from mixray.store import Storage
 from mixray.tracking.address import artifact_location, is_server, resolve_uri
-from mixray.tracking.delivery import MlflowTracker, Warn, first_line, send_spool
+from mixray.tracking.delivery import MlflowTracker, Warn, reason, send_spool
 from mixray.tracking.mlflow_sink import MlflowSink
 from mixray.tracking.sink import Sink, Unreachable
 from mixray.tracking.spool import Spool
@@ -31,7 +31,7 @@ def replay(config: RunConfig, storage: Storage, run_folder: str, warn: Warn) -> 
     try:
         return send_spool(spool, connect(), warn)
     except Unreachable as error:
-        warn(f"MLflow at {uri} cannot be reached ({first_line(error)}); records stay in {spool.location()}")
+        warn(f"MLflow at {uri} cannot be reached ({reason(error)}); records stay in {spool.location()}")
         return 0
 
 

@@ -18,8 +18,8 @@ from torch.nn.functional import cross_entropy, linear, log_softmax, pad
 IGNORED = -100
 """The label of a position that predicts nothing."""
 
-# Tokens, or logits, per block: on a CPU its logits should stay in the cache, on a GPU be enough to fill it.
-CPU_TOKENS, GPU_LOGITS = 256, 1 << 26
+# Logits per block: on a CPU few enough for its cache and for the allocator to reuse, on a GPU enough to fill it.
+CPU_LOGITS, CPU_TOKENS, GPU_LOGITS = 1 << 22, 256, 1 << 26
 
 
 class NextTokenLoss(nn.Module):
@@ -47,21 +47,28 @@ class NextTokenLoss(nn.Module):
 class NextTokenNll:
     """A Hugging Face causal language model as the negative log-likelihood of labels, without gradients."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
         self.trunk, self.head = split(model)
+        self._device = device
 
     def __call__(self, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """In nats, float32, for ``inputs`` and ``labels``, int64 (rows, length); 0 where a label is IGNORED."""
-        output = self.trunk(input_ids=inputs, use_cache=False)
+        """In nats, float32, for ``inputs`` and ``labels``, int64 (rows, length), on the CPU; 0 where a label is IGNORED.
+
+        The result is on the device.
+        """
+        known = (labels.flatten() != IGNORED).nonzero().flatten()
+        wanted = labels.flatten()[known].to(self._device, non_blocking=True)
+        known = known.to(self._device, non_blocking=True)
+        output = self.trunk(input_ids=inputs.to(self._device, non_blocking=True), use_cache=False)
         states = (output.logits if self.head is None else output.last_hidden_state).flatten(0, 1)
+        if len(known) < len(states):
+            states = states[known]
         vocabulary = states.shape[1] if self.head is None else self.head.out_features
         nll = [
-            cross_entropy(
-                (block if self.head is None else self.head(block)).float(), part, ignore_index=IGNORED, reduction="none"
-            )
-            for block, part in _blocks(states, labels.flatten(), vocabulary)
+            cross_entropy((block if self.head is None else self.head(block)).float(), part, reduction="none")
+            for block, part in _blocks(states, wanted, vocabulary)
         ]
-        return torch.cat(nll).view(labels.shape)
+        return torch.zeros(labels.numel(), device=self._device).index_copy_(0, known, torch.cat(nll)).view(labels.shape)
 
 
 def split(model: nn.Module) -> tuple[nn.Module, nn.Linear | None]:
@@ -130,5 +137,6 @@ class _BlockwiseLoss(torch.autograd.Function):
 
 def _blocks(states: torch.Tensor, labels: torch.Tensor, vocabulary: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Views of a few tokens of both at a time."""
-    tokens = CPU_TOKENS if states.device.type == "cpu" else max(CPU_TOKENS, GPU_LOGITS // vocabulary)
+    limit, most = (CPU_LOGITS, CPU_TOKENS) if states.device.type == "cpu" else (GPU_LOGITS, len(states))
+    tokens = max(1, min(most, max(64, limit // vocabulary)))
     return zip(torch.split(states, tokens), torch.split(labels, tokens), strict=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,6 @@ from mixray.config import RunConfig
 from mixray.store import Storage
 from mixray.tracking.address import artifact_location, default_uri
 from mixray.tracking.mlflow_sink import MlflowSink
-
-MODEL = {"architecture": "gpt_neox"}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -47,23 +45,21 @@ def tracked_storage(storage: Storage, template: Path) -> Storage:
     return storage
 
 
-def make_config(**tracking: str) -> RunConfig:
-    return RunConfig.model_validate(
-        {
-            "name": "quickstart",
+@pytest.fixture
+def make_config() -> Callable[..., RunConfig]:
+    """A run file's content, with its section ``tracking``."""
+
+    def make(**tracking: str) -> RunConfig:
+        sections: dict[str, Any] = {
             "tokenizer": {"train": {}},
-            "window": 8,
             "sources": {"python": {"files": "*.py"}},
             "targets": {"sklearn": {"files": "*.txt"}},
-            "proxy": {"model": MODEL, "tokens": 1000},
-            "retrain": {"model": MODEL, "tokens": 1000},
-            "tracking": tracking,
+            "proxy": {"model": {"architecture": "gpt_neox"}, "tokens": 1000},
+            "retrain": {"model": {"architecture": "gpt_neox"}, "tokens": 1000},
         }
-    )
+        return RunConfig.model_validate({"name": "quickstart", "window": 8, **sections, "tracking": tracking})
 
-
-def make_sink(storage: Storage, run_name: str = "quickstart-1a2b3c4d", warn: Any = pytest.fail) -> MlflowSink:
-    return MlflowSink(default_uri(storage), "quickstart", run_name, artifact_location(storage), warn)
+    return make
 
 
 class Seen:
@@ -89,5 +85,18 @@ class Seen:
         return Path(self.client.download_artifacts(self.run(name).info.run_id, filename, str(folder))).read_bytes()
 
 
-def seen(storage: Storage) -> Seen:
-    return Seen(default_uri(storage))
+@pytest.fixture
+def open_sink(tracked_storage: Storage) -> Callable[..., MlflowSink]:
+    """A sink on the storage's database, as a new process would open it."""
+
+    def open_one(run_name: str = "quickstart-1a2b3c4d", warn: Callable[[str], None] = pytest.fail) -> MlflowSink:
+        uri, place = default_uri(tracked_storage), artifact_location(tracked_storage)
+        return MlflowSink(uri, "quickstart", run_name, place, warn)
+
+    return open_one
+
+
+@pytest.fixture
+def look(tracked_storage: Storage) -> Callable[..., Seen]:
+    """MLflow's view, of the storage's database by default."""
+    return lambda uri=None: Seen(uri or default_uri(tracked_storage))

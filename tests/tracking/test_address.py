@@ -54,5 +54,7 @@ def test_a_server_is_opened_at_the_page_of_the_run() -> None:
 
 
 def test_importing_tracking_and_report_is_cheap() -> None:
-    code = "import sys, mixray.tracking, mixray.report; print({'mlflow', 'matplotlib', 'torch', 'ray'} & set(sys.modules))"
+    code = (
+        "import sys, mixray.tracking, mixray.report; print({'mlflow', 'matplotlib', 'torch', 'ray'} & set(sys.modules))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "set()\n"

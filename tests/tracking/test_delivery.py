@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 
 from mixray.store import Storage
-from mixray.tracking.delivery import MlflowTracker, send_spool
+from mixray.tracking.delivery import MlflowTracker, reason, send_spool
 from mixray.tracking.records import Finish, Metrics, Record, Start
 from mixray.tracking.sink import Unreachable
 from mixray.tracking.spool import Spool
@@ -144,12 +144,16 @@ def test_after_a_failure_there_is_a_pause(sink: FakeSink, spool: Spool) -> None:
     time.sleep(0.05)
     tracker.close()
     assert sink.attempts == 1
-    assert [point.step for name in spool.segments() for record in spool.read(name) for point in record.points] == [0, 1, 2]  # type: ignore[union-attr]
+    assert [point.step for name in spool.segments() for record in spool.read(name) for point in record.points] == [
+        0,
+        1,
+        2,
+    ]  # type: ignore[union-attr]
 
 
 def test_a_server_that_comes_back_during_the_run_gets_the_spool_first(sink: FakeSink, spool: Spool) -> None:
     sink.up = False
-    with open_on(sink, spool, lambda _: None, batch=1, pause=0.1) as tracker:
+    with open_on(sink, spool, lambda _: None, batch=1, interval=0.02, pause=0.1) as tracker:
         tell(tracker, 0, 1)
         wait_until(lambda: spool.segments())
         sink.up = True
@@ -171,10 +175,26 @@ def test_close_is_bounded_and_keeps_what_is_left(sink: FakeSink, spool: Spool) -
     assert "did not answer within" in warnings[0]
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_bug_behind_the_queue_loses_no_record(spool: Spool) -> None:
+    def connect() -> FakeSink:
+        raise ZeroDivisionError("a bug")
+
+    warnings: list[str] = []
+    tracker = MlflowTracker(connect, spool, SERVER, warnings.append, batch=1)
+    tell(tracker, 0)
+    wait_until(lambda: not tracker._thread.is_alive())
+    tell(tracker, 1)
+    tracker.close()
+    kept = [record for name in spool.segments() for record in spool.read(name)]
+    assert [record.points[0].step for record in kept if isinstance(record, Metrics)] == [0, 1]
+    assert warnings[0].startswith("tracking has failed; the run goes on")
+
+
 def test_a_storage_that_cannot_be_written_is_a_warning(
     sink: FakeSink, spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(records: Sequence[Record]) -> str:
+    def full(_: Sequence[Record]) -> str:
         raise OSError("No space left on device")
 
     monkeypatch.setattr(spool, "write", full)
@@ -214,6 +234,14 @@ def test_a_broken_segment_is_left_alone(sink: FakeSink, spool: Spool, storage: S
     assert spool.segments() == ["00000001-aa.jsonl"]
     assert good not in spool.segments()
     assert "00000001-aa.jsonl is left alone" in warnings[0]
+
+
+def test_a_long_reason_keeps_both_ends() -> None:
+    assert reason(ValueError("short\nand more")) == "short"
+    shortened = reason(ValueError(f"API request failed {'x' * 500} Connection refused"))
+    assert shortened.startswith("API request failed")
+    assert shortened.endswith("Connection refused")
+    assert len(shortened) < 200
 
 
 def test_the_page_of_the_run_is_known_once_something_is_delivered(sink: FakeSink, spool: Spool) -> None:

@@ -1,0 +1,151 @@
+"""What is wrong with a run file, key by key: pydantic's errors in the words of the document."""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from pydantic import BaseModel, ValidationError
+
+from mixray.config.schema import Misfit, RunConfig
+from mixray.config.yaml_text import KeyPath, Lines
+from mixray.errors import InputError
+
+
+def explain(error: ValidationError, merged: Any, name: str, lines: Lines, overridden: Iterable[str]) -> NoReturn:
+    """Raise the InputError that tells every problem of the document ``merged``, each with its line or its override."""
+    faults = [_Fault.of(item, merged) for item in error.errors()]
+    best = [fault for fault in faults if not any(fault.is_other_branch_of(other) for other in faults)]
+    problems = []
+    for loc in dict.fromkeys(fault.loc for fault in best):
+        same = [fault for fault in best if fault.loc == loc]
+        problems.append(_problem(same, name, _where(loc, name, lines, overridden)))
+    first, *others = problems
+    if others:
+        first.args = ("\n".join([str(first), *(f"also: {other}" for other in others)]),)
+    raise first from None
+
+
+_PLAINER = {
+    "model_type": "a section of keys and values",
+    "dict_type": "a section of keys and values",
+    "string_pattern_mismatch": "a name of letters, digits, - and _ that begins with a letter or a digit",
+}
+"""What was wanted, by pydantic's error type, where its own words speak of Python."""
+
+
+@dataclass(frozen=True)
+class _Fault:
+    """One of pydantic's errors. ``loc``: the key path; ``branch``: it tells why one branch of a union does not fit."""
+
+    kind: str
+    loc: KeyPath
+    branch: bool
+    got: str | None
+    wanted: str
+
+    @classmethod
+    def of(cls, item: Any, merged: Any) -> _Fault:
+        loc, branch = _in_document(item["loc"], merged, missing=item["type"] == "missing")
+        got = item["input"]
+        cause = item.get("ctx", {}).get("error")
+        if isinstance(cause, Misfit):
+            loc = (*loc, *cause.key.split("."))
+            got = _value_at(merged, loc)
+        wanted = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+        wanted = _PLAINER.get(item["type"], wanted.partition(", unable to parse")[0])
+        hidden = isinstance(cause, ValueError) and isinstance(got, Mapping | None)
+        return cls(item["type"], loc, branch, None if hidden else _short(got), wanted)
+
+    def is_other_branch_of(self, other: _Fault) -> bool:
+        """Whether the other one comes from a branch of the same union that the value fits better."""
+        return self.branch and len(other.loc) > len(self.loc) and other.loc[: len(self.loc)] == self.loc
+
+
+def _in_document(loc: Sequence[str | int], merged: Any, *, missing: bool) -> tuple[KeyPath, bool]:
+    """The parts of pydantic's location that are keys of the document, and whether it ends in one that is not.
+
+    The others name a branch of a union (``tuple[...]``), or say that the key itself is meant (``[key]``).
+    """
+    path: list[str] = []
+    for depth, part in enumerate(loc):
+        if isinstance(merged, Mapping):
+            known = part in merged
+        else:
+            known = isinstance(part, int) and isinstance(merged, list | tuple)
+        if known or (missing and depth == len(loc) - 1):
+            path.append(str(part))
+            merged = _value_at(merged, (str(part),))
+    branch = bool(loc) and not missing and loc[-1] != "[key]" and [str(loc[-1])] != path[-1:]
+    return tuple(path), branch
+
+
+def _value_at(value: Any, path: KeyPath) -> Any:
+    """What stands at a key path; None where nothing does."""
+    for part in path:
+        if isinstance(value, Mapping):
+            value = next((child for key, child in value.items() if str(key) == part), None)
+        else:
+            value = value[int(part)] if isinstance(value, list | tuple) and int(part) < len(value) else None
+    return value
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def _problem(same: Sequence[_Fault], name: str, where: str) -> InputError:
+    """One error for all that is wrong at one key."""
+    fault, dotted = same[0], ".".join(same[0].loc)
+    if fault.kind == "extra_forbidden":
+        known = sorted(_known_keys(fault.loc[:-1]))
+        near = difflib.get_close_matches(fault.loc[-1], known, n=1)
+        remedy = f"did you mean {near[0]!r}?" if near else None
+        return InputError(f"unknown key {dotted!r}", where=where, wanted=f"one of {', '.join(known)}", remedy=remedy)
+    if fault.kind == "missing":
+        return InputError(f"the key {dotted!r} is missing", where=where, wanted="a value; it has no default")
+    wanted = " or ".join(dict.fromkeys(other.wanted for other in same))
+    return InputError(f"{dotted or name} is wrong", where=where, got=fault.got, wanted=wanted)
+
+
+def _where(loc: KeyPath, name: str, lines: Lines, overridden: Iterable[str]) -> str:
+    dotted = ".".join(loc)
+    for key in overridden:
+        if dotted == key or dotted.startswith(f"{key}.") or (key.startswith(f"{dotted}.") and loc not in lines):
+            return f"the override {key}=..."
+    for depth in range(len(loc), 0, -1):
+        if line := lines.get(loc[:depth]):
+            return f"{name}, line {line}"
+    return name
+
+
+def _known_keys(path: KeyPath) -> set[str]:
+    """The keys that the schema allows in the section at ``path``."""
+    found: set[type[BaseModel]] = {RunConfig}
+    inside_mapping = False
+    for part in path:
+        if inside_mapping:
+            inside_mapping = False
+            continue
+        annotations = [model.model_fields[part].annotation for model in found if part in model.model_fields]
+        found = set().union(*(_sections(annotation) for annotation in annotations))
+        inside_mapping = any(_is_mapping(annotation) for annotation in annotations)
+    return {key for model in found for key in model.model_fields}
+
+
+def _sections(annotation: Any) -> set[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return {annotation}
+    return set().union(*(_sections(argument) for argument in typing.get_args(annotation)), set())
+
+
+def _is_mapping(annotation: Any) -> bool:
+    origin = typing.get_origin(annotation)
+    if origin in (typing.Union, types.UnionType, typing.Annotated):
+        return any(_is_mapping(argument) for argument in typing.get_args(annotation))
+    return origin is dict

@@ -1,0 +1,78 @@
+"""YAML as a run file uses it: with line numbers, ``3e-3`` a number, no key twice; and the writer that fits."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import yaml
+
+KeyPath = tuple[str, ...]
+Lines = Mapping[KeyPath, int]
+"""The line (from 1) of every key path of a document."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 as PyYAML reads it, except that ``3e-3`` is a number and a key given twice is an error."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.composer.ComposerError(None, None, f"the key {key.value!r} stands twice", key.start_mark)
+                seen.add(key.value)
+        return node
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what ``_Loader`` reads back equal: the text ``"3e-3"`` gets its quotes."""
+
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
+        return True
+
+
+for _kind in (_Loader, _Dumper):
+    _kind.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+    )
+
+
+def load(text: str) -> tuple[Any, Lines]:
+    """The document and its lines. Raises yaml.YAMLError."""
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None, {}
+        lines = dict(_lines(node, (), ()))  # before construction, which writes merged keys into the nodes
+        return loader.construct_document(node), lines
+    finally:
+        loader.dispose()
+
+
+def dump(value: Any) -> str:
+    """A document that ``load`` reads back equal, keys in their order."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def fault(error: yaml.YAMLError) -> str:
+    """What is wrong, in one line."""
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return str(error).partition("\n")[0]
+    return ": ".join(part for part in (error.context, error.problem) if part)
+
+
+def _lines(node: yaml.Node, path: KeyPath, above: tuple[yaml.Node, ...]) -> Iterator[tuple[KeyPath, int]]:
+    if any(node is other for other in above):
+        raise yaml.constructor.ConstructorError(None, None, "an alias contains itself", node.start_mark)
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield (*path, str(key.value)), key.start_mark.line + 1
+            yield from _lines(value, (*path, str(key.value)), (*above, node))
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            yield (*path, str(index)), value.start_mark.line + 1
+            yield from _lines(value, (*path, str(index)), (*above, node))

@@ -1,0 +1,61 @@
+"""Everything about the inputs that can be checked by looking, before anything is started."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from mixray.config.schema import RunConfig
+from mixray.data.hf_dataset import check_local
+from mixray.data.hub import HubUnreachableError
+from mixray.data.json_lines import check_json_lines
+from mixray.data.parquet import check_parquet
+from mixray.data.parts import list_pool
+from mixray.data.pools import Pool, source_pools, target_pools
+from mixray.data.tokenizer import existing_folder
+from mixray.errors import InputError
+
+Checked = TypeVar("Checked")
+Result = TypeVar("Result")
+
+
+def check_inputs(config: RunConfig) -> dict[str, int | None]:
+    """Bytes as stored of every pool ("source NAME", "target NAME"); None where only reading would tell.
+
+    Looks at the list of files and at the columns of the first one. A data set on the hub is looked up, not downloaded,
+    and where the hub cannot be reached there is nothing to say about it.
+    Raises InputError: the one there is, or one that holds all.
+    """
+    pools = [*source_pools(config), *target_pools(config)]
+    errors: list[InputError] = []
+    sizes = {pool.label: _gather(errors, _check_pool, pool) for pool in pools}
+    if config.tokenizer.path is not None:
+        _gather(errors, existing_folder, config.tokenizer)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise InputError("\n\n".join([f"{len(errors)} inputs are wrong", *map(str, errors)]))
+    return sizes
+
+
+def _check_pool(pool: Pool) -> int | None:
+    try:
+        listing = list_pool(pool)
+    except HubUnreachableError:
+        return None
+    if listing.dataset is not None:
+        if listing.dataset.is_local:
+            check_local(listing.dataset, pool)
+    elif pool.config.reader == "jsonl":
+        check_json_lines(listing.files[0], pool)
+    elif pool.config.reader == "parquet":
+        check_parquet(listing.files[0], pool)
+    return listing.size_bytes
+
+
+def _gather(errors: list[InputError], check: Callable[[Checked], Result], item: Checked) -> Result | None:
+    try:
+        return check(item)
+    except InputError as error:
+        errors.append(error)
+        return None

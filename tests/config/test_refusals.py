@@ -1,0 +1,285 @@
+"""Every way a run file or an override is wrong: what, where, got, wanted, remedy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mixray.config import parse_config
+from mixray.config.loading import Overrides
+from mixray.errors import InputError
+
+
+def refusal(text: str, overrides: Overrides = ()) -> InputError:
+    with pytest.raises(InputError) as caught:
+        parse_config(text, overrides, name="run.yaml")
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key", "line", "near"),
+    [
+        ("window: 8", "window: 8\nsed: 1", "sed", 4, "seed"),
+        ('{files: "*.py"}', '{flies: "*.py"}', "sources.python.flies", 5, "files"),
+        ('files: "*.h"', 'files: "*.h"\n    txt: a', "sources.cpp.txt", 8, "text"),
+        ('{files: "*.txt"}', '{files: "*.txt", heldout: 0.5}', "targets.tests.heldout", 9, "held_out"),
+        ("{train: {}}", "{train: {vocabsize: 500}}", "tokenizer.train.vocabsize", 2, "vocab_size"),
+        (
+            "tokens: 1000",
+            "tokens: 1000\n  optimizer:\n    learning_rte: 1",
+            "proxy.optimizer.learning_rte",
+            14,
+            "learning_rate",
+        ),
+        ("tokens: 2000", "tokens: 2000\n  objective: {kin: erm}", "retrain.objective.kin", 16, "kind"),
+        ("window: 8", "window: 8\ncolour: red", "colour", 4, None),
+    ],
+)
+def test_an_unknown_key_is_named_with_its_line_and_the_nearest_one(
+    text: str, old: str, new: str, key: str, line: int, near: str | None
+) -> None:
+    error = refusal(text.replace(old, new))
+    assert (error.what, error.where) == (f"unknown key {key!r}", f"run.yaml, line {line}")
+    assert error.remedy == (near and f"did you mean {near!r}?")
+    assert near is None or near in str(error.wanted).split("one of ")[1].split(", ")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key", "line", "got", "wanted"),
+    [
+        ("window: 8", "window: wide", "window", 3, "'wide'", "a valid integer"),
+        ("window: 8", "window: 1", "window", 3, "1", "greater than or equal to 2"),
+        ("name: demo", "name: my run", "name", 1, "'my run'", "a name of letters, digits, - and _ that begins with"),
+        ("name: demo", "name: [a]", "name", 1, "['a']", "a valid string"),
+        ("tokens: 1000", "tokens: -5", "proxy.tokens", 12, "-5", "greater than 0"),
+        ("tokens: 1000", "tokens: 1000\n  fraction: 0.1", "proxy", 10, None, "exactly one of tokens, fraction"),
+        ("  tokens: 1000\n", "", "proxy", 10, None, "exactly one of tokens, fraction"),
+        ("tokens: 1000", "tokens: 63", "proxy.tokens", 12, "63", "at least one step of 128 tokens (batch x window)"),
+        (
+            "tokens: 1000",
+            "fraction: 0.01",
+            "proxy.fraction",
+            12,
+            "0.01",
+            "one step of 128 tokens (batch x window); it is 20",
+        ),
+        ("tokens: 2000", "tokens: 64", "retrain.tokens", 15, "64", "at least one step of 128 tokens"),
+        (
+            "tokens: 2000",
+            "tokens: 2000\n  workers: [3, 2]",
+            "retrain.workers",
+            16,
+            "[3, 2]",
+            "[min, max] with min <= max",
+        ),
+        ("tokens: 2000", "tokens: 2000\n  workers: 0", "retrain.workers", 16, "0", "greater than 0 or a valid tuple"),
+        ("tokens: 2000", "tokens: 2000\n  workers: [1, a]", "retrain.workers.1", 16, "'a'", "a valid integer"),
+        (
+            "tokens: 2000",
+            "tokens: 2000\n  workers: 17",
+            "retrain.workers",
+            16,
+            "17",
+            "at most 16, the windows of a batch",
+        ),
+        ("tokens: 2000", "tokens: 2000\n  arms: []", "retrain.arms", 16, "[]", "at least 1 item"),
+        (
+            "tokens: 2000",
+            "tokens: 2000\n  arms: [best]",
+            "retrain.arms.0",
+            16,
+            "'best'",
+            "'mixmin', 'balanced' or 'natural'",
+        ),
+        (
+            "tokens: 2000",
+            "tokens: 2000\n  arms:\n  - natural\n  - natural",
+            "retrain.arms",
+            16,
+            "['natural', 'natural']",
+            "every arm named once",
+        ),
+        (
+            '{files: "*.py"}',
+            "{}",
+            "sources.python",
+            5,
+            None,
+            "exactly one of files, jsonl, parquet, dataset; it has none",
+        ),
+        ('{files: "*.py"}', "{files: a, dataset: b}", "sources.python", 5, None, "it has files, dataset"),
+        ('{files: "*.py"}', "nothing", "sources.python", 5, "'nothing'", "a section of keys and values"),
+        ('{files: "*.py"}', "{files: 3}", "sources.python.files", 5, "3", "a valid string or a valid list"),
+        ('{files: "*.py"}', "{files: [a, 3]}", "sources.python.files.1", 5, "3", "a valid string"),
+        ('{files: "*.py"}', "{files: []}", "sources.python.files", 5, "[]", "at least 1 item"),
+        ('{files: "*.py"}', "{files: a, where: {b: c}}", "sources.python.where", 5, None, "text files have none"),
+        ('{files: "*.py"}', "{files: a, revision: b}", "sources.python", 5, None, "belong to 'dataset'"),
+        ('{files: "*.py"}', "{dataset: a, exclude: [b]}", "sources.python.exclude", 5, "['b']", "a data set has none"),
+        (
+            "python:",
+            "my code:",
+            "sources.my code",
+            5,
+            "'my code'",
+            "a name of letters, digits, - and _ that begins with",
+        ),
+        ("python:", "2024:", "sources.2024", 5, "2024", "a valid string"),
+        ('{files: "*.txt"}', "{files: a, held_out: 1.0}", "targets.tests.held_out", 9, "1.0", "less than 1"),
+        ("{train: {}}", "{}", "tokenizer", 2, None, "exactly one of train, hub, path"),
+        ("{train: {}}", "{hub: a, path: b}", "tokenizer", 2, None, "exactly one of train, hub, path"),
+        ("{train: {}}", "{path: b, revision: c}", "tokenizer.revision", 2, "'c'", "a tokenizer of the hub"),
+        (
+            "{train: {}}",
+            "{train: {vocab_size: 10}}",
+            "tokenizer.train.vocab_size",
+            2,
+            "10",
+            "greater than or equal to 300",
+        ),
+        (
+            "{train: {}}",
+            "{train: {sources: [go]}}",
+            "tokenizer.train.sources",
+            2,
+            "['go']",
+            "python, cpp; 'go' is none",
+        ),
+        (
+            "model: {architecture: gpt_neox}\n  tokens: 1",
+            "model: {}\n  tokens: 1",
+            "proxy.model",
+            11,
+            None,
+            "exactly one of",
+        ),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_line(
+    text: str, old: str, new: str, key: str, line: int, got: str | None, wanted: str
+) -> None:
+    error = refusal(text.replace(old, new, 1))
+    assert (error.what, error.where, error.got) == (f"{key} is wrong", f"run.yaml, line {line}", got)
+    assert wanted in str(error.wanted)
+
+
+@pytest.mark.parametrize(
+    ("mixture", "key", "got", "wanted"),
+    [
+        ("{bounds: {go: [0, 1]}}", "mixture.bounds.go", "[0, 1]", "the name of a source: python, cpp"),
+        ("{bounds: {cpp: [0.5, 0.4]}}", "mixture.bounds.cpp", "[0.5, 0.4]", "[low, high] with low <= high"),
+        ("{bounds: {cpp: [0, 1.5]}}", "mixture.bounds.cpp.1", "1.5", "less than or equal to 1"),
+        ("{bounds: {cpp: 0.5}}", "mixture.bounds.cpp", "0.5", "a valid tuple"),
+        ("{bounds: {cpp: [0.7, 1], python: [0.7, 1]}}", "mixture.bounds", None, "sum to at most 1; they sum to 1.4"),
+        ("{bounds: {cpp: [0, 0.2], python: [0, 0.3]}}", "mixture.bounds", None, "sum to at least 1; they sum to 0.5"),
+        ("{unit: token}", "mixture.unit", "'token'", "cache.token_log_probs: true beside it, or document or window"),
+        ("{unit: sentence}", "mixture.unit", "'sentence'", "'document', 'window' or 'token'"),
+        ("{solver: adam}", "mixture.solver", "'adam'", "'newton', 'entropic' or 'em'"),
+        ("{tolerance: 0}", "mixture.tolerance", "0", "greater than 0"),
+        ("{tolerance: .nan}", "mixture.tolerance", "nan", "a finite number"),
+        ("{max_epochs: -1}", "mixture.max_epochs", "-1", "greater than 0"),
+    ],
+)
+def test_settings_of_the_mixture_that_allow_none_are_refused(
+    text: str, mixture: str, key: str, got: str | None, wanted: str
+) -> None:
+    error = refusal(text + f"mixture: {mixture}\n")
+    assert (error.what, error.where, error.got) == (f"{key} is wrong", "run.yaml, line 16", got)
+    assert wanted in str(error.wanted)
+
+
+@pytest.mark.parametrize(
+    "bounds",
+    [
+        "{python: [0.3, 0.3], cpp: [0.7, 0.7]}",
+        "{python: [0, 0.5]}",
+        "{python: [1, 1]}",
+        "{python: [0.1, 0.1], cpp: [0.2, 0.2], a: [0.3, 0.3], b: [0.4, 0.4]}",  # 1 + 1e-16 in floating point
+    ],
+)
+def test_bounds_that_leave_one_mixture_are_enough(text: str, bounds: str) -> None:
+    more = {"sources.a": {"files": "a"}, "sources.b": {"files": "b"}} if "a:" in bounds else {}
+    assert parse_config(text + f"mixture: {{bounds: {bounds}}}\n", more).mixture.bounds
+
+
+@pytest.mark.parametrize("key", ["name", "tokenizer", "window", "sources", "targets", "proxy", "retrain"])
+def test_a_missing_key_is_named(text: str, key: str) -> None:
+    kept = [block for block in text.replace("\n  ", "\t").splitlines() if not block.startswith(f"{key}:")]
+    error = refusal("\n".join(kept).replace("\t", "\n  "))
+    assert (error.what, error.where) == (f"the key {key!r} is missing", "run.yaml")
+
+
+def test_a_missing_key_of_a_section_names_the_sections_line(text: str) -> None:
+    error = refusal(text.replace("  tokens: 2000\n", ""))
+    assert (error.what, error.where) == ("the key 'retrain.tokens' is missing", "run.yaml, line 13")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "got"),
+    [
+        ("window: 8", "window: 8\nname: again", 4, "the key 'name' stands twice"),
+        ('{files: "*.py"}', "{files: a, files: b}", 5, "the key 'files' stands twice"),
+        ("window: 8", "window: [8", 4, "expected ',' or ']'"),
+        ("window: 8", "window: 8\n\tx: 1", 4, "cannot start any token"),
+        ("window: 8", "window: 8\n---\na: 1", 4, "but found another document"),
+        ("window: 8", "window: 8\n? [a]\n: 1", 4, "unhashable key"),
+        ("window: 8", "window: &a [*a]", 3, "an alias contains itself"),
+        ("window: 8", "window: *nowhere", 3, "undefined alias 'nowhere'"),
+        ("window: 8", "window: !!python/name:os.system", 3, "could not determine a constructor"),
+    ],
+)
+def test_broken_yaml_is_named_with_its_line(text: str, old: str, new: str, line: int, got: str) -> None:
+    error = refusal(text.replace(old, new, 1))
+    assert (error.what, error.where) == ("the run file is not valid YAML", f"run.yaml, line {line}")
+    assert got in str(error.got)
+
+
+@pytest.mark.parametrize(("content", "got"), [("", "NoneType"), ("- a", "list"), ("quickstart", "str"), ("3", "int")])
+def test_a_document_that_is_no_mapping_is_refused(content: str, got: str) -> None:
+    error = refusal(content)
+    assert (error.what, error.where, error.got) == ("the run file is not a mapping", "run.yaml", got)
+
+
+@pytest.mark.parametrize(
+    ("override", "what", "where", "got"),
+    [
+        ("seed", "an override is not understood", None, "'seed'"),
+        ("=1", "an override is not understood", None, "'=1'"),
+        ("proxy..tokens=1", "an override is not understood", None, "'proxy..tokens=1'"),
+        (".seed=1", "an override is not understood", None, "'.seed=1'"),
+        ("seed=[1", "an override's value is not YAML", "the override seed=...", "'[1': while parsing a flow sequence"),
+        ("seed={a: 1, a: 2}", "an override's value is not YAML", "the override seed=...", "the key 'a' stands twice"),
+        ("window.size=3", "the override 'window.size' goes through a value that has no keys", "window", "8"),
+        ("sources.cpp.files.a=b", "the override 'sources.cpp.files.a' goes through", "sources.cpp.files", "'*.h'"),
+        ("seed.x=3", "seed is wrong", "the override seed.x=...", "{'x': 3}"),
+        ("sed=3", "unknown key 'sed'", "the override sed=...", None),
+        ("proxy.optimizer.clp=3", "unknown key 'proxy.optimizer.clp'", "the override proxy.optimizer.clp=...", None),
+        ("proxy.optimizer={clp: 3}", "unknown key 'proxy.optimizer.clp'", "the override proxy.optimizer=...", None),
+        ("window=two", "window is wrong", "the override window=...", "'two'"),
+        ("name=1e5", "name is wrong", "the override name=...", "100000.0"),
+        ("sources.go.text=a", "sources.go is wrong", "the override sources.go.text=...", None),
+        ("mixture.bounds={cpp: [1, 0]}", "mixture.bounds.cpp is wrong", "the override mixture.bounds=...", "[1, 0]"),
+        ("window=100", "proxy.tokens is wrong", "run.yaml, line 12", "1000"),
+        ("retrain=null", "retrain is wrong", "the override retrain=...", None),
+    ],
+)
+def test_a_wrong_override_is_named(text: str, override: str, what: str, where: str | None, got: str | None) -> None:
+    error = refusal(text, [override])
+    assert (error.what.startswith(what), error.where) == (True, where), error
+    assert got is None or got in str(error.got)
+
+
+@pytest.mark.parametrize("key", [3, "", "a..b", ("seed",)])
+def test_keys_of_a_mapping_of_overrides_are_checked_too(text: str, key: Any) -> None:
+    assert refusal(text, {key: 1}).what == "an override is not understood"
+
+
+def test_all_problems_are_told_at_once_each_once(text: str) -> None:
+    error = refusal(text.replace("window: 8", "window: x").replace("name: demo", "nam: demo"), ["seed=-1"])
+    assert [line for line in str(error).splitlines() if not line.startswith(" ")] == [
+        "the key 'name' is missing",
+        "also: seed is wrong",
+        "also: window is wrong",
+        "also: unknown key 'nam'",
+    ]
+    assert "  where: the override seed=..." in str(error).splitlines()

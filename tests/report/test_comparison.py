@@ -1,0 +1,62 @@
+from typing import Any
+
+import pytest
+
+from mixray.mixture import Mixture
+from mixray.report import difference, winner
+from mixray.report.comparison import anchor, arms_best_first, rival
+
+
+def with_arms(mixture: Mixture, **changes: dict[str, Any]) -> Mixture:
+    retrain = {arm: {**mixture.retrain.get(arm, {}), **change} for arm, change in changes.items()}
+    return mixture.model_copy(update={"retrain": {**mixture.retrain, **retrain}})
+
+
+def test_the_winner_has_the_lowest_held_out_loss(mixture: Mixture) -> None:
+    assert winner(mixture) == "mixmin"
+    assert winner(with_arms(mixture, natural={"nll": 2.9})) == "natural"
+    assert winner(mixture.model_copy(update={"retrain": {}})) is None
+
+
+def test_arms_are_ordered_by_held_out_then_by_predicted_loss(mixture: Mixture) -> None:
+    assert arms_best_first(mixture) == ["mixmin", "balanced", "natural"]
+    only_natural = mixture.model_copy(update={"retrain": {"natural": {"nll": 3.3}}})
+    assert arms_best_first(only_natural) == ["natural", "mixmin", "balanced"]
+
+
+def test_a_difference_has_its_interval_in_both_directions(mixture: Mixture) -> None:
+    above, below = difference(mixture, "balanced", "mixmin"), difference(mixture, "mixmin", "balanced")
+    assert above.value == pytest.approx(0.1391)
+    assert above.share == pytest.approx(0.1391 / 3.0112)
+    assert above.interval == (0.12, 0.158)
+    assert below.value == pytest.approx(-0.1391)
+    assert below.share == pytest.approx(-0.1391 / 3.1503)
+    assert below.interval == (-0.158, -0.12)
+    assert above.is_separated
+    assert below.is_separated
+
+
+def test_between_two_arms_without_the_anchor_there_is_no_interval(mixture: Mixture) -> None:
+    assert difference(mixture, "natural", "balanced").interval is None
+    assert difference(mixture, "natural", "balanced").is_separated is None
+
+
+def test_an_interval_over_zero_separates_nothing(mixture: Mixture) -> None:
+    close = with_arms(mixture, balanced={"difference_low": -0.01})
+    assert difference(close, "mixmin", "balanced").is_separated is False
+
+
+def test_the_anchor_is_the_arm_without_a_difference(mixture: Mixture) -> None:
+    assert anchor(mixture) == "mixmin"
+    other = mixture.model_copy(
+        update={"retrain": {"natural": {"nll": 3.0}, "mixmin": {"nll": 2.9, "difference": -0.1}}}
+    )
+    assert anchor(other) == "natural"
+    bare = mixture.model_copy(update={"retrain": {"natural": {"nll": 3.0}, "mixmin": {"nll": 3.1}}})
+    assert anchor(bare) == "mixmin"
+
+
+def test_the_winner_is_compared_with_balanced_or_with_mixmin(mixture: Mixture) -> None:
+    assert rival(mixture) == "balanced"
+    assert rival(with_arms(mixture, balanced={"nll": 2.9})) == "mixmin"
+    assert rival(mixture.model_copy(update={"retrain": {"mixmin": {"nll": 3.0}}})) is None

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console, RenderableType
+
+from mixray.mixture import Mixture
+from mixray.report import (
+    ArmShares,
+    arms_table,
+    closing_report,
+    summary_lines,
+    warning_lines,
+    weights_table,
+)
+
+
+def printed(part: RenderableType, width: int = 80) -> list[str]:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(part)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    return [line.rstrip() for line in lines if line.strip(" ─")]  # without empty lines and rules
+
+
+def test_the_weights_table(mixture: Mixture, arm_shares: ArmShares) -> None:
+    assert printed(weights_table(mixture, arm_shares)) == [
+        "Mixture for sklearn: shares of training tokens",
+        " source             share    95 % interval   epochs   balanced   natural",
+        " python            62.1 %   57.1 to 69.1 %     1.86     16.7 %    10.0 %",
+        " cpp               25.0 %   20.0 to 32.0 %     0.75     16.7 %    10.0 %",
+        " wiki              10.0 %    5.0 to 17.0 %     0.30     16.7 %    50.0 %",
+        " logs               2.8 %     0.0 to 9.8 %     0.08     16.7 %    10.0 %",
+        " books-and-more   < 0.1 %     0.0 to 7.0 %     0.00     16.7 %    15.0 %",
+        " stackexchange        0 %     0.0 to 7.0 %     0.00     16.7 %     5.0 %",
+    ]
+
+
+def test_the_arms_table(mixture: Mixture) -> None:
+    assert printed(arms_table(mixture)) == [
+        "Arms on sklearn: loss in nats per token",
+        " arm        predicted   held-out   vs mixmin        95 % interval      in %",
+        " mixmin *      3.2112     3.0112",
+        " balanced      3.4021     3.1503     +0.1391   +0.1200 to +0.1580   +4.62 %",
+        " natural       3.6100     3.2901     +0.2789   +0.2200 to +0.3380   +9.26 %",
+        "held-out: n = 213 documents; 2.00 M training tokens each; * lowest held-out loss",
+    ]
+
+
+def test_the_arms_before_retraining_have_predictions_only(mixture: Mixture) -> None:
+    lines = printed(arms_table(mixture.model_copy(update={"retrain": {}})))
+    assert [line.split() for line in lines][1:] == [
+        ["arm", "predicted"],
+        ["mixmin", "3.2112"],
+        ["balanced", "3.4021"],
+        ["natural", "3.6100"],
+    ]
+
+
+def test_the_summary_says_who_won_by_how_much_and_at_what_cost(mixture: Mixture) -> None:
+    assert summary_lines(mixture) == [
+        "sklearn: mixmin has the lowest held-out loss, 3.0112 nats per token, 0.1391 (4.42 %) below balanced "
+        "(95 % interval 0.1200 to 0.1580)",
+        "solver: converged after 9 rounds, at most 3.2e-10 nats per token above the optimum",
+        "search: 0.036 % of the FLOPs of one retraining",
+    ]
+
+
+def test_a_win_within_the_interval_is_called_none(mixture: Mixture) -> None:
+    balanced = {**mixture.retrain["balanced"], "difference_low": -0.02}
+    retrain = {**mixture.retrain, "balanced": balanced}
+    line = summary_lines(mixture.model_copy(update={"retrain": retrain}))[0]
+    assert line.endswith("(95 % interval -0.0200 to 0.1580): not separated from zero")
+
+
+def test_a_loss_to_the_balanced_arm_is_said_plainly(mixture: Mixture) -> None:
+    balanced = {"nll": 2.9112, "difference": -0.1, "difference_low": -0.12, "difference_high": -0.08}
+    line = summary_lines(mixture.model_copy(update={"retrain": {**mixture.retrain, "balanced": balanced}}))[0]
+    assert line == (
+        "sklearn: balanced has the lowest held-out loss, 2.9112 nats per token, 0.1000 (3.32 %) below mixmin "
+        "(95 % interval 0.0800 to 0.1200)"
+    )
+
+
+def test_without_retraining_the_summary_is_a_prediction(mixture: Mixture) -> None:
+    line = summary_lines(mixture.model_copy(update={"retrain": {}}))[0]
+    assert line == "sklearn: predicted loss 3.2112 nats per token, 0.1909 below balanced"
+
+
+def test_a_bare_mixture_has_a_report_too() -> None:
+    bare = Mixture.from_weights({"python": 0.5, "cpp": 0.5})
+    lines = printed(closing_report(bare, {}))
+    assert [line.split() for line in lines][1:] == [
+        ["source", "share"],
+        ["python", "50.0", "%"],
+        ["cpp", "50.0", "%"],
+    ]
+    assert "Arms" not in "".join(lines)
+
+
+def test_warnings_are_printed_with_their_code(mixture: Mixture) -> None:
+    assert warning_lines(mixture) == ["warning (few_documents): the fit part has only 12 documents"]
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_whole_report_fits_the_terminal(mixture: Mixture, arm_shares: ArmShares, width: int) -> None:
+    lines = printed(closing_report(mixture, arm_shares), width)
+    assert max(map(len, lines)) <= width
+    text = "\n".join(lines)
+    for needed in (
+        "Mixture for sklearn",
+        "mixmin *",
+        "nats per token",
+        "n = 213",
+        "solver: converged",
+        "few_documents",
+    ):
+        assert needed in text
+
+
+def test_markup_in_a_message_is_printed_as_it_is(mixture: Mixture) -> None:
+    warned = mixture.model_copy(update={"warnings": [{"code": "x", "message": "a [bold]b[/bold]"}]})
+    assert "warning (x): a [bold]b[/bold]" in printed(closing_report(warned, {}))

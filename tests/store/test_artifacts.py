@@ -1,0 +1,177 @@
+"""An artifact exists whole or not at all, and is checked whenever it is found."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mixray.errors import CorruptedArtifactError, InputError
+from mixray.store import Artifact, Artifacts, Storage, fingerprint
+from mixray.store.artifacts import artifact_folder, fetch_folder, total_bytes
+
+ID = fingerprint("an artifact")
+MANIFEST = f"artifacts/tokens/{ID}/manifest.json"
+META = {"windows": 3, "dtype": "<u2", "parts": [1, 2], "share": 0.1}
+Open = Callable[..., Artifacts]
+
+
+def publish(artifacts: Artifacts, content: bytes = b"abc") -> Artifact:
+    draft = artifacts.draft("tokens", ID)
+    return draft.publish({name: draft.write(name, content + name.encode()) for name in ("a.bin", "b.bin")}, META)
+
+
+def test_a_published_artifact_is_found(open_artifacts: Open) -> None:
+    published = publish(open_artifacts())
+    found = open_artifacts("run-2").find("tokens", ID)
+    assert found == published == open_artifacts().get("tokens", ID)
+    assert found is not None
+    assert (found.meta, total_bytes(found.files.values())) == (META, 16)
+
+
+def test_without_a_manifest_there_is_no_artifact(open_artifacts: Open) -> None:
+    draft = open_artifacts().draft("tokens", ID)
+    files = {"a.bin": draft.write("a.bin", b"abc")}
+    assert open_artifacts().find("tokens", ID) is None
+    draft.publish(files, {})
+    assert open_artifacts().find("tokens", ID) is not None
+
+
+def test_an_artifact_that_must_exist_is_missed(open_artifacts: Open) -> None:
+    with pytest.raises(CorruptedArtifactError, match="the stored tokens .* is corrupted") as caught:
+        open_artifacts().get("tokens", ID)
+    assert caught.value.got == "it is missing"
+
+
+def test_other_kinds_and_ids_are_other_artifacts(open_artifacts: Open) -> None:
+    publish(open_artifacts())
+    assert open_artifacts().find("rows", ID) is None
+    assert open_artifacts().find("tokens", fingerprint("another")) is None
+
+
+def edit_manifest(change: Callable[[dict[str, Any]], Any]) -> Callable[[Storage, Artifact], None]:
+    def damage(storage: Storage, _: Artifact) -> None:
+        manifest = json.loads(storage.read(MANIFEST))
+        storage.write(MANIFEST, json.dumps(change(manifest) or manifest).encode())
+
+    return damage
+
+
+def overwrite(data: bytes) -> Callable[[Storage, Artifact], None]:
+    return lambda storage, artifact: storage.write(artifact.files["b.bin"].path, data) and None
+
+
+def overwrite_manifest(data: bytes) -> Callable[[Storage, Artifact], None]:
+    return lambda storage, _: storage.write(MANIFEST, data) and None
+
+
+DAMAGES = {
+    "truncated file": (overwrite(b"abcb.bi"), "b.bin: 7 bytes"),
+    "longer file": (overwrite(b"abcb.bin!"), "b.bin: 9 bytes"),
+    "altered file": (overwrite(b"abcb.biN"), "b.bin: sha256 "),
+    "missing file": (lambda storage, artifact: storage.delete(artifact.files["b.bin"].path), "b.bin: missing"),
+    "empty manifest": (overwrite_manifest(b""), "manifest.json: "),
+    "half a manifest": (overwrite_manifest(b'{"schema": "mixray.art'), "manifest.json: "),
+    "binary manifest": (overwrite_manifest(b"\xff\x00"), "manifest.json: "),
+    "manifest that is a list": (overwrite_manifest(b"[]"), "manifest.json: "),
+    "manifest of another artifact": (edit_manifest(lambda m: m.update(id="0" * 64)), "it describes another artifact"),
+    "manifest of another kind": (edit_manifest(lambda m: m.update(kind="rows")), "it describes another artifact"),
+    "manifest of another schema": (edit_manifest(lambda m: m.update(schema="x/2")), "it describes another artifact"),
+    "manifest without files": (edit_manifest(lambda m: m.pop("files") and None), "'files'"),
+    "manifest without meta": (edit_manifest(lambda m: m.pop("meta") and None), "'meta'"),
+    "files that are a list": (edit_manifest(lambda m: m.update(files=["a.bin"])), "manifest.json: "),
+    "file without a size": (edit_manifest(lambda m: m["files"]["a.bin"].pop("bytes") and None), "bytes"),
+    "meta that is a number": (edit_manifest(lambda m: m.update(meta=3)), "manifest.json: "),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_artifact_is_named_and_can_be_made_anew(open_artifacts: Open, storage: Storage, damage: str) -> None:
+    hurt, got = DAMAGES[damage]
+    hurt(storage, publish(open_artifacts()))
+    with pytest.raises(CorruptedArtifactError) as caught:
+        open_artifacts().find("tokens", ID)
+    assert caught.value.what == f"the stored tokens {ID[:12]} is corrupted"
+    assert caught.value.where == storage.location(artifact_folder("tokens", ID))
+    assert got in str(caught.value.got)
+    assert caught.value.remedy == "run again with --rebuild to make it anew"
+    assert isinstance(caught.value, InputError)
+
+    assert open_artifacts(rebuild=True).find("tokens", ID) is None
+    assert open_artifacts().find("tokens", ID) is None, "what was found corrupted under rebuild is gone for all"
+    again = publish(open_artifacts("run-2"))
+    assert open_artifacts().find("tokens", ID) == again
+
+
+def test_rebuild_keeps_what_is_sound(open_artifacts: Open) -> None:
+    assert open_artifacts(rebuild=True).find("tokens", ID) is None
+    published = publish(open_artifacts())
+    assert open_artifacts(rebuild=True).find("tokens", ID) == published
+
+
+def test_two_runs_that_write_the_same_artifact_never_touch_each_others_files(open_artifacts: Open) -> None:
+    one, two = (open_artifacts(attempt).draft("tokens", ID) for attempt in ("run-1", "run-2"))
+    files_of_one = {"a.bin": one.write("a.bin", b"written by one")}
+    files_of_two = {"a.bin": two.write("a.bin", b"by two")}
+    one.publish(files_of_one, {})
+    assert open_artifacts().get("tokens", ID).files == files_of_one
+    two.publish(files_of_two, {})
+    assert open_artifacts().get("tokens", ID).files == files_of_two
+
+
+def test_a_run_tried_again_writes_over_its_own_leavings(open_artifacts: Open, storage: Storage) -> None:
+    open_artifacts().draft("tokens", ID).write("a.bin", b"left by a crash")
+    publish(open_artifacts())
+    assert open_artifacts().find("tokens", ID) is not None
+    assert storage.list(f"artifacts/tokens/{ID}/run-1") == ["a.bin", "b.bin"]
+
+
+def test_a_run_killed_before_it_publishes_leaves_no_artifact(uri: str, open_artifacts: Open) -> None:
+    code = (
+        "import sys, time\n"
+        "from mixray.store import Artifacts, Storage\n"
+        "draft = Artifacts(Storage(sys.argv[1]), 'run-1').draft('tokens', sys.argv[2])\n"
+        "draft.write('a.bin', b'abc')\n"
+        "print('halfway', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, uri, ID], stdout=subprocess.PIPE) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == b"halfway\n"
+        writer.send_signal(signal.SIGKILL)
+    assert open_artifacts().find("tokens", ID) is None
+    published = publish(open_artifacts())
+    assert open_artifacts().find("tokens", ID) == published
+
+
+def test_a_pickled_draft_writes_to_the_same_place(open_artifacts: Open) -> None:
+    draft = open_artifacts().draft("tokens", ID)
+    record = pickle.loads(pickle.dumps(draft)).write("a.bin", b"by a worker")
+    draft.publish({"a.bin": record}, {})
+    assert open_artifacts().get("tokens", ID).files == {"a.bin": record}
+
+
+def test_a_folder_is_put_and_fetched_with_its_names(open_artifacts: Open, storage: Storage, copies: Path) -> None:
+    tree = {"config.json": b"{}", "weights/layer 1/x.bin": b"\x00\x01", "empty": b""}
+    for name, data in tree.items():
+        (copies / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (copies / "in" / name).write_bytes(data)
+    draft = open_artifacts().draft("model", ID)
+    artifact = draft.publish(draft.put_folder(copies / "in"), {})
+    assert set(artifact.files) == set(tree)
+    out = fetch_folder(storage, open_artifacts().get("model", ID), copies / "out")
+    assert {name: (out / name).read_bytes() for name in tree} == tree
+
+
+@pytest.mark.parametrize("meta", [{"loss": float("nan")}, {"when": object()}])
+def test_facts_that_json_cannot_hold_are_not_published(open_artifacts: Open, meta: dict[str, Any]) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        open_artifacts().draft("tokens", ID).publish({}, meta)
+    assert open_artifacts().find("tokens", ID) is None
