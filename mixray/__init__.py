@@ -12,6 +12,7 @@ from mixray.errors import CorruptedArtifactError, InputError, MixrayError, Stage
 from mixray.mixture import Mixture, load_mixture
 
 if TYPE_CHECKING:
+    from mixray.cluster.dataset import open_cache
     from mixray.config import RunConfig, load_config
     from mixray.pipeline import run
     from mixray.forecast import plan
@@ -29,6 +30,7 @@ __all__ = [
     "StageError",
     "load_config",
     "load_mixture",
+    "open_cache",
     "plan",
     "run",
     "solve",
@@ -39,6 +41,7 @@ _HOMES = {
     "RunConfig": "config",
     "Solution": "simplex",
     "load_config": "config",
+    "open_cache": "cluster.dataset",
     "plan": "forecast",
     "run": "pipeline",
     "solve": "simplex",

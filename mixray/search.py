@@ -154,7 +154,7 @@ def find_mixture(
                 "documents": len(cache.document_ids),
             }
             for arm, (low, high) in spread.gain.items()
-            if low <= 0 <= high
+            if low <= settings.tolerance and high >= -settings.tolerance  # below it a gain may be rounding
         ]
     shares = {name: float(share) for name, share in zip(sources, solution.weights, strict=True)}
     mixture = Mixture.from_weights(

@@ -1,4 +1,4 @@
-"""What every test runs in: a home of its own, no network, no telemetry; and one shared local Ray for those that ask."""
+"""What every test runs in: a home of its own, no network, no telemetry. For those that ask: local Ray, an S3 server."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from itertools import count
 from typing import TYPE_CHECKING
 
 import pytest
@@ -28,6 +29,8 @@ os.environ.update(
 for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "AWS_PROFILE"):
     os.environ.pop(name, None)
 
+S3_PREFIXES = count()
+
 settings.register_profile("mixray", derandomize=True, deadline=None)
 settings.load_profile("mixray")
 
@@ -44,3 +47,30 @@ def ray_session() -> Iterator[Session]:
     with Session(cpus=4) as session:
         session.connect()
         yield session
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The address of an S3 server on the loopback (moto) that has the bucket ``bucket``."""
+    from moto.server import ThreadedMotoServer
+    from pyarrow.fs import FileSystem
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "testing")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+        server.start()
+        host, port = server.get_host_and_port()
+        uri = f"s3://bucket?endpoint_override=http://{host}:{port}&scheme=http&allow_bucket_creation=true"
+        filesystem, bucket = FileSystem.from_uri(uri)
+        filesystem.create_dir(bucket)
+        yield f"{host}:{port}"
+        server.stop()
+
+
+@pytest.fixture
+def s3_uri(s3_server: str) -> str:
+    """An empty place on the S3 server."""
+    return f"s3://bucket/prefix-{next(S3_PREFIXES)}?endpoint_override=http://{s3_server}&scheme=http&region=us-east-1"

@@ -54,17 +54,14 @@ def split_files(rows: Artifact, split: str) -> list[str]:
 
 
 def read_file(storage: Storage, name: str, rows: Artifact, columns: Mapping[str, Artifact]) -> pa.Table:
-    """One file of rows joined with its columns: document, window, count and, per model, ``<model>.log_prob``.
+    """One file of rows joined with its columns: document, window, count and, per model, its log-probability.
 
     Per-token values, where a column has them, stand in ``<model>.tokens``. Raises CorruptedArtifactError where a
-    column's keys are not the rows' keys, each once, or a row has not as many values as tokens.
+    column's keys are not the rows' keys, or a row has not as many values as tokens.
     """
     table = _read(storage, rows, name, [*KEY, "count"])
     keys = _keys(table)
     order = np.argsort(keys, kind="stable")
-    twice = int((keys[order][1:] == keys[order][:-1]).sum())
-    if twice:
-        raise _corrupted(storage, rows, "the target's rows", f"{twice} of {len(keys)} rows twice", "every row once")
     for model, column in columns.items():
         what, wanted = f"the cache column of {model}", f"the {len(keys)} rows of its target"
         if name not in column.files:
@@ -78,7 +75,7 @@ def read_file(storage: Storage, name: str, rows: Artifact, columns: Mapping[str,
         take = np.empty(len(keys), np.int64)
         take[order] = their_order
         values = values.take(pa.array(take))
-        table = table.append_column(f"{model}.log_prob", values["log_prob"])
+        table = table.append_column(model, values["log_prob"])
         if "token_log_probs" in values.column_names:
             lengths = pc.list_value_length(values["token_log_probs"])
             if lengths.to_pylist() != table["count"].to_pylist():
@@ -88,10 +85,17 @@ def read_file(storage: Storage, name: str, rows: Artifact, columns: Mapping[str,
 
 
 def read_cache(storage: Storage, rows: Artifact, split: str, columns: Mapping[str, Artifact]) -> PredictionCache:
-    """The cache of one part of one target; ``columns``: model name -> its column artifact."""
+    """The cache of one part of one target; ``columns``: model name -> its column artifact.
+
+    Raises CorruptedArtifactError as ``read_file`` does, and where a row stands twice.
+    """
     models = tuple(columns)
     table = pa.concat_tables([read_file(storage, name, rows, columns) for name in split_files(rows, split)])
     ids, documents = np.unique(_bytes(table["document"]), return_inverse=True)
+    order = np.lexsort((table["window"].to_numpy(), documents))
+    same = (np.diff(documents[order]) == 0) & (np.diff(table["window"].to_numpy()[order]) == 0)
+    if same.any():
+        raise _corrupted(storage, rows, "the target's rows", f"{same.sum()} rows that stand twice", "every row once")
     tokens = None
     if models and all(f"{model}.tokens" in table.column_names for model in models):
         flat = [table[f"{model}.tokens"].combine_chunks().flatten().to_numpy() for model in models]
@@ -102,7 +106,7 @@ def read_cache(storage: Storage, rows: Artifact, split: str, columns: Mapping[st
         document_ids=ids,
         windows=table["window"].to_numpy(),
         counts=table["count"].to_numpy().astype(np.int64),
-        log_probs=np.stack([table[f"{model}.log_prob"].to_numpy() for model in models], axis=1),
+        log_probs=np.stack([table[model].to_numpy() for model in models], axis=1),
         token_log_probs=tokens,
     )
 

@@ -15,7 +15,7 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from mixray.cluster.session import Session
-from mixray.cluster.watching import News, Watcher
+from mixray.cluster.watching import News, Watcher, plain
 from mixray.config.schema import ProxyConfig
 from mixray.data import MixtureStream, Windows
 from mixray.errors import MixrayError, StageError
@@ -140,9 +140,9 @@ def _train_all(session: Session, config: ProxyConfig, jobs: list[ProxyJob], news
             if restarts[job.source] <= config.max_restarts:
                 waiting.append(job)
             else:
-                failed[job.source] = f"its actor died {restarts[job.source]} times; last: {error}"
+                failed[job.source] = f"its actor died {restarts[job.source]} times; last: {plain(str(error))}"
         except RayTaskError as error:
-            failed[job.source] = str(error.cause if isinstance(error.cause, MixrayError) else error)
+            failed[job.source] = plain(str(error.cause if isinstance(error.cause, MixrayError) else error))
         ray.kill(actor)
     if failed:
         _raise_failed(failed, trained)

@@ -19,7 +19,7 @@ import ray.train
 from ray.train.torch import TorchTrainer
 
 from mixray.cluster.session import Session
-from mixray.cluster.watching import POLL_SECONDS, News, Watcher
+from mixray.cluster.watching import POLL_SECONDS, News, Watcher, plain
 from mixray.config.schema import RetrainConfig
 from mixray.data import MixtureStream, Windows
 from mixray.errors import MixrayError, StageError
@@ -187,4 +187,4 @@ def _reason(error: BaseException) -> str:
         inner = getattr(cause, "cause", cause)
         if isinstance(inner, MixrayError):
             return str(inner)
-    return str(error)
+    return plain(str(error))

@@ -46,7 +46,11 @@ class Session:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
         if self._address is None:
-            ray.init(address="local", num_cpus=self._cpus, include_dashboard=False, **quiet)
+            # A Ray Train group is many processes; Ray warns of them where it starts few at a time.
+            start_up = {"worker_maximum_startup_concurrency": max(4, self._cpus)}
+            ray.init(
+                address="local", num_cpus=self._cpus, include_dashboard=False, _system_config=start_up, **quiet
+            )
         else:
             try:
                 ray.init(address=self._address, **quiet)

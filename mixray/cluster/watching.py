@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,11 @@ from mixray.cluster.board import Board
 POLL_SECONDS = 0.5
 News = Callable[[str, Any], None]
 """Called in the driver with (key, notice) for everything that workers post."""
+
+
+def plain(text: str) -> str:
+    """A message of Ray's without the colours of a terminal."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
 class Watcher:

@@ -18,6 +18,10 @@ SHARE_ROUNDING = 1e-12
 """How far from 1 a sum of shares may be."""
 
 
+KEY_COLUMNS = ("document", "window", "count")
+"""Of the prediction cache, whose other columns are named as the sources."""
+
+
 class Misfit(ValueError):
     """A value that does not fit others; ``key``: where it stands, dotted, seen from the section that found it."""
 
@@ -314,6 +318,11 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:
+        for source in self.sources:
+            if source in KEY_COLUMNS:
+                raise Misfit(
+                    f"sources.{source}", f"another name: the prediction cache has columns {', '.join(KEY_COLUMNS)}"
+                )
         sources = ", ".join(self.sources)
         for source in self.mixture.bounds:
             if source not in self.sources:

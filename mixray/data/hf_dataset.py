@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from mixray.data.columns import missing_column
-from mixray.data.hub import said, snapshot
+from mixray.data.hub import snapshot
 from mixray.data.pools import Pool
 from mixray.data.templates import named_columns, whole_columns
 from mixray.data.texts import check_schema, row_text, table_texts
+from mixray.data.wording import said
 from mixray.errors import InputError
 
-ROWS = 256
+ROWS = 64
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from mixray.data.wording import said
 from mixray.errors import InputError
 
 
@@ -40,8 +41,3 @@ def snapshot(
             wanted="a folder, or a way to reach the hub",
             remedy="what was downloaded before is found offline with HF_HUB_OFFLINE=1",
         ) from error
-
-
-def said(error: Exception) -> str:
-    """The first line of an error's text."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__

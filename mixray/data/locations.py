@@ -19,6 +19,7 @@ from typing import Any
 
 from pyarrow import fs as pafs
 
+from mixray.data.wording import said, shown
 from mixray.errors import InputError
 
 LOCAL = "file:///"
@@ -49,10 +50,10 @@ def open_filesystem(uri: str) -> tuple[Any, str]:
     """The pyarrow file system of a URI and the URI's path in it. Raises InputError where there is none."""
     try:
         filesystem, path = pafs.FileSystem.from_uri(uri)
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, NotImplementedError) as error:
         raise InputError(
             "a location cannot be opened",
-            got=f"{uri.partition('?')[0]} ({error})",
+            got=f"{shown(uri)} ({said(error).replace(uri, shown(uri))})",
             wanted="a local path or a URI such as s3://bucket/prefix/*.jsonl",
         ) from error
     return filesystem, path
@@ -69,7 +70,11 @@ def find_files(patterns: Iterable[str], exclude: Iterable[str], *, folder_glob: 
     for pattern in patterns:
         left_out = _excluder([*leave_out, *_implied_excludes(pattern)])
         for expanded in expand(pattern):
-            for file in sorted(_matches(expanded, left_out, folder_glob), key=lambda file: file.path):
+            try:
+                files = sorted(_matches(expanded, left_out, folder_glob), key=lambda file: file.path)
+            except OSError as error:
+                raise InputError("a location cannot be listed", got=f"{shown(expanded)} ({said(error)})") from error
+            for file in files:
                 found.setdefault((file.filesystem, file.path), file)
     return list(found.values())
 
@@ -194,20 +199,16 @@ def _list_local(_: Any, base: str, recursive: bool, left_out: Callable[[str], bo
     pending, entered = [base or "/"], set()
     while pending:
         folder = pending.pop()
-        try:
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    if not entry.is_dir():
-                        if entry.is_file():
-                            stat = entry.stat()
-                            yield entry.path, stat.st_size, stat.st_mtime_ns
-                    elif recursive and not left_out(entry.path + "/"):
-                        stat = entry.stat()
-                        if (stat.st_dev, stat.st_ino) not in entered:
-                            entered.add((stat.st_dev, stat.st_ino))
-                            pending.append(entry.path)
-        except OSError as error:
-            raise InputError("a folder cannot be listed", got=f"{folder} ({error.strerror})") from error
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_file():
+                    stat = entry.stat()
+                    yield entry.path, stat.st_size, stat.st_mtime_ns
+                elif recursive and entry.is_dir() and not left_out(entry.path + "/"):
+                    stat = entry.stat()
+                    if (stat.st_dev, stat.st_ino) not in entered:
+                        entered.add((stat.st_dev, stat.st_ino))
+                        pending.append(entry.path)
 
 
 def _list_remote(filesystem: Any, base: str, recursive: bool, _: Callable[[str], bool]) -> Iterator[Listed]:

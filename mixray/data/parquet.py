@@ -16,7 +16,7 @@ from mixray.data.streams import BLOCK_BYTES, reading
 from mixray.data.templates import named_columns
 from mixray.data.texts import check_schema, table_texts
 
-ROWS = 256
+ROWS = 64
 FOOTER_THREADS = 16
 
 

@@ -12,6 +12,7 @@ from mixray.data.locations import SourceFile, find_files
 from mixray.data.parquet import row_group_bytes
 from mixray.data.pools import Pool
 from mixray.data.streams import compression_of
+from mixray.data.wording import shown
 from mixray.errors import InputError
 from mixray.store import fingerprint
 
@@ -84,11 +85,11 @@ def list_pool(pool: Pool) -> Listing:
             error.what, where=pool.files_key, got=error.got, wanted=error.wanted, remedy=error.remedy
         ) from error
     if not files:
+        left_out = pool.config.exclude
         raise InputError(
             f"the {pool.label} has no files",
             where=pool.files_key,
-            got=", ".join(pool.config.locations)
-            + (f", without {', '.join(excluded)}" if (excluded := pool.config.exclude) else ""),
+            got=", ".join(map(shown, pool.config.locations)) + (f", without {', '.join(left_out)}" if left_out else ""),
             wanted="patterns that match at least one file",
             remedy="** spans folders: folder/**/*.txt; relative patterns start in the current folder",
         )

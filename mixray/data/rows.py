@@ -21,6 +21,7 @@ from mixray.data.parts import Part
 from mixray.data.pools import Pool
 from mixray.data.selection import read_kept
 from mixray.data.tables import write_rows
+from mixray.data.tokens import equal_shares
 from mixray.errors import InputError
 from mixray.store import Artifact, Draft, FileRecord, fingerprint
 
@@ -70,10 +71,8 @@ def rows_id(encoder: Encoder, window: int, selection: Artifact, held_out: float,
     return fingerprint({"rows": 1, **settings, "documents": selection.meta["digest"]})
 
 
-def token_quotas(max_tokens: int | None, parts: int) -> list[int | None]:
-    if max_tokens is None:
-        return [None] * parts
-    return [max_tokens * (index + 1) // parts - max_tokens * index // parts for index in range(parts)]
+def token_quotas(max_tokens: int | None, parts: int) -> Sequence[int | None]:
+    return [None] * parts if max_tokens is None else equal_shares(max_tokens, parts)
 
 
 def side_of(content: bytes, held_out: float) -> Side:
@@ -122,12 +121,14 @@ def publish_rows(draft: Draft, tasks: Sequence[RowsTask], results: Sequence[Rows
 def check_rows(pool: Pool, rows: Artifact) -> None:
     """Raise InputError if a part of the split is empty."""
     fit, held_out = (rows.meta[side]["documents"] for side in SIDES)
+    limit = pool.config.max_tokens
     if fit and held_out:
         return
     raise InputError(
         f"the {pool.label} is too small to split",
         where=pool.key("held_out"),
-        got=f"{fit} documents to fit on and {held_out} held out",
+        got=f"{fit} documents to fit on and {held_out} held out"
+        + (f", max_tokens {limit}" if limit is not None else ""),
         wanted="at least one document in each part",
         remedy="more documents, another held_out, or a smaller document_chars, which cuts long ones into several",
     )

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from mixray.data.locations import SourceFile, open_filesystem
 from mixray.data.pools import Pool
+from mixray.data.wording import said
 from mixray.errors import InputError
 
 BLOCK_BYTES = 1 << 20
@@ -36,11 +37,11 @@ def reading(file: SourceFile, pool: Pool) -> Iterator[None]:
     """Errors of the file system and of decoders inside become an InputError that names the file."""
     try:
         yield
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, pa.ArrowException) as error:
         raise InputError(
             "a file cannot be read",
             where=pool.files_key,
-            got=f"{file.location} ({error})",
+            got=f"{file.location} ({said(error)})",
             wanted="a whole file that every machine of the cluster sees under this name",
         ) from error
 

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from mixray.config.schema import TokenizerConfig, TrainTokenizer
-from mixray.data.hub import said, snapshot
+from mixray.data.hub import snapshot
 from mixray.data.tables import read_batches
+from mixray.data.wording import said
 from mixray.errors import InputError
 from mixray.store import Artifact, Draft, FileRecord, Storage, fingerprint
 
@@ -114,7 +115,7 @@ def import_existing(folder: Path, draft: Draft, where: str) -> TokenizerFiles:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder))
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError) as error:
         raise InputError("the tokenizer cannot be loaded", where=where, got=f"{folder} ({said(error)})") from error
     if not tokenizer.is_fast:
         raise InputError(

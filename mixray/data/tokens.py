@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,12 +63,15 @@ def dtype_of(vocab_size: int) -> np.dtype[np.unsignedinteger]:
     return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
 
 
-def window_quotas(max_tokens: int | None, window: int, parts: int) -> list[int | None]:
+def window_quotas(max_tokens: int | None, window: int, parts: int) -> Sequence[int | None]:
     """Windows each part may give: equal but for rounding, together ``max_tokens // window``."""
-    if max_tokens is None:
-        return [None] * parts
-    total = max_tokens // window
-    return [total * (index + 1) // parts - total * index // parts for index in range(parts)]
+    return [None] * parts if max_tokens is None else equal_shares(max_tokens // window, parts)
+
+
+def equal_shares(total: int, parts: int) -> list[int]:
+    """Whole numbers that differ by one at most and sum to ``total``; the larger ones spread evenly from the first."""
+    before = [-(-total * index // parts) for index in range(parts + 1)]
+    return [high - low for low, high in pairwise(before)]
 
 
 def write_tokens(task: TokensTask) -> TokensResult:

@@ -46,8 +46,8 @@ def score(
         )
     model.eval()
     done = []
+    nll_of = NextTokenNll(model, device)
     with torch.inference_mode():
-        nll_of = NextTokenNll(model, device)
         for batch in batches(lengths, batch_tokens):
             inputs, labels = _padded([rows[i] for i in batch])
             try:

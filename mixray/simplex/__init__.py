@@ -1,4 +1,4 @@
-"""The convex problem: objective, solvers, constraints, certificate, error bars. It sees numbers; NumPy and daqp only."""
+"""The convex problem: objective, solvers, constraints, certificate, error bars. It sees numbers, not a cache."""
 
 from mixray.simplex.bootstrap import Bootstrap, bootstrap
 from mixray.simplex.em import EM

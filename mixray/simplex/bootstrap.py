@@ -5,8 +5,8 @@ document was drawn, and the problem is solved again. A replicate's optimum is ne
 there serves all replicates, a round costs two matrix products for a whole batch of them, and the few that have not
 reached their tolerance after some rounds are finished by the exact method. Each one's gap is certified.
 
-The tolerance is a thousandth of the sum of the row weights divided by the documents: sampling alone moves the loss of
-an optimum by about half of that sum over the documents for every source that counts.
+Sampling D documents moves the gradient by about W / sqrt(D), W the sum of the row weights; a replicate is solved to a
+gap of a thousandth of that, so that its own error does not show in the intervals.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mixray.errors import InputError
-from mixray.simplex.checks import Mask, Matrix, Vector
+from mixray.simplex.checks import Mask, Matrix, Vector, checked_shares
 from mixray.simplex.evaluate import mixed_log_probs
 from mixray.simplex.feasible import FeasibleSet
 from mixray.simplex.loop import minimise
@@ -29,6 +29,7 @@ from mixray.simplex.rows import checked_token_counts, documents_of
 
 LEVELS = (0.025, 0.975)
 NOISE_SHARE = 1e-3
+"""The gap of a replicate as a part of the gradient's sampling noise."""
 SHARED_ROUNDS = 6
 """Rounds with the shared curvature before a replicate is handed to the exact method."""
 EXACT_ROUNDS = 100
@@ -40,7 +41,7 @@ BATCH_ENTRIES = 2**23
 class Bootstrap:
     """``interval``: 95 % percentile interval of every share, ``(sources, 2)``; ``gain``: baseline -> 95 % interval of
     loss(baseline) - loss(mixture), nats per token, of the mixture given; ``replicate_shares``: ``(replicates,
-    sources)``; ``gap``: the largest certified gap of a replicate, nats per token; ``documents``: how many were drawn."""
+    sources)``; ``gap``: the largest certified gap of a replicate, nats per token; ``documents``: how many are drawn."""
 
     interval: Matrix
     gain: dict[str, tuple[float, float]]
@@ -86,7 +87,7 @@ def bootstrap(
     problem = Problem.of(log_probs, row_weights, lower, upper, prior, prior_strength)
     assert isinstance(problem.objective, CrossEntropy)
     draws = _Draws.of(problem.objective.row_weights, document_ids, token_counts)
-    optimum = problem.feasible.repair(np.asarray(source_shares, dtype=np.float64))
+    optimum = problem.feasible.repair(checked_shares("source_shares", source_shares, problem.feasible.lower.size))
     advantage = _advantage(log_probs, optimum, baselines or {}, draws.row_weights > 0)
     tolerance = NOISE_SHARE * float(draws.row_weights.sum()) / float(np.sqrt(draws.documents))
     curvature = problem.at(optimum).curvature()
@@ -94,10 +95,10 @@ def bootstrap(
     for replicate_weights in draws.batches(seed, replicates):
         solved, gaps = _solve_batch(problem, problem.objective, optimum, curvature, replicate_weights, tolerance)
         shares.append(solved)
-        gains.append(advantage @ replicate_weights)
+        gains.append(replicate_weights @ advantage.T)
         gap = max(gap, float(gaps.max()))
-    replicate_shares = np.concatenate(shares, axis=1).T
-    low, high = np.quantile(np.concatenate(gains, axis=1), LEVELS, axis=1)
+    replicate_shares = np.concatenate(shares)
+    low, high = np.quantile(np.concatenate(gains), LEVELS, axis=0)
     return Bootstrap(
         interval=np.quantile(replicate_shares, LEVELS, axis=0).T,
         gain={name: (float(low[i]), float(high[i])) for i, name in enumerate(baselines or {})},
@@ -128,12 +129,12 @@ class _Draws:
         return cls(row_weights, document, documents, tokens)
 
     def batches(self, seed: int, replicates: int) -> Iterator[Matrix]:
-        """Replicates' row weights, ``(rows, replicates of the batch)``."""
+        """Replicates' row weights, ``(replicates of the batch, rows)``."""
         generator = np.random.default_rng(seed)
         batch = max(1, BATCH_ENTRIES // self.row_weights.size)
         for start in range(0, replicates, batch):
             drawn = [self._draw(generator) for _ in range(min(batch, replicates - start))]
-            yield np.stack(drawn, axis=1)
+            yield np.stack(drawn)
 
     def _draw(self, generator: np.random.Generator) -> Vector:
         while True:
@@ -141,7 +142,8 @@ class _Draws:
             times = np.bincount(chosen, minlength=self.documents)[self.document]
             weights: Vector = times * self.row_weights
             if weights.any():  # all drawn documents may have weight 0
-                return weights if self.row_tokens is None else weights * self.row_tokens.sum() / (times @ self.row_tokens)
+                tokens = self.row_tokens
+                return weights if tokens is None else weights * float(tokens.sum() / (times @ tokens))
 
 
 def _advantage(
@@ -159,23 +161,27 @@ def _advantage(
 
 
 def _solve_batch(
-    problem: Problem, rows: CrossEntropy, optimum: Vector, curvature: Matrix, replicate_weights: Matrix, tolerance: float
+    problem: Problem,
+    rows: CrossEntropy,
+    optimum: Vector,
+    curvature: Matrix,
+    replicate_weights: Matrix,
+    tolerance: float,
 ) -> tuple[Matrix, Vector]:
-    """Shares ``(sources, replicates)`` and their gaps: rounds for all together, then the exact method for the rest."""
-    problems = [replace(problem, objective=rows.reweighted(weights)) for weights in replicate_weights.T]
-    shares, gaps = np.repeat(optimum[:, None], len(problems), axis=1), np.full(len(problems), np.inf)
+    """Shares ``(replicates, sources)`` and their gaps: rounds for all together, then the exact method for the rest."""
+    problems = [replace(problem, objective=rows.reweighted(weights)) for weights in replicate_weights]
+    shares, gaps = np.repeat(optimum[None], len(problems), axis=0), np.full(len(problems), np.inf)
     for _ in range(SHARED_ROUNDS if problem.prior is None else 0):
         pending = np.flatnonzero(gaps > tolerance)
-        mixed = floored(rows.likelihood @ shares[:, pending])
-        gradients = -(rows.likelihood.T @ (replicate_weights[:, pending] / mixed))
-        for i, gradient in zip(pending, gradients.T, strict=True):
-            gaps[i] = problems[i].gap(shares[:, i], gradient)
+        mixed = floored(shares[pending] @ rows.likelihood.T)
+        gradients = -(np.divide(replicate_weights[pending], mixed, out=mixed) @ rows.likelihood)
+        for i, gradient in zip(pending, gradients, strict=True):
+            gaps[i] = problems[i].gap(shares[i], gradient)
             if gaps[i] > tolerance:
-                shares[:, i] = _full_step(problem.feasible, shares[:, i], gradient, curvature)
-    print('exact', (gaps > tolerance).sum(), len(gaps))
+                shares[i] = _full_step(problem.feasible, shares[i], gradient, curvature)
     for i in np.flatnonzero(gaps > tolerance):
-        solution = minimise(problems[i], Newton(), problem.inside(shares[:, i]), tolerance, EXACT_ROUNDS)
-        shares[:, i], gaps[i] = solution.weights, solution.gap
+        solution = minimise(problems[i], Newton(), problem.inside(shares[i]), tolerance, EXACT_ROUNDS)
+        shares[i], gaps[i] = solution.weights, solution.gap
     return shares, gaps
 
 

@@ -11,6 +11,9 @@ Vector = NDArray[np.float64]
 Matrix = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
+SHARES_TOLERANCE = 1e-6
+"""How far from 1 the sum of given shares may be: they may have been written with few digits."""
+
 
 def checked_log_probs(log_probs: ArrayLike) -> NDArray[np.floating]:
     """A float array ``(rows, sources)`` with at least one of each and no NaN or +inf; InputError otherwise."""
@@ -44,6 +47,15 @@ def checked_row_weights(row_weights: ArrayLike | None, rows: int) -> Vector:
     if not weights.any():
         raise InputError("row_weights: all weights are 0", wanted="at least one row that counts")
     return weights
+
+
+def checked_shares(name: str, shares: ArrayLike, sources: int) -> Vector:
+    """Numbers >= 0, float64 ``(sources,)``, scaled to sum to exactly 1, from which they may be 1e-6 off."""
+    values = np.asarray(shares, dtype=np.float64)
+    if values.shape != (sources,) or not (values >= 0).all() or not abs(values.sum() - 1) <= SHARES_TOLERANCE:
+        raise InputError(f"{name}: these are no shares", got=values, wanted=f"{sources} numbers >= 0 that sum to 1")
+    scaled: Vector = values / values.sum()
+    return scaled
 
 
 def name_rows(rows: NDArray[np.intp]) -> str:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mixray.errors import InputError
-from mixray.simplex.checks import Vector, checked_log_probs, checked_row_weights
+from mixray.simplex.checks import Vector, checked_log_probs, checked_row_weights, checked_shares
 
 
 def mixture_loss(log_probs: ArrayLike, source_shares: ArrayLike, *, row_weights: ArrayLike | None = None) -> float:
@@ -22,12 +21,11 @@ def mixture_loss(log_probs: ArrayLike, source_shares: ArrayLike, *, row_weights:
 def mixed_log_probs(log_probs: ArrayLike, source_shares: ArrayLike) -> Vector:
     """The log-probability of every row under a mixture, nats, float64 ``(rows,)``. Raises InputError."""
     table = checked_log_probs(log_probs)
-    shares = np.asarray(source_shares, dtype=np.float64)
-    if shares.shape != table.shape[1:] or not (shares >= 0).all() or abs(shares.sum() - 1) > 1e-6:
-        raise InputError("source_shares: no shares", got=shares, wanted=f"{table.shape[1]} numbers >= 0 that sum to 1")
+    shares = checked_shares("source_shares", source_shares, table.shape[1])
     drawn = shares > 0
     terms = table[:, drawn] + np.log(shares[drawn])
     largest = terms.max(axis=1)
     terms -= np.where(np.isneginf(largest), 0.0, largest)[:, None]
     with np.errstate(divide="ignore"):  # log 0 = -inf is meant: such a row cannot occur
-        return largest + np.log(np.exp(terms, out=terms).sum(axis=1))
+        mixed: Vector = largest + np.log(np.exp(terms, out=terms).sum(axis=1))
+    return mixed

@@ -98,8 +98,8 @@ def _solve_quadratic(hessian: Matrix, gradient: Vector, lower: Vector, upper: Ve
 
 
 def search(line: Line, value: float) -> float:
-    """How far to go along a line, at whose start the objective is ``value``: to its end (1) if that leaves little slope,
-    else to just before its minimum.
+    """How far to go along a line at whose start the objective is ``value``: to its end, 1, if that leaves little
+    slope, else to just before its minimum.
 
     Bisection on the slope, which is increasing and, unlike differences of values, keeps its digits near the optimum.
     """

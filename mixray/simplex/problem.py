@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mixray.errors import InputError
-from mixray.simplex.checks import Matrix, Vector, checked_log_probs
+from mixray.simplex.checks import Matrix, Vector, checked_log_probs, checked_shares
 from mixray.simplex.feasible import FeasibleSet
 from mixray.simplex.objective import CrossEntropy, Evaluation, Line, Objective
 
@@ -38,10 +38,9 @@ class Prior:
         """None for a strength of 0; balanced unless shares are given. Raises InputError where they are no shares."""
         if not (np.isfinite(strength) and strength >= 0):
             raise InputError("prior_strength: no strength", got=strength, wanted="a finite number >= 0, nats per token")
-        shares = np.full(sources, 1 / sources) if prior_shares is None else np.asarray(prior_shares, dtype=np.float64)
-        if shares.shape != (sources,) or not (shares >= 0).all() or abs(shares.sum() - 1) > 1e-6:
-            raise InputError("prior: no shares", got=shares, wanted=f"{sources} numbers >= 0 that sum to 1")
-        return cls(shares / shares.sum(), strength) if strength > 0 else None
+        shares = np.full(sources, 1 / sources) if prior_shares is None else prior_shares
+        shares = checked_shares("prior", shares, sources)
+        return cls(shares, strength) if strength > 0 else None
 
     def value(self, source_shares: Vector) -> float:
         return self.strength * float(source_shares @ self._log_ratio(source_shares))
@@ -89,9 +88,7 @@ class Problem:
     def inside(self, source_shares: ArrayLike) -> Vector:
         """The feasible shares nearest to the given ones, moved a little towards the centre: from a share of exactly 0
         no multiplicative step returns. Raises InputError where they are no shares."""
-        shares, sources = np.asarray(source_shares, dtype=np.float64), self.feasible.lower.size
-        if shares.shape != (sources,) or not (np.isfinite(shares) & (shares >= 0)).all() or not shares.any():
-            raise InputError("start: no shares", got=shares, wanted=f"{sources} finite numbers >= 0, not all 0")
+        shares = checked_shares("start", source_shares, self.feasible.lower.size)
         nearest = self.feasible.nearest(log_shares(shares))
         return self.feasible.repair(nearest + START_BLEND * (self.centre() - nearest))
 

@@ -97,21 +97,24 @@ class _Gradients:
     def __init__(self, model: nn.Module, config: TrainingConfig, device: torch.device, world: World) -> None:
         self._config, self._device = config, device
         self._loss: nn.Module = NextTokenLoss(model, compile=config.compile)
+        self._without_exchange: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
         if world.size > 1:
-            # A language model's buffers are constants: nothing to broadcast before each forward pass.
-            self._loss = DistributedDataParallel(self._loss, broadcast_buffers=False, gradient_as_bucket_view=True)
+            # A language model's buffers are constants: nothing to send before each forward pass.
+            replica = DistributedDataParallel(self._loss, forward_sync_buffers=False, gradient_as_bucket_view=True)
+            self._loss, self._without_exchange = replica, replica.no_sync
         self._scale = world.size / config.batch
 
     def compute(self, windows: NDArray[np.int64]) -> torch.Tensor:
         """Add the gradients of windows (n, window) to the parameters; return the scaled loss, a device scalar."""
-        ids = torch.from_numpy(windows)
+        ids = torch.tensor(windows)
         if self._device.type == "cuda":
             ids = ids.pin_memory()
         chunks = torch.split(ids.to(self._device, non_blocking=True), self._config.micro_batch or len(ids))
         total = torch.zeros((), device=self._device)
         try:
             for index, chunk in enumerate(chunks):
-                with self._communicate(last=index == len(chunks) - 1):
+                # Workers average their gradients once a step, in the last micro-batch.
+                with contextlib.nullcontext() if index == len(chunks) - 1 else self._without_exchange():
                     with autocast(self._device, self._config.precision):
                         loss = self._loss(chunk) * self._scale
                     loss.backward()
@@ -123,12 +126,6 @@ class _Gradients:
                 remedy="lower micro_batch: the gradients stay the same",
             ) from error
         return total
-
-    def _communicate(self, *, last: bool) -> contextlib.AbstractContextManager[None]:
-        """Workers average gradients once a step, in the last micro-batch."""
-        if last or not isinstance(self._loss, DistributedDataParallel):
-            return contextlib.nullcontext()
-        return self._loss.no_sync()
 
 
 def _seed_step(seed: int, step: int, rank: int) -> None:

@@ -52,9 +52,9 @@ class NextTokenNll:
         self._device = device
 
     def __call__(self, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """In nats, float32, for ``inputs`` and ``labels``, int64 (rows, length), on the CPU; 0 where a label is IGNORED.
+        """In nats, float32, on the device; 0 where a label is IGNORED.
 
-        The result is on the device.
+        ``inputs``, ``labels``: int64, shape (rows, length), on the CPU.
         """
         known = (labels.flatten() != IGNORED).nonzero().flatten()
         wanted = labels.flatten()[known].to(self._device, non_blocking=True)
@@ -74,21 +74,39 @@ class NextTokenNll:
 def split(model: nn.Module) -> tuple[nn.Module, nn.Linear | None]:
     """(trunk, head) such that head(trunk's last hidden state) is the model's logits; (model, None) where it is not.
 
-    Not by the architecture's name: a forward pass of one token, both ways, must give the same bits.
+    Not by the architecture's name: in a forward pass, the logits must be the very tensor that the head returned for
+    the trunk's very output.
     """
-    embeddings: Any = getattr(model, "get_output_embeddings", lambda: None)()
+    head: Any = getattr(model, "get_output_embeddings", lambda: None)()
     trunk: Any = getattr(model, "base_model", model)
-    if trunk is model or type(embeddings) is not nn.Linear:
+    if trunk is model or type(head) is not nn.Linear:
         return model, None
+    seen: dict[str, Any] = {}
+    hooks = [
+        trunk.register_forward_hook(lambda _, __, output: seen.update(hidden=output[0])),
+        head.register_forward_hook(lambda _, args, output: seen.update(args=args, out=output, version=output._version)),
+    ]
     training = model.training
     model.eval()
-    with torch.inference_mode():
-        ids = torch.zeros(1, 2, dtype=torch.int64, device=embeddings.weight.device)
-        logits = model(input_ids=ids, use_cache=False).logits
-        alike = torch.equal(embeddings(trunk(input_ids=ids, use_cache=False)[0]), logits)
-    model.train(training)
-    # All-zero logits, of a head that starts at zero, look alike whatever is done to them.
-    return (trunk, embeddings) if alike and bool(logits.any()) else (model, None)
+    try:
+        with torch.no_grad():
+            ids = torch.zeros(1, 2, dtype=torch.int64, device=head.weight.device)
+            logits = model(input_ids=ids, use_cache=False).logits
+    finally:
+        model.train(training)
+        for hook in hooks:
+            hook.remove()
+    return (trunk, head) if _is_plain(seen, logits) else (model, None)
+
+
+def _is_plain(seen: dict[str, Any], logits: torch.Tensor) -> bool:
+    if not {"hidden", "args"} <= seen.keys() or logits is not seen["out"] or logits._version != seen["version"]:
+        return False
+    return len(seen["args"]) == 1 and _same_memory(seen["args"][0], seen["hidden"])
+
+
+def _same_memory(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.data_ptr() == other.data_ptr() and one.shape == other.shape and one.stride() == other.stride()
 
 
 class _BlockwiseLoss(torch.autograd.Function):

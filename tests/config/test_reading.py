@@ -112,9 +112,9 @@ def test_a_key_that_overrides_a_merged_one_does_not_stand_twice(text: str) -> No
 def test_a_config_is_frozen(text: str) -> None:
     config = parse_config(text)
     with pytest.raises(ValidationError, match="frozen"):
-        config.seed = 1  # type: ignore[misc]
+        config.seed = 1
     with pytest.raises(ValidationError, match="frozen"):
-        config.proxy.optimizer.clip = None  # type: ignore[misc]
+        config.proxy.optimizer.clip = None
 
 
 @pytest.mark.parametrize(("budget", "tokens"), [("tokens=1_000", 1000), ("fraction=0.25", 500)])

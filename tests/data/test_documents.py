@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mixray.data import parts as parts_module
 from mixray.data import streams
 from mixray.data.documents import read_documents, split_text
 from mixray.data.parts import list_pool, split_into_parts
@@ -67,6 +68,30 @@ def test_a_giant_file_is_read_in_blocks(
     documents = "".join(document.text for document in read_documents(pool, part, counts))
     assert documents == (text if broken_at is None else "")
     assert counts["skipped_not_utf8"] == (broken_at is not None)
+
+
+@pytest.mark.parametrize(("max_tokens", "expected"), [(None, 50), (10, 16), (29, 48), (1000, 50)])
+def test_max_tokens_bounds_what_is_read(
+    max_tokens: int | None, expected: int, write_jsonl: Any, source: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """16 bytes for a wanted token, 10 bytes a document, two parts: the document that crosses the limit is the last."""
+    monkeypatch.setattr(parts_module, "LEAST_BYTES", 0)
+    monkeypatch.setattr(parts_module, "PART_BYTES", 25 * 23)
+    path = write_jsonl("a.jsonl", [f"{number:010d}" for number in range(50)])
+    pool = source(jsonl=str(path), max_tokens=max_tokens)
+    parts = split_into_parts(list_pool(pool))
+    assert len(parts) == 2
+    assert sum(len(list(read_documents(pool, part, Counter()))) for part in parts) == expected
+
+
+def test_a_giant_file_is_not_read_beyond_what_is_wanted(tmp_path: Path, source: Any) -> None:
+    """The limit holds within a document that is cut, too."""
+    (tmp_path / "a.txt").write_text("x" * 5_000_000)
+    pool = source(files=f"{tmp_path}/a.txt", max_tokens=1)
+    counts = Counter[str]()
+    (part,) = split_into_parts(list_pool(pool))
+    assert len(list(read_documents(pool, part, counts))) == 11  # a MiB in pieces of 100,000
+    assert counts["split"] == 1
 
 
 def test_the_hash_is_that_of_the_text(tmp_path: Path, source: Any) -> None:

@@ -117,7 +117,9 @@ def test_a_package_is_found_without_importing_it() -> None:
             "unknown placeholder\n  got: {a,b}\n  wanted: {stdlib} or {package:NAME}\n  remedy: give several",
         ),
         ("nosuch://bucket/*.txt", "a location cannot be opened\n  got: nosuch://bucket"),
-        ("/tmp/[z-a].txt", r"a pattern cannot be read"),
+        ("/tmp/[z-a].txt", "a pattern cannot be read"),
+        (f"/tmp/{'x' * 300}/*", "a location cannot be listed\n  got: /tmp/xxx"),
+        ("nosuch://user:secret@bucket/*.txt?key=secret", "got: nosuch://bucket ("),
     ],
 )
 def test_what_cannot_be_found_out(pattern: str, message: str, tmp_path: Path) -> None:
@@ -125,6 +127,7 @@ def test_what_cannot_be_found_out(pattern: str, message: str, tmp_path: Path) ->
     with pytest.raises(InputError) as caught:
         find_files([pattern], [])
     assert message in str(caught.value)
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ ID = fingerprint("an artifact")
 MANIFEST = f"artifacts/tokens/{ID}/manifest.json"
 META = {"windows": 3, "dtype": "<u2", "parts": [1, 2], "share": 0.1}
 Open = Callable[..., Artifacts]
+Damage = Callable[[Storage, Artifact], object]
 
 
 def publish(artifacts: Artifacts, content: bytes = b"abc") -> Artifact:
@@ -45,7 +46,7 @@ def test_without_a_manifest_there_is_no_artifact(open_artifacts: Open) -> None:
 
 
 def test_an_artifact_that_must_exist_is_missed(open_artifacts: Open) -> None:
-    with pytest.raises(CorruptedArtifactError, match="the stored tokens .* is corrupted") as caught:
+    with pytest.raises(CorruptedArtifactError, match=r"the stored tokens .* is corrupted") as caught:
         open_artifacts().get("tokens", ID)
     assert caught.value.got == "it is missing"
 
@@ -56,23 +57,24 @@ def test_other_kinds_and_ids_are_other_artifacts(open_artifacts: Open) -> None:
     assert open_artifacts().find("tokens", fingerprint("another")) is None
 
 
-def edit_manifest(change: Callable[[dict[str, Any]], Any]) -> Callable[[Storage, Artifact], None]:
+def edit_manifest(change: Callable[[dict[str, Any]], Any]) -> Damage:
     def damage(storage: Storage, _: Artifact) -> None:
         manifest = json.loads(storage.read(MANIFEST))
-        storage.write(MANIFEST, json.dumps(change(manifest) or manifest).encode())
+        change(manifest)
+        storage.write(MANIFEST, json.dumps(manifest).encode())
 
     return damage
 
 
-def overwrite(data: bytes) -> Callable[[Storage, Artifact], None]:
-    return lambda storage, artifact: storage.write(artifact.files["b.bin"].path, data) and None
+def overwrite(data: bytes) -> Damage:
+    return lambda storage, artifact: storage.write(artifact.files["b.bin"].path, data)
 
 
-def overwrite_manifest(data: bytes) -> Callable[[Storage, Artifact], None]:
-    return lambda storage, _: storage.write(MANIFEST, data) and None
+def overwrite_manifest(data: bytes) -> Damage:
+    return lambda storage, _: storage.write(MANIFEST, data)
 
 
-DAMAGES = {
+DAMAGES: dict[str, tuple[Damage, str]] = {
     "truncated file": (overwrite(b"abcb.bi"), "b.bin: 7 bytes"),
     "longer file": (overwrite(b"abcb.bin!"), "b.bin: 9 bytes"),
     "altered file": (overwrite(b"abcb.biN"), "b.bin: sha256 "),
@@ -84,10 +86,10 @@ DAMAGES = {
     "manifest of another artifact": (edit_manifest(lambda m: m.update(id="0" * 64)), "it describes another artifact"),
     "manifest of another kind": (edit_manifest(lambda m: m.update(kind="rows")), "it describes another artifact"),
     "manifest of another schema": (edit_manifest(lambda m: m.update(schema="x/2")), "it describes another artifact"),
-    "manifest without files": (edit_manifest(lambda m: m.pop("files") and None), "'files'"),
-    "manifest without meta": (edit_manifest(lambda m: m.pop("meta") and None), "'meta'"),
+    "manifest without files": (edit_manifest(lambda m: m.pop("files")), "'files'"),
+    "manifest without meta": (edit_manifest(lambda m: m.pop("meta")), "'meta'"),
     "files that are a list": (edit_manifest(lambda m: m.update(files=["a.bin"])), "manifest.json: "),
-    "file without a size": (edit_manifest(lambda m: m["files"]["a.bin"].pop("bytes") and None), "bytes"),
+    "file without a size": (edit_manifest(lambda m: m["files"]["a.bin"].pop("bytes")), "bytes"),
     "meta that is a number": (edit_manifest(lambda m: m.update(meta=3)), "manifest.json: "),
 }
 

@@ -32,7 +32,16 @@ def test_the_order_of_keys_does_not_matter_and_that_of_lists_does() -> None:
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [(1, 1.0), (1, "1"), (1, True), (None, "null"), ([], {}), ("a", ["a"]), (["ab"], ["a", "b"]), (0.1, 0.1 + 1e-17 + 2e-17)],
+    [
+        (1, 1.0),
+        (1, "1"),
+        (1, True),
+        (None, "null"),
+        ([], {}),
+        ("a", ["a"]),
+        (["ab"], ["a", "b"]),
+        (0.1, 0.1 + 1e-17 + 2e-17),
+    ],
 )
 def test_different_values_have_different_fingerprints(one: Any, other: Any) -> None:
     assert fingerprint(one) != fingerprint(other)
@@ -40,7 +49,18 @@ def test_different_values_have_different_fingerprints(one: Any, other: Any) -> N
 
 @pytest.mark.parametrize(
     "value",
-    [{1, 2}, object(), b"bytes", float("nan"), float("inf"), np.int64(1), np.zeros(2), {1: "a"}, [{"a": {None: 1}}], [{1}]],
+    [
+        {1, 2},
+        object(),
+        b"bytes",
+        float("nan"),
+        float("inf"),
+        np.int64(1),
+        np.zeros(2),
+        {1: "a"},
+        [{"a": {None: 1}}],
+        [{1}],
+    ],
     ids=repr,
 )
 def test_a_value_without_a_stable_form_is_refused(value: Any) -> None:

@@ -17,10 +17,13 @@ from mixray.tracking import default_uri, open_tracker
 
 DRIVER = """
 import os, signal, sys
+import mlflow.store.tracking.sqlalchemy_store
 from mixray.config import RunConfig
 from mixray.store import Storage
 from mixray.tracking import open_tracker
 storage, folder, config = sys.argv[1:]
+print("ready", flush=True)
+sys.stdin.readline()
 tracker = open_tracker(RunConfig.model_validate_json(config), Storage(storage), folder, print)
 tracker.start("", params={"seed": 0})
 tracker.metrics("proxy/python", [("loss", 1.0, step) for step in range(5)])
@@ -36,12 +39,20 @@ def test_two_runs_share_a_new_database_and_go_on_after_being_killed(
     drivers = [
         subprocess.Popen(
             [sys.executable, "-c", DRIVER, storage.uri, folder, config.model_dump_json()],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             cwd=tmp_path,
         )
         for folder in folders
     ]
+    for driver in drivers:  # both at the start line, so that they reach the new database together
+        assert driver.stdout is not None
+        assert driver.stdout.readline() == b"ready\n"
+    for driver in drivers:
+        assert driver.stdin is not None
+        driver.stdin.write(b"go\n")
+        driver.stdin.flush()
     outputs = [driver.communicate(timeout=300)[0] for driver in drivers]
     assert outputs == [b"", b""]
     assert [driver.returncode for driver in drivers] == [-signal.SIGKILL] * 2

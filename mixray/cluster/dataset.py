@@ -1,0 +1,35 @@
+"""The prediction cache of a run as one Ray Dataset, for whatever a user wants to do with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import ray.data
+
+from mixray.cache import read_file, split_files
+from mixray.errors import InputError
+from mixray.run_folder import RunFolder
+from mixray.store import Artifact, Storage
+
+
+def open_cache(run_folder: str, target: str) -> ray.data.Dataset:
+    """One row per window of the target's fit part: ``document`` (16 bytes), ``window``, ``count`` (predicted tokens), and
+    per source the proxy's log-probability of the window, total nats (and ``<source>.tokens``, per token, where kept).
+
+    Lazy: files are read where the data set runs. Connects to Ray as Ray Data does. Raises InputError.
+    """
+    folder = RunFolder.open(run_folder)
+    rows, columns = folder.load_cache(folder.artifacts())
+    if target not in rows:
+        raise InputError("the run has no such target", where="target", got=target, wanted=f"one of {', '.join(rows)}")
+    names = split_files(rows[target], "fit")
+    files = ray.data.from_items([{"name": name} for name in names], override_num_blocks=len(names))
+    read = partial(_read, storage=folder.storage, rows=rows[target], columns=columns[target])
+    return files.map_batches(read, batch_size=1, batch_format="pyarrow")
+
+
+def _read(batch: Any, *, storage: Storage, rows: Artifact, columns: Mapping[str, Artifact]) -> Any:
+    (name,) = batch["name"].to_pylist()
+    return read_file(storage, name, rows, columns)

@@ -1,0 +1,83 @@
+"""Caches made by hand: rows and columns as artifacts in a local storage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from mixray.cache import PredictionCache, encode
+from mixray.store import Artifact, Artifacts, Storage
+
+Row = tuple[int, int, Any]
+"""Document (a number), window, and what the table says of it."""
+
+
+def document_id(number: int) -> bytes:
+    """16 bytes that sort as the numbers do; some end in zeros."""
+    return (number << 64).to_bytes(16, "big")
+
+
+class Shelf:
+    """Where tests keep rows and columns; ``files``: file name -> its rows."""
+
+    def __init__(self, folder: Path) -> None:
+        self.storage = Storage(str(folder))
+        self.artifacts = Artifacts(self.storage, "run-1")
+
+    def rows(self, files: Mapping[str, Sequence[Row]], id: str = "rows") -> Artifact:
+        return self._publish("rows", id, files, lambda counts: {"count": pa.array(counts, pa.int32())})
+
+    def column(self, id: str, files: Mapping[str, Sequence[Row]]) -> Artifact:
+        return self._publish("column", id, files, lambda values: {"log_prob": pa.array(values, pa.float64())})
+
+    def token_column(self, id: str, files: Mapping[str, Sequence[Row]]) -> Artifact:
+        def columns(values: Sequence[Sequence[float]]) -> dict[str, pa.Array]:
+            totals = pa.array([float(sum(row)) for row in values], pa.float64())
+            return {"log_prob": totals, "token_log_probs": pa.array(values, pa.list_(pa.float32()))}
+
+        return self._publish("column", id, files, columns)
+
+    def _publish(
+        self,
+        kind: str,
+        id: str,
+        files: Mapping[str, Sequence[Row]],
+        columns: Callable[[list[Any]], dict[str, pa.Array]],
+    ) -> Artifact:
+        draft = self.artifacts.draft(kind, id)
+        records = {}
+        for name, rows in files.items():
+            keys = {
+                "document": pa.array([document_id(row[0]) for row in rows], pa.binary(16)),
+                "window": pa.array([row[1] for row in rows], pa.int32()),
+            }
+            records[name] = draft.write(name, encode(pa.table(keys | columns([row[2] for row in rows]))))
+        return draft.publish(records, {})
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Shelf:
+    return Shelf(tmp_path)
+
+
+@pytest.fixture
+def make_cache() -> Callable[..., PredictionCache]:
+    """A cache from documents (rows,), counts (rows,) and model -> log_probs (rows,)."""
+
+    def make(documents: Sequence[int], counts: Sequence[int], **log_probs: Sequence[float]) -> PredictionCache:
+        return PredictionCache(
+            models=tuple(log_probs),
+            documents=np.array(documents, np.int64),
+            document_ids=np.array([document_id(number) for number in sorted(set(documents))], "V16"),
+            windows=np.arange(len(counts), dtype=np.int32),
+            counts=np.array(counts, np.int64),
+            log_probs=np.array(list(log_probs.values()), np.float64).T,
+            token_log_probs=None,
+        )
+
+    return make

@@ -1,0 +1,81 @@
+"""The files in jobs/ and cluster.yaml do what their first lines say."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import mixray
+from tests.end_to_end.conftest import small_run
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_cluster_file_passes_rays_own_validation() -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    config = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    validate_config(prepare_config(config))
+    gpus = sum(
+        node.get("max_workers", 0) * node["resources"].get("GPU", 0) for node in config["available_node_types"].values()
+    )
+    asked = mixray.load_config(ROOT / "jobs" / "slimpajama_pythia.yaml").retrain.worker_range[1]
+    assert gpus >= asked == 8
+
+
+def test_the_papers_experiment_is_forecast_without_its_data() -> None:
+    forecast = mixray.plan(ROOT / "jobs" / "slimpajama_pythia.yaml")
+    assert forecast.proxy_parameters == 162_322_944  # Pythia-160M
+    assert forecast.retrain_parameters == 405_334_016  # Pythia-410M
+    assert (forecast.proxy_tokens, forecast.retrain_tokens) == (4_570_000, 8_200_000_000)
+    assert len(forecast.sources) == 7
+    assert forecast.cost.overhead <= 0.0016
+    assert forecast.cost.overhead == pytest.approx(0.00157, abs=3e-5)
+    assert "6 x parameters x training tokens" in forecast.cost.formula()
+    json.dumps(forecast.to_dict(), allow_nan=False)
+
+
+def test_the_quickstart_is_forecast_from_what_is_installed() -> None:
+    forecast = mixray.plan(ROOT / "jobs" / "quickstart.yaml")
+    assert len(forecast.sources) >= 5
+    assert len(forecast.targets) == 2
+    assert all(pool.bytes for pool in [*forecast.sources.values(), *forecast.targets.values()])
+
+
+def test_plan_prints_and_starts_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mixray.cli", "plan", str(small_run(tmp_path))]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "Forecast of small" in shown.stdout
+    assert re.search(r"search / retraining = \d", shown.stdout.replace("\n", " "))
+    assert not (tmp_path / "runs-here").exists()
+
+
+def test_a_job_submitted_to_a_cluster_finds_the_mixture(tmp_path: Path) -> None:
+    """``ray job submit`` of jobs/find_mixture.py, on a cluster that is not this process's."""
+    script = """
+import sys, time
+from ray.cluster_utils import Cluster
+from ray.job_submission import JobStatus, JobSubmissionClient
+
+root, run_file, python = sys.argv[1:]
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "include_dashboard": True, "dashboard_port": 0})
+client = JobSubmissionClient(f"http://{cluster.webui_url}")
+job = client.submit_job(entrypoint=f"{python} {root}/jobs/find_mixture.py {run_file} --until mixture --json")
+while (status := client.get_job_status(job)) not in (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.STOPPED):
+    time.sleep(1)
+print(client.get_job_logs(job))
+cluster.shutdown()
+sys.exit(status != JobStatus.SUCCEEDED)
+"""
+    run_file = small_run(tmp_path)
+    command = [sys.executable, "-c", script, str(ROOT), str(run_file), sys.executable]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    assert json.loads(line)["mixtures"]["zoo"]["weights"]["animals"] > 0.9

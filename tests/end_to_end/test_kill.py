@@ -1,0 +1,32 @@
+"""kill -9 of the driver in every stage, then the same command: it goes on, and ends with the same bits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.end_to_end.conftest import content_of, kill_at, mixray, results, small_run
+
+STAGES = ["[data] scan", "[proxies] colours", "[cache] animals", "[mixture] zoo", "[retrain] balanced", "[held-out] "]
+"""With two at a time, the third proxy begins when the first has been published, and so does the third arm."""
+
+
+def test_a_run_killed_in_every_stage_ends_as_if_it_had_never_been(finished: Path, tmp_path: Path) -> None:
+    run_file, storage = small_run(tmp_path), tmp_path / "runs-here"
+    kept: dict[str, dict[str, str]] = {}
+    for stage in STAGES:
+        kill_at(stage, "run", run_file)
+        proxies = content_of(storage, "proxy")
+        assert kept.items() <= proxies.items(), f"a finished proxy was trained again before {stage}"
+        times = {path: path.stat().st_mtime_ns for path in storage.glob("artifacts/proxy/*/manifest.json")}
+        if stage.startswith("[proxies]"):
+            assert proxies, "the kill came before any proxy was finished"
+        kept = proxies
+    done = mixray("run", run_file)
+    assert done.returncode == 0, done.stderr
+    assert times == {path: path.stat().st_mtime_ns for path in storage.glob("artifacts/proxy/*/manifest.json")}
+    undisturbed = finished / "runs-here"
+    for kind in ("tokens", "rows", "proxy", "column", "model"):
+        # Tokenizers, and all that hangs on them, have the same identity: the documents are the same.
+        assert content_of(storage, kind).items() <= content_of(undisturbed, kind).items(), kind
+    mine, theirs = results(storage), results(undisturbed)
+    assert mine == {name: theirs[name] for name in mine}

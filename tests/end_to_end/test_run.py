@@ -1,0 +1,138 @@
+"""A whole run as a user sees it: the answer, the files, MLflow, and the second time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import mlflow
+import pytest
+import yaml
+
+import mixray
+from tests.end_to_end.conftest import content_of, results, small_run
+from tests.end_to_end.conftest import mixray as command
+
+
+def the_run(finished: Path) -> Path:
+    (folder,) = (finished / "runs-here" / "runs").iterdir()
+    return folder
+
+
+def test_the_json_names_the_folder_and_holds_the_mixture_files(finished: Path) -> None:
+    printed = json.loads((finished / "stdout.json").read_text())
+    folder = Path(printed["run"])
+    assert folder == the_run(finished)
+    assert set(printed["mixtures"]) == {"zoo", "mixed"}
+    for target, mixture in printed["mixtures"].items():
+        assert mixture == json.loads((folder / "mixtures" / f"{target}.json").read_text())
+        assert mixture["schema"] == "mixray.mixture/1"
+        assert abs(sum(mixture["weights"].values()) - 1) <= 1e-12
+        assert mixture["status"] == "converged"
+        assert 0 <= mixture["gap"] <= 1e-8
+        assert mixture["loss"]["mixmin"] <= min(mixture["loss"].values()) + 1e-12
+        assert set(mixture["retrain"]) == {"mixmin", "balanced"}
+        assert mixture["compute"]["overhead"] > 0
+
+
+def test_the_answer_makes_sense(finished: Path) -> None:
+    zoo, mixed = (mixray.load_mixture(the_run(finished) / "mixtures" / f"{name}.json") for name in ("zoo", "mixed"))
+    assert zoo.weights["animals"] > 0.9
+    assert mixed.weights["animals"] < 0.1
+    assert zoo.retrain["mixmin"]["nll"] < zoo.retrain["balanced"]["nll"]
+    low, high = zoo.interval["animals"]
+    assert low <= zoo.weights["animals"] <= high + 1e-9
+
+
+def test_the_config_in_the_run_folder_is_the_whole_one(finished: Path) -> None:
+    settings = yaml.safe_load((the_run(finished) / "config.yaml").read_text())
+    assert settings["proxy"]["optimizer"]["betas"] == [0.9, 0.95]
+    again = mixray.load_config(the_run(finished) / "config.yaml")
+    assert again == mixray.load_config(finished / "run.yaml")
+
+
+def test_mlflow_has_the_run_its_children_curves_and_figures(finished: Path) -> None:
+    client = mlflow.MlflowClient(f"sqlite:///{finished / 'runs-here' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("small")
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    children = {"proxy/animals", "proxy/numbers", "proxy/colours", "arm/mixmin-zoo", "arm/mixmin-mixed", "arm/balanced"}
+    parent = runs[the_run(finished).name]
+    assert set(runs) == children | {parent.info.run_name}
+    assert {runs[name].data.tags["mlflow.parentRunId"] for name in children} == {parent.info.run_id}
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    assert parent.data.params["proxy.optimizer.learning_rate"] == "0.003"
+    curve = client.get_metric_history(runs["proxy/animals"].info.run_id, "loss")
+    steps = [point.step for point in curve]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == 117 * 8 * 32
+    assert curve[-1].value < curve[0].value - 1
+    assert parent.data.metrics["realised/zoo/mixmin"] < parent.data.metrics["realised/zoo/balanced"]
+    assert {entry.dataset.name for entry in parent.inputs.dataset_inputs} >= {"animals", "zoo"}
+    figures = {Path(item.path).name for item in client.list_artifacts(parent.info.run_id, "figures")}
+    assert figures == {f"{target}_{kind}.png" for target in ("zoo", "mixed") for kind in ("weights", "losses", "solver")}
+
+
+def test_a_second_run_trains_and_scores_nothing_and_starts_no_cluster(finished: Path) -> None:
+    storage = finished / "runs-here"
+    kinds = ("tokens", "rows", "proxy", "column", "model")
+    before = {kind: content_of(storage, kind) for kind in kinds}, results(storage)
+    again = command("run", finished / "run.yaml", "--json")
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout) == json.loads((finished / "stdout.json").read_text())
+    assert ({kind: content_of(storage, kind) for kind in kinds}, results(storage)) == before
+    assert "tokens/s" not in again.stderr
+    assert "ray log level" not in again.stderr  # what a starting Ray says first
+
+
+def test_the_last_lines_name_the_folder_and_how_to_open_mlflow(finished: Path) -> None:
+    shown = command("run", finished / "run.yaml")
+    *_, folder, view = shown.stdout.rstrip().splitlines()
+    assert folder == f"run folder: {the_run(finished)}"
+    assert view == f"open it in MLflow: mlflow ui --backend-store-uri sqlite:///{finished / 'runs-here' / 'mlflow.db'}"
+
+
+def test_show_prints_what_the_files_hold(finished: Path) -> None:
+    shown = command("show", the_run(finished))
+    assert shown.returncode == 0, shown.stderr
+    assert "lowest held-out loss" in shown.stdout
+    as_json = json.loads(command("show", the_run(finished), "--json").stdout)
+    assert as_json == json.loads((finished / "stdout.json").read_text())
+
+
+@pytest.mark.parametrize("solver", ["entropic", "em"])
+def test_solve_gives_the_same_mixture_by_another_solver(finished: Path, solver: str) -> None:
+    settings = [f"mixture.solver={solver}", "mixture.bootstrap=0", "mixture.tolerance=1e-9"]
+    solved = command("solve", the_run(finished), *settings, "--target", "mixed", "--json")
+    assert solved.returncode == 0, solved.stderr
+    (mixture,) = json.loads(solved.stdout)["mixtures"].values()
+    original = mixray.load_mixture(the_run(finished) / "mixtures" / "mixed.json")
+    assert mixture["loss"]["mixmin"] == pytest.approx(original.loss["mixmin"], abs=2e-8)
+
+
+def test_solve_keeps_new_bounds(finished: Path) -> None:
+    solved = command("solve", the_run(finished), "mixture.bounds={animals: [0, 0.25]}", "--target", "zoo", "--json")
+    (mixture,) = json.loads(solved.stdout)["mixtures"].values()
+    assert mixture["weights"]["animals"] == pytest.approx(0.25)
+
+
+def test_until_a_stage_stops_there(finished: Path) -> None:
+    for stage, shown in {"data": "Data", "proxies": "Proxies", "cache": "Prediction cache of zoo"}.items():
+        stopped = command("run", finished / "run.yaml", "--until", stage)
+        assert stopped.returncode == 0, stopped.stderr
+        assert shown in stopped.stdout
+
+
+def test_a_new_target_costs_scoring_alone(finished: Path, tmp_path: Path) -> None:
+    """Nothing is trained again: the tokens, and so the proxies, are the same artifacts."""
+    path = small_run(tmp_path, storage=str(finished / "runs-here"))
+    content = yaml.safe_load(path.read_text())
+    content["targets"] = {"numerals": {"jsonl": str(tmp_path / "numerals.jsonl")}}
+    content["name"] = "another"
+    path.write_text(yaml.safe_dump(content))
+    lines = [json.dumps({"text": f"seven {' eight' * (index % 5)} nine {index}"}) for index in range(40)]
+    (tmp_path / "numerals.jsonl").write_text("\n".join(lines))
+    before = content_of(finished / "runs-here", "proxy")
+    done = command("run", path, "--until", "mixture", "--json")
+    assert done.returncode == 0, done.stderr
+    assert content_of(finished / "runs-here", "proxy") == before
+    assert json.loads(done.stdout)["mixtures"]["numerals"]["weights"]["numbers"] > 0.9

@@ -1,0 +1,122 @@
+"""The mixture file: a round trip to the last bit, and every way in which a file is none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from mixray.errors import InputError
+from mixray.mixture import Mixture, load_mixture
+
+FULL: dict[str, Any] = {
+    "run": "quickstart-0123abcd",
+    "targets": ["sklearn"],
+    "unit": "document",
+    "interval": {"python": (0.6, 0.9), "größe": (0.1, 0.4)},
+    "loss": {"mixmin": 2.5, "balanced": 2.75},
+    "gap": 3e-10,
+    "rounds": 4,
+    "solver": "newton",
+    "tolerance": 1e-8,
+    "status": "converged",
+    "epochs": {"python": 0.5, "größe": 2.0},
+    "retrain": {"mixmin": {"nll": 2.4, "tokens": 1000, "seconds": 3.5}},
+    "compute": {"search_flops": 1e12, "retrain_flops": 1e15, "overhead": 1e-3},
+    "warnings": [{"code": "flat", "message": "shares differ more than losses"}],
+}
+WEIGHTS = {"python": 0.7, "größe": 0.30000000000000004}
+FIELDS = [
+    "schema", "run", "targets", "unit", "share_of", "sources", "weights", "interval", "loss", "gap", "rounds", "solver",
+    "tolerance", "status", "epochs", "retrain", "compute", "warnings",
+]  # fmt: skip
+
+
+def test_a_mixture_file_has_exactly_these_fields() -> None:
+    content = json.loads(Mixture.from_weights(WEIGHTS, **FULL).to_json())
+    assert list(content) == FIELDS
+    assert content["schema"] == "mixray.mixture/1"
+    assert content["share_of"] == "training tokens"
+    assert content["sources"] == ["python", "größe"]
+    assert content["weights"] == WEIGHTS
+
+
+def test_a_saved_mixture_is_loaded_to_the_last_bit(tmp_path: Path) -> None:
+    mixture = Mixture.from_weights(WEIGHTS, **FULL)
+    path = tmp_path / "mixtures" / "sklearn.json"
+    mixture.save(path)
+    assert load_mixture(path) == mixture
+    assert load_mixture(str(path)).weights["größe"].hex() == (0.30000000000000004).hex()
+    assert [file.name for file in path.parent.iterdir()] == ["sklearn.json"]
+
+
+@given(st.lists(st.floats(1e-12, 1), min_size=1, max_size=20))
+def test_any_shares_survive_the_round_trip(raw: list[float]) -> None:
+    mixture = Mixture.from_weights({f"s{i}": share / sum(raw) for i, share in enumerate(raw)})
+    assert Mixture.from_json(mixture.to_json()) == mixture
+
+
+def test_a_mixture_cannot_be_changed() -> None:
+    mixture = Mixture.from_weights(WEIGHTS)
+    with pytest.raises(ValidationError, match="frozen"):
+        mixture.gap = 0.0  # type: ignore[misc]
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "sum": ({"weights": {"a": 0.5, "b": 0.4}}, r"weights: wanted shares that sum to 1 within 1e-12; they sum to 0.9"),
+    "just off": ({"weights": {"a": 0.5, "b": 0.5 + 2e-12}}, "they sum to 1.000000000002"),
+    "negative": ({"weights": {"a": 1.0, "b": -1e-13}}, r"weights.b: Input should be greater than or equal to 0"),
+    "other sources": ({"sources": ["a", "c"]}, r"weights: wanted exactly the sources \['a', 'c'\]; got \['a', 'b'\]"),
+    "no sources": ({"sources": [], "weights": {}}, "sources: wanted at least one"),
+    "a source twice": ({"sources": ["a", "a", "b"]}, "each named once"),
+    "interval": ({"interval": {"a": [0, 1]}}, "interval: wanted exactly the sources"),
+    "epochs": ({"epochs": {"x": 1.0}}, "epochs: wanted exactly the sources"),
+    "unit": ({"unit": "word"}, "unit: Input should be 'document', 'window' or 'token'"),
+    "status": ({"status": "done"}, "status: Input should be 'converged'"),
+    "gap": ({"gap": -1.0}, "gap: Input should be greater than or equal to 0"),
+    "unknown field": ({"shares": {}}, "shares: Extra inputs are not permitted"),
+    "schema": ({"schema": "mixray.mixture/2"}, r"schema 'mixray.mixture/2'\n  wanted: schema 'mixray.mixture/1'"),
+}
+CONTENT = {"schema": "mixray.mixture/1", "sources": ["a", "b"], "weights": {"a": 0.5, "b": 0.5}}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_wrong_content_is_refused_with_the_files_name(name: str, tmp_path: Path) -> None:
+    changes, message = REFUSED[name]
+    path = tmp_path / "wrong.json"
+    path.write_text(json.dumps(CONTENT | changes))
+    with pytest.raises(InputError, match=message) as caught:
+        load_mixture(path)
+    assert caught.value.where == str(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "the JSON is broken"),
+        ('{"gap": NaN}', "NaN is not strict JSON"),
+        ('{"gap": Infinity}', "Infinity is not strict JSON"),
+        ("[1]", "schema None|list"),
+        ("{}", "schema None"),
+    ],
+)
+def test_other_texts_are_no_mixture_files(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Mixture.from_json(text)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the mixture file cannot be read") as caught:
+        load_mixture(tmp_path / "none.json")
+    assert caught.value.where == str(tmp_path / "none.json")
+
+
+def test_no_number_of_a_mixture_is_nan_or_infinite() -> None:
+    for wrong in (float("nan"), float("inf")):
+        with pytest.raises(InputError, match="finite number"):
+            Mixture.from_weights(WEIGHTS, loss={"mixmin": wrong})

@@ -1,0 +1,356 @@
+"""From a prediction cache to a mixture: the numbers, against direct computation on synthetic caches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from mixray.cache import PredictionCache, encode
+from mixray.config import RunConfig
+from mixray.errors import InputError
+from mixray.mixture import Mixture
+from mixray.run_folder import RunFolder
+from mixray.search import find_mixture, solve_again
+from mixray.store import Artifact
+
+PLANTED = {"a": 0.55, "b": 0.3, "c": 0.15}
+AVAILABLE = {"a": 6_000, "b": 3_000, "c": 1_000}
+BUDGET = 8_000
+UNITS, WEIGHTINGS, SOLVERS = ["document", "window", "token"], ["document", "token"], ["newton", "entropic", "em"]
+
+
+def synthetic_cache(documents: int, seed: int = 0, symbols: int = 20) -> PredictionCache:
+    """Documents of 1 to 4 windows of 4 tokens; each is drawn from one source, chosen by its planted share.
+
+    A source draws tokens independently from its own distribution, and the proxies know those distributions.
+    """
+    generator = np.random.default_rng(seed)
+    log_p = np.log(generator.dirichlet(np.full(symbols, 0.5), len(PLANTED))).T
+    rows, token_rows = [], []
+    for document in range(documents):
+        source = generator.choice(len(PLANTED), p=list(PLANTED.values()))
+        for window in range(generator.integers(1, 5)):
+            tokens = log_p[generator.choice(symbols, 4, p=np.exp(log_p[:, source]))]
+            rows.append((document, window, 4, tokens.sum(axis=0)))
+            token_rows.append(tokens)
+    numbers, windows, counts, totals = zip(*rows, strict=True)
+    return PredictionCache(
+        models=tuple(PLANTED),
+        documents=np.array(numbers, np.int64),
+        document_ids=np.array([document_id(number) for number in range(documents)], "V16"),
+        windows=np.array(windows, np.int32),
+        counts=np.array(counts, np.int64),
+        log_probs=np.array(totals),
+        token_log_probs=np.concatenate(token_rows).astype(np.float32),
+    )
+
+
+def document_id(number: int) -> bytes:
+    return number.to_bytes(16, "big")
+
+
+@pytest.fixture(scope="module")
+def cache() -> PredictionCache:
+    return synthetic_cache(600)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Callable[..., RunConfig]:
+    """A run of the sources a, b, c with these settings of ``mixture``."""
+
+    def make(seed: int = 0, **mixture: Any) -> RunConfig:
+        training = {"model": {"architecture": "gpt_neox"}, "tokens": BUDGET, "batch": 4}
+        return RunConfig.model_validate(
+            {
+                "name": "synthetic",
+                "seed": seed,
+                "storage": str(tmp_path / "store"),
+                "tokenizer": {"train": {}},
+                "window": 4,
+                "sources": {name: {"files": f"{name}.txt"} for name in PLANTED},
+                "targets": {"target": {"files": "target.txt"}},
+                "proxy": training,
+                "retrain": training,
+                "cache": {"token_log_probs": True},
+                "mixture": {"bootstrap": 0, **mixture},
+            }
+        )
+
+    return make
+
+
+def find(cache: PredictionCache, config: RunConfig, available: dict[str, int] | None = None) -> Mixture:
+    return find_mixture(cache, config, target="target", available_tokens=available or AVAILABLE, run="run-1").mixture
+
+
+def loss_by_hand(cache: PredictionCache, shares: dict[str, float], unit: str, weighting: str) -> float:
+    """Nats per token, term by term: groups of rows (one a unit), each the log of a weighted sum of probabilities."""
+    assert cache.token_log_probs is not None
+    table = cache.token_log_probs.astype(np.float64) if unit == "token" else cache.log_probs
+    documents = np.repeat(cache.documents, cache.counts) if unit == "token" else cache.documents
+    terms: dict[int, float] = dict.fromkeys(range(len(cache.document_ids)), 0.0)
+    if unit == "document":
+        for document in terms:
+            totals = cache.log_probs[cache.documents == document].sum(axis=0)
+            terms[document] = math.log(sum(s * math.exp(t) for s, t in zip(shares.values(), totals, strict=True)))
+    else:
+        for document, row in zip(documents, table, strict=True):
+            terms[document] += math.log(sum(s * math.exp(t) for s, t in zip(shares.values(), row, strict=True)))
+    tokens = {document: int(cache.counts[cache.documents == document].sum()) for document in terms}
+    if weighting == "document":
+        return -sum(terms[document] / tokens[document] for document in terms) / len(terms)
+    return -sum(terms.values()) / sum(tokens.values())
+
+
+BALANCED = dict.fromkeys(PLANTED, 1 / 3)
+NATURAL = {name: tokens / sum(AVAILABLE.values()) for name, tokens in AVAILABLE.items()}
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+@pytest.mark.parametrize("unit", UNITS)
+def test_predicted_losses_are_those_of_a_direct_computation(
+    config: Callable[..., RunConfig], unit: str, weighting: str
+) -> None:
+    cache = synthetic_cache(40)
+    mixture = find(cache, config(unit=unit, weighting=weighting))
+    shares = {"mixmin": mixture.weights, "balanced": BALANCED, "natural": NATURAL}
+    by_hand = {arm: loss_by_hand(cache, shares[arm], unit, weighting) for arm in shares}
+    assert mixture.loss == pytest.approx(by_hand, rel=1e-12)
+    assert mixture.loss["mixmin"] == min(mixture.loss.values())
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+@pytest.mark.parametrize("unit", UNITS)
+def test_planted_proportions_are_recovered(
+    cache: PredictionCache, config: Callable[..., RunConfig], unit: str, weighting: str
+) -> None:
+    mixture = find(cache, config(unit=unit, weighting=weighting))
+    # the standard error of a share is about sqrt(0.25 / 600) = 0.02; units below the document say less
+    assert mixture.weights == pytest.approx(PLANTED, abs=0.06)
+
+
+def test_the_interval_holds_the_share_and_is_as_wide_as_600_documents_allow(
+    cache: PredictionCache, config: Callable[..., RunConfig]
+) -> None:
+    mixture = find(cache, config(bootstrap=200))
+    for source, (low, high) in mixture.interval.items():
+        assert low < mixture.weights[source] < high
+        assert low < PLANTED[source] < high
+        assert 0.04 < high - low < 0.16
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_every_solver_is_certified_to_the_same_optimum(
+    cache: PredictionCache, config: Callable[..., RunConfig], solver: str
+) -> None:
+    mixture = find(cache, config(solver=solver, tolerance=1e-7))
+    best = find(cache, config(tolerance=1e-12))
+    assert (mixture.status, mixture.solver) == ("converged", solver)
+    assert mixture.gap is not None
+    assert 0 <= mixture.gap <= 1e-7
+    assert -1e-12 <= mixture.loss["mixmin"] - best.loss["mixmin"] <= 1e-7
+
+
+def test_a_mixture_says_where_it_comes_from(cache: PredictionCache, config: Callable[..., RunConfig]) -> None:
+    mixture = find(cache, config(unit="window"))
+    assert (mixture.run, mixture.targets, mixture.unit) == ("run-1", ["target"], "window")
+    assert (mixture.sources, mixture.share_of) == (["a", "b", "c"], "training tokens")
+    assert mixture.epochs == pytest.approx({name: mixture.weights[name] * BUDGET / AVAILABLE[name] for name in PLANTED})
+
+
+@pytest.mark.parametrize("options", [{}, {"unit": "token", "solver": "entropic", "tolerance": 1e-5}])
+def test_the_same_cache_and_settings_give_the_same_bits(
+    cache: PredictionCache, config: Callable[..., RunConfig], options: dict[str, Any]
+) -> None:
+    one, two = (find(cache, config(bootstrap=20, **options)).to_json() for _ in range(2))
+    assert one == two
+    other_seed = find(cache, config(seed=1, bootstrap=20, **options))
+    assert other_seed.weights == Mixture.from_json(one).weights
+    assert other_seed.interval != Mixture.from_json(one).interval
+
+
+# --------------------------------------------------------------------------------- bounds and repetition
+
+
+@pytest.mark.parametrize(
+    "bounds",
+    [{"a": [0.0, 0.2]}, {"c": [0.5, 1.0]}, {"a": [0.1, 0.1], "b": [0.2, 0.9]}, {"a": [0.3, 0.3], "b": [0.7, 0.7]}],
+    ids=str,
+)
+def test_bounds_hold_and_what_they_cost_is_seen(
+    cache: PredictionCache, config: Callable[..., RunConfig], bounds: dict[str, list[float]]
+) -> None:
+    mixture = find(cache, config(bounds=bounds))
+    for source, (low, high) in bounds.items():
+        assert low <= mixture.weights[source] <= high
+    assert mixture.loss["mixmin"] > find(cache, config()).loss["mixmin"]
+    assert mixture.status == "converged"
+
+
+@pytest.mark.parametrize(("passes", "bound"), [(0.8, True), (1.0, True), (50.0, False)])
+def test_no_source_is_repeated_more_often_than_allowed(
+    cache: PredictionCache, config: Callable[..., RunConfig], passes: float, bound: bool
+) -> None:
+    free = find(cache, config())
+    capped = find(cache, config(max_epochs=passes))
+    assert max(free.epochs.values()) > 1
+    assert max(capped.epochs.values()) <= passes * (1 + 1e-12)
+    assert (capped.weights != free.weights) == bound
+
+
+@pytest.mark.parametrize(
+    ("mixture", "available", "least"),
+    [
+        ({"max_epochs": 0.5}, AVAILABLE, 0.8),  # 10,000 tokens for 8,000
+        ({"max_epochs": 0.9, "bounds": {"a": [0, 0.5]}}, AVAILABLE, 1.0),  # half of 8,000 from 4,000
+        ({"max_epochs": 2, "bounds": {"c": [0.3, 1]}}, AVAILABLE, 2.4),  # 2,400 from 1,000
+        ({"max_epochs": 1}, {"a": 1000, "b": 1000, "c": 999}, 2.668),  # rounded up
+    ],
+)
+def test_a_cap_that_no_mixture_keeps_is_refused_and_the_least_one_named(
+    cache: PredictionCache,
+    config: Callable[..., RunConfig],
+    mixture: dict[str, Any],
+    available: dict[str, int],
+    least: float,
+) -> None:
+    with pytest.raises(InputError, match=r"no mixture keeps mixture\.max_epochs") as caught:
+        find(cache, config(**mixture), available)
+    assert caught.value.where == "mixture.max_epochs"
+    assert caught.value.wanted == f"at least {least:g} passes"
+    assert ("lower bound of c" in caught.value.what) == ("c" in mixture.get("bounds", {}))
+    enough = find(cache, config(**{**mixture, "max_epochs": least}), available)
+    assert max(enough.epochs.values()) <= least * (1 + 1e-12)
+
+
+def test_a_budget_of_exactly_all_tokens_leaves_one_mixture(
+    cache: PredictionCache, config: Callable[..., RunConfig]
+) -> None:
+    available = {"a": 2667, "b": 2666, "c": 2667}  # the caps sum to 1 up to rounding
+    assert find(cache, config(max_epochs=1.0), available).epochs == pytest.approx(dict.fromkeys(available, 1.0))
+
+
+# ------------------------------------------------------------------------------------------ warnings
+
+
+def codes(mixture: Mixture) -> list[str]:
+    return [warning["code"] for warning in mixture.warnings]
+
+
+def test_a_clear_answer_comes_without_warnings(cache: PredictionCache, config: Callable[..., RunConfig]) -> None:
+    assert codes(find(cache, config(bootstrap=50))) == []
+
+
+def test_few_documents_are_warned_of(config: Callable[..., RunConfig]) -> None:
+    assert codes(find(synthetic_cache(50), config())) == []
+    (warning,) = find(synthetic_cache(49), config()).warnings
+    assert (warning["code"], warning["documents"]) == ("few_documents", 49)
+    assert "49 documents" in warning["message"]
+
+
+def test_a_gain_that_may_be_nothing_is_warned_of(cache: PredictionCache, config: Callable[..., RunConfig]) -> None:
+    same = replace(cache, log_probs=np.repeat(cache.log_probs[:, :1], 3, axis=1))
+    warnings = find(same, config(bootstrap=50)).warnings
+    assert [warning["code"] for warning in warnings] == ["flat", "flat"]
+    assert [arm in warning["message"] for arm, warning in zip(("balanced", "natural"), warnings, strict=True)] == [
+        True
+    ] * 2
+    assert warnings[0]["interval"] == pytest.approx([0.0, 0.0], abs=1e-12)
+    assert (warnings[0]["unit"], warnings[0]["documents"]) == ("nats per token", 600)
+
+
+def test_a_solver_out_of_rounds_says_so_with_its_gap(cache: PredictionCache, config: Callable[..., RunConfig]) -> None:
+    mixture = find(cache, config(solver="em", max_rounds=2))
+    assert (mixture.status, mixture.rounds, codes(mixture)) == ("round_limit", 2, ["not_converged"])
+    assert mixture.gap == mixture.warnings[0]["gap"] > 1e-8
+    assert mixture.gap is not None
+    best = find(cache, config(tolerance=1e-12)).loss["mixmin"]
+    assert mixture.loss["mixmin"] - mixture.gap <= best <= mixture.loss["mixmin"]
+
+
+def test_token_values_that_were_not_kept_are_asked_for(
+    cache: PredictionCache, config: Callable[..., RunConfig]
+) -> None:
+    with pytest.raises(InputError, match="keeps no per-token values") as caught:
+        find(replace(cache, token_log_probs=None), config(unit="token"))
+    assert caught.value.remedy == "run again with cache.token_log_probs=true"
+
+
+# ----------------------------------------------------------------------------- solving again, from a run folder
+
+
+@pytest.fixture
+def folder(cache: PredictionCache, config: Callable[..., RunConfig]) -> RunFolder:
+    """A run that has come past its cache, two targets with the same rows."""
+    folder = RunFolder.create(config(bootstrap=10))
+    artifacts = folder.artifacts()
+    keys = {
+        "document": pa.array([document_id(int(number)) for number in cache.documents], pa.binary(16)),
+        "window": pa.array(cache.windows),
+    }
+
+    def publish(kind: str, id: str, **values: Any) -> Artifact:
+        draft = artifacts.draft(kind, id)
+        name = "fit-00000.parquet"
+        return draft.publish({name: draft.write(name, encode(pa.table(keys | values)))}, {})
+
+    rows = publish("rows", "rows", count=pa.array(cache.counts, pa.int32()))
+    columns = {
+        name: publish("column", name, log_prob=pa.array(cache.log_probs[:, index]))
+        for index, name in enumerate(cache.models)
+    }
+    folder.save_cache({"target": rows, "other": rows}, {"target": columns, "other": columns}, AVAILABLE)
+    return RunFolder.open(folder.location)
+
+
+def test_solving_again_without_changes_gives_the_same_bits(cache: PredictionCache, folder: RunFolder) -> None:
+    again = solve_again(folder, [], None)
+    first = find_mixture(cache, folder.config, target="target", available_tokens=AVAILABLE, run=folder.name)
+    assert again["target"] == first.mixture
+    assert list(again) == ["target", "other"]
+
+
+def test_solving_again_takes_new_settings_of_the_mixture(folder: RunFolder) -> None:
+    changes = ["mixture.bounds.a=[0, 0.25]", "mixture.solver=em", "mixture.tolerance=1e-5"]
+    found = solve_again(folder, changes, "other")
+    assert list(found) == ["other"]
+    assert found["other"].weights["a"] == pytest.approx(0.25)
+    assert (found["other"].solver, found["other"].tolerance) == ("em", 1e-5)
+    assert found["other"].targets == ["other"]
+    assert (
+        solve_again(folder, {"mixture.bounds.a": [0, 0.25], "mixture.solver": "em", "mixture.tolerance": 1e-5}, "other")
+        == found
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "target", "what"),
+    [
+        (["seed=1"], None, "only 'mixture' can be changed after the fact"),
+        (["mixture.tolerance=1e-3", "retrain.tokens=1"], None, "only 'mixture' can be changed after the fact"),
+        (["mixture.colour=red"], None, "unknown key 'mixture.colour'"),
+        (["mixture.bounds.d=[0, 1]"], None, "mixture.bounds.d is wrong"),
+        ([], "targt", "the run has no such target"),
+        (["mixture.max_epochs=0.1"], None, "no mixture keeps mixture.max_epochs"),
+    ],
+)
+def test_what_cannot_be_solved_again_is_refused(
+    folder: RunFolder, overrides: list[str], target: str | None, what: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        solve_again(folder, overrides, target)
+    assert caught.value.what.startswith(what)
+
+
+def test_a_run_without_a_cache_cannot_be_solved_again(config: Callable[..., RunConfig]) -> None:
+    folder = RunFolder.create(config(bootstrap=11))
+    with pytest.raises(InputError, match="the run has no prediction cache yet") as caught:
+        solve_again(folder, [], None)
+    assert caught.value.where == folder.location

@@ -1,0 +1,66 @@
+"""The shape of the repository: what lies where, what imports what, what an import costs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from importlinter.cli import lint_imports
+
+import mixray
+
+ROOT = Path(__file__).parents[1]
+TOP_LEVEL = {"README.md", "cluster.yaml", "jobs", "mixray", "pyproject.toml", "tests"}
+HEAVY = {"ray", "torch", "mlflow", "transformers", "datasets", "matplotlib", "pandas"}
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a git checkout")
+def test_the_top_level_holds_these_and_nothing_else() -> None:
+    """Dot-files and what git ignores aside."""
+    command = ["git", "-c", f"safe.directory={ROOT}", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    names = {path.partition("/")[0] for path in listed if path and (ROOT / path).exists()}
+    assert {name for name in names if not name.startswith(".")} == TOP_LEVEL
+
+
+def test_tests_mirror_the_package() -> None:
+    folders = {path.parent.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("test_*.py")}
+    homes = {path.parent.relative_to(ROOT / "mixray") for path in (ROOT / "mixray").rglob("*.py")}
+    assert folders - homes <= {Path("end_to_end")}
+
+
+def test_imports_keep_their_contracts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """[tool.importlinter] in pyproject.toml: the layers, and the homes of ray, mlflow and torch."""
+    monkeypatch.chdir(ROOT)
+    assert lint_imports(no_cache=True, no_logo=True) == 0
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import mixray",
+        "import mixray.cli",
+        "import mixray; mixray.solve([[-1.0, -2.0], [-2.0, -1.0]])",
+        "import mixray; mixray.load_config('jobs/quickstart.yaml')",
+        "from mixray.run_folder import RunFolder; from mixray.search import solve_again",
+    ],
+)
+def test_what_needs_no_heavy_package_loads_none(code: str) -> None:
+    code += "; import json, sys; print(json.dumps([name for name in sys.modules if '.' not in name]))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert HEAVY & set(json.loads(done.stdout)) == set()
+
+
+@pytest.mark.parametrize("name", mixray.__all__)
+def test_every_public_name_resolves(name: str) -> None:
+    value = getattr(mixray, name)
+    assert value.__name__ == name
+    assert value.__doc__
+
+
+def test_a_name_that_is_not_public_is_refused_as_python_does() -> None:
+    with pytest.raises(AttributeError, match="module 'mixray' has no attribute 'slove'"):
+        mixray.slove  # noqa: B018

@@ -1,0 +1,147 @@
+"""Blockwise losses against plain ones."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mixray.training import loss as loss_module
+from mixray.training.loss import IGNORED, NextTokenLoss, NextTokenNll, split
+
+VARIANTS = {
+    "plain": {},
+    "no bias": {"bias": False},
+    "tied": {"tied": True},
+    "scaled": {"after": lambda logits: 0.3 * logits},
+    "scaled in place": {"after": lambda logits: logits.mul_(0.3)},
+    "capped": {"after": lambda logits: 2 * torch.tanh(logits / 2)},
+}
+variants = pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS.keys())
+
+
+@pytest.fixture
+def ids(toy: SimpleNamespace) -> torch.Tensor:
+    return torch.from_numpy(toy.stream().read(0, 7))
+
+
+@pytest.fixture(params=[1, 4, 64, 1000], ids=lambda tokens: f"blocks of {tokens}")
+def _blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loss_module, "CPU_TOKENS", request.param)
+
+
+def reference(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    """Sum over windows of the mean NLL, one token at a time in float64."""
+    log_probs = torch.log_softmax(model(input_ids=ids, use_cache=False).logits.double(), dim=-1)
+    return -log_probs[:, :-1].gather(2, ids[:, 1:, None]).squeeze(2).mean(1).sum()
+
+
+@variants
+@pytest.mark.usefixtures("_blocks")
+def test_loss_and_gradients_equal_plain_ones(toy: SimpleNamespace, ids: torch.Tensor, options: dict[str, Any]) -> None:
+    model = toy.model(**options)
+    expected = reference(model, ids)
+    expected.backward()
+    gradients = {name: p.grad for name, p in model.named_parameters()}
+    model.zero_grad(set_to_none=True)
+    actual = NextTokenLoss(model, compile=False)(ids)
+    assert actual.item() == pytest.approx(expected.item(), rel=1e-6)
+    (0.7 * actual).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None
+        torch.testing.assert_close(parameter.grad, 0.7 * gradients[name], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"after": lambda logits: 1.0 * logits}], ids=["blockwise", "plain"])
+def test_loss_in_bfloat16_is_near(toy: SimpleNamespace, ids: torch.Tensor, options: dict[str, Any]) -> None:
+    model = toy.model(**options)
+    expected = reference(model, ids)
+    expected.backward()
+    exact = {name: p.grad for name, p in model.named_parameters()}
+    model.zero_grad(set_to_none=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        actual = NextTokenLoss(model, compile=False)(ids)
+    actual.backward()
+    assert actual.item() == pytest.approx(expected.item(), rel=1e-2)
+    for name, parameter in model.named_parameters():
+        assert parameter.grad.dtype == torch.float32
+        assert (parameter.grad - exact[name]).norm() < 0.03 * exact[name].norm() + 1e-3
+
+
+@variants
+@pytest.mark.usefixtures("_blocks")
+def test_nll_equals_the_plain_one_and_skips_what_is_ignored(
+    toy: SimpleNamespace, ids: torch.Tensor, options: dict[str, Any]
+) -> None:
+    model = toy.model(**options)
+    labels = ids[:, 1:].clone()
+    labels[2, 4:] = IGNORED
+    labels[5, :] = IGNORED
+    log_probs = torch.log_softmax(model(input_ids=ids, use_cache=False).logits.double(), dim=-1)
+    expected = -log_probs[:, :-1].gather(2, ids[:, 1:, None]).squeeze(2) * (labels != IGNORED)
+    nll = NextTokenNll(model, torch.device("cpu"))
+    with torch.inference_mode():
+        actual = nll(ids[:, :-1], labels)
+    assert actual.dtype == torch.float32
+    torch.testing.assert_close(actual.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("plain", True),
+        ("no bias", True),
+        ("tied", True),
+        ("scaled", False),
+        ("scaled in place", False),
+        ("capped", False),
+    ],
+)
+def test_split_finds_out_what_stands_behind_the_head(toy: SimpleNamespace, name: str, expected: bool) -> None:
+    model = toy.model(**VARIANTS[name]).train()
+    trunk, head = split(model)
+    assert (head is not None) == expected
+    assert trunk is (model.base_model if expected else model)
+    assert model.training
+    assert not model.base_model._forward_hooks
+    assert not model.head._forward_hooks
+
+
+def test_split_of_a_model_without_a_head_or_with_another_input(toy: SimpleNamespace) -> None:
+    headless = toy.model()
+    headless.get_output_embeddings = lambda: None
+    assert split(headless) == (headless, None)
+    scaled = toy.model()
+    scaled.head.register_forward_pre_hook(lambda _, args: (2 * args[0],))
+    assert split(scaled) == (scaled, None)
+
+
+class Logits(TorchDispatchMode):
+    """The number of elements of the largest tensor with a vocabulary's axis that any operation made."""
+
+    def __init__(self, vocabulary: int) -> None:
+        super().__init__()
+        self.vocabulary, self.most = vocabulary, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and result.ndim and result.shape[-1] == self.vocabulary:
+            self.most = max(self.most, result.numel())
+        return result
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_logits_of_a_batch_never_exist(
+    toy: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, training: bool
+) -> None:
+    monkeypatch.setattr(loss_module, "CPU_TOKENS", 32)
+    model, ids = toy.model(bias=False), torch.from_numpy(toy.stream().read(0, 64))
+    loss, nll = NextTokenLoss(model, compile=False), NextTokenNll(model, torch.device("cpu"))
+    with Logits(toy.vocabulary) as logits:
+        if training:
+            loss(ids).backward()
+        else:
+            with torch.no_grad():
+                nll(ids[:, :-1], ids[:, 1:])
+    assert logits.most == 32 * toy.vocabulary
