@@ -1,6 +1,6 @@
 """What ``ray job submit`` runs: one run file on the cluster that the job was submitted to.
 
-    ray job submit --working-dir . -- python jobs/find_mixture.py jobs/quickstart.yaml storage=s3://bucket/mixray seed=1
+ray job submit --working-dir . -- python jobs/find_mixture.py jobs/quickstart.yaml storage=s3://bucket/mixray seed=1
 """
 
 from __future__ import annotations

@@ -14,16 +14,16 @@ from mixray.mixture import Mixture, load_mixture
 if TYPE_CHECKING:
     from mixray.cluster.dataset import open_cache
     from mixray.config import RunConfig, load_config
-    from mixray.pipeline import run
     from mixray.forecast import plan
+    from mixray.pipeline import run
     from mixray.result import Result
     from mixray.simplex import Solution, solve
 
 __all__ = [
     "CorruptedArtifactError",
     "InputError",
-    "Mixture",
     "MixrayError",
+    "Mixture",
     "Result",
     "RunConfig",
     "Solution",

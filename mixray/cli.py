@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from mixray.config.schema import Stage
 from mixray.errors import InputError, MixrayError
 
 app = typer.Typer(
@@ -34,7 +35,7 @@ def run(
     file: RunFile,
     overrides: Overrides = None,
     address: Annotated[str | None, typer.Option(help="a Ray cluster's address; a local one by default")] = None,
-    until: Annotated[str, typer.Option(help="the last stage: data, proxies, cache, mixture, retrain or report")] = "report",
+    until: Annotated[Stage, typer.Option(help="the last stage")] = "report",
     rebuild: Annotated[bool, typer.Option("--rebuild", help="make corrupted artifacts anew")] = False,
     as_json: Json = False,
 ) -> None:

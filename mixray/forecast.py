@@ -1,4 +1,4 @@
-"""What a run will cost, told before it is started: tokens, epochs, operations, memory, and the search's share of it all.
+"""What a run will cost, told before it is started: tokens, epochs, operations, memory, the search's share of it all.
 
 Nothing is read but sizes and the run file. Where a pool's size is not to be had (a hub data set), its ``max_tokens`` is
 taken; where there is none either, the numbers that hang on it are left out.
@@ -11,9 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from mixray.config import RunConfig, load_config
@@ -21,7 +19,7 @@ from mixray.config.loading import Overrides
 from mixray.config.schema import PoolConfig
 from mixray.data import check_inputs
 from mixray.proxies import count_parameters
-from mixray.report import SearchCost, Work, count_text
+from mixray.report import SearchCost, Work, count_text, new_table, titled
 from mixray.search import share_bounds
 
 BYTES_PER_TOKEN = 4.0
@@ -72,24 +70,26 @@ class Forecast:
 
     def tables(self) -> list[RenderableType]:
         """For a terminal."""
-        table = Table(title=f"Forecast of {self.run}", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+        table = new_table()
         table.add_column("pool", overflow="fold")
         for column in ("kind", "bytes", "tokens, about", "epochs if alone"):
             table.add_column(column, justify="right")
         for kind, pools in (("source", self.sources), ("target", self.targets)):
             for name, pool in pools.items():
                 epochs = f"{self.epochs[name]:.2f}" if name in self.epochs and kind == "source" else ""
-                tokens = "unknown" if pool.tokens is None else ("at most " if pool.capped else "") + count_text(pool.tokens)
+                tokens = (
+                    "unknown" if pool.tokens is None else ("at most " if pool.capped else "") + count_text(pool.tokens)
+                )
                 table.add_row(name, kind, "unknown" if pool.bytes is None else f"{pool.bytes:,}", tokens, epochs)
         lines = [
             f"proxies: {len(self.sources)} x {self.proxy_parameters:,} parameters x {self.proxy_tokens:,} tokens, "
             f"{_gigabytes(self.proxy_bytes)} of weights and optimiser each",
-            f"retraining: {self.models} models x {self.retrain_parameters:,} parameters x {self.retrain_tokens:,} tokens, "
-            f"{_gigabytes(self.worker_bytes)} of weights and optimiser per worker",
+            f"retraining: {self.models} models x {self.retrain_parameters:,} parameters "
+            f"x {self.retrain_tokens:,} tokens, {_gigabytes(self.worker_bytes)} of weights and optimiser per worker",
             f"prediction cache: {'unknown' if self.cache_bytes is None else _gigabytes(self.cache_bytes)}",
             self.cost.formula(),
         ]
-        return [table, *(Text(line) for line in lines)]
+        return [titled(f"Forecast of {self.run}", table), *(Text(line) for line in lines)]
 
 
 def plan(run_file: str | Path, overrides: Overrides = ()) -> Forecast:

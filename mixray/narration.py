@@ -6,15 +6,15 @@ Everything may be said again by a later run of the same file: the tracker leaves
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import yaml
 
 from mixray.cluster.watching import News
 from mixray.config import RunConfig
+from mixray.config.schema import PoolConfig
 from mixray.data import Prepared
 from mixray.mixture import Mixture
-from mixray.report import convergence_figure, curves_figure, losses_figure, weights_figure
+from mixray.report import convergence_figure, curves_figure, losses_figure, summary_lines, weights_figure
 from mixray.run_folder import RunFolder
 from mixray.search import Found
 from mixray.store import Artifact
@@ -31,7 +31,7 @@ def begin(tracker: Tracker, folder: RunFolder) -> None:
 
 def data(tracker: Tracker, progress: Progress, config: RunConfig, prepared: Prepared) -> None:
     """Sources and targets as data sets with digests and counts; warnings about them."""
-    pools: list[tuple[str, Mapping[str, Any], Any]] = [
+    pools: list[tuple[str, Mapping[str, PoolConfig], Mapping[str, Artifact]]] = [
         ("source", config.sources, prepared.sources),
         ("target", config.targets, prepared.targets),
     ]
@@ -41,12 +41,17 @@ def data(tracker: Tracker, progress: Progress, config: RunConfig, prepared: Prep
                 "",
                 name,
                 digest=artifact.id,
-                source=", ".join(configs[name].locations),
+                source=_source(configs[name]),
                 context="training" if role == "source" else "evaluation",
                 profile=prepared.counts[f"{role} {name}"],
             )
     for warning in prepared.warnings:
         progress.warn(warning["message"])
+
+
+def _source(pool: PoolConfig) -> str:
+    """Where a pool is, as MLflow links to it."""
+    return f"hf://{pool.dataset}" if pool.dataset and "/" in pool.dataset else ", ".join(pool.locations)
 
 
 def training(tracker: Tracker, stage: Stage, kind: str) -> News:
@@ -57,10 +62,12 @@ def training(tracker: Tracker, stage: Stage, kind: str) -> News:
         if key not in started:
             started.add(key)
             tracker.start(f"{kind}/{key}")
-        stage.update(
-            key, record.step, record.steps, loss=record.loss, tokens_per_second=record.tokens_per_second
-        )
-        points = {"loss": record.loss, "tokens_per_second": record.tokens_per_second, "learning_rate": record.learning_rate}
+        stage.update(key, record.step, record.steps, loss=record.loss, tokens_per_second=record.tokens_per_second)
+        points = {
+            "loss": record.loss,
+            "tokens_per_second": record.tokens_per_second,
+            "learning_rate": record.learning_rate,
+        }
         tracker.metrics(f"{kind}/{key}", [(name, value, record.tokens) for name, value in points.items()])
 
     return news
@@ -70,7 +77,9 @@ def trained(tracker: Tracker, stage: Stage, kind: str, models: Mapping[str, Arti
     """The finished models of a stage: whole curves (a worker may have died before it posted), sizes, identities."""
     for name, model in models.items():
         key, meta = f"{kind}/{name}", model.meta
-        tracker.start(key, params={"parameters": meta["parameters"], "tokens": meta["tokens"]}, tags={"artifact": model.id})
+        tracker.start(
+            key, params={"parameters": meta["parameters"], "tokens": meta["tokens"]}, tags={"artifact": model.id}
+        )
         tracker.metrics(key, [("loss", loss, tokens) for tokens, loss in meta["curve"]])
         tracker.metrics(key, [("seconds", meta["seconds"], meta["tokens"])])
         tracker.finish(key)
@@ -117,3 +126,5 @@ def report(
             folder.save_report(filename, png)
             tracker.artifact("", f"figures/{filename}", png)
         tracker.artifact("", f"mixtures/{target}.json", answer.to_json().encode())
+    lines = [line for answer in mixtures.values() for line in summary_lines(answer)]
+    tracker.start("", tags={"mlflow.note.content": "\n\n".join(lines)})

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from mixray import narration
 from mixray.arms import arm_shares, arms_of, with_results
@@ -23,13 +23,12 @@ from mixray.cluster.retraining import retrain
 from mixray.cluster.scoring import score
 from mixray.config import load_config
 from mixray.config.loading import Overrides
+from mixray.config.schema import Stage
 from mixray.data import check_inputs, prepare
 from mixray.result import Result
 from mixray.run_folder import RunFolder
 from mixray.search import find_mixture
 from mixray.tracking import Progress, SilentProgress, Tracker, open_tracker
-
-Stage = Literal["data", "proxies", "cache", "mixture", "retrain", "report"]
 
 
 def run(
@@ -56,7 +55,7 @@ def run(
     ):
         narration.begin(tracker, folder)
         result = _run(folder, session, tracker, progress, until, rebuild)
-        return replace(result, view_command=tracker.view_command())
+    return replace(result, view_command=tracker.view_command())
 
 
 def _run(
@@ -97,7 +96,9 @@ def _run(
     with progress.stage("mixture", len(caches)) as stage:
         found = {}
         for target, cache in caches.items():
-            found[target] = find_mixture(cache, config, target=target, available_tokens=result.available_tokens, run=folder.name)
+            found[target] = find_mixture(
+                cache, config, target=target, available_tokens=result.available_tokens, run=folder.name
+            )
             folder.save_mixture(target, found[target].mixture)
             narration.mixture(tracker, stage, target, found[target])
     result = replace(result, mixtures={target: answer.mixture for target, answer in found.items()})

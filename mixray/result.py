@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from rich import box
 from rich.console import RenderableType
 from rich.table import Table
 
@@ -14,7 +13,7 @@ from mixray.cache import PredictionCache
 from mixray.config import RunConfig
 from mixray.data import Prepared
 from mixray.mixture import Mixture
-from mixray.report import closing_report
+from mixray.report import closing_report, new_table, titled
 from mixray.run_folder import RunFolder
 from mixray.search import baseline_mixtures
 from mixray.store import Artifact
@@ -57,7 +56,7 @@ def mixture_tables(
 ) -> list[RenderableType]:
     """The closing report of every mixture; with the baselines' shares where the sources' sizes are known."""
     baselines = baseline_mixtures(available_tokens) if available_tokens else {}
-    shares = {arm: mixture.weights for arm, mixture in baselines.items()}
+    shares: dict[str, dict[str, float]] = {arm: mixture.weights for arm, mixture in baselines.items()}
     return [closing_report(mixture, shares) for mixture in mixtures.values()]
 
 
@@ -66,16 +65,17 @@ def folder_tables(folder: RunFolder) -> list[RenderableType]:
     return mixture_tables(folder.mixtures(), folder.available_tokens())
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column(columns[0])
+def _table(*columns: str) -> Table:
+    """The first column is text, the others are numbers."""
+    table = new_table()
+    table.add_column(columns[0], overflow="fold")
     for column in columns[1:]:
         table.add_column(column, justify="right")
     return table
 
 
-def _data_table(prepared: Prepared) -> Table:
-    table = _table("Data", "pool", "documents", "MB", "tokens", "duplicates", "in target", "skipped", "split")
+def _data_table(prepared: Prepared) -> RenderableType:
+    table = _table("pool", "documents", "MB", "tokens", "duplicates", "in target", "skipped", "split")
     for pool, counts in prepared.counts.items():
         skipped = counts["skipped_not_utf8"] + counts["skipped_empty"]
         table.add_row(
@@ -87,22 +87,21 @@ def _data_table(prepared: Prepared) -> Table:
             f"{skipped:,}",
             f"{counts['split']:,}",
         )
-    table.caption = "skipped: empty or not UTF-8; split: long ones cut into several documents"
-    return table
+    return titled("Data", table, "skipped: empty or not UTF-8; split: long ones cut into several documents")
 
 
-def _proxy_table(proxies: Mapping[str, Artifact]) -> Table:
-    table = _table("Proxies", "source", "parameters", "tokens", "first loss, nats/token", "last loss, nats/token")
+def _proxy_table(proxies: Mapping[str, Artifact]) -> RenderableType:
+    table = _table("source", "parameters", "tokens", "first loss, nats/token", "last loss, nats/token")
     for source, proxy in proxies.items():
         curve = np.array(proxy.meta["curve"])
         counts = (f"{proxy.meta['parameters']:,}", f"{proxy.meta['tokens']:,}")
         table.add_row(source, *counts, f"{curve[0, 1]:.4f}", f"{curve[-1, 1]:.4f}")
-    return table
+    return titled("Proxies", table)
 
 
-def _cache_table(target: str, cache: PredictionCache) -> Table:
-    table = _table(f"Prediction cache of {target}", "proxy", "nats/token, mean over documents", "total nats/tokens")
+def _cache_table(target: str, cache: PredictionCache) -> RenderableType:
+    table = _table("proxy", "nats/token, mean over documents", "total nats/tokens")
     for model, (document, token) in cache.losses().items():
         table.add_row(model, f"{document:.4f}", f"{token:.4f}")
-    table.caption = f"{len(cache.document_ids):,} documents, {int(cache.counts.sum()):,} tokens"
-    return table
+    caption = f"{len(cache.document_ids):,} documents, {int(cache.counts.sum()):,} tokens"
+    return titled(f"Prediction cache of {target}", table, caption)

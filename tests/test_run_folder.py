@@ -147,6 +147,14 @@ def test_what_is_no_run_folder_is_refused(folder: RunFolder, location: str, got:
     assert "<storage>/runs/<name>-<hash>" in str(caught.value.wanted)
 
 
+def test_runs_at_the_root_of_the_machine_are_not_those_of_this_directory(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder.storage.full(""))
+    with pytest.raises(InputError, match="this is not a run folder"):
+        RunFolder.open(f"/runs/{folder.name}")
+
+
 @pytest.mark.parametrize(
     ("content", "what", "line"),
     [
@@ -184,6 +192,7 @@ def test_mixtures_are_saved_and_read_back_to_the_last_bit(folder: RunFolder) -> 
     folder.save_mixture("tests", MIXTURE)
     folder.save_mixture("docs", other)
     folder.save_report("weights.svg", b"<svg/>")
+    folder.storage.write(f"{folder.path}/mixtures/notes.txt", b"a person's")
     assert RunFolder.open(folder.location).mixtures() == {"docs": other, "tests": MIXTURE}
     assert folder.storage.list(folder.path) == ["config.yaml", "mixtures", "report"]
     assert folder.storage.read(f"{folder.path}/report/weights.svg") == b"<svg/>"

@@ -158,6 +158,14 @@ def test_every_solver_is_certified_to_the_same_optimum(
     assert -1e-12 <= mixture.loss["mixmin"] - best.loss["mixmin"] <= 1e-7
 
 
+def test_a_loose_tolerance_takes_fewer_rounds(cache: PredictionCache, config: Callable[..., RunConfig]) -> None:
+    loose, tight = (find(cache, config(solver="em", tolerance=tolerance)) for tolerance in (1e-3, 1e-6))
+    assert loose.rounds is not None
+    assert tight.rounds is not None
+    assert loose.rounds < tight.rounds
+    assert (loose.tolerance, tight.tolerance) == (1e-3, 1e-6)
+
+
 def test_a_mixture_says_where_it_comes_from(cache: PredictionCache, config: Callable[..., RunConfig]) -> None:
     mixture = find(cache, config(unit="window"))
     assert (mixture.run, mixture.targets, mixture.unit) == ("run-1", ["target"], "window")
@@ -187,8 +195,9 @@ def test_the_same_cache_and_settings_give_the_same_bits(
 def test_bounds_hold_and_what_they_cost_is_seen(
     cache: PredictionCache, config: Callable[..., RunConfig], bounds: dict[str, list[float]]
 ) -> None:
-    mixture = find(cache, config(bounds=bounds))
+    mixture = find(cache, config(bounds=bounds, bootstrap=20))
     for source, (low, high) in bounds.items():
+        assert low <= mixture.interval[source][0] <= mixture.interval[source][1] <= high
         assert low <= mixture.weights[source] <= high
     assert mixture.loss["mixmin"] > find(cache, config()).loss["mixmin"]
     assert mixture.status == "converged"

@@ -10,7 +10,6 @@ from typing import Any
 import ray
 
 
-@ray.remote(num_cpus=0)
 class Board:
     """``post`` from any worker, ``take`` from the driver."""
 
@@ -24,3 +23,6 @@ class Board:
         """Everything posted since the last call, oldest first."""
         notices, self._notices = self._notices, []
         return notices
+
+
+BoardActor: Any = ray.remote(num_cpus=0)(Board)

@@ -1,7 +1,7 @@
 """Training the proxies: one actor per source, as many at a time as the cluster has room for.
 
-Each keeps its state in the storage, so an actor that dies is replaced by one that goes on where it was; each publishes its
-own artifact, so what is finished stays finished whatever happens to the others or to the driver.
+Each keeps its state in the storage, so an actor that dies is replaced by one that goes on where it was; each publishes
+its own artifact, so what is finished stays finished whatever happens to the others or to the driver.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
@@ -43,8 +44,7 @@ class ProxyJob:
         return StorageCheckpoint(self.draft.storage, f"checkpoints/proxy/{self.draft.id}/{self.draft.attempt}")
 
 
-@ray.remote
-class ProxyActor:
+class ProxyTrainer:
     """Trains one proxy."""
 
     def train(self, job: ProxyJob, board: ray.actor.ActorHandle) -> Artifact:
@@ -84,6 +84,9 @@ class ProxyActor:
         return artifact
 
 
+ProxyActor: Any = ray.remote(ProxyTrainer)
+
+
 def train_proxies(
     session: Session,
     artifacts: Artifacts,
@@ -115,14 +118,17 @@ def train_proxies(
 
 def proxy_id(config: ProxyConfig, source: Artifact, *, steps: int, seed: int) -> str:
     """What decides a proxy's weights. The tokens artifact stands for source, tokenizer and window."""
-    settings = config.model_dump(mode="json", exclude={"tokens", "fraction", "resources", "max_restarts", "checkpoints"})
+    settings = config.model_dump(
+        mode="json", exclude={"tokens", "fraction", "resources", "max_restarts", "checkpoints"}
+    )
     return fingerprint(["proxy", settings, source.id, steps, seed])
 
 
 def _train_all(session: Session, config: ProxyConfig, jobs: list[ProxyJob], news: News) -> dict[str, Artifact]:
     room = session.fits(config.resources, where="proxy.resources")
     watcher = Watcher(news)
-    waiting, running = list(reversed(jobs)), {}
+    waiting = list(reversed(jobs))
+    running: dict[ray.ObjectRef, tuple[ProxyJob, ray.actor.ActorHandle]] = {}
     trained: dict[str, Artifact] = {}
     failed: dict[str, str] = {}
     restarts = dict.fromkeys((job.source for job in jobs), 0)

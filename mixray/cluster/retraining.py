@@ -1,8 +1,8 @@
 """Retraining the arms on Ray Train: DDP, one or several workers, elastic ranges, restarts.
 
-State is kept by mixray's own checkpoints in the storage: a worker group that Ray Train starts anew, of whatever size, goes
-on from the last one, and so does the next run of the same file. Positions in the stream belong to the whole group, so a
-change of size changes no window's place.
+State is kept by mixray's own checkpoints in the storage: a worker group that Ray Train starts anew, of whatever size,
+goes on from the last one, and so does the next run of the same file. Positions in the stream belong to the whole group,
+so a change of size changes no window's place.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Building the prediction cache with Ray Data: a pool of actors scores a target's rows, file by file.
 
-The unit of work is one model on one file of rows; its result is one file of the model's column, under a name that depends
-on nothing else. So a task that is run again writes the same file again, and no row ever stands twice.
+The unit of work is one model on one file of rows; its result is one file of the model's column, under a name that
+depends on nothing else. So a task that is run again writes the same file again, and no row ever stands twice.
 """
 
 from __future__ import annotations
@@ -64,7 +64,10 @@ class Scorer:
         if self._loaded is None or self._loaded[0] != artifact.id:
             with tempfile.TemporaryDirectory(prefix="mixray-") as folder:
                 fetch_folder(task.draft.storage, artifact, Path(folder))
-                self._loaded = (artifact.id, CausalLM.load(Path(folder), device=self._device, precision=self._precision))
+                self._loaded = (
+                    artifact.id,
+                    CausalLM.load(Path(folder), device=self._device, precision=self._precision),
+                )
         return self._loaded[1]
 
 
@@ -109,9 +112,7 @@ def score(
 
 
 def _column_id(model: Artifact, rows: Artifact, split: str, config: CacheConfig) -> str:
-    return column_id(
-        model.id, rows.id, split, batch_tokens=config.batch_tokens, token_log_probs=config.token_log_probs
-    )
+    return column_id(model.id, rows.id, split, batch_tokens=config.batch_tokens, token_log_probs=config.token_log_probs)
 
 
 def _run(session: Session, config: CacheConfig, training: TrainingConfig, tasks: list[ScoringTask]):  # type: ignore[no-untyped-def]
@@ -119,4 +120,6 @@ def _run(session: Session, config: CacheConfig, training: TrainingConfig, tasks:
         return iter(())
     fit = session.fits(config.resources, where="cache.resources", count=config.actors or 1)
     most = min(config.actors or fit, len(tasks))
-    return run_on_actors(session, Scorer, (config, training), tasks, config.resources, (config.actors or 1, max(1, most)))
+    return run_on_actors(
+        session, Scorer, (config, training), tasks, config.resources, (config.actors or 1, max(1, most))
+    )

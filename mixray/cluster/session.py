@@ -1,7 +1,7 @@
 """A Ray cluster, from the moment somebody first needs it.
 
-Without an address (and without ``RAY_ADDRESS``, which ``ray job submit`` sets) it is a local cluster inside this process's
-life: nobody starts it, nothing is left of it.
+Without an address (and without ``RAY_ADDRESS``, which ``ray job submit`` sets) it is a local cluster inside this
+process's life: nobody starts it, nothing is left of it.
 """
 
 from __future__ import annotations
@@ -20,9 +20,7 @@ from mixray.errors import InputError
 class Session:
     """Connects lazily, once; leaves a cluster that it did not connect to alone."""
 
-    def __init__(
-        self, address: str | None = None, config: RunConfig | None = None, *, cpus: int | None = None
-    ) -> None:
+    def __init__(self, address: str | None = None, config: RunConfig | None = None, *, cpus: int | None = None) -> None:
         """``config``: what it asks for is compared with the cluster on connecting, before any work; ``cpus``: how many
         a local cluster claims to have, the machine's (and two at least) by default."""
         self._address = address or os.environ.get("RAY_ADDRESS")
@@ -33,7 +31,9 @@ class Session:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._ours:
             ray.shutdown()
             self._ours = False
@@ -48,9 +48,7 @@ class Session:
         if self._address is None:
             # A Ray Train group is many processes; Ray warns of them where it starts few at a time.
             start_up = {"worker_maximum_startup_concurrency": max(4, self._cpus)}
-            ray.init(
-                address="local", num_cpus=self._cpus, include_dashboard=False, _system_config=start_up, **quiet
-            )
+            ray.init(address="local", num_cpus=self._cpus, include_dashboard=False, _system_config=start_up, **quiet)
         else:
             try:
                 ray.init(address=self._address, **quiet)

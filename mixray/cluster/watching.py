@@ -8,7 +8,7 @@ from typing import Any
 
 import ray
 
-from mixray.cluster.board import Board
+from mixray.cluster.board import BoardActor
 
 POLL_SECONDS = 0.5
 News = Callable[[str, Any], None]
@@ -24,7 +24,7 @@ class Watcher:
     """Owns a board for the time of one stage and passes its notices on."""
 
     def __init__(self, news: News) -> None:
-        self.board = Board.remote()
+        self.board = BoardActor.remote()
         self._news = news
 
     def next_finished(self, running: list[ray.ObjectRef]) -> ray.ObjectRef:

@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+Stage = Literal["data", "proxies", "cache", "mixture", "retrain", "report"]
+"""The stages of a run, in their order."""
 Positive = Annotated[int, Field(gt=0)]
 Globs = Annotated[list[str], Field(min_length=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from mixray.data.columns import missing_column
 from mixray.data.hub import snapshot
 from mixray.data.pools import Pool
 from mixray.data.templates import named_columns, whole_columns
-from mixray.data.texts import check_schema, row_text, table_texts
+from mixray.data.texts import check_row, check_schema, row_text, table_texts
 from mixray.data.wording import said
 from mixray.errors import InputError
 
@@ -68,7 +68,7 @@ def load(ref: DatasetRef, pool: Pool) -> Any:
 
     try:
         return _load(ref)
-    except (OSError, ValueError, DatasetsError) as error:
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:  # RuntimeError: it is a script
         raise InputError(
             "a data set cannot be loaded",
             where=pool.files_key,
@@ -109,12 +109,10 @@ def row_ranges(ref: DatasetRef, pool: Pool, part_bytes: int) -> list[tuple[int, 
 
 
 def check_local(ref: DatasetRef, pool: Pool) -> None:
-    """Raise InputError unless the data set has its split and the columns that the run file names."""
-    rows = load(ref, pool)
-    if not ref.streaming:
-        check_schema(rows.features.arrow_schema, pool, ref.path)
-    elif rows.column_names is not None:
-        _check_columns(rows.column_names, pool, ref.path)
+    """Raise InputError unless the data set has its split and its first row the columns that the run file names."""
+    row = next(iter(load(replace(ref, streaming=True), pool)), None)
+    if row is not None:
+        check_row(row, pool, lambda: ref.path)
 
 
 def _check_columns(columns: Collection[str], pool: Pool, place: str) -> None:

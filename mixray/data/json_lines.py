@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -32,12 +33,12 @@ def read_json_lines(
 
 
 def check_json_lines(file: SourceFile, pool: Pool) -> None:
-    """Raise InputError unless the first line is an object with the columns that the run file names."""
+    """Raise InputError unless the first line that is UTF-8 is an object with the columns that the run file names."""
     with reading(file, pool):
         for offset, line in _lines(file, 0, None):
-            row = _parse(line, file, offset, pool)
-            check_row(row, pool, partial(_place, file, offset))
-            return
+            with suppress(UnicodeDecodeError):
+                check_row(_parse(line, file, offset, pool), pool, partial(_place, file, offset))
+                return
 
 
 def _lines(file: SourceFile, start: int, stop: int | None) -> Iterator[tuple[int, bytes]]:

@@ -112,7 +112,7 @@ class Storage:
         return sorted(name for name in names if PARTIAL not in name)
 
     def read(self, path: str) -> bytes:
-        with self.filesystem.open_input_stream(self.full(path)) as stream:
+        with self.filesystem.open_input_stream(self.full(path), compression=None) as stream:
             return bytes(stream.read())
 
     def write(self, path: str, data: bytes) -> FileRecord:
@@ -128,7 +128,7 @@ class Storage:
         if self.is_local:
             os.makedirs(os.path.dirname(final), exist_ok=True)
         try:
-            with self.filesystem.open_output_stream(target) as stream:
+            with self.filesystem.open_output_stream(target, compression=None) as stream:
                 sink = HashingWriter(stream, path)
                 yield sink
             sink._finish()
@@ -153,7 +153,7 @@ class Storage:
 
     def sha256(self, path: str) -> str:
         digest = hashlib.sha256()
-        with self.filesystem.open_input_stream(self.full(path)) as stream:
+        with self.filesystem.open_input_stream(self.full(path), compression=None) as stream:
             while block := stream.read(READ_BYTES):
                 digest.update(block)
         return digest.hexdigest()
@@ -171,7 +171,10 @@ class Storage:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             aside = folder / f"{record.sha256}.{uuid.uuid4().hex[:8]}"
             try:
-                with self.filesystem.open_input_stream(self.full(record.path)) as stream, aside.open("wb") as sink:
+                with (
+                    self.filesystem.open_input_stream(self.full(record.path), compression=None) as stream,
+                    aside.open("wb") as sink,
+                ):
                     _copy(stream, sink)
                 if not _is_copy(aside, record):
                     raise CorruptedArtifactError(

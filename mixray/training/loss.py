@@ -89,7 +89,7 @@ def split(model: nn.Module) -> tuple[nn.Module, nn.Linear | None]:
     training = model.training
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad():  # inference mode counts no versions
             ids = torch.zeros(1, 2, dtype=torch.int64, device=head.weight.device)
             logits = model(input_ids=ids, use_cache=False).logits
     finally:

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
-
-from hypothesis import settings
-
 from mixray.config.schema import RunConfig, SourceConfig, TargetConfig
 from mixray.data.pools import Pool
 from mixray.store import Artifacts, Storage
-
-settings.register_profile("mixray", derandomize=True, deadline=None)
-settings.load_profile("mixray")
 
 MakePool = Callable[..., Pool]
 

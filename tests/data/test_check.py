@@ -47,6 +47,9 @@ def test_nothing_but_the_first_line_is_read(run_config: Any, tmp_path: Path) -> 
     (tmp_path / "a.jsonl").write_text('\n{"text": "fine"}\nbroken\n')
     pool = {"jsonl": f"{tmp_path}/a.jsonl"}
     assert check_inputs(run_config({"code": pool}, {"goal": pool}))["source code"] == 25
+    (tmp_path / "a.jsonl").write_bytes(b'\n\xff\n{"body": ""}\n')
+    with pytest.raises(InputError, match=r"a column is missing(?s:.*)a\.jsonl, line 3 has the columns body"):
+        check_inputs(run_config({"code": pool}, {"goal": {"files": f"{tmp_path}/a.jsonl"}}))
     (tmp_path / "a.jsonl").write_text("\n\nbroken\n")
     with pytest.raises(InputError, match=r"a line is not a JSON object(?s:.*)a\.jsonl, line 3"):
         check_inputs(run_config({"code": pool}, {"goal": {"files": f"{tmp_path}/a.jsonl"}}))

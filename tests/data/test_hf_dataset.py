@@ -121,6 +121,18 @@ def test_defects(case: str, layout: Callable[[Path], None], streaming: bool, tmp
         assert message in str(caught.value)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_check_looks_at_one_row_and_prepares_nothing(
+    layout: Callable[[Path], None], tmp_path: Path, run_config: Any
+) -> None:
+    layout(tmp_path / "data")
+    good = {"dataset": str(tmp_path / "data")}
+    check_inputs(run_config({"code": good}, {"goal": good}))
+    with pytest.raises(InputError, match=r"a column is missing\n  where: targets\.goal\.text\n  got: body, but"):
+        check_inputs(run_config({"code": good}, {"goal": {**good, "text": "body"}}))
+    assert not (tmp_path / "cache").exists() or not list((tmp_path / "cache").rglob("*.arrow"))
+
+
 def test_a_commit_needs_no_look_up(source: Any) -> None:
     listing = list_pool(source(dataset="some/name", revision="a" * 40, subset="en"))
     assert listing.dataset is not None

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ import pytest
 import yaml
 
 WORDS = {
-    "animals": "fox dog hen owl cat bee ant cow pig elk".split(),
-    "numbers": "one two three four five six seven eight nine ten".split(),
-    "colours": "red blue green pink grey teal gold lime plum jade".split(),
+    "animals": ["fox", "dog", "hen", "owl", "cat", "bee", "ant", "cow", "pig", "elk"],
+    "numbers": ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"],
+    "colours": ["red", "blue", "green", "pink", "grey", "teal", "gold", "lime", "plum", "jade"],
 }
 
 
@@ -105,11 +105,11 @@ def content_of(folder: Path, kind: str) -> dict[str, dict[str, str]]:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a small run that nothing disturbed; its storage is ``runs-here`` in it."""
     folder = tmp_path_factory.mktemp("finished")
     done = mixray("run", small_run(folder), "--json")
     assert done.returncode == 0, done.stderr
     (folder / "stdout.json").write_text(done.stdout)
     (folder / "stderr.txt").write_text(done.stderr)
-    yield folder
+    return folder

@@ -69,7 +69,9 @@ def test_mlflow_has_the_run_its_children_curves_and_figures(finished: Path) -> N
     assert parent.data.metrics["realised/zoo/mixmin"] < parent.data.metrics["realised/zoo/balanced"]
     assert {entry.dataset.name for entry in parent.inputs.dataset_inputs} >= {"animals", "zoo"}
     figures = {Path(item.path).name for item in client.list_artifacts(parent.info.run_id, "figures")}
-    assert figures == {f"{target}_{kind}.png" for target in ("zoo", "mixed") for kind in ("weights", "losses", "solver")}
+    assert figures == {
+        f"{target}_{kind}.png" for target in ("zoo", "mixed") for kind in ("weights", "losses", "solver")
+    }
 
 
 def test_a_second_run_trains_and_scores_nothing_and_starts_no_cluster(finished: Path) -> None:

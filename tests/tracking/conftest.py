@@ -97,6 +97,6 @@ def open_sink(tracked_storage: Storage) -> Callable[..., MlflowSink]:
 
 
 @pytest.fixture
-def look(tracked_storage: Storage) -> Callable[..., Seen]:
+def look(storage: Storage) -> Callable[..., Seen]:
     """MLflow's view, of the storage's database by default."""
-    return lambda uri=None: Seen(uri or default_uri(tracked_storage))
+    return lambda uri=None: Seen(uri or default_uri(storage))

@@ -13,7 +13,7 @@ import pytest
 
 from mixray.config import RunConfig
 from mixray.store import Storage
-from mixray.tracking import default_uri, open_tracker
+from mixray.tracking import open_tracker
 
 DRIVER = """
 import os, signal, sys
@@ -56,14 +56,14 @@ def test_two_runs_share_a_new_database_and_go_on_after_being_killed(
     outputs = [driver.communicate(timeout=300)[0] for driver in drivers]
     assert outputs == [b"", b""]
     assert [driver.returncode for driver in drivers] == [-signal.SIGKILL] * 2
-    assert {run.info.status for run in look(default_uri(storage)).runs} == {"RUNNING"}
+    assert {run.info.status for run in look().runs} == {"RUNNING"}
 
     for folder in folders:
         with open_tracker(config, storage, folder, pytest.fail) as tracker:
             tracker.start("", params={"seed": 0})
             tracker.start("proxy/python")
             tracker.metrics("proxy/python", [("loss", 1.0, step) for step in range(9)])
-    mlflow = look(default_uri(storage))
+    mlflow = look()
     assert len(mlflow.runs) == 4
     assert {run.info.status for run in mlflow.runs} == {"FINISHED"}
     for run in mlflow.runs:
