@@ -54,9 +54,9 @@ class Case:
 
 
 CASES = {
-    "quickstart": Case(128, 4, 4, 4096, 128, documents=200, batch_tokens=4096),
-    "big-vocabulary": Case(64, 2, 4, 50304, 128, documents=60, batch_tokens=4096),
-    "large": Case(768, 12, 12, 50304, 1024, documents=2000, batch_tokens=65536),
+    "quickstart": Case(128, 4, 4, 4096, 128, documents=100, batch_tokens=4096),
+    "big-vocabulary": Case(64, 2, 4, 50304, 128, documents=40, batch_tokens=4096),
+    "large": Case(768, 12, 12, 50304, 1024, documents=1000, batch_tokens=65536),
 }
 
 
@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=["auto", "float32", "bfloat16"], default="auto")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)

@@ -20,7 +20,6 @@ from mixray.config.schema import PoolConfig
 from mixray.data import check_inputs
 from mixray.proxies import count_parameters
 from mixray.report import SearchCost, Work, count_text, new_table, titled
-from mixray.search import share_bounds
 
 BYTES_PER_TOKEN = 4.0
 """Of text, as common tokenizers cut English; code and small vocabularies need fewer bytes a token."""
@@ -98,13 +97,11 @@ def plan(run_file: str | Path, overrides: Overrides = ()) -> Forecast:
 
 
 def forecast(config: RunConfig) -> Forecast:
-    """The forecast of a checked config. Raises InputError for missing files, impossible models, unkeepable caps."""
+    """The forecast of a checked config. Raises InputError for missing files and impossible models."""
     sizes = check_inputs(config)
     sources = {name: _pool(pool, sizes[f"source {name}"]) for name, pool in config.sources.items()}
     targets = {name: _pool(pool, sizes[f"target {name}"]) for name, pool in config.targets.items()}
     known = {name: pool.tokens for name, pool in sources.items() if pool.tokens}
-    if len(known) == len(sources):
-        share_bounds(config.mixture, known, config.retrain.tokens)
     proxy, model = (_parameters(config, section.model) for section in (config.proxy, config.retrain))
     fit = {name: _fit_tokens(pool, config.targets[name].held_out) for name, pool in targets.items()}
     scored = [Work(proxy, tokens) for tokens in fit.values() if tokens for _ in sources]

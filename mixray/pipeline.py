@@ -24,10 +24,11 @@ from mixray.cluster.scoring import score
 from mixray.config import load_config
 from mixray.config.loading import Overrides
 from mixray.config.schema import Stage
-from mixray.data import check_inputs, prepare
+from mixray.data import prepare
+from mixray.forecast import forecast
 from mixray.result import Result
 from mixray.run_folder import RunFolder
-from mixray.search import find_mixture
+from mixray.search import find_mixture, share_bounds
 from mixray.tracking import Progress, SilentProgress, Tracker, open_tracker
 
 
@@ -46,7 +47,7 @@ def run(
     make corrupted artifacts anew. Raises InputError for what the user can mend, StageError for work that failed.
     """
     config = load_config(run_file, overrides)
-    check_inputs(config)
+    forecast(config)  # finds what can be wrong before anything is done
     folder = RunFolder.create(config)
     progress = progress or SilentProgress()
     with (
@@ -67,6 +68,7 @@ def _run(
         data = prepare(config, artifacts, partial(run_tasks, session, progress=stage.update), stage.note)
         narration.data(tracker, progress, config, data)
     result = Result(folder.location, config, data)
+    share_bounds(config.mixture, result.available_tokens, config.retrain.tokens)  # refuses before the dear stages
     if until == "data":
         return result
 

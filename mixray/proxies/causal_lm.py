@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -15,6 +16,7 @@ from mixray.proxies.protocol import Scores
 from mixray.proxies.scoring import Rows, score
 from mixray.training import Checkpoint, Progress, TrainReport, WindowStream, train
 from mixray.training.device import Precision
+from mixray.training.loss import NextTokenNll
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -84,14 +86,12 @@ class CausalLM:
         Raises InputError for a row that is longer than the model can read or holds an id that it does not know.
         """
         self._check(rows)
-        return score(
-            self.model,
-            rows,
-            batch_tokens=batch_tokens,
-            device=self.device,
-            precision=self.precision,
-            per_token=per_token,
-        )
+        self.model.eval()
+        return score(self._nll, rows, batch_tokens=batch_tokens, precision=self.precision, per_token=per_token)
+
+    @cached_property
+    def _nll(self) -> NextTokenNll:
+        return NextTokenNll(self.model, self.device)
 
     def _check(self, rows: Rows) -> None:
         # On a GPU an index out of range kills the process' CUDA context without naming anything.

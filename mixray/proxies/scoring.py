@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from mixray.errors import InputError, StageError
 from mixray.proxies.protocol import Scores
@@ -25,11 +24,10 @@ Rows = Sequence[NDArray[np.integer[Any]]]
 
 
 def score(
-    model: nn.Module,
+    nll_of: NextTokenNll,
     rows: Rows,
     *,
     batch_tokens: int,
-    device: torch.device,
     precision: Precision,
     per_token: bool = False,
 ) -> Scores:
@@ -44,14 +42,12 @@ def score(
         raise InputError(
             "a row has no token to predict", got=f"row {int(lengths.argmin())}", wanted="2 or more token ids"
         )
-    model.eval()
     done = []
-    nll_of = NextTokenNll(model, device)
     with torch.inference_mode():
         for batch in batches(lengths, batch_tokens):
             inputs, labels = _padded([rows[i] for i in batch])
             try:
-                with autocast(device, precision):
+                with autocast(nll_of.device, precision):
                     nll = nll_of(inputs, labels)
             except torch.OutOfMemoryError as error:
                 raise StageError(

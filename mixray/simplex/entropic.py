@@ -20,8 +20,6 @@ import numpy as np
 from mixray.simplex.problem import Point, log_shares
 
 GROWTH, SHRINKAGE = 2.0, 0.5
-LONGEST_STEP = 1e6
-"""In inverse gradients: a share that should vanish is then gone in one round."""
 MOST_TRIALS = 100
 
 
@@ -42,7 +40,7 @@ class Entropic:
             change = moved.shares - point.shares
             entropy_rise = float((log_shares(moved.shares) - log_shares(point.shares)) @ change)
             if float((moved.loss.gradient - point.loss.gradient) @ change) <= entropy_rise / step:
-                return moved, min(step * GROWTH, LONGEST_STEP / float(np.abs(moved.loss.gradient).max()))
+                return moved, step * GROWTH
             step *= SHRINKAGE
         return point, step
 

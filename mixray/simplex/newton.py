@@ -82,7 +82,7 @@ def newton_direction(gradient: Vector, curvature: Matrix, lower: Vector, upper: 
 
 
 def _solve_quadratic(hessian: Matrix, gradient: Vector, lower: Vector, upper: Vector) -> Vector | None:
-    """One call of daqp; what it leaves of its tolerance, at the active bounds and in the sum, is removed."""
+    """One call of daqp. What is at a bound by its multiplier is put there exactly; the sum is 0 but for rounding."""
     sources = gradient.size
     senses = np.append(np.zeros(sources, dtype=np.int32), np.int32(DAQP_EQUALITY))
     found, _, flag, info = daqp.solve(
@@ -91,10 +91,7 @@ def _solve_quadratic(hessian: Matrix, gradient: Vector, lower: Vector, upper: Ve
     if flag != DAQP_SOLVED or not np.isfinite(found).all():
         return None
     multiplier = info["lam"][:sources]
-    found = np.where(multiplier < 0, lower, np.where(multiplier > 0, upper, np.clip(found, lower, upper)))
-    inactive = multiplier == 0
-    found[inactive] -= found.sum() / max(1, inactive.sum())
-    return found
+    return np.where(multiplier < 0, lower, np.where(multiplier > 0, upper, np.clip(found, lower, upper)))
 
 
 def search(line: Line, value: float) -> float:

@@ -18,8 +18,7 @@ from torch.nn.functional import cross_entropy, linear, log_softmax, pad
 IGNORED = -100
 """The label of a position that predicts nothing."""
 
-# Logits per block: on a CPU few enough for its cache and for the allocator to reuse, on a GPU enough to fill it.
-CPU_LOGITS, CPU_TOKENS, GPU_LOGITS = 1 << 22, 256, 1 << 26
+CPU_LOGITS, GPU_LOGITS = 1 << 21, 1 << 26
 
 
 class NextTokenLoss(nn.Module):
@@ -49,7 +48,7 @@ class NextTokenNll:
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
         self.trunk, self.head = split(model)
-        self._device = device
+        self.device = device
 
     def __call__(self, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """In nats, float32, on the device; 0 where a label is IGNORED.
@@ -57,9 +56,9 @@ class NextTokenNll:
         ``inputs``, ``labels``: int64, shape (rows, length), on the CPU.
         """
         known = (labels.flatten() != IGNORED).nonzero().flatten()
-        wanted = labels.flatten()[known].to(self._device, non_blocking=True)
-        known = known.to(self._device, non_blocking=True)
-        output = self.trunk(input_ids=inputs.to(self._device, non_blocking=True), use_cache=False)
+        wanted = labels.flatten()[known].to(self.device, non_blocking=True)
+        known = known.to(self.device, non_blocking=True)
+        output = self.trunk(input_ids=inputs.to(self.device, non_blocking=True), use_cache=False)
         states = (output.logits if self.head is None else output.last_hidden_state).flatten(0, 1)
         if len(known) < len(states):
             states = states[known]
@@ -68,7 +67,7 @@ class NextTokenNll:
             cross_entropy((block if self.head is None else self.head(block)).float(), part, reduction="none")
             for block, part in _blocks(states, wanted, vocabulary)
         ]
-        return torch.zeros(labels.numel(), device=self._device).index_copy_(0, known, torch.cat(nll)).view(labels.shape)
+        return torch.zeros(labels.numel(), device=self.device).index_copy_(0, known, torch.cat(nll)).view(labels.shape)
 
 
 def split(model: nn.Module) -> tuple[nn.Module, nn.Linear | None]:
@@ -155,6 +154,10 @@ class _BlockwiseLoss(torch.autograd.Function):
 
 def _blocks(states: torch.Tensor, labels: torch.Tensor, vocabulary: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Views of a few tokens of both at a time."""
-    limit, most = (CPU_LOGITS, CPU_TOKENS) if states.device.type == "cpu" else (GPU_LOGITS, len(states))
-    tokens = max(1, min(most, max(64, limit // vocabulary)))
+    tokens = block_tokens(states.device, vocabulary)
     return zip(torch.split(states, tokens), torch.split(labels, tokens), strict=True)
+
+
+def block_tokens(device: torch.device, vocabulary: int) -> int:
+    """Tokens per block: on a CPU few enough for its cache and its allocator, on a GPU enough to fill it."""
+    return max(64, (CPU_LOGITS if device.type == "cpu" else GPU_LOGITS) // vocabulary)

@@ -241,6 +241,16 @@ def test_newton_needs_few_rounds(name: str, per_token: float, bounded: bool) -> 
     assert solution.rounds <= 10
 
 
+@pytest.mark.parametrize("strength", [1e-6, 1e-3, 1.0])
+@pytest.mark.parametrize("name", ["correlated", "separated", "more sources than rows"])
+def test_newton_needs_few_rounds_with_a_prior(name: str, strength: float) -> None:
+    log_probs = HARD[name]()
+    prior = np.random.default_rng(0).dirichlet(np.full(log_probs.shape[1], 0.5))
+    solution = solve(log_probs, prior=prior, prior_strength=strength)
+    assert solution.status == "converged"
+    assert solution.rounds <= 15
+
+
 def test_the_trace_runs_from_the_start_to_the_answer() -> None:
     log_probs = correlated(300, 5, 0.1)
     solution = solve(log_probs)

@@ -28,7 +28,7 @@ def ids(toy: SimpleNamespace) -> torch.Tensor:
 
 @pytest.fixture(params=[1, 4, 64, 1000], ids=lambda tokens: f"blocks of {tokens}")
 def _blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loss_module, "CPU_TOKENS", request.param)
+    monkeypatch.setattr(loss_module, "block_tokens", lambda *_: request.param)
 
 
 def reference(model: Any, ids: torch.Tensor) -> torch.Tensor:
@@ -108,6 +108,18 @@ def test_split_finds_out_what_stands_behind_the_head(toy: SimpleNamespace, name:
     assert not model.head._forward_hooks
 
 
+def test_split_works_where_gradients_are_off(toy: SimpleNamespace) -> None:
+    with torch.inference_mode():
+        assert split(toy.model())[1] is not None
+
+
+@pytest.mark.parametrize(
+    ("device", "vocabulary", "expected"), [("cpu", 4096, 512), ("cpu", 50_304, 64), ("cuda", 50_304, 1334)]
+)
+def test_blocks_hold_few_logits(device: str, vocabulary: int, expected: int) -> None:
+    assert loss_module.block_tokens(torch.device(device), vocabulary) == expected
+
+
 def test_split_of_a_model_without_a_head_or_with_another_input(toy: SimpleNamespace) -> None:
     headless = toy.model()
     headless.get_output_embeddings = lambda: None
@@ -135,7 +147,7 @@ class Logits(TorchDispatchMode):
 def test_the_logits_of_a_batch_never_exist(
     toy: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, training: bool
 ) -> None:
-    monkeypatch.setattr(loss_module, "CPU_TOKENS", 32)
+    monkeypatch.setattr(loss_module, "block_tokens", lambda *_: 32)
     model, ids = toy.model(bias=False), torch.from_numpy(toy.stream().read(0, 64))
     loss, nll = NextTokenLoss(model, compile=False), NextTokenNll(model, torch.device("cpu"))
     with Logits(toy.vocabulary) as logits:
