@@ -101,7 +101,7 @@ def _run(
             found[target] = find_mixture(
                 cache, config, target=target, available_tokens=result.available_tokens, run=folder.name
             )
-            folder.save_mixture(target, found[target].mixture)
+            folder.save_mixture(target, found[target].mixture, keep_results=True)
             narration.mixture(tracker, stage, target, found[target])
     result = replace(result, mixtures={target: answer.mixture for target, answer in found.items()})
     if until == "mixture":

@@ -65,8 +65,21 @@ class RunFolder:
     def artifacts(self, *, rebuild: bool = False) -> Artifacts:
         return Artifacts(self.storage, self.name, rebuild=rebuild)
 
-    def save_mixture(self, name: str, mixture: Mixture) -> None:
+    def save_mixture(self, name: str, mixture: Mixture, *, keep_results: bool = False) -> None:
+        """Write a mixture file. ``keep_results``: leave one that holds retraining results of the same shares."""
+        if keep_results and self._has_results(name, mixture):
+            return
         self.storage.write(self._inside(f"mixtures/{name}.json"), mixture.to_json().encode())
+
+    def _has_results(self, name: str, mixture: Mixture) -> bool:
+        path = self._inside(f"mixtures/{name}.json")
+        if not self.storage.exists(path):
+            return False
+        try:
+            kept = Mixture.from_json(self.storage.read(path).decode())
+        except (InputError, UnicodeDecodeError):
+            return False  # damaged: to be written anew
+        return bool(kept.retrain) and kept.weights == mixture.weights
 
     def mixtures(self) -> dict[str, Mixture]:
         """The mixture files there are: name (a target) -> mixture."""

@@ -113,7 +113,7 @@ def train_proxies(
     found = {name: artifacts.find("proxy", job.draft.id) for name, job in jobs.items()}
     missing = [job for name, job in jobs.items() if found[name] is None]
     trained = _train_all(session, config, missing, news) if missing else {}
-    return {name: trained[name] if name in trained else artifacts.get("proxy", jobs[name].draft.id) for name in sources}
+    return {name: artifact if artifact is not None else trained[name] for name, artifact in found.items()}
 
 
 def proxy_id(config: ProxyConfig, source: Artifact, *, steps: int, seed: int) -> str:

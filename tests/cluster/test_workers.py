@@ -61,7 +61,7 @@ class Killer:
 
     def __call__(self, key: str, record: Any) -> None:
         if key == self._key and not self.killed and record.step >= self._share * record.steps:
-            for pid in workers_named("ProxyActor"):
+            for pid in workers_named("ProxyTrainer"):
                 os.kill(pid, signal.SIGKILL)
                 self.killed += 1
 

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from mixray.config import RunConfig, dump_config, load_config, parse_config
+from mixray.config import RunConfig, dump_config, load_config, parse_config, yaml_text
 from mixray.errors import InputError
 
 JOBS = Path(__file__).parents[2] / "jobs"
@@ -80,7 +82,11 @@ def test_a_dumped_run_file_reads_back_equal(path: Path) -> None:
     [
         {"name": "3e-3"},
         {"name": "007"},
-        {"sources": {"1e5": {"jsonl": "x", "where": {"a": "1_000", "b.c": "no", "d": "Grüße: {x}\n- y", "e": " "}}}},
+        {
+            "sources": {
+                "1e5": {"jsonl": "x", "where": {"a": "1_000", "b.c": "no", "d": "Grüße: {x}\n- y", "e": "a\x85b\u2028"}}
+            }
+        },
         {
             "sources": {
                 "null": {"dataset": "x", "text": "{q} {answer}", "answer": {"options": ["a", "b"], "label": "c"}}
@@ -93,6 +99,23 @@ def test_a_dumped_run_file_reads_back_equal(path: Path) -> None:
 def test_text_that_looks_like_a_number_survives_the_round_trip(text: str, overrides: dict[str, Any]) -> None:
     config = parse_config(text, overrides)
     assert parse_config(dump_config(config)) == config
+
+
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"]))
+    | st.from_regex(r"[-+]?[0-9_.]*[eE:]?[-+]?[0-9_.]*", fullmatch=True)
+)
+KEYS = st.text(st.characters(exclude_categories=["Cs"]))
+
+
+@given(st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3)))
+def test_whatever_is_written_is_read_back_the_same(value: Any) -> None:
+    document = {"key": value}
+    assert repr(yaml_text.load(yaml_text.dump(document))[0]) == repr(document)
 
 
 def test_merge_keys_and_anchors_mean_what_yaml_says(text: str) -> None:
