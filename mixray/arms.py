@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from mixray.config import RunConfig
 from mixray.mixture import Mixture
 from mixray.report import SearchCost, Work
-from mixray.search import baseline_mixtures
+from mixray.search import baseline_mixtures, natural_tokens
 from mixray.store import Artifact, Storage
 
 Shares = dict[str, float]
@@ -25,7 +25,7 @@ def arm_shares(
     config: RunConfig, available_tokens: Mapping[str, int], mixtures: Mapping[str, Mixture]
 ) -> dict[str, Shares]:
     """Every model to retrain: its name -> source -> share of its training tokens."""
-    baselines = baseline_mixtures(available_tokens)
+    baselines = baseline_mixtures(natural_tokens(config, available_tokens))
     found: dict[str, Shares] = {}
     for arm in config.retrain.arms:
         if arm == "mixmin":

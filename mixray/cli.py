@@ -75,20 +75,21 @@ def solve(
     """Solve again from a run's prediction cache, under other settings of ``mixture``. Needs no cluster."""
     from mixray.result import mixture_tables
     from mixray.run_folder import RunFolder
-    from mixray.search import solve_again
+    from mixray.search import natural_tokens, solve_again
+    from mixray.tracking import open_progress, replay
 
     folder = RunFolder.open(run_folder)
+    replay(folder.config, folder.storage, folder.path, open_progress().warn)
     mixtures = solve_again(folder, overrides or [], target)
     if as_json:
         _print_json(folder.location, mixtures)
     else:
-        _print(*mixture_tables(mixtures, folder.available_tokens()))
+        _print(*mixture_tables(mixtures, natural_tokens(folder.config, folder.available_tokens())))
 
 
 @app.command()
 def show(run_folder: RunFolderArgument, as_json: Json = False) -> None:
     """Weights with intervals, the gap, losses per arm, warnings of a run."""
-    from mixray.result import mixture_tables
     from mixray.run_folder import RunFolder
     from mixray.tracking import open_progress, replay
 
@@ -97,7 +98,7 @@ def show(run_folder: RunFolderArgument, as_json: Json = False) -> None:
     if as_json:
         _print_json(folder.location, folder.mixtures())
     else:
-        _print(*mixture_tables(folder.mixtures(), folder.available_tokens()))
+        _print(*folder_tables(folder))
 
 
 def _print_json(folder: str, mixtures: Any) -> None:

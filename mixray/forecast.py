@@ -17,7 +17,7 @@ from rich.text import Text
 from mixray.config import RunConfig, load_config
 from mixray.config.loading import Overrides
 from mixray.config.schema import PoolConfig
-from mixray.data import check_inputs
+from mixray.data import check_inputs, vocabulary
 from mixray.proxies import count_parameters
 from mixray.report import SearchCost, Work, count_text, new_table, titled
 
@@ -136,9 +136,9 @@ def _fit_tokens(pool: PoolForecast, held_out: float) -> int | None:
 
 def _parameters(config: RunConfig, model: dict[str, Any]) -> int:
     """A model that states its vocabulary needs no tokenizer; a trained tokenizer's size is in the run file."""
-    train = config.tokenizer.train
-    stated = model.get("vocab_size")
-    return count_parameters(model, int(stated or (train.vocab_size if train else 1)), config.window)
+    if "vocab_size" in model or "pretrained" in model:
+        return count_parameters(model, int(model.get("vocab_size", 1)), config.window)
+    return count_parameters(model, vocabulary(config.tokenizer), config.window)
 
 
 def _cache_bytes(config: RunConfig, fit: Mapping[str, int | None]) -> int | None:

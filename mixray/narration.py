@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import yaml
-
 from mixray.cluster.watching import News
-from mixray.config import RunConfig
+from mixray.config import RunConfig, dump_config
 from mixray.config.schema import PoolConfig
 from mixray.data import Prepared
 from mixray.mixture import Mixture
@@ -18,15 +16,17 @@ from mixray.report import convergence_figure, curves_figure, losses_figure, summ
 from mixray.run_folder import RunFolder
 from mixray.search import Found
 from mixray.store import Artifact
+from mixray.store.storage import without_credentials
 from mixray.tracking import Progress, Stage, Tracker
 from mixray.training import Progress as TrainingRecord
 
 
 def begin(tracker: Tracker, folder: RunFolder) -> None:
     """The run itself: its config as parameters and as a file."""
-    settings = folder.config.model_dump(mode="json")
+    # Where results are kept and told may hold credentials; ``folder.location`` says it without.
+    settings = folder.config.model_dump(mode="json", exclude={"storage", "tracking"})
     tracker.start("", params=settings, tags={"mixray.folder": folder.location})
-    tracker.artifact("", "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).encode())
+    tracker.artifact("", "config.yaml", without_credentials(dump_config(folder.config)).encode())
 
 
 def data(tracker: Tracker, progress: Progress, config: RunConfig, prepared: Prepared) -> None:

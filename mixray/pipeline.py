@@ -28,7 +28,7 @@ from mixray.data import prepare
 from mixray.forecast import forecast
 from mixray.result import Result
 from mixray.run_folder import RunFolder
-from mixray.search import find_mixture, share_bounds
+from mixray.search import natural_tokens, share_bounds, solve_once
 from mixray.tracking import Progress, SilentProgress, Tracker, open_tracker
 
 
@@ -90,16 +90,22 @@ def _run(
     with progress.stage("cache") as stage:
         columns = score(session, artifacts, config.cache, config.proxy, proxies, data.targets, "fit", stage.update)
         folder.save_cache(data.targets, columns, result.available_tokens)
-        caches = {target: read_cache(storage, rows, "fit", columns[target]) for target, rows in data.targets.items()}
-    result = replace(result, caches=caches)
     if until == "cache":
-        return result
+        caches = {target: read_cache(storage, rows, "fit", columns[target]) for target, rows in data.targets.items()}
+        return replace(result, caches=caches)
 
-    with progress.stage("mixture", len(caches)) as stage:
+    with progress.stage("mixture", len(columns)) as stage:
         found = {}
-        for target, cache in caches.items():
-            found[target] = find_mixture(
-                cache, config, target=target, available_tokens=result.available_tokens, run=folder.name
+        for target, rows in data.targets.items():
+            found[target] = solve_once(
+                artifacts,
+                config,
+                target=target,
+                rows=rows,
+                columns=columns[target],
+                available_tokens=result.available_tokens,
+                natural_tokens=natural_tokens(config, result.available_tokens),
+                run=folder.name,
             )
             folder.save_mixture(target, found[target].mixture, keep_results=True)
             narration.mixture(tracker, stage, target, found[target])

@@ -15,7 +15,7 @@ from mixray.data import Prepared
 from mixray.mixture import Mixture
 from mixray.report import closing_report, new_table, titled
 from mixray.run_folder import RunFolder
-from mixray.search import baseline_mixtures
+from mixray.search import baseline_mixtures, natural_tokens
 from mixray.store import Artifact
 
 
@@ -43,7 +43,7 @@ class Result:
     def tables(self) -> list[RenderableType]:
         """The last stage's results."""
         if self.mixtures:
-            return mixture_tables(self.mixtures, self.available_tokens)
+            return mixture_tables(self.mixtures, natural_tokens(self.config, self.available_tokens))
         if self.caches:
             return [_cache_table(target, cache) for target, cache in self.caches.items()]
         if self.proxies:
@@ -51,18 +51,16 @@ class Result:
         return [_data_table(self.prepared)]
 
 
-def mixture_tables(
-    mixtures: Mapping[str, Mixture], available_tokens: Mapping[str, int] | None = None
-) -> list[RenderableType]:
+def mixture_tables(mixtures: Mapping[str, Mixture], sizes: Mapping[str, int] | None = None) -> list[RenderableType]:
     """The closing report of every mixture; with the baselines' shares where the sources' sizes are known."""
-    baselines = baseline_mixtures(available_tokens) if available_tokens else {}
+    baselines = baseline_mixtures(sizes) if sizes else {}
     shares: dict[str, dict[str, float]] = {arm: mixture.weights for arm, mixture in baselines.items()}
     return [closing_report(mixture, shares) for mixture in mixtures.values()]
 
 
 def folder_tables(folder: RunFolder) -> list[RenderableType]:
     """The same for a run folder."""
-    return mixture_tables(folder.mixtures(), folder.available_tokens())
+    return mixture_tables(folder.mixtures(), natural_tokens(folder.config, folder.available_tokens()))
 
 
 def _table(*columns: str) -> Table:

@@ -5,6 +5,7 @@ Numbers only: it runs the same inside ``mixray run`` and, later and without a cl
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from mixray.errors import InputError
 from mixray.mixture import SUM_TOLERANCE, Mixture
 from mixray.run_folder import RunFolder
 from mixray.simplex import bootstrap, mixture_loss, row_weights, solve, sum_by_document
+from mixray.store import Artifact, Artifacts, fingerprint
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,41 @@ class Found:
 
     mixture: Mixture
     trace: NDArray[np.float64]
+
+
+def solve_once(
+    artifacts: Artifacts,
+    config: RunConfig,
+    *,
+    target: str,
+    rows: Artifact,
+    columns: Mapping[str, Artifact],
+    available_tokens: Mapping[str, int],
+    natural_tokens: Mapping[str, int],
+    run: str,
+) -> Found:
+    """``find_mixture`` from a target's cache, kept as an artifact.
+
+    So a run that goes on elsewhere has the same shares to the last bit, whatever the processor, and trained arms fit.
+    """
+    settings = config.mixture.model_dump(mode="json")
+    sizes = [list(available_tokens.items()), list(natural_tokens.items()), config.retrain.tokens]
+    cache_ids = [(source, column.id) for source, column in columns.items()]
+    draft = artifacts.draft("solution", fingerprint(["solution", 1, settings, cache_ids, sizes, config.seed]))
+    stored = artifacts.find(draft.kind, draft.id)
+    if stored is None:
+        cache = read_cache(artifacts.storage, rows, "fit", columns)
+        found = find_mixture(
+            cache, config, target=target, available_tokens=available_tokens, natural_tokens=natural_tokens
+        )
+        files = {
+            "mixture.json": draft.write("mixture.json", found.mixture.to_json().encode()),
+            "trace.json": draft.write("trace.json", json.dumps(found.trace.tolist()).encode()),
+        }
+        stored = draft.publish(files, {"rounds": found.mixture.rounds})
+    text, trace = (artifacts.storage.read(stored.files[name].path) for name in ("mixture.json", "trace.json"))
+    mixture = Mixture.from_json(text.decode()).model_copy(update={"run": run, "targets": [target]})
+    return Found(mixture, np.array(json.loads(trace)))
 
 
 def rows_of(cache: PredictionCache, config: MixtureConfig) -> Rows:
@@ -92,9 +129,14 @@ def share_bounds(
     return lower, upper
 
 
-def baseline_mixtures(available_tokens: Mapping[str, int]) -> dict[Arm, Mixture]:
+def natural_tokens(config: RunConfig, available_tokens: Mapping[str, int]) -> dict[str, int]:
+    """What ``natural`` is in proportion to: a source's ``natural_tokens`` where stated, else the tokens there are."""
+    return {name: config.sources[name].natural_tokens or tokens for name, tokens in available_tokens.items()}
+
+
+def baseline_mixtures(natural_tokens: Mapping[str, int]) -> dict[Arm, Mixture]:
     """Every arm that needs no search: name -> mixture."""
-    return {"balanced": balanced(list(available_tokens)), "natural": natural(available_tokens)}
+    return {"balanced": balanced(list(natural_tokens)), "natural": natural(natural_tokens)}
 
 
 def find_mixture(
@@ -103,11 +145,13 @@ def find_mixture(
     *,
     target: str,
     available_tokens: Mapping[str, int],
+    natural_tokens: Mapping[str, int] | None = None,
     run: str | None = None,
 ) -> Found:
     """The certified mixture of one target, with intervals, the baselines' predicted losses and warnings.
 
-    ``available_tokens``: source -> training tokens there are, in the cache's order. Raises InputError for bounds that
+    ``available_tokens``: source -> training tokens there are, in the cache's order; ``natural_tokens``: what the
+    natural baseline is in proportion to, if that is something else. Raises InputError for bounds that
     no mixture satisfies.
     """
     settings, sources, budget = config.mixture, list(cache.models), config.retrain.tokens
@@ -124,7 +168,7 @@ def find_mixture(
         max_rounds=settings.max_rounds,
     )
     rivals: dict[str, NDArray[np.float64]] = {
-        arm: _vector(mixture) for arm, mixture in baseline_mixtures(available_tokens).items()
+        arm: _vector(mixture) for arm, mixture in baseline_mixtures(natural_tokens or available_tokens).items()
     }
     losses = {"mixmin": solution.loss} | {
         arm: mixture_loss(rows.log_probs, shares, row_weights=rows.row_weights) for arm, shares in rivals.items()
@@ -209,8 +253,12 @@ def solve_again(folder: RunFolder, overrides: Overrides, target: str | None) -> 
     if target is not None and target not in rows:
         raise InputError("the run has no such target", where="--target", got=target, wanted=f"one of {', '.join(rows)}")
     available = folder.available_tokens()
+    sizes = natural_tokens(config, available)
     found = {}
     for name in rows if target is None else [target]:
         cache = read_cache(folder.storage, rows[name], "fit", columns[name])
-        found[name] = find_mixture(cache, config, target=name, available_tokens=available, run=folder.name).mixture
+        answer = find_mixture(
+            cache, config, target=name, available_tokens=available, natural_tokens=sizes, run=folder.name
+        )
+        found[name] = answer.mixture
     return found

@@ -19,9 +19,11 @@ from mixray.store import fingerprint
 KEY = ["document", "window"]
 
 
-def column_id(model_id: str, rows_id: str, split: str, *, batch_tokens: int, token_log_probs: bool) -> str:
+def column_id(
+    model_id: str, rows_id: str, split: str, *, precision: str, on_gpu: bool, batch_tokens: int, token_log_probs: bool
+) -> str:
     """The identity of a column: everything that decides its numbers, rounding included."""
-    return fingerprint(["column", model_id, rows_id, split, batch_tokens, token_log_probs])
+    return fingerprint(["column", 1, model_id, rows_id, split, precision, on_gpu, batch_tokens, token_log_probs])
 
 
 def column_table(

@@ -25,4 +25,4 @@ class Board:
         return notices
 
 
-BoardActor: Any = ray.remote(num_cpus=0)(Board)
+BoardActor: Any = ray.remote(num_cpus=0, max_restarts=-1)(Board)

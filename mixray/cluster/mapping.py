@@ -89,7 +89,13 @@ def _apply(function: Callable[[Any], Any], row: Row) -> Row:
 
 class _ActorTask:
     def __init__(self, worker: Callable[..., Callable[[Any], Any]], arguments: tuple[Any, ...]) -> None:
-        self._work = worker(*arguments)
+        self._make = functools.partial(worker, *arguments)
+        self._work: Callable[[Any], Any] | None = None
 
     def __call__(self, row: Row) -> Row:
-        return _apply(self._work, row)
+        return _apply(self._run, row)
+
+    def _run(self, item: Any) -> Any:
+        if self._work is None:  # here and not at the actor's start, so that its errors come back as themselves
+            self._work = self._make()
+        return self._work(item)

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from mixray.cluster.session import Session
 from mixray.cluster.watching import News, Watcher, plain
 from mixray.config.schema import ProxyConfig
 from mixray.data import MixtureStream, Windows
-from mixray.errors import MixrayError, StageError
-from mixray.proxies import CausalLM
+from mixray.errors import InputError, MixrayError, StageError
+from mixray.proxies import CausalLM, model_identity
 from mixray.store import Artifact, Artifacts, Draft, fingerprint
 from mixray.training import StorageCheckpoint, device_for, step_count
 
@@ -60,7 +60,8 @@ class ProxyTrainer:
             seed=job.seed,
             device=device_for(job.config.resources.gpus),
         )
-        stream = MixtureStream({job.source: Windows(job.draft.storage, job.tokens)}, {job.source: 1.0}, job.seed)
+        # The order of the windows must not hang on the source's name: the proxy's identity does not.
+        stream = MixtureStream({"source": Windows(job.draft.storage, job.tokens)}, {"source": 1.0}, job.seed)
         report = proxy.fit(
             stream,
             config=job.config,
@@ -100,7 +101,7 @@ def train_proxies(
     seed: int,
     news: News,
 ) -> dict[str, Artifact]:
-    """One proxy per source (name -> tokens artifact); those that exist are not trained again.
+    """One proxy per source (name -> tokens artifact); those that exist are not trained again, equal sources share one.
 
     Raises StageError naming every source whose proxy failed, after the others have finished.
     """
@@ -110,10 +111,10 @@ def train_proxies(
         for name, source in sources.items()
         for id in [proxy_id(config, source, steps=steps, seed=seed)]
     }
-    found = {name: artifacts.find("proxy", job.draft.id) for name, job in jobs.items()}
-    missing = [job for name, job in jobs.items() if found[name] is None]
-    trained = _train_all(session, config, missing, news) if missing else {}
-    return {name: artifact if artifact is not None else trained[name] for name, artifact in found.items()}
+    found = {job.draft.id: artifacts.find("proxy", job.draft.id) for job in jobs.values()}
+    missing = {job.draft.id: job for job in jobs.values() if found[job.draft.id] is None}
+    trained = _train_all(session, config, list(missing.values()), news) if missing else {}
+    return {name: found[job.draft.id] or trained[job.draft.id] for name, job in jobs.items()}
 
 
 def proxy_id(config: ProxyConfig, source: Artifact, *, steps: int, seed: int) -> str:
@@ -121,7 +122,7 @@ def proxy_id(config: ProxyConfig, source: Artifact, *, steps: int, seed: int) ->
     settings = config.model_dump(
         mode="json", exclude={"tokens", "fraction", "resources", "max_restarts", "checkpoints"}
     )
-    return fingerprint(["proxy", settings, source.id, steps, seed])
+    return fingerprint(["proxy", 1, settings, model_identity(config.model), source.id, steps, seed])
 
 
 def _train_all(session: Session, config: ProxyConfig, jobs: list[ProxyJob], news: News) -> dict[str, Artifact]:
@@ -130,7 +131,7 @@ def _train_all(session: Session, config: ProxyConfig, jobs: list[ProxyJob], news
     waiting = list(reversed(jobs))
     running: dict[ray.ObjectRef, tuple[ProxyJob, ray.actor.ActorHandle]] = {}
     trained: dict[str, Artifact] = {}
-    failed: dict[str, str] = {}
+    failed: dict[str, Exception] = {}
     restarts = dict.fromkeys((job.source for job in jobs), 0)
     while waiting or running:
         while waiting and len(running) < room:
@@ -140,24 +141,25 @@ def _train_all(session: Session, config: ProxyConfig, jobs: list[ProxyJob], news
         reference = watcher.next_finished(list(running))
         job, actor = running.pop(reference)
         try:
-            trained[job.source] = ray.get(reference)
-        except RayActorError as error:
+            trained[job.draft.id] = ray.get(reference)
+        except RayTaskError as error:
+            failed[job.source] = error.cause if isinstance(error.cause, MixrayError) else error
+        except RayError as error:  # the actor died, or could not be placed
             restarts[job.source] += 1
             if restarts[job.source] <= config.max_restarts:
                 waiting.append(job)
             else:
-                failed[job.source] = f"its actor died {restarts[job.source]} times; last: {plain(str(error))}"
-        except RayTaskError as error:
-            failed[job.source] = plain(str(error.cause if isinstance(error.cause, MixrayError) else error))
+                failed[job.source] = error
         ray.kill(actor)
     if failed:
-        _raise_failed(failed, trained)
+        _raise_failed(failed, [job.source for job in jobs if job.draft.id in trained])
     return trained
 
 
-def _raise_failed(failed: dict[str, str], trained: dict[str, Artifact]) -> None:
-    reasons = "\n".join(f"{source}: {reason}" for source, reason in failed.items())
-    raise StageError(
+def _raise_failed(failed: dict[str, Exception], trained: list[str]) -> None:
+    reasons = "\n".join(f"{source}: {plain(str(reason))}" for source, reason in failed.items())
+    kind = InputError if all(isinstance(reason, InputError) for reason in failed.values()) else StageError
+    raise kind(
         f"the proxies of {', '.join(failed)} failed",
         got=reasons,
         remedy=f"mend the cause and run again: the proxies of {', '.join(trained) or 'no source'} are kept",

@@ -23,7 +23,7 @@ from mixray.cluster.watching import POLL_SECONDS, News, Watcher, plain
 from mixray.config.schema import RetrainConfig
 from mixray.data import MixtureStream, Windows
 from mixray.errors import MixrayError, StageError
-from mixray.proxies import CausalLM
+from mixray.proxies import CausalLM, model_identity
 from mixray.store import Artifact, Artifacts, Draft, fingerprint
 from mixray.training import StorageCheckpoint, World, device_for, step_count, train
 
@@ -111,7 +111,8 @@ def retrain(
     jobs: dict[str, ArmJob] = {}
     for arm, shares in arms.items():
         used = {name: source for name, source in sources.items() if shares[name] > 0}
-        positive = {name: shares[name] for name in used}
+        # The stream breaks ties by order; the identity knows none.
+        positive = {name: shares[name] for name in sorted(used)}
         draft = artifacts.draft("model", arm_id(config, positive, used, steps=steps, seed=seed))
         jobs[arm] = ArmJob(arm, config, positive, used, vocab_size, eos_id, window, steps, seed, draft)
     missing = {job.draft.id: job for job in jobs.values() if artifacts.find("model", job.draft.id) is None}
@@ -127,7 +128,7 @@ def arm_id(
     left_out = {"arms", "tokens", "workers", "resources_per_worker", "max_failures", "checkpoints"}
     settings = config.model_dump(mode="json", exclude=left_out)
     mixture = sorted((name, share, sources[name].id) for name, share in shares.items())
-    return fingerprint(["model", settings, mixture, steps, seed])
+    return fingerprint(["model", 1, settings, model_identity(config.model), mixture, steps, seed])
 
 
 def _train_all(session: Session, config: RetrainConfig, jobs: list[ArmJob], news: News) -> None:
@@ -136,8 +137,9 @@ def _train_all(session: Session, config: RetrainConfig, jobs: list[ArmJob], news
     at_once = max(1, min(len(jobs), room // most))
     watcher = Watcher(news)
     failed: dict[str, str] = {}
-    with ThreadPoolExecutor(at_once, thread_name_prefix="mixray-arm") as pool:
-        running: dict[Future[None], ArmJob] = {pool.submit(_fit, job, watcher.board): job for job in jobs}
+    pool = ThreadPoolExecutor(at_once, thread_name_prefix="mixray-arm")
+    running: dict[Future[None], ArmJob] = {pool.submit(_fit, job, watcher.board): job for job in jobs}
+    try:
         while running:
             finished, _ = wait(running, POLL_SECONDS, FIRST_COMPLETED)
             watcher.pass_on()
@@ -147,6 +149,8 @@ def _train_all(session: Session, config: RetrainConfig, jobs: list[ArmJob], news
                     failed[job.arm] = _reason(error)
                 elif error is not None:
                     raise error
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # an interrupt does not wait for the arms that are left
     if failed:
         reasons = "\n".join(f"{arm}: {reason}" for arm, reason in failed.items())
         raise StageError(

@@ -90,7 +90,7 @@ def score(
     tasks: list[ScoringTask] = []
     for model, model_artifact in models.items():
         for target, rows in targets.items():
-            draft = artifacts.draft("column", _column_id(model_artifact, rows, split, config))
+            draft = artifacts.draft("column", _column_id(model_artifact, rows, split, config, training))
             found = artifacts.find(draft.kind, draft.id)
             if found is not None:
                 columns[target][model] = found
@@ -111,8 +111,16 @@ def score(
     return {target: {model: found[model] for model in models} for target, found in columns.items()}
 
 
-def _column_id(model: Artifact, rows: Artifact, split: str, config: CacheConfig) -> str:
-    return column_id(model.id, rows.id, split, batch_tokens=config.batch_tokens, token_log_probs=config.token_log_probs)
+def _column_id(model: Artifact, rows: Artifact, split: str, config: CacheConfig, training: TrainingConfig) -> str:
+    return column_id(
+        model.id,
+        rows.id,
+        split,
+        precision=training.precision,
+        on_gpu=config.resources.gpus > 0,
+        batch_tokens=config.batch_tokens,
+        token_log_probs=config.token_log_probs,
+    )
 
 
 def _run(session: Session, config: CacheConfig, training: TrainingConfig, tasks: list[ScoringTask]):  # type: ignore[no-untyped-def]

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import logging
 import os
+import uuid
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mixray.config.schema import Resources, RunConfig
 from mixray.errors import InputError
+from mixray.store import Storage
 
 
 class Session:
@@ -26,7 +29,7 @@ class Session:
         self._address = address or os.environ.get("RAY_ADDRESS")
         self._config = config
         self._cpus = cpus or max(2, os.cpu_count() or 1)  # one must stay free for Ray Data while an actor holds another
-        self._ours = False
+        self._ours = self._checked = False
 
     def __enter__(self) -> Self:
         return self
@@ -39,9 +42,42 @@ class Session:
             self._ours = False
 
     def connect(self) -> None:
-        """Join the cluster or start the local one. Raises InputError where none answers at the address."""
-        if ray.is_initialized():
-            return
+        """Join the cluster or start the local one, and compare it with what the config asks for, once.
+
+        Raises InputError where none answers at the address, or it cannot give what is asked for.
+        """
+        if not ray.is_initialized():
+            self._start()
+            self._ours = True
+        if self._config is not None and not self._checked:
+            self._checked = True
+            self._check(self._config)
+
+    def fits(self, ask: Resources, *, where: str, count: int = 1) -> int:
+        """How many such asks fit at once, on machines the cluster has or can scale to.
+
+        Raises InputError where fewer than ``count`` ever will.
+        """
+        self.connect()
+        asked = {name: amount for name, amount in (("CPU", ask.cpus), ("GPU", ask.gpus)) if amount > 0}
+        machines = _machines()
+        many = sum(count_of * _asks_in(machine, asked) for machine, count_of in machines)
+        if many < count:
+            each = " and ".join(f"{amount:g} {name}" for name, amount in asked.items())
+            have = ", ".join(
+                f"{count_of} x ({' and '.join(f'{machine.get(name, 0):g} {name}' for name in asked)})"
+                for machine, count_of in machines
+            )
+            raise InputError(
+                "more is asked for than the cluster has or can scale to",
+                where=where,
+                got=f"{count} x ({each})",
+                wanted=f"what fits on the machines: {have}",
+                remedy=f"lower {where}, or give --address of a larger cluster",
+            )
+        return many
+
+    def _start(self) -> None:
         # Ray Data's own actors draw a harmless error line from Ray's C++ side at each start.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
@@ -49,43 +85,60 @@ class Session:
             # A Ray Train group is many processes; Ray warns of them where it starts few at a time.
             start_up = {"worker_maximum_startup_concurrency": max(4, self._cpus)}
             ray.init(address="local", num_cpus=self._cpus, include_dashboard=False, _system_config=start_up, **quiet)
-        else:
-            try:
-                ray.init(address=self._address, **quiet)
-            except (ConnectionError, ValueError, RuntimeError) as error:
-                raise InputError(
-                    "no Ray cluster answers",
-                    where="--address or RAY_ADDRESS",
-                    got=f"{self._address} ({error})",
-                    wanted="the address of a running cluster, or none for a local one",
-                ) from error
-        self._ours = True
-        if self._config is not None:
-            self.fits(self._config.proxy.resources, where="proxy.resources")
-            self.fits(self._config.cache.resources, where="cache.resources", count=self._config.cache.actors or 1)
-            workers, _ = self._config.retrain.worker_range
-            self.fits(self._config.retrain.resources_per_worker, where="retrain.workers", count=workers)
-
-    def capacity(self) -> dict[str, float]:
-        """The most the cluster has, or can scale to: resource -> amount."""
-        self.connect()
-        now: dict[str, float] = ray.cluster_resources()
-        limits = ray._private.state.state.get_max_resources_from_cluster_config() or {}
-        return {name: max(now.get(name, 0.0), float(limits.get(name, 0.0))) for name in {*now, *limits}}
-
-    def fits(self, ask: Resources, *, where: str, count: int = 1) -> int:
-        """How many such asks fit at once. Raises InputError where fewer than ``count`` ever will."""
-        capacity = self.capacity()
-        asked = {"CPU": ask.cpus, "GPU": ask.gpus}
-        many = min(int(capacity.get(name, 0.0) / amount + 1e-9) for name, amount in asked.items() if amount > 0)
-        if many < count:
-            have = ", ".join(f"{capacity.get(name, 0.0):g} {name}" for name in asked)
-            each = " and ".join(f"{amount:g} {name}" for name, amount in asked.items() if amount > 0)
+            return
+        try:
+            ray.init(address=self._address, **quiet)
+        except (ConnectionError, ValueError, RuntimeError) as error:
             raise InputError(
-                "more is asked for than the cluster has or can scale to",
-                where=where,
-                got=f"{count} x ({each})",
-                wanted=f"at most {have}",
-                remedy=f"lower {where}, or give --address of a larger cluster",
-            )
-        return many
+                "no Ray cluster answers",
+                where="--address or RAY_ADDRESS",
+                got=f"{self._address} ({error})",
+                wanted="the address of a running cluster, or none for a local one",
+            ) from error
+
+    def _check(self, config: RunConfig) -> None:
+        self.fits(config.proxy.resources, where="proxy.resources")
+        self.fits(config.cache.resources, where="cache.resources", count=config.cache.actors or 1)
+        fewest, _ = config.retrain.worker_range
+        self.fits(config.retrain.resources_per_worker, where="retrain.workers", count=fewest)
+        _check_shared(Storage(config.storage))
+
+
+def _machines() -> list[tuple[dict[str, float], int]]:
+    """Kinds of machines and how many there are or, under an autoscaler, may be: (resources, count)."""
+    config = ray._private.state.state.get_cluster_config()
+    groups = [] if config is None else list(config.node_group_configs)
+    if groups:
+        unlimited = 10**6
+        return [(dict(group.resources), group.max_count if group.max_count >= 0 else unlimited) for group in groups]
+    return [(node["Resources"], 1) for node in ray.nodes() if node["Alive"]]
+
+
+def _asks_in(machine: dict[str, float], asked: dict[str, float]) -> int:
+    return min(int(machine.get(name, 0.0) / amount + 1e-9) for name, amount in asked.items())
+
+
+def _check_shared(storage: Storage) -> None:
+    """Raise InputError where a local storage folder is not the same folder on every node there is."""
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    if not storage.is_local or len(nodes) < 2:
+        return
+    probe = f".mixray-probe-{uuid.uuid4().hex}"
+    storage.write(probe, b"mixray")
+    sees: Any = ray.remote(num_cpus=0)(_sees)
+    placed = [sees.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)) for node in nodes]
+    try:
+        seen = ray.get([task.remote(storage, probe) for task in placed])
+    finally:
+        storage.delete(probe)
+    if not all(seen):
+        raise InputError(
+            "the storage is a folder that not every machine of the cluster sees",
+            where="storage",
+            got=f"{storage.uri}, seen on {sum(seen)} of {len(seen)} machines",
+            wanted="a shared folder, or object storage such as s3://bucket/prefix",
+        )
+
+
+def _sees(storage: Storage, path: str) -> bool:
+    return storage.exists(path)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
+from ray.exceptions import RayActorError
 
 from mixray.cluster.board import BoardActor
 
@@ -36,5 +37,9 @@ class Watcher:
                 return finished[0]
 
     def pass_on(self) -> None:
-        for key, notice in ray.get(self.board.take.remote()):
+        try:
+            notices = ray.get(self.board.take.remote())
+        except RayActorError:  # its node died with the news on it; Ray starts another board
+            return
+        for key, notice in notices:
             self._news(key, notice)

@@ -116,6 +116,9 @@ class PoolConfig(Section):
 class SourceConfig(PoolConfig):
     """One named pool of training data."""
 
+    natural_tokens: Positive | None = None
+    """How large the source really is, where ``max_tokens`` keeps less of it: the ``natural`` arm is in proportion."""
+
 
 class TargetConfig(PoolConfig):
     """One named sample of what the model should be good at."""

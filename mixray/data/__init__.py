@@ -7,6 +7,7 @@ whatever mapper it is given.
 from mixray.data.check import check_inputs
 from mixray.data.prepare import Prepared, prepare
 from mixray.data.stream import MixtureStream
+from mixray.data.tokenizer import vocabulary
 from mixray.data.windows import Windows
 
-__all__ = ["MixtureStream", "Prepared", "Windows", "check_inputs", "prepare"]
+__all__ = ["MixtureStream", "Prepared", "Windows", "check_inputs", "prepare", "vocabulary"]

@@ -109,6 +109,15 @@ def existing_id(folder: Path) -> str:
     return fingerprint({"tokenizer": 1, "files": contents})
 
 
+def vocabulary(config: TokenizerConfig) -> int:
+    """How many tokens a tokenizer knows, or will know. Raises InputError where it is none or cannot be looked up."""
+    if config.train is not None:
+        return config.train.vocab_size
+    from transformers import AutoTokenizer
+
+    return len(AutoTokenizer.from_pretrained(str(existing_folder(config))))
+
+
 def import_existing(folder: Path, draft: Draft, where: str) -> TokenizerFiles:
     """Load a folder with transformers and store what it loaded. Raises InputError if that is no use."""
     from transformers import AutoTokenizer

@@ -12,9 +12,11 @@ Weights are float32; a lower precision is the training loop's and the scorer's b
 from __future__ import annotations
 
 import difflib
+import hashlib
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -51,6 +53,26 @@ def build_model(
     return built
 
 
+def model_identity(model: Model) -> dict[str, str] | None:
+    """What pins down the weights of a ``pretrained`` model: its files' sha256, or its hub commit. None for a new one.
+
+    Raises InputError where it cannot be found.
+    """
+    if "pretrained" not in model:
+        return None
+    from transformers.utils.hub import cached_file, extract_commit_hash
+
+    folder = Path(model["pretrained"]).expanduser()
+    if folder.is_dir():
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        return {path.relative_to(folder).as_posix(): _sha256(path) for path in files}
+    with _refusals(model):
+        config = cached_file(model["pretrained"], "config.json", revision=model.get("revision"))
+    commit = extract_commit_hash(str(config), None)
+    assert commit is not None, f"{config} is not in the hub's cache"
+    return {"commit": commit}
+
+
 def count_parameters(model: Model, vocab_size: int, window: int) -> int:
     """All parameters, embeddings included, tied ones once; allocates nothing. Raises InputError as ``build_model``."""
     from transformers import AutoModelForCausalLM
@@ -67,6 +89,11 @@ def quieten() -> None:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _config(model: Model, vocab_size: int, window: int, bos_id: int | None, eos_id: int | None) -> PreTrainedConfig:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -52,6 +53,11 @@ class HashingWriter:
         self.record = FileRecord(self._path, self._bytes, self._hash.hexdigest())
 
 
+def without_credentials(uri: str) -> str:
+    """A URI that may be shown: no user and password before its host."""
+    return re.sub(r"://[^/@]*@", "://", uri)
+
+
 class Storage:
     """The storage root of a run: ``uri`` is a local folder or anything ``pyarrow.fs.FileSystem.from_uri`` opens.
 
@@ -66,7 +72,7 @@ class Storage:
             raise InputError(
                 "the storage cannot be opened",
                 where="storage",
-                got=f"{uri} ({_first_line(error)})",
+                got=f"{without_credentials(uri)} ({_first_line(error)})",
                 wanted="a folder or a URI such as s3://bucket/prefix",
             ) from error
         self.is_local = isinstance(self.filesystem, pafs.LocalFileSystem)
@@ -78,8 +84,11 @@ class Storage:
         return f"{self.root.rstrip('/')}/{path}" if path else self.root
 
     def location(self, path: str) -> str:
-        """The path as a person would type it: local, or a URI (its query left out)."""
-        return self.full(path) if self.is_local else f"{self.uri.partition('?')[0].rstrip('/')}/{path}"
+        """The path as a person would type it: local, or a URI with its options and without its credentials."""
+        if self.is_local:
+            return self.full(path)
+        base, question, options = without_credentials(self.uri).partition("?")
+        return f"{base.rstrip('/')}/{path}{question}{options}"
 
     def check_writable(self) -> None:
         """Raise InputError unless a file can be written, read and removed here."""
@@ -92,7 +101,7 @@ class Storage:
             raise InputError(
                 "the storage cannot be written",
                 where="storage",
-                got=f"{self.uri} ({_first_line(error)})",
+                got=f"{without_credentials(self.uri)} ({_first_line(error)})",
                 wanted="a folder or bucket this user may write",
                 remedy="storage=PATH on the command line names another one",
             ) from error
@@ -190,11 +199,20 @@ class Storage:
         return copy
 
 
+_VERIFIED: set[Path] = set()
+"""Copies, named by their content, that this process has hashed: a window's reader opens them again and again."""
+
+
 def _is_copy(path: Path, record: FileRecord) -> bool:
     if not path.is_file() or path.stat().st_size != record.bytes:
         return False
+    if path in _VERIFIED:
+        return True
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == record.sha256
+        same = hashlib.file_digest(file, "sha256").hexdigest() == record.sha256
+    if same and path.name == record.sha256:
+        _VERIFIED.add(path)
+    return same
 
 
 def _copy(source: Any, sink: IO[bytes] | HashingWriter) -> None:
