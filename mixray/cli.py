@@ -90,6 +90,7 @@ def solve(
 @app.command()
 def show(run_folder: RunFolderArgument, as_json: Json = False) -> None:
     """Weights with intervals, the gap, losses per arm, warnings of a run."""
+    from mixray.result import folder_tables
     from mixray.run_folder import RunFolder
     from mixray.tracking import open_progress, replay
 
