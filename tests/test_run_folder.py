@@ -119,9 +119,9 @@ def test_a_run_in_object_storage_is_opened_by_its_uri_and_query(make_config: Mak
     made = RunFolder.create(make_config(storage=s3_uri))
     made.save_mixture("docs", MIXTURE)
     root, _, query = s3_uri.partition("?")
-    assert made.location == f"{root}/runs/{made.name}"
+    assert made.location == f"{root}/runs/{made.name}?{query}"
     for slash in ("", "/"):
-        opened = RunFolder.open(f"{made.location}{slash}?{query}")
+        opened = RunFolder.open(f"{root}/runs/{made.name}{slash}?{query}")
         assert (opened.config, opened.mixtures()) == (made.config, {"docs": MIXTURE})
 
 

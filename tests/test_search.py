@@ -14,10 +14,10 @@ import pytest
 
 from mixray.cache import PredictionCache, encode
 from mixray.config import RunConfig
-from mixray.errors import InputError
+from mixray.errors import CorruptedArtifactError, InputError
 from mixray.mixture import Mixture
 from mixray.run_folder import RunFolder
-from mixray.search import find_mixture, solve_again
+from mixray.search import baseline_mixtures, find_mixture, natural_tokens, solve_again, solve_once
 from mixray.store import Artifact
 
 PLANTED = {"a": 0.55, "b": 0.3, "c": 0.15}
@@ -273,6 +273,34 @@ def test_a_gain_that_may_be_nothing_is_warned_of(cache: PredictionCache, config:
     ] * 2
     assert warnings[0]["interval"] == pytest.approx([0.0, 0.0], abs=1e-12)
     assert (warnings[0]["unit"], warnings[0]["documents"]) == ("nats per token", 600)
+
+
+def test_natural_is_in_proportion_to_the_real_sizes_where_they_are_stated(config: Callable[..., RunConfig]) -> None:
+    settings = config().model_dump()
+    settings["sources"]["a"]["natural_tokens"] = 30_000
+    sizes = natural_tokens(RunConfig.model_validate(settings), AVAILABLE)
+    assert sizes == {"a": 30_000, "b": 3_000, "c": 1_000}
+    assert baseline_mixtures(sizes)["natural"].weights["a"] == 30 / 34
+
+
+def test_a_solution_is_found_again_and_not_solved_again(cache: PredictionCache, folder: RunFolder) -> None:
+    artifacts = folder.artifacts()
+    rows, columns = folder.load_cache(artifacts)
+    settings: dict[str, Any] = {"available_tokens": AVAILABLE, "natural_tokens": AVAILABLE, "run": "run-1"}
+    target, its_rows = next(iter(rows.items()))
+    first, again = (
+        solve_once(artifacts, folder.config, target=target, rows=its_rows, columns=columns[target], **settings)
+        for _ in range(2)
+    )
+    assert first.mixture == again.mixture
+    assert first.mixture.weights == find(cache, folder.config).weights
+    np.testing.assert_array_equal(first.trace, again.trace)
+    (kept,) = folder.storage.list("artifacts/solution")
+    record = artifacts.get("solution", kept).files["mixture.json"]
+    other = first.mixture.model_copy(update={"rounds": 99})
+    folder.storage.write(record.path, other.to_json().encode())
+    with pytest.raises(CorruptedArtifactError):
+        solve_once(artifacts, folder.config, target=target, rows=its_rows, columns=columns[target], **settings)
 
 
 def test_a_solver_out_of_rounds_says_so_with_its_gap(cache: PredictionCache, config: Callable[..., RunConfig]) -> None:

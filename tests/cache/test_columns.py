@@ -19,6 +19,8 @@ SETTINGS: dict[str, Any] = {
     "model_id": "m",
     "rows_id": "r",
     "split": "fit",
+    "precision": "auto",
+    "on_gpu": False,
     "batch_tokens": 8192,
     "token_log_probs": False,
 }
@@ -26,7 +28,15 @@ SETTINGS: dict[str, Any] = {
 
 @pytest.mark.parametrize(
     "change",
-    [{"model_id": "n"}, {"rows_id": "s"}, {"split": "held_out"}, {"batch_tokens": 1}, {"token_log_probs": True}],
+    [
+        {"model_id": "n"},
+        {"rows_id": "s"},
+        {"split": "held_out"},
+        {"precision": "bfloat16"},
+        {"on_gpu": True},
+        {"batch_tokens": 1},
+        {"token_log_probs": True},
+    ],
     ids=str,
 )
 def test_a_columns_identity_is_all_that_decides_its_numbers(change: dict[str, Any]) -> None:

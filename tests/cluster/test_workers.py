@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ray
 
 from mixray.cluster import Session
 from mixray.cluster.mapping import run_tasks
 from mixray.cluster.proxies import train_proxies
 from mixray.cluster.retraining import retrain
+from mixray.cluster.watching import Watcher
 from mixray.config.schema import ProxyConfig, Resources, RetrainConfig
 from mixray.errors import InputError, StageError
 from mixray.store import Artifact, Artifacts, Storage
@@ -127,6 +129,38 @@ def test_proxies_that_exist_are_not_trained_again(
     other_resources = proxy_config(resources=Resources(cpus=2), max_restarts=0)
     again = train_proxies(ray_session, artifacts, other_resources, sources, news=refuse, **settings)
     assert {name: artifact.id for name, artifact in again.items()} == {name: a.id for name, a in first.items()}
+
+
+def test_sources_of_equal_content_share_one_proxy(
+    ray_session: Session, artifacts: Artifacts, sources: dict[str, Artifact]
+) -> None:
+    twins = {"one": sources["low"], "other": sources["low"]}
+    began: set[str] = set()
+    proxies = train_proxies(
+        ray_session,
+        artifacts,
+        proxy_config(),
+        twins,
+        tokens=20 * 4 * WINDOW,
+        news=lambda key, _: began.add(key),
+        **TRAINING,
+    )
+    assert proxies["one"] == proxies["other"]
+    assert len(began) == 1
+
+
+def test_news_may_get_lost_but_the_run_goes_on(ray_session: Session) -> None:
+    ray_session.connect()
+    told: list[tuple[str, Any]] = []
+    watcher = Watcher(lambda *news: told.append(news))
+    ray.get(watcher.board.post.remote("a", 1))
+    ray.kill(watcher.board, no_restart=False)
+    deadline = time.monotonic() + 60
+    while ("b", 2) not in told and time.monotonic() < deadline:
+        watcher.board.post.remote("b", 2)
+        watcher.pass_on()
+        time.sleep(0.2)
+    assert ("b", 2) in told
 
 
 def retrain_config(**changes: Any) -> RetrainConfig:

@@ -152,8 +152,11 @@ def test_a_local_file_is_fetched_in_place(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------- an object store
 
 
-def test_a_location_names_the_object_without_the_query(s3_uri: str) -> None:
-    assert Storage(s3_uri).location("a/x") == s3_uri.partition("?")[0] + "/a/x"
+def test_a_location_can_be_opened_again_and_tells_no_credentials(s3_uri: str) -> None:
+    root, _, query = s3_uri.partition("?")
+    assert Storage(s3_uri).location("a/x") == f"{root}/a/x?{query}"
+    known = s3_uri.replace("s3://", "s3://someone:secret@")
+    assert Storage(known).location("a/x") == f"{root}/a/x?{query}"
 
 
 def test_a_fetched_file_is_kept_by_its_content(s3_uri: str, copies: Path) -> None:
