@@ -109,6 +109,7 @@ def report(
     arm_shares: Mapping[str, Mapping[str, float]],
 ) -> None:
     """Realised losses as metrics; mixture files and figures in the run folder and in MLflow."""
+    baselines = {arm: shares for arm, shares in arm_shares.items() if arm in folder.config.retrain.arms}
     for target, answer in mixtures.items():
         facts = {f"realised/{target}/{arm}": result["nll"] for arm, result in answer.retrain.items()}
         facts[f"overhead/{target}"] = answer.compute["overhead"]
@@ -116,7 +117,7 @@ def report(
         loss, gap = found[target].trace.T
         settings = folder.config.mixture
         figures = {
-            f"{target}_weights.png": weights_figure(answer, arm_shares),
+            f"{target}_weights.png": weights_figure(answer, baselines),
             f"{target}_losses.png": losses_figure(answer),
             f"{target}_solver.png": convergence_figure(
                 gap.tolist(), loss.tolist(), settings.tolerance, solver=settings.solver
