@@ -109,7 +109,9 @@ def report(
     arm_shares: Mapping[str, Mapping[str, float]],
 ) -> None:
     """Realised losses as metrics; mixture files and figures in the run folder and in MLflow."""
-    baselines = {arm: shares for arm, shares in arm_shares.items() if arm in folder.config.retrain.arms}
+    baselines: dict[str, Mapping[str, float]] = {
+        arm: arm_shares[arm] for arm in folder.config.retrain.arms if arm in arm_shares
+    }
     for target, answer in mixtures.items():
         facts = {f"realised/{target}/{arm}": result["nll"] for arm, result in answer.retrain.items()}
         facts[f"overhead/{target}"] = answer.compute["overhead"]

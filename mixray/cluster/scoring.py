@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,11 +123,12 @@ def _column_id(model: Artifact, rows: Artifact, split: str, config: CacheConfig,
     )
 
 
-def _run(session: Session, config: CacheConfig, training: TrainingConfig, tasks: list[ScoringTask]):  # type: ignore[no-untyped-def]
+def _run(
+    session: Session, config: CacheConfig, training: TrainingConfig, tasks: list[ScoringTask]
+) -> Iterator[FileRecord]:
     if not tasks:
-        return iter(())
-    fit = session.fits(config.resources, where="cache.resources", count=config.actors or 1)
-    most = min(config.actors or fit, len(tasks))
-    return run_on_actors(
-        session, Scorer, (config, training), tasks, config.resources, (config.actors or 1, max(1, most))
-    )
+        return
+    fewest = config.actors or 1
+    room = session.fits(config.resources, where="cache.resources", count=fewest)
+    most = max(fewest, min(config.actors or room, len(tasks)))
+    yield from run_on_actors(session, Scorer, (config, training), tasks, config.resources, (fewest, most))
