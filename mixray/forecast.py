@@ -82,10 +82,10 @@ class Forecast:
                 table.add_row(name, kind, "unknown" if pool.bytes is None else f"{pool.bytes:,}", tokens, epochs)
         lines = [
             f"proxies: {len(self.sources)} x {self.proxy_parameters:,} parameters x {self.proxy_tokens:,} tokens, "
-            f"{_gigabytes(self.proxy_bytes)} of weights and optimiser each",
+            f"{_size(self.proxy_bytes)} of weights and optimiser each",
             f"retraining: {self.models} models x {self.retrain_parameters:,} parameters "
-            f"x {self.retrain_tokens:,} tokens, {_gigabytes(self.worker_bytes)} of weights and optimiser per worker",
-            f"prediction cache: {'unknown' if self.cache_bytes is None else _gigabytes(self.cache_bytes)}",
+            f"x {self.retrain_tokens:,} tokens, {_size(self.worker_bytes)} of weights and optimiser per worker",
+            f"prediction cache: {'unknown' if self.cache_bytes is None else _size(self.cache_bytes)}",
             self.cost.formula(),
         ]
         return [titled(f"Forecast of {self.run}", table), *(Text(line) for line in lines)]
@@ -150,5 +150,5 @@ def _cache_bytes(config: RunConfig, fit: Mapping[str, int | None]) -> int | None
     return len(config.sources) * (KEY_BYTES * -(-tokens // config.window) + values)
 
 
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.3g} GB"
+def _size(size: int) -> str:
+    return f"{count_text(size)}B"

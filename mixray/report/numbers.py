@@ -11,8 +11,8 @@ def share_text(share: float) -> str:
 
 
 def percent(share: float) -> str:
-    """A ratio: ``0.0041`` as ``0.41 %``; two significant digits below one percent, one decimal above."""
-    return f"{100 * share:.1f} %" if share >= 0.01 else f"{100 * share:.2g} %"
+    """A ratio: ``0.0041`` as ``0.41 %``; three significant digits below one percent, one decimal above."""
+    return f"{100 * share:.1f} %" if share >= 0.01 else f"{100 * share:.3g} %"
 
 
 def count_text(count: float) -> str:

@@ -36,7 +36,10 @@ def test_shares(share: float, text: str) -> None:
     assert share_text(share) == text
 
 
-@pytest.mark.parametrize(("share", "text"), [(0.0041, "0.41 %"), (0.066, "6.6 %"), (2.5, "250.0 %"), (1e-5, "0.001 %")])
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(0.001586, "0.159 %"), (0.0041, "0.41 %"), (0.066, "6.6 %"), (2.5, "250.0 %"), (1e-5, "0.001 %")],
+)
 def test_percentages(share: float, text: str) -> None:
     assert percent(share) == text
 
