@@ -62,7 +62,7 @@ def test_the_summary_says_who_won_by_how_much_and_at_what_cost(mixture: Mixture)
         "sklearn: mixmin has the lowest held-out loss, 3.0112 nats per token, 0.1391 (4.42 %) below balanced "
         "(95 % interval 0.1200 to 0.1580)",
         "solver: converged after 9 rounds, at most 3.2e-10 nats per token above the optimum",
-        "search: 0.036 % of the FLOPs of one retraining",
+        "search: 0.0356 % of the FLOPs of one retraining",
     ]
 
 
