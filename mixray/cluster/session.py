@@ -28,7 +28,7 @@ class Session:
         a local cluster claims to have, the machine's (and two at least) by default."""
         self._address = address or os.environ.get("RAY_ADDRESS")
         self._config = config
-        self._cpus = cpus or max(2, os.cpu_count() or 1)  # one must stay free for Ray Data while an actor holds another
+        self._cpus = cpus or max(2, _processors())  # one must stay free for Ray Data while an actor holds another
         self._ours = self._checked = False
 
     def __enter__(self) -> Self:
@@ -102,6 +102,11 @@ class Session:
         fewest, _ = config.retrain.worker_range
         self.fits(config.retrain.resources_per_worker, where="retrain.workers", count=fewest)
         _check_shared(Storage(config.storage))
+
+
+def _processors() -> int:
+    """Those that this process may run on, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _machines() -> list[tuple[dict[str, float], int]]:
