@@ -75,7 +75,7 @@ sys.exit(status != JobStatus.SUCCEEDED)
 """
     run_file = small_run(tmp_path)
     command = [sys.executable, "-c", script, str(ROOT), str(run_file), sys.executable]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("{")]
     assert json.loads(line)["mixtures"]["zoo"]["weights"]["animals"] > 0.9

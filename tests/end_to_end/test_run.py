@@ -6,10 +6,14 @@ import json
 from pathlib import Path
 
 import mlflow
+import numpy as np
 import pytest
 import yaml
+from scipy.special import logsumexp
 
 import mixray
+from mixray.baselines import balanced
+from mixray.cluster import Session
 from tests.end_to_end.conftest import content_of, results, small_run
 from tests.end_to_end.conftest import mixray as command
 
@@ -99,6 +103,18 @@ def test_show_prints_what_the_files_hold(finished: Path) -> None:
     assert "lowest held-out loss" in shown.stdout
     as_json = json.loads(command("show", the_run(finished), "--json").stdout)
     assert as_json == json.loads((finished / "stdout.json").read_text())
+
+
+def test_the_prediction_cache_opens_as_one_ray_dataset(finished: Path, ray_session: Session) -> None:
+    ray_session.connect()
+    rows = mixray.open_cache(str(the_run(finished)), "mixed").to_pandas()
+    assert list(rows.columns) == ["document", "window", "count", "animals", "numbers", "colours"]
+    mixture = mixray.load_mixture(the_run(finished) / "mixtures" / "mixed.json")
+    assert not rows.duplicated(["document", "window"]).any()
+    totals = rows.groupby("document")[["count", *mixture.sources]].sum()
+    log_probs = totals[mixture.sources].to_numpy(np.float64)
+    nats = logsumexp(log_probs + np.log(list(balanced(mixture.sources).weights.values())), axis=1)
+    assert -(nats / totals["count"].to_numpy(np.float64)).mean() == pytest.approx(mixture.loss["balanced"], rel=1e-12)
 
 
 @pytest.mark.parametrize("solver", ["entropic", "em"])
