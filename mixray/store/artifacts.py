@@ -9,7 +9,7 @@ files.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -120,10 +120,6 @@ def fetch_folder(storage: Storage, artifact: Artifact, folder: Path) -> Path:
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(storage.fetch(record))
     return folder
-
-
-def total_bytes(records: Iterable[FileRecord]) -> int:
-    return sum(record.bytes for record in records)
 
 
 def artifact_folder(kind: str, id: str) -> str:

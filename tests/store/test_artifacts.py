@@ -15,7 +15,7 @@ import pytest
 
 from mixray.errors import CorruptedArtifactError, InputError
 from mixray.store import Artifact, Artifacts, Storage, fingerprint
-from mixray.store.artifacts import artifact_folder, fetch_folder, total_bytes
+from mixray.store.artifacts import artifact_folder, fetch_folder
 
 ID = fingerprint("an artifact")
 MANIFEST = f"artifacts/tokens/{ID}/manifest.json"
@@ -34,7 +34,7 @@ def test_a_published_artifact_is_found(open_artifacts: Open) -> None:
     found = open_artifacts("run-2").find("tokens", ID)
     assert found == published == open_artifacts().get("tokens", ID)
     assert found is not None
-    assert (found.meta, total_bytes(found.files.values())) == (META, 16)
+    assert (found.meta, sum(record.bytes for record in found.files.values())) == (META, 16)
 
 
 def test_without_a_manifest_there_is_no_artifact(open_artifacts: Open) -> None:
