@@ -66,7 +66,14 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 root, run_file, python = sys.argv[1:]
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "include_dashboard": True, "dashboard_port": 0})
 client = JobSubmissionClient(f"http://{cluster.webui_url}")
-job = client.submit_job(entrypoint=f"{python} {root}/jobs/find_mixture.py {run_file} --until mixture --json")
+for attempt in range(60):  # the cluster is up before the agent that takes jobs
+    try:
+        job = client.submit_job(entrypoint=f"{python} {root}/jobs/find_mixture.py {run_file} --until mixture --json")
+        break
+    except RuntimeError as error:
+        if "No available agent" not in str(error) or attempt == 59:
+            raise
+        time.sleep(2)
 while (status := client.get_job_status(job)) not in (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.STOPPED):
     time.sleep(1)
 print(client.get_job_logs(job))
