@@ -21,7 +21,17 @@ from mixray.config.schema import Arm, MixtureConfig, RunConfig
 from mixray.errors import InputError
 from mixray.mixture import SUM_TOLERANCE, Mixture
 from mixray.run_folder import RunFolder
-from mixray.simplex import bootstrap, mixture_loss, row_weights, solve, sum_by_document
+from mixray.simplex import (
+    CrossEntropy,
+    Documents,
+    FeasibleSet,
+    Problem,
+    bootstrap,
+    mixture_loss,
+    row_weights,
+    solve_problem,
+    sum_by_document,
+)
 from mixray.store import Artifact, Artifacts, fingerprint
 
 
@@ -158,11 +168,11 @@ def find_mixture(
     assert list(available_tokens) == sources, "the cache's columns and the sources differ"
     rows = rows_of(cache, settings)
     lower, upper = share_bounds(settings, available_tokens, budget)
-    solution = solve(
-        rows.log_probs,
-        row_weights=rows.row_weights,
-        lower=lower,
-        upper=upper,
+    feasible = FeasibleSet.of(len(sources), lower, upper, names=sources)
+    objective = CrossEntropy.from_log_probs(rows.log_probs, rows.row_weights, allowed=feasible.upper > 0)
+    problem = Problem((objective,), feasible)
+    solution = solve_problem(
+        problem,
         solver=settings.solver,
         tolerance=settings.tolerance,
         max_rounds=settings.max_rounds,
@@ -177,13 +187,9 @@ def find_mixture(
     warnings = _warnings(solution.status, solution.gap, settings, cache)
     if settings.bootstrap:
         spread = bootstrap(
-            rows.log_probs,
+            problem,
             solution.weights,
-            row_weights=rows.row_weights,
-            document_ids=rows.documents,
-            token_counts=rows.token_counts,
-            lower=lower,
-            upper=upper,
+            documents=[Documents.of(rows.row_weights, rows.documents, rows.token_counts)],
             baselines=rivals,
             replicates=settings.bootstrap,
             seed=config.seed,

@@ -1,9 +1,9 @@
-"""Error bars: how far the mixture and its gain would move with another sample of the target's documents.
+"""Error bars: how far the mixture and its gain would move with another sample of the targets' documents.
 
-A replicate draws as many documents as there are, with replacement; a row's weight is multiplied by how often its
-document was drawn, and the problem is solved again. A replicate's optimum is near the full sample's: so the curvature
-there serves all replicates, a round costs two matrix products for a whole batch of them, and the few that have not
-reached their tolerance after some rounds are finished by the exact method. Each one's gap is certified.
+A replicate draws as many documents of every target as there are, with replacement; a row's weight is multiplied by how
+often its document was drawn, and the problem is solved again. A replicate's optimum is near the full sample's: so the
+curvature there serves all replicates, a round costs two matrix products for a whole batch of them, and the few that
+have not reached their tolerance after some rounds are finished by the exact method. Each one's gap is certified.
 
 Sampling D documents moves the gradient by about W / sqrt(D), W the sum of the row weights; a replicate is solved to a
 gap of a thousandth of that, so that its own error does not show in the intervals.
@@ -11,20 +11,20 @@ gap of a thousandth of that, so that its own error does not show in the interval
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mixray.errors import InputError
-from mixray.simplex.checks import Mask, Matrix, Vector, checked_shares
-from mixray.simplex.evaluate import mixed_log_probs
-from mixray.simplex.feasible import FeasibleSet
+from mixray.simplex.checks import Matrix, Vector, checked_shares
+from mixray.simplex.goal import Worst
 from mixray.simplex.loop import minimise
-from mixray.simplex.newton import Newton, newton_direction
-from mixray.simplex.objective import CrossEntropy, floored
-from mixray.simplex.problem import Problem
+from mixray.simplex.newton import Newton
+from mixray.simplex.objective import Rows
+from mixray.simplex.problem import Point, Problem, Proof
+from mixray.simplex.quadratic import model_step
 from mixray.simplex.rows import checked_token_counts, documents_of
 
 LEVELS = (0.025, 0.975)
@@ -35,6 +35,41 @@ SHARED_ROUNDS = 6
 EXACT_ROUNDS = 100
 BATCH_ENTRIES = 2**23
 """Rows x replicates that are worked on at once."""
+
+
+@dataclass(frozen=True, eq=False)
+class Documents:
+    """What is drawn: ``document``: each row's document, 0 to ``count - 1``; ``row_tokens``: row weight times tokens,
+    whose sum is 1 on the full sample and is made 1 on each replicate; None leaves it."""
+
+    row_weights: Vector
+    document: NDArray[np.intp]
+    count: int
+    row_tokens: Vector | None
+
+    @classmethod
+    def of(
+        cls, row_weights: Vector, document_ids: ArrayLike | None = None, token_counts: ArrayLike | None = None
+    ) -> Documents:
+        """``document_ids``: the document of each row, ``(rows,)``; every row is one by default. ``token_counts``:
+        tokens of each row, ``(rows,)``. With them a replicate's loss is again per token of that replicate, which
+        matters under the token weighting, where documents of unequal length are drawn. Raises InputError."""
+        rows = row_weights.size
+        document, documents = np.arange(rows), rows
+        if document_ids is not None:
+            ids, document = documents_of(document_ids, rows)
+            documents = ids.size
+        tokens = None if token_counts is None else row_weights * checked_token_counts(token_counts, rows)
+        return cls(row_weights, document, documents, tokens)
+
+    def draw(self, generator: np.random.Generator) -> Vector:
+        """By what the weight of every row is multiplied in one replicate, ``(rows,)``."""
+        while True:
+            chosen = generator.integers(self.count, size=self.count)
+            times: Vector = np.bincount(chosen, minlength=self.count)[self.document].astype(np.float64)
+            if self.row_weights @ times > 0:  # all drawn documents may have weight 0
+                tokens = self.row_tokens
+                return times if tokens is None else times * float(tokens.sum() / (times @ tokens))
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,51 +86,45 @@ class Bootstrap:
 
 
 def bootstrap(
-    log_probs: ArrayLike,
+    problem: Problem,
     source_shares: ArrayLike,
     *,
     seed: int,
     replicates: int = 200,
-    row_weights: ArrayLike | None = None,
-    document_ids: ArrayLike | None = None,
-    token_counts: ArrayLike | None = None,
+    documents: Sequence[Documents] | None = None,
     baselines: Mapping[str, ArrayLike] | None = None,
-    lower: ArrayLike | None = None,
-    upper: ArrayLike | None = None,
-    prior: ArrayLike | None = None,
-    prior_strength: float = 0.0,
 ) -> Bootstrap:
-    """Intervals for the shares that ``solve`` found, over documents, and for its gain over baselines.
+    """Intervals for the shares that solve ``problem``, over documents, and for its gain over baselines.
 
     The gain is that of the given mixture on resampled documents. It was fitted to the same documents, so its interval
     says how much depends on their choice, not what held-out documents would show.
 
     Args:
-        log_probs, row_weights, lower, upper, prior, prior_strength: as given to ``solve``.
+        problem: one whose objectives are ``Rows``.
         source_shares: its answer, ``(sources,)``.
         seed: the same seed gives the same bits.
-        document_ids: the document of each row, ``(rows,)``; every row is one by default.
-        token_counts: tokens of each row, ``(rows,)``. With them a replicate's loss is again per token of that
-            replicate, which matters under the token weighting, where documents of unequal length are drawn.
+        documents: per target, what is drawn; every row is a document by default.
         baselines: name -> shares ``(sources,)``.
 
     Raises:
-        InputError: as ``solve``; for fewer than one replicate.
+        InputError: for fewer than one replicate, and a baseline that is no mixture or gives some rows probability 0.
     """
     if replicates < 1:
         raise InputError("bootstrap: no replicates", got=replicates, wanted=">= 1")
-    problem = Problem.of(log_probs, row_weights, lower, upper, prior, prior_strength)
-    assert isinstance(problem.objective, CrossEntropy)
-    draws = _Draws.of(problem.objective.row_weights, document_ids, token_counts)
-    optimum = problem.feasible.repair(checked_shares("source_shares", source_shares, problem.feasible.lower.size))
-    advantage = _advantage(log_probs, optimum, baselines or {}, draws.row_weights > 0)
-    tolerance = NOISE_SHARE * float(draws.row_weights.sum()) / float(np.sqrt(draws.documents))
-    curvature = problem.at(optimum).curvature()
+    objectives: Sequence[Rows] = problem.objectives  # type: ignore[assignment]
+    drawn = [Documents.of(rows.row_weights) for rows in objectives] if documents is None else documents
+    optimum = problem.feasible.repair(checked_shares("source_shares", source_shares, problem.sources))
+    rivals = _row_losses(problem, optimum, baselines or {})
+    curved = problem.at(optimum, np.flatnonzero(problem.feasible.free))
+    noise = [target.row_weights.sum() / np.sqrt(target.count) for target in drawn]
+    tolerance = NOISE_SHARE * float(curved.target_weights @ np.array(noise))
     shares, gains, gap = [], [], 0.0
-    for replicate_weights in draws.batches(seed, replicates):
-        solved, gaps = _solve_batch(problem, problem.objective, optimum, curvature, replicate_weights, tolerance)
+    for factors in _batches(drawn, seed, replicates):
+        solved, gaps = _solve_batch(curved, factors, tolerance)
         shares.append(solved)
-        gains.append(replicate_weights @ advantage.T)
+        losses = np.stack([factor @ rival.T for factor, rival in zip(factors, rivals, strict=True)])
+        goals = np.apply_along_axis(problem.goal.value, 0, losses)  # (replicates, baselines + 1), the mixture last
+        gains.append(goals[:, :-1] - goals[:, -1:])
         gap = max(gap, float(gaps.max()))
     replicate_shares = np.concatenate(shares)
     low, high = np.quantile(np.concatenate(gains), LEVELS, axis=0)
@@ -104,88 +133,59 @@ def bootstrap(
         gain={name: (float(low[i]), float(high[i])) for i, name in enumerate(baselines or {})},
         replicate_shares=replicate_shares,
         gap=gap,
-        documents=draws.documents,
+        documents=sum(target.count for target in drawn),
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _Draws:
-    """Row weights of the replicates. ``document``: each row's document, 0 to ``documents - 1``; ``row_tokens``: row
-    weight times tokens, whose sum is 1 on the full sample and is made 1 on each replicate; None leaves it."""
-
-    row_weights: Vector
-    document: NDArray[np.intp]
-    documents: int
-    row_tokens: Vector | None
-
-    @classmethod
-    def of(cls, row_weights: Vector, document_ids: ArrayLike | None, token_counts: ArrayLike | None) -> _Draws:
-        rows = row_weights.size
-        document, documents = np.arange(rows), rows
-        if document_ids is not None:
-            ids, document = documents_of(document_ids, rows)
-            documents = ids.size
-        tokens = None if token_counts is None else row_weights * checked_token_counts(token_counts, rows)
-        return cls(row_weights, document, documents, tokens)
-
-    def batches(self, seed: int, replicates: int) -> Iterator[Matrix]:
-        """Replicates' row weights, ``(replicates of the batch, rows)``."""
-        generator = np.random.default_rng(seed)
-        batch = max(1, BATCH_ENTRIES // self.row_weights.size)
-        for start in range(0, replicates, batch):
-            drawn = [self._draw(generator) for _ in range(min(batch, replicates - start))]
-            yield np.stack(drawn)
-
-    def _draw(self, generator: np.random.Generator) -> Vector:
-        while True:
-            chosen = generator.integers(self.documents, size=self.documents)
-            times = np.bincount(chosen, minlength=self.documents)[self.document]
-            weights: Vector = times * self.row_weights
-            if weights.any():  # all drawn documents may have weight 0
-                tokens = self.row_tokens
-                return weights if tokens is None else weights * float(tokens.sum() / (times @ tokens))
+def _batches(drawn: Sequence[Documents], seed: int, replicates: int) -> Iterator[list[Matrix]]:
+    """Per target the factors of the rows' weights, ``(replicates of the batch, rows)``."""
+    generator = np.random.default_rng(seed)
+    batch = max(1, BATCH_ENTRIES // sum(target.row_weights.size for target in drawn))
+    for start in range(0, replicates, batch):
+        drawings = [[target.draw(generator) for target in drawn] for _ in range(min(batch, replicates - start))]
+        yield [np.stack(factors) for factors in zip(*drawings, strict=True)]
 
 
-def _advantage(
-    log_probs: ArrayLike, source_shares: Vector, baselines: Mapping[str, ArrayLike], counted: Mask
-) -> Matrix:
-    """By how many nats each row is likelier under the mixture than under each baseline, ``(baselines, rows)``."""
-    mixed = mixed_log_probs(log_probs, source_shares)
-    advantage = np.zeros((len(baselines), mixed.size))
-    for row, (name, shares) in zip(advantage, baselines.items(), strict=True):
-        baseline = mixed_log_probs(log_probs, shares)
-        if np.isneginf(baseline[counted]).any():
-            raise InputError(f"baseline {name!r} gives some rows probability 0", wanted="a finite loss")
-        row[counted] = mixed[counted] - baseline[counted]
-    return advantage
+def _row_losses(problem: Problem, optimum: Vector, baselines: Mapping[str, ArrayLike]) -> list[Matrix]:
+    """Per target what each row adds to the loss of every baseline and, last, the mixture: ``(baselines + 1, rows)``."""
+    mixtures = {name: checked_shares(f"baseline {name}", shares, problem.sources) for name, shares in baselines.items()}
+    found = []
+    for objective in problem.objectives:
+        losses = np.stack([objective.row_losses(shares) for shares in [*mixtures.values(), optimum]])
+        for name, values in zip(mixtures, losses, strict=False):
+            if not np.isfinite(values).all():
+                raise InputError(f"baseline {name!r} gives some rows probability 0", wanted="a finite loss")
+        found.append(losses)
+    return found
 
 
-def _solve_batch(
-    problem: Problem,
-    rows: CrossEntropy,
-    optimum: Vector,
-    curvature: Matrix,
-    replicate_weights: Matrix,
-    tolerance: float,
-) -> tuple[Matrix, Vector]:
+def _solve_batch(curved: Point, factors: Sequence[Matrix], tolerance: float) -> tuple[Matrix, Vector]:
     """Shares ``(replicates, sources)`` and their gaps: rounds for all together, then the exact method for the rest."""
-    problems = [replace(problem, objective=rows.reweighted(weights)) for weights in replicate_weights]
-    shares, gaps = np.repeat(optimum[None], len(problems), axis=0), np.full(len(problems), np.inf)
+    problem = curved.problem
+    objectives: Sequence[Rows] = problem.objectives  # type: ignore[assignment]
+    weights = [factor * rows.row_weights for factor, rows in zip(factors, objectives, strict=True)]
+    problems = [
+        replace(problem, objectives=tuple(rows.reweighted(own) for rows, own in zip(objectives, each, strict=True)))
+        for each in zip(*weights, strict=True)
+    ]
+    shares, gaps = np.repeat(curved.shares[None], len(problems), axis=0), np.full(len(problems), np.inf)
+    proofs: list[Proof | None] = [None] * len(problems)
+    values = isinstance(problem.goal, Worst)
     for _ in range(SHARED_ROUNDS if problem.prior is None else 0):
         pending = np.flatnonzero(gaps > tolerance)
-        mixed = floored(shares[pending] @ rows.likelihood.T)
-        gradients = -(np.divide(replicate_weights[pending], mixed, out=mixed) @ rows.likelihood)
-        for i, gradient in zip(pending, gradients, strict=True):
-            gaps[i] = problems[i].gap(shares[i], gradient)
-            if gaps[i] > tolerance:
-                shares[i] = _full_step(problem.feasible, shares[i], gradient, curvature)
+        if not pending.size:
+            break
+        pairs = zip(objectives, weights, strict=True)
+        asked = [rows.replicates_at(shares[pending], own[pending], values=values) for rows, own in pairs]
+        for i, *there in zip(pending, *asked, strict=True):
+            with_curvature = [
+                replace(own, curvature=shared.curvature) for own, shared in zip(there, curved.evaluations, strict=True)
+            ]
+            point = Point(problems[i], shares[i], tuple(with_curvature), curved.columns, proofs[i])
+            gaps[i] = point.gap
+            if gaps[i] > tolerance and (step := model_step(point, problem.feasible.lower, problem.feasible.upper)):
+                shares[i], proofs[i] = problem.feasible.repair(shares[i] + step.direction), step.proof
     for i in np.flatnonzero(gaps > tolerance):
         solution = minimise(problems[i], Newton(), problem.inside(shares[i]), tolerance, EXACT_ROUNDS)
         shares[i], gaps[i] = solution.weights, solution.gap
     return shares, gaps
-
-
-def _full_step(feasible: FeasibleSet, source_shares: Vector, gradient: Vector, curvature: Matrix) -> Vector:
-    lower, upper = feasible.lower - source_shares, feasible.upper - source_shares
-    direction = newton_direction(gradient, curvature, lower, upper)
-    return source_shares if direction is None else feasible.repair(source_shares + direction)

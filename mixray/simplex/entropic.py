@@ -17,7 +17,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mixray.simplex.problem import Point, log_shares
+from mixray.errors import InputError
+from mixray.simplex.goal import Worst
+from mixray.simplex.prior import log_shares
+from mixray.simplex.problem import Point
 
 GROWTH, SHRINKAGE = 2.0, 0.5
 MOST_TRIALS = 100
@@ -27,9 +30,16 @@ MOST_TRIALS = 100
 class Entropic:
     fixed_step: float | None = None
 
-    def init(self, point: Point) -> float:
-        """The first step to try, in inverse nats per token."""
-        return 1 / float(np.abs(point.loss.gradient).max())
+    def init(self, point: Point, tolerance: float) -> float:
+        """The first step to try, in inverse nats per token. Raises InputError for a plain maximum: it has kinks."""
+        if isinstance(point.problem.goal, Worst) and point.problem.goal.tau == 0:
+            raise InputError(
+                "solver entropic needs a smooth worst case",
+                got="tau 0",
+                wanted="tau > 0",
+                remedy="use newton, or a small tau",
+            )
+        return 1 / max(float(np.abs(point.loss_gradient).max()), 1e-300)
 
     def step(self, point: Point, state: float) -> tuple[Point, float]:
         if self.fixed_step is not None:
@@ -39,7 +49,7 @@ class Entropic:
             moved = _move(point, step)
             change = moved.shares - point.shares
             entropy_rise = float((log_shares(moved.shares) - log_shares(point.shares)) @ change)
-            if float((moved.loss.gradient - point.loss.gradient) @ change) <= entropy_rise / step:
+            if float((moved.loss_gradient - point.loss_gradient) @ change) <= entropy_rise / step:
                 return moved, step * GROWTH
             step *= SHRINKAGE
         return point, step
@@ -48,7 +58,7 @@ class Entropic:
 def _move(point: Point, step: float) -> Point:
     """One step; the prior's term is minimised exactly, not linearised."""
     problem = point.problem
-    moved = log_shares(point.shares) - step * point.loss.gradient
+    moved = log_shares(point.shares) - step * point.loss_gradient
     if problem.prior is not None:
         pull = step * problem.prior.strength
         moved = (moved + pull * log_shares(problem.prior.shares)) / (1 + pull)

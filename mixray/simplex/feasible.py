@@ -1,63 +1,90 @@
-"""The feasible set: the simplex, cut by a lower and an upper bound for every source.
+"""The feasible set: a box on the simplex and, where wanted, limits on sums over groups of sources.
 
-Three questions are asked of it, and each has an exact answer without a general solver: which point is smallest in a
-linear function (fill the smallest coordinates to their upper bounds), which point is nearest to given shares in the
-Kullback-Leibler sense (scale and clip), and how to remove the rounding error of a nearly feasible point.
+The box answers exactly by itself. Groups are priced: with a price on every group's sum (its Lagrange multiplier) the
+question is one about the box again, and whatever the prices, the answer's value is a bound on the constrained one. So
+the certificate holds however the prices were found.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import daqp
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mixray.errors import InputError
-from mixray.simplex.checks import Vector
+from mixray.simplex.box import Box
+from mixray.simplex.checks import Matrix, Vector
 
 SUM_TOLERANCE = 1e-12
 """How far from 1 the sum of shares may be."""
+DAQP_SOLVED = 1
+DAQP_EQUALITY = 5
+
+
+@dataclass(frozen=True)
+class Group:
+    """``lower <= sum of the members' shares <= upper``; ``members``: numbers of sources."""
+
+    members: Sequence[int]
+    lower: float = 0.0
+    upper: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
 class FeasibleSet:
-    """``{shares: lower <= shares <= upper, sum = 1}``; both bounds float64, shape ``(sources,)``."""
+    """``{shares: lower <= shares <= upper, group_lower <= member @ shares <= group_upper, sum = 1}``.
+
+    ``lower``, ``upper``: float64 ``(sources,)``; ``member``: float64 ``(groups, sources)``, 0 or 1; ``group_lower``,
+    ``group_upper``: float64 ``(groups,)``.
+    """
 
     lower: Vector
     upper: Vector
+    member: Matrix
+    group_lower: Vector
+    group_upper: Vector
 
     @classmethod
-    def of(cls, sources: int, lower: ArrayLike | None = None, upper: ArrayLike | None = None) -> FeasibleSet:
-        """Bounds as a user gives them: ``None``, one number for all sources, or one per source.
+    def of(
+        cls,
+        sources: int,
+        lower: ArrayLike | None = None,
+        upper: ArrayLike | None = None,
+        groups: Sequence[Group] = (),
+        names: Sequence[str] | None = None,
+    ) -> FeasibleSet:
+        """Constraints as a user gives them: bounds ``None``, one number for all sources, or one per source.
 
-        Raises InputError when a bound is not a number in [0, 1] or when no shares satisfy them all.
+        ``names``: of the sources, for messages. Raises InputError when a bound is not a number in [0, 1], when a group
+        has no or unknown members, and when no shares satisfy all: it names constraints of which every single one is
+        needed for the conflict.
         """
         low = _bound("lower", 0.0 if lower is None else lower, sources)
         high = _bound("upper", 1.0 if upper is None else upper, sources)
-        crossed = np.flatnonzero(low > high)
-        if crossed.size:
-            raise InputError(
-                f"the lower bound is above the upper bound for {_name(crossed)}",
-                got=f"lower {low[crossed[0]]:g}, upper {high[crossed[0]]:g} for source {crossed[0]}",
-                wanted="lower <= upper",
-            )
-        if low.sum() > 1 + SUM_TOLERANCE:
-            raise InputError(
-                "no mixture satisfies the lower bounds: they sum to more than 1",
-                got=f"sum {low.sum():.6g}, from {_name(np.flatnonzero(low))}",
-                wanted="lower bounds that sum to at most 1",
-                remedy="lower some of them",
-            )
-        if high.sum() < 1 - SUM_TOLERANCE:
-            raise InputError(
-                "no mixture satisfies the upper bounds: they sum to less than 1",
-                got=f"sum {high.sum():.6g}; below 1 are {_name(np.flatnonzero(high < 1))}",
-                wanted="upper bounds that sum to at least 1",
-                remedy="raise some of them, allow more epochs, or lower the token budget",
-            )
-        return cls(low, high)
+        member = np.zeros((len(groups), sources))
+        for row, group in zip(member, groups, strict=True):
+            members = list(group.members)
+            if not members or not all(0 <= source < sources for source in members):
+                raise InputError("a group needs known members", got=members, wanted=f"sources 0 to {sources - 1}")
+            row[members] = 1.0
+        limits = np.array([(group.lower, group.upper) for group in groups], np.float64).reshape(-1, 2)
+        if not ((limits >= 0) & (limits <= 1)).all():
+            raise InputError("a group's limits are no shares", got=limits.tolist(), wanted="0 to 1")
+        found = cls(low, high, member, limits[:, 0], limits[:, 1])
+        found._refuse_conflicts(names or [f"source {source}" for source in range(sources)])
+        return found
+
+    @property
+    def box(self) -> Box:
+        return Box(self.lower, self.upper)
+
+    @property
+    def groups(self) -> int:
+        return len(self.member)
 
     @cached_property
     def free(self) -> NDArray[np.bool_]:
@@ -66,51 +93,166 @@ class FeasibleSet:
 
     @cached_property
     def centre(self) -> Vector:
-        """The feasible shares nearest to balanced (by Euclid's distance and by Kullback and Leibler's alike)."""
+        """The feasible shares nearest to balanced in the Kullback-Leibler sense."""
         return self.nearest(np.zeros(self.lower.size))
 
-    def linear_minimum(self, gradient: Vector) -> Vector:
-        """The feasible shares that minimise ``<gradient, shares>``: the smallest coordinates are filled first."""
-        order = np.argsort(gradient, kind="stable")
-        width = (self.upper - self.lower)[order]
-        left = 1 - self.lower.sum() - (np.cumsum(width) - width)
-        shares = self.lower.copy()
-        shares[order] += np.clip(left, 0, width)
-        return self.repair(shares)
+    def without(self, source: int) -> FeasibleSet:
+        """The same set with one source's share fixed at 0. Raises InputError where that leaves nothing."""
+        upper = self.upper.copy()
+        upper[source] = 0.0
+        return self.limited_to(upper)
+
+    def limited_to(self, upper: Vector) -> FeasibleSet:
+        """The same set under other upper bounds. Raises InputError where that leaves nothing."""
+        found = FeasibleSet(self.lower, upper, self.member, self.group_lower, self.group_upper)
+        found._refuse_conflicts([f"source {source}" for source in range(upper.size)])
+        return found
+
+    # ------------------------------------------------------------------------------------------------- three questions
+
+    def linear_bound(self, gradient: Vector, group_prices: Vector | None = None) -> float:
+        """A lower bound on ``<gradient, shares>`` over the set: exact beyond rounding, whatever the gradient's scale.
+
+        ``group_prices``: prices to try besides those of the linear program, which knows only some digits.
+        """
+        if not self.groups:
+            return float(gradient @ self.box.linear_minimum(gradient))
+        trials = [self._linear_prices(gradient), np.zeros(self.groups)]
+        trials += [] if group_prices is None else [group_prices]
+        return max(self._priced_bound(gradient, prices) for prices in trials)
 
     def nearest(self, log_shares: Vector) -> Vector:
-        """The feasible shares with the smallest KL divergence from ``exp(log_shares)``, which need not sum to 1.
-
-        They are ``clip(exp(log_shares + shift), lower, upper)`` for the shift that makes them sum to 1. The sum is
-        increasing in the shift, and between two neighbouring break points the same sources are clipped: so the
-        interval is found by bisection and the free sources share what is left in proportion.
-        """
-        with np.errstate(divide="ignore"):  # log 0 = -inf is meant: a bound of 0 is never reached
-            enter, leave = np.log(self.lower) - log_shares, np.log(self.upper) - log_shares
-
-        def total(shift: float) -> float:
-            return float(np.clip(np.exp(np.minimum(log_shares + shift, 0)), self.lower, self.upper).sum())
-
-        breaks = np.unique(np.concatenate([enter, leave]))
-        breaks = breaks[np.isfinite(breaks)]
-        at = bisect_left(breaks.tolist(), 1.0, key=total)
-        below = breaks[at - 1] if at else -np.inf
-        full = leave <= below
-        free = ~full & (enter <= below) & (self.upper > 0)
-        shares = np.where(full, self.upper, self.lower)
-        if free.any():
-            likeness = np.exp(log_shares[free] - log_shares[free].max())
-            shares[free] = (1 - shares[~free].sum()) * likeness / likeness.sum()
-        return self.repair(shares)
+        """The feasible shares with the smallest KL divergence from ``exp(log_shares)``, which need not sum to 1."""
+        if not self.groups:
+            return self.box.nearest(log_shares)
+        return self.repair(self.box.nearest(log_shares + self.entropic_prices(log_shares) @ self.member))
 
     def repair(self, shares: Vector) -> Vector:
-        """The same shares with rounding errors removed: within bounds, the remainder given to the roomiest source."""
-        shares = np.clip(shares, self.lower, self.upper)
-        remainder = 1 - shares.sum()
-        room = self.upper - shares if remainder > 0 else shares - self.lower
-        roomiest = int(np.argmax(room))
-        shares[roomiest] = np.clip(shares[roomiest] + remainder, self.lower[roomiest], self.upper[roomiest])
-        return shares
+        """The feasible point next to nearly feasible shares."""
+        shares = self.box.repair(shares)
+        sums = self.member @ shares
+        if ((sums >= self.group_lower - SUM_TOLERANCE) & (sums <= self.group_upper + SUM_TOLERANCE)).all():
+            return shares
+        sources = shares.size
+        senses = np.zeros(sources + 1 + self.groups, np.int32)
+        senses[sources] = DAQP_EQUALITY
+        found, _, flag, _ = daqp.solve(
+            np.eye(sources),
+            -shares,
+            np.vstack([np.ones(sources), self.member]),
+            np.concatenate([self.upper, [1.0], self.group_upper]),
+            np.concatenate([self.lower, [1.0], self.group_lower]),
+            senses,
+            primal_tol=1e-13,
+        )
+        assert flag == DAQP_SOLVED, f"the projection onto a set that is not empty failed: daqp {flag}"
+        return self.box.repair(found)
+
+    # --------------------------------------------------------------------------------------------------------- prices
+
+    def entropic_prices(self, log_shares: Vector) -> Vector:
+        """The groups' prices at the projection of ``exp(log_shares)``: they maximise a smooth concave function."""
+        from scipy.optimize import minimize  # start-up is lazy: only groups need it
+
+        def negative(split: Vector) -> tuple[float, Vector]:
+            prices = split[: self.groups] - split[self.groups :]
+            shares = self.box.nearest(log_shares + prices @ self.member)
+            sums = self.member @ shares
+            divergence = float(shares @ (np.log(np.maximum(shares, 1e-300)) - log_shares))
+            slope = np.concatenate([self.group_lower - sums, sums - self.group_upper])
+            return -(divergence - float(prices @ sums) + self.support(prices)), -slope
+
+        bounds = [(0.0, None)] * (2 * self.groups)
+        found = minimize(
+            negative, np.zeros(2 * self.groups), jac=True, bounds=bounds, method="L-BFGS-B",
+            options={"maxiter": 500, "ftol": 1e-15, "gtol": 1e-12},
+        )  # fmt: skip
+        prices: Vector = found.x[: self.groups] - found.x[self.groups :]
+        return prices
+
+    def support(self, group_prices: Vector) -> float:
+        """What prices on the groups' sums bring at least: price times the limit that it defends."""
+        return float(group_prices @ np.where(group_prices > 0, self.group_lower, self.group_upper))
+
+    def _priced_bound(self, gradient: Vector, group_prices: Vector) -> float:
+        priced = gradient - group_prices @ self.member
+        return float(priced @ self.box.linear_minimum(priced)) + self.support(group_prices)
+
+    def _linear_prices(self, gradient: Vector) -> Vector:
+        scale = float(np.ptp(gradient)) or 1.0
+        found = _linear_program((gradient - gradient.min()) / scale, self.lower, self.upper, self)
+        prices: Vector = scale * (found.ineqlin.marginals[self.groups :] - found.ineqlin.marginals[: self.groups])
+        return -prices
+
+    # ------------------------------------------------------------------------------------------------------ conflicts
+
+    def _refuse_conflicts(self, names: Sequence[str]) -> None:
+        limits = self._limits(names)
+        if self._possible(limits):
+            return
+        needed = list(limits)
+        for limit in limits:  # without one that is not needed the others still conflict
+            fewer = [other for other in needed if other is not limit]
+            if not self._possible(fewer):
+                needed = fewer
+        raise InputError(
+            "no mixture satisfies these constraints together",
+            got=_listed([text for *_, text in needed], "; ") + "; shares sum to 1",
+            wanted="at least one mixture that satisfies all constraints",
+            remedy="loosen any one of those named: each is part of the conflict",
+        )
+
+    def _limits(self, names: Sequence[str]) -> list[_Limit]:
+        """Every limit that cuts something, the tightest last: those are kept where there is a choice."""
+        found: list[tuple[float, _Limit]] = []
+        for source, name in enumerate(names):
+            low, high = self.lower[source], self.upper[source]
+            if low > 0:
+                found.append((low, ("source", source, low, 1.0, f"{name} at least {low:g}")))
+            if high < 1:
+                found.append((1 - high, ("source", source, 0.0, high, f"{name} at most {high:g}")))
+        for group, (low, high) in enumerate(zip(self.group_lower, self.group_upper, strict=True)):
+            label = " + ".join(names[source] for source in np.flatnonzero(self.member[group]).tolist())
+            if low > 0:
+                found.append((low, ("group", group, low, 1.0, f"{label} at least {low:g}")))
+            if high < 1:
+                found.append((1 - high, ("group", group, 0.0, high, f"{label} at most {high:g}")))
+        return [limit for _, limit in sorted(found, key=lambda item: item[0])]
+
+    def _possible(self, limits: Sequence[_Limit]) -> bool:
+        sources = self.lower.size
+        low, high = np.zeros(sources), np.ones(sources)
+        group_low, group_high = np.zeros(self.groups), np.ones(self.groups)
+        for kind, index, least, most, _ in limits:
+            lower, upper = (low, high) if kind == "source" else (group_low, group_high)
+            lower[index], upper[index] = max(lower[index], least), min(upper[index], most)
+        if (low > high).any() or (group_low > group_high).any():
+            return False
+        if low.sum() > 1 + SUM_TOLERANCE or high.sum() < 1 - SUM_TOLERANCE:
+            return False
+        if not self.groups:
+            return True
+        trial = FeasibleSet(low, high, self.member, group_low, group_high)
+        return bool(_linear_program(np.zeros(sources), low, high, trial).status == 0)
+
+
+_Limit = tuple[str, int, float, float, str]
+"""kind (source or group), number, least, most, how it reads."""
+
+
+def _linear_program(gradient: Vector, lower: Vector, upper: Vector, feasible: FeasibleSet):  # type: ignore[no-untyped-def]
+    from scipy.optimize import linprog
+
+    return linprog(
+        gradient,
+        A_ub=np.vstack([feasible.member, -feasible.member]),
+        b_ub=np.concatenate([feasible.group_upper, -feasible.group_lower]),
+        A_eq=np.ones((1, lower.size)),
+        b_eq=[1.0],
+        bounds=np.column_stack([lower, upper]),
+        method="highs",
+        options={"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10},
+    )
 
 
 def _bound(name: str, bound: ArrayLike, sources: int) -> Vector:
@@ -125,5 +267,8 @@ def _bound(name: str, bound: ArrayLike, sources: int) -> Vector:
 
 
 def _name(sources: NDArray[np.intp]) -> str:
-    listed = ", ".join(str(source) for source in sources[:8])
-    return f"source{'s' if sources.size > 1 else ''} {listed}{', ...' if sources.size > 8 else ''}"
+    return f"source{'s' if sources.size > 1 else ''} {_listed([str(source) for source in sources], ', ')}"
+
+
+def _listed(texts: Sequence[str], separator: str) -> str:
+    return separator.join(texts[:8]) + (f"{separator}... ({len(texts)} in all)" if len(texts) > 8 else "")

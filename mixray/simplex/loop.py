@@ -1,7 +1,7 @@
 """The loop that every solver runs in: the certificate, the stopping rule, the trace and the statuses exist here, once.
 
-A solver is a small record: ``init(point)`` makes its state, ``step(point, state)`` returns the next point and state.
-The loop stops on the certified gap, never on a step count or a gradient's norm.
+A solver is a small record: ``init(point, tolerance)`` makes its state, ``step(point, state)`` returns the next point
+and state. The loop stops on the certified gap, never on a step count or a gradient's norm.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PATIENCE = 20
 class Solver(Protocol):
     """How to get from one point to a better one."""
 
-    def init(self, point: Point) -> Any: ...
+    def init(self, point: Point, tolerance: float) -> Any: ...
 
     def step(self, point: Point, state: Any) -> tuple[Point, Any]: ...
 
@@ -33,12 +33,14 @@ class Solver(Protocol):
 class Solution:
     """A mixture and how good it is.
 
-    ``weights``: the source shares, float64 ``(sources,)``, within their bounds, sum 1 within 1e-12.
-    ``loss``: nats per token of the fit rows, without the prior's term.
+    ``weights``: the source shares, float64 ``(sources,)``, within their constraints, sum 1 within 1e-12.
+    ``loss``: nats per token of the fit rows, without the prior's term; of several targets what the goal makes of them.
     ``gap``: a bound on how far the minimised value (the loss, plus the prior's term) is above the best possible one.
     ``status``: ``converged``: the gap is within the tolerance; ``round_limit``: it is not, after the rounds allowed;
     ``stalled``: numerical precision allows no further progress, the gap reached is reported.
     ``trace``: float64 ``(rounds + 1, 2)``: the minimised value and the gap, from the start to the answer.
+    ``losses``: every target's, ``(targets,)``; ``target_weights``: pi, how much each counts at the answer.
+    ``solver``: which one, and why where that was left to ``auto``. ``point``: the answer as the problem sees it.
     """
 
     weights: Vector
@@ -47,16 +49,28 @@ class Solution:
     rounds: int
     status: Status
     trace: Matrix
+    losses: Vector
+    target_weights: Vector
+    solver: str
+    point: Point
 
 
-def minimise(problem: Problem, solver: Solver, start: Vector, tolerance: float, max_rounds: int) -> Solution:
+def minimise(
+    problem: Problem,
+    solver: Solver,
+    start: Vector,
+    tolerance: float,
+    max_rounds: int,
+    *,
+    name: str = "",
+) -> Solution:
     """Run ``solver`` from ``start`` until the gap is at most ``tolerance`` (nats per token)."""
     if not tolerance > 0:
         raise InputError("tolerance: no tolerance", got=tolerance, wanted="a number > 0, nats per token")
     if max_rounds < 0:
         raise InputError("max_rounds: no number of rounds", got=max_rounds, wanted=">= 0")
     point = problem.at(start)
-    state = solver.init(point)
+    state = solver.init(point, tolerance)
     trace = [(point.value, point.gap)]
     while True:
         status = _status(trace, tolerance, max_rounds)
@@ -67,7 +81,19 @@ def minimise(problem: Problem, solver: Solver, start: Vector, tolerance: float, 
                 trace.append((point.value, point.gap))
                 continue
             status = "stalled"
-        return Solution(point.shares, point.loss.value, point.gap, len(trace) - 1, status, np.array(trace))
+        pi = point.target_weights if point.proof is None else point.proof.target_weights
+        return Solution(
+            weights=point.shares,
+            loss=point.loss,
+            gap=point.gap,
+            rounds=len(trace) - 1,
+            status=status,
+            trace=np.array(trace),
+            losses=point.losses,
+            target_weights=pi,
+            solver=name or type(solver).__name__.lower(),
+            point=point,
+        )
 
 
 def _status(trace: list[tuple[float, float]], tolerance: float, max_rounds: int) -> Status | None:

@@ -1,122 +1,141 @@
 """Newton's method on the simplex: sequential quadratic programming with the exact curvature.
 
-A round solves ``min <g, d> + d^T H d / 2`` over the feasible set by daqp's dual active-set method, then searches the
-line to its solution. The curvature is what a round costs: rows x sources^2 / 2 multiplications. Before it, each round
-takes the multiplicative step of ``em``, which costs little and brings every share to its order of magnitude, where the
-quadratic model is good: from far below, Newton's method alone no more than doubles a share in a round.
+A round minimises the quadratic model over the feasible set (``quadratic.py``) and goes there in one pass over the rows,
+which also brings the next curvature; only where the model was wrong does it search the line to it, eight points a pass.
+The curvature, rows x sources^2 multiplications, is what a round costs: sources that have no share and whose gradient
+says that they shall have none are left out of it.
+
+While the model is wrong, each round starts with the multiplicative step of ``em``, which costs little and brings every
+share to its order of magnitude: from far below, Newton's method alone no more than doubles a share in a round.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import daqp
 import numpy as np
 
-from mixray.simplex.checks import Matrix, Vector
-from mixray.simplex.em import multiplicative
+from mixray.simplex.checks import Vector
+from mixray.simplex.em import is_multiplicative, multiplicative
 from mixray.simplex.entropic import Entropic
-from mixray.simplex.objective import Line
-from mixray.simplex.problem import Point
+from mixray.simplex.goal import Worst
+from mixray.simplex.objective import Columns
+from mixray.simplex.problem import Point, Problem
+from mixray.simplex.quadratic import Step, model_step
 
-RIDGES = (1e-9, 1e-6, 1e-3)
-"""Added to the curvature's diagonal, relative to its largest entry; the next one is tried where daqp fails."""
-SLOPE_KEPT = 0.3
-"""A step is accepted when it leaves at most this share of the slope, in absolute value."""
+SLOPE_KEPT, DECREASE_WANTED = 0.3, 0.1
+"""A step is accepted when it leaves at most the first part of the slope, or brings the second of what was predicted."""
 SMALL_SHARE, SMALLEST_CUT = 1e-8, 1e-3
 """With a prior, whose slope is infinite at 0, shares below the first are left to the multiplicative step, and no share
 falls below the second part of itself in one round."""
+LENGTHS = 0.5 ** np.arange(1, 9)
+SHORTER = 0.5 ** np.arange(9, 41, 4)
 FIRST_ORDER = Entropic()
-MOST_TRIALS = 60
-DAQP_SOLVED = 1
-DAQP_EQUALITY = 5
+
+
+@dataclass(frozen=True)
+class State:
+    """``model_fits``: the last step was the model's; ``everything``: leave no source out; ``first_order``: the step
+    size of ``entropic``, which replaces ``em`` where there is a prior."""
+
+    tolerance: float
+    model_fits: bool
+    everything: bool
+    first_order: float | None
 
 
 @dataclass(frozen=True)
 class Newton:
-    def init(self, point: Point) -> float | None:
-        """The step size of ``entropic``, whose step replaces that of ``em`` where there is a prior."""
-        return None if point.problem.prior is None else FIRST_ORDER.init(point)
+    def init(self, point: Point, tolerance: float) -> State:
+        prior = point.problem.prior
+        first_order = FIRST_ORDER.init(point, tolerance) if prior and _has_first_order(point.problem) else None
+        return State(tolerance, not _has_first_order(point.problem), False, first_order)
 
-    def step(self, point: Point, state: float | None) -> tuple[Point, float | None]:
-        feasible = point.problem.feasible
-        lower, upper = feasible.lower, feasible.upper
-        if state is None:
-            point = multiplicative(point)
-        else:
-            point, state = FIRST_ORDER.step(point, state)
-            small = point.shares < SMALL_SHARE
-            lower = np.where(small, point.shares, np.maximum(lower, SMALLEST_CUT * point.shares))
-            upper = np.where(small, point.shares, upper)
-        direction = newton_direction(point.gradient, point.curvature(), lower - point.shares, upper - point.shares)
-        if direction is None:
-            return point, state
-        position = search(point.along(direction), point.value)
-        return point.problem.at(feasible.repair(point.shares + position * direction)), state
+    def step(self, point: Point, state: State) -> tuple[Point, State]:
+        start = point
+        if not state.model_fits or (state.first_order is not None and (point.shares < SMALL_SHARE).any()):
+            point, state = _first_order(point, state)
+        columns = np.flatnonzero(point.problem.feasible.free) if state.everything else _columns(point)
+        if point.columns is None or not np.isin(columns, point.columns).all():
+            point = point.problem.at(point.shares, columns, point.proof)
+        found = model_step(point, *_bounds(point, small_frozen=state.first_order is not None))
+        moved, model_fits = (point, False) if found is None else _follow(point, found, state.tolerance)
+        idle = np.array_equal(moved.shares, start.shares)
+        if idle and not state.everything:
+            return self.step(start, replace(state, everything=True))
+        model_fits = model_fits or not _has_first_order(point.problem)
+        return moved, replace(state, model_fits=model_fits, everything=idle)
 
 
-def newton_direction(gradient: Vector, curvature: Matrix, lower: Vector, upper: Vector) -> Vector | None:
-    """The minimiser of ``<gradient, d> + d^T curvature d / 2`` over ``lower <= d <= upper, sum d = 0``.
+def _follow(point: Point, step: Step, tolerance: float) -> tuple[Point, bool]:
+    """Where the step leads, and whether it was taken whole."""
+    problem = point.problem
+    wanted = problem.feasible.repair(point.shares + step.direction)
+    # Within the tolerance by prediction, this is the last round: its curvature would not be used.
+    columns = None if step.predicted <= tolerance else _columns_after(point, wanted)
+    whole = problem.at(wanted, columns, step.proof)
+    direction = wanted - point.shares
+    slope = step.predicted if isinstance(problem.goal, Worst) else -float(point.gradient @ direction)
+    resolution = 16 * float(np.spacing(abs(point.value)))
+    if slope <= resolution or _acceptable(whole, point, direction, 1.0, slope, resolution):
+        return whole, True
+    for lengths in (LENGTHS, SHORTER):
+        tried = problem.at_each([problem.feasible.repair(point.shares + length * direction) for length in lengths])
+        for length, trial in zip(lengths, tried, strict=True):
+            if _acceptable(trial, point, direction, float(length), slope, resolution):
+                return replace(trial, proof=step.proof), False
+    return point, False
 
-    Only the curvature along directions that sum to 0 matters; with the rest projected out, nearly equal columns keep
-    their digits. A ridge makes it definite where columns are equal. None when daqp finds no solution.
+
+def _acceptable(trial: Point, origin: Point, direction: Vector, length: float, slope: float, resolution: float) -> bool:
+    """No higher, and either well down or, which keeps its meaning where values agree to the last digit, flatter.
+
+    ``slope``: by how much the value would fall in a step of length 1 if it were linear.
     """
-    free = np.flatnonzero(upper > lower)
-    if free.size < 2:
-        return None
-    tangent = curvature[np.ix_(free, free)]
-    tangent = tangent - tangent.mean(axis=0)
-    tangent = tangent - tangent.mean(axis=1, keepdims=True)
-    scale = max(float(tangent.diagonal().max()), float(np.ptp(gradient[free])))
-    if scale == 0:
-        return None
-    hessian = (tangent + tangent.T) / (2 * scale) + 1 / free.size
-    slopes = (gradient[free] - gradient[free].mean()) / scale
-    for ridge in RIDGES:
-        found = _solve_quadratic(hessian + ridge * np.eye(free.size), slopes, lower[free], upper[free])
-        if found is not None:
-            direction = np.zeros(gradient.size)
-            direction[free] = found
-            return direction
-    return None
+    if trial.value > origin.value + resolution:
+        return False
+    if origin.value - trial.value >= DECREASE_WANTED * length * slope:
+        return True
+    return not isinstance(origin.problem.goal, Worst) and float(trial.gradient @ direction) <= SLOPE_KEPT * slope
 
 
-def _solve_quadratic(hessian: Matrix, gradient: Vector, lower: Vector, upper: Vector) -> Vector | None:
-    """One call of daqp. What is at a bound by its multiplier is put there exactly; the sum is 0 but for rounding."""
-    sources = gradient.size
-    senses = np.append(np.zeros(sources, dtype=np.int32), np.int32(DAQP_EQUALITY))
-    found, _, flag, info = daqp.solve(
-        hessian, gradient, np.ones((1, sources)), np.append(upper, 0.0), np.append(lower, 0.0), senses, primal_tol=1e-12
-    )
-    if flag != DAQP_SOLVED or not np.isfinite(found).all():
-        return None
-    multiplier = info["lam"][:sources]
-    return np.where(multiplier < 0, lower, np.where(multiplier > 0, upper, np.clip(found, lower, upper)))
+def _first_order(point: Point, state: State) -> tuple[Point, State]:
+    """One step of ``em`` or, with a prior, of ``entropic``."""
+    if state.first_order is not None:
+        point, size = FIRST_ORDER.step(point, state.first_order)
+        return point, replace(state, first_order=size)
+    problem, wanted = point.problem, multiplicative(point)
+    moved = problem.at(wanted, _columns_after(point, wanted), point.proof)
+    # Where EM is not sure to lower the value it may still.
+    return (moved if moved.value <= point.value else point), state
 
 
-def search(line: Line, value: float) -> float:
-    """How far to go along a line at whose start the objective is ``value``: to its end, 1, if that leaves little
-    slope, else to just before its minimum.
+def _has_first_order(problem: Problem) -> bool:
+    if problem.prior is None:
+        return is_multiplicative(problem)
+    return not (isinstance(problem.goal, Worst) and problem.goal.tau == 0)
 
-    Bisection on the slope, which is increasing and, unlike differences of values, keeps its digits near the optimum.
-    """
-    start = line.slope(0.0)
-    resolution = 16 * float(np.spacing(abs(value)))
-    if abs(start) <= resolution:
-        return 1.0
-    if start > 0:
-        return 0.0
-    end = line.slope(1.0)
-    if end <= 0 or (end <= -SLOPE_KEPT * start and line.value(1.0) <= value + resolution):
-        return 1.0
-    low, high = 0.0, 1.0
-    for _ in range(MOST_TRIALS):
-        middle = (low + high) / 2
-        slope = line.slope(middle)
-        if slope > 0:
-            high = middle
-        else:
-            low = middle
-            if slope >= SLOPE_KEPT * start:
-                break
-    return low
+
+def _columns(point: Point) -> Columns:
+    return _columns_after(point, point.shares)
+
+
+def _columns_after(point: Point, shares: Vector) -> Columns:
+    """The sources that may move at ``shares``, judged by the gradient at ``point``: those with a share to lose, and
+    those whose gradient is below that of one of these."""
+    feasible = point.problem.feasible
+    if point.problem.prior is not None:
+        return np.flatnonzero(feasible.free)
+    gradients = point.jacobian if isinstance(point.problem.goal, Worst) else point.loss_gradient[None]
+    some = shares > feasible.lower
+    promising = (gradients < gradients[:, some].max(axis=1, keepdims=True)).any(axis=0) if some.any() else True
+    return np.flatnonzero(feasible.free & (some | promising))
+
+
+def _bounds(point: Point, small_frozen: bool) -> tuple[Vector, Vector]:
+    feasible, shares = point.problem.feasible, point.shares
+    if point.problem.prior is None:
+        return feasible.lower, feasible.upper
+    small = (shares < SMALL_SHARE) & small_frozen
+    lower = np.where(small, shares, np.maximum(feasible.lower, SMALLEST_CUT * shares))
+    return lower, np.where(small, shares, feasible.upper)

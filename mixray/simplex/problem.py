@@ -1,85 +1,49 @@
-"""The convex problem that a solver sees: an objective, a feasible set and, where wanted, a pull towards a prior.
+"""The convex problem that a solver sees: objectives, what one number they become, a feasible set, a pull to a prior.
 
-    minimise  loss(shares) + strength * KL(shares || prior)   over  lower <= shares <= upper, sum = 1
+    minimise  goal(L_1(shares), ..., L_T(shares)) + strength * KL(shares || prior)   over the feasible set
 
-A ``Point`` is a feasible mixture with its loss and its certificate: ``gap`` is never below the distance, in nats per
-token, of its value from the best possible one (beyond rounding). It is Frank and Wolfe's gap, with the prior's term
-kept exact instead of linearised, so that it stays finite at the boundary.
+A ``Point`` is a feasible mixture with its losses and its certificate: ``gap`` is never below the distance of its value
+from the best possible one (beyond rounding). It is Frank and Wolfe's gap over the feasible set, sharpened by Jensen's
+inequality where the objectives are cross entropies, with the prior's term kept exact instead of linearised, so that it
+stays finite at the boundary; for the worst case of several targets it is a primal-dual gap.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mixray.errors import InputError
-from mixray.simplex.checks import Matrix, Vector, checked_log_probs, checked_shares
+from mixray.simplex.checks import Matrix, Vector, checked_shares
 from mixray.simplex.feasible import FeasibleSet
-from mixray.simplex.objective import CrossEntropy, Evaluation, Line, Objective
+from mixray.simplex.goal import Goal, Mean
+from mixray.simplex.objective import Columns, Evaluation, Objective
+from mixray.simplex.prior import Prior, log_shares
 
-SMALLEST_SHARE = 1e-300
-"""Stands for a share of 0 inside a logarithm."""
 START_BLEND = 1e-3
 """How much of the centre is mixed into given shares to start from."""
 
 
 @dataclass(frozen=True, eq=False)
-class Prior:
-    """``strength * KL(shares || prior_shares)``, strength in nats per token; shares are 0 where the prior's are."""
-
-    shares: Vector
-    strength: float
-
-    @classmethod
-    def of(cls, prior_shares: ArrayLike | None, strength: float, sources: int) -> Prior | None:
-        """None for a strength of 0; balanced unless shares are given. Raises InputError where they are no shares."""
-        if not (np.isfinite(strength) and strength >= 0):
-            raise InputError("prior_strength: no strength", got=strength, wanted="a finite number >= 0, nats per token")
-        shares = np.full(sources, 1 / sources) if prior_shares is None else prior_shares
-        shares = checked_shares("prior", shares, sources)
-        return cls(shares, strength) if strength > 0 else None
-
-    def value(self, source_shares: Vector) -> float:
-        return self.strength * float(source_shares @ self._log_ratio(source_shares))
-
-    def gradient(self, source_shares: Vector) -> Vector:
-        return self.strength * (self._log_ratio(source_shares) + 1)
-
-    def curvature(self, source_shares: Vector) -> Matrix:
-        return np.diag(self.strength / np.maximum(source_shares, SMALLEST_SHARE))
-
-    def _log_ratio(self, source_shares: Vector) -> Vector:
-        return log_shares(source_shares) - log_shares(self.shares)
-
-
-@dataclass(frozen=True, eq=False)
 class Problem:
-    objective: Objective
+    """``objectives``: one per target. A source that the prior excludes gets no share."""
+
+    objectives: tuple[Objective, ...]
     feasible: FeasibleSet
+    goal: Goal = field(default_factory=lambda: Mean(np.ones(1)))
     prior: Prior | None = None
 
-    @classmethod
-    def of(
-        cls,
-        log_probs: ArrayLike,
-        row_weights: ArrayLike | None,
-        lower: ArrayLike | None,
-        upper: ArrayLike | None,
-        prior: ArrayLike | None,
-        prior_strength: float,
-    ) -> Problem:
-        """The problem of ``solve``'s arguments; a source that the prior excludes gets no share. Raises InputError."""
-        table = checked_log_probs(log_probs)
-        sources = table.shape[1]
-        feasible = FeasibleSet.of(sources, lower, upper)
-        pull = Prior.of(prior, prior_strength, sources)
-        if pull is not None:
-            feasible = FeasibleSet.of(sources, feasible.lower, np.where(pull.shares > 0, feasible.upper, 0.0))
-        objective = CrossEntropy.from_log_probs(table, row_weights, allowed=feasible.upper > 0)
-        return cls(objective, feasible, pull)
+    def __post_init__(self) -> None:
+        if self.prior is not None and (excluded := (self.prior.shares == 0) & (self.feasible.upper > 0)).any():
+            limited = self.feasible.limited_to(np.where(excluded, 0.0, self.feasible.upper))
+            object.__setattr__(self, "feasible", limited)
+
+    @property
+    def sources(self) -> int:
+        return self.feasible.lower.size
 
     def centre(self) -> Vector:
         """Where to start when nothing is known: the feasible shares nearest to the prior, or else to balanced."""
@@ -88,71 +52,110 @@ class Problem:
     def inside(self, source_shares: ArrayLike) -> Vector:
         """The feasible shares nearest to the given ones, moved a little towards the centre: from a share of exactly 0
         no multiplicative step returns. Raises InputError where they are no shares."""
-        shares = checked_shares("start", source_shares, self.feasible.lower.size)
+        shares = checked_shares("start", source_shares, self.sources)
         nearest = self.feasible.nearest(log_shares(shares))
         return self.feasible.repair(nearest + START_BLEND * (self.centre() - nearest))
 
-    def at(self, source_shares: Vector) -> Point:
-        return Point(self, source_shares, self.objective.at(source_shares))
+    def at(self, source_shares: Vector, columns: Columns | None = None, proof: Proof | None = None) -> Point:
+        """The point at feasible shares; with curvature over ``columns`` where given."""
+        evaluations = [objective.at(source_shares[None], columns)[0] for objective in self.objectives]
+        return Point(self, source_shares, tuple(evaluations), columns, proof)
 
-    def gap(self, source_shares: Vector, loss_gradient: Vector) -> float:
-        """A bound on the value at these shares minus the least value, from the loss's gradient there."""
-        if self.prior is None:
-            best = self.feasible.linear_minimum(loss_gradient)
-            return self.objective.gap(max(0.0, float(loss_gradient @ (source_shares - best))))
-        best = self.feasible.nearest(log_shares(self.prior.shares) - loss_gradient / self.prior.strength)
-        linear = float(loss_gradient @ (source_shares - best))
-        return max(0.0, linear + self.prior.value(source_shares) - self.prior.value(best))
+    def at_each(self, points: Sequence[Vector]) -> list[Point]:
+        """Several points in one pass over the rows."""
+        found = [objective.at(np.array(points)) for objective in self.objectives]
+        return [Point(self, shares, at) for shares, *at in zip(points, *found, strict=True)]  # type: ignore[arg-type]
+
+    def with_upper(self, upper: Vector) -> Problem:
+        return replace(self, feasible=self.feasible.limited_to(upper))
+
+
+@dataclass(frozen=True, eq=False)
+class Proof:
+    """Prices that a solver's step suggests to the certificate, which tries them beside its own: ``target_weights`` pi,
+    ``group_prices`` of the groups' limits. Good ones prove a small gap; none can prove a wrong one."""
+
+    target_weights: Vector
+    group_prices: Vector
 
 
 @dataclass(frozen=True, eq=False)
 class Point:
-    """Feasible shares, float64 ``(sources,)``, and what the problem says about them (nats per token)."""
+    """Feasible shares, float64 ``(sources,)``, and what the problem says about them."""
 
     problem: Problem
     shares: Vector
-    loss: Evaluation
-    """The objective without the prior."""
+    evaluations: tuple[Evaluation, ...]
+    columns: Columns | None = None
+    """The sources over which there is curvature."""
+    proof: Proof | None = None
+
+    @cached_property
+    def losses(self) -> Vector:
+        """Every target's, ``(targets,)``."""
+        return np.array([at.value for at in self.evaluations])
+
+    @cached_property
+    def loss(self) -> float:
+        """What they come to, without the prior's term."""
+        return self.problem.goal.value(self.losses)
 
     @cached_property
     def value(self) -> float:
+        """What is minimised."""
         prior = self.problem.prior
-        return self.loss.value + (prior.value(self.shares) if prior else 0.0)
+        return self.loss + (prior.value(self.shares) if prior else 0.0)
+
+    @cached_property
+    def target_weights(self) -> Vector:
+        return self.problem.goal.target_weights(self.losses)
+
+    @cached_property
+    def jacobian(self) -> Matrix:
+        """The losses' gradients, ``(targets, sources)``."""
+        return np.array([at.gradient for at in self.evaluations])
+
+    @cached_property
+    def loss_gradient(self) -> Vector:
+        gradient: Vector = self.target_weights @ self.jacobian
+        return gradient
 
     @cached_property
     def gradient(self) -> Vector:
+        """Of the value."""
         prior = self.problem.prior
-        return self.loss.gradient + prior.gradient(self.shares) if prior else self.loss.gradient
+        return self.loss_gradient + prior.gradient(self.shares) if prior else self.loss_gradient
 
-    def curvature(self) -> Matrix:
-        prior = self.problem.prior
-        return self.loss.curvature() + prior.curvature(self.shares) if prior else self.loss.curvature()
+    def curvature(self, target_weights: Vector) -> Matrix:
+        """That of the losses under given weights, over ``columns``."""
+        curvatures = np.array([at.curvature for at in self.evaluations])
+        total: Matrix = np.tensordot(target_weights, curvatures, axes=1)
+        return total
 
     @cached_property
     def gap(self) -> float:
         """A bound on ``value`` minus the least value."""
-        return self.problem.gap(self.shares, self.loss.gradient)
+        own = self._gap(self.target_weights, None)
+        return own if self.proof is None else min(own, self._gap(self.proof.target_weights, self.proof.group_prices))
 
-    def along(self, direction: Vector) -> Line:
-        line, prior = self.loss.along(direction), self.problem.prior
-        return PenalisedLine(line, prior, self.shares, direction) if prior else line
-
-
-@dataclass(frozen=True, eq=False)
-class PenalisedLine:
-    line: Line
-    prior: Prior
-    shares: Vector
-    direction: Vector
-
-    def value(self, position: float) -> float:
-        return self.line.value(position) + self.prior.value(self.shares + position * self.direction)
-
-    def slope(self, position: float) -> float:
-        gradient = self.prior.gradient(self.shares + position * self.direction)
-        return self.line.slope(position) + float(gradient @ self.direction)
+    def _gap(self, target_weights: Vector, group_prices: Vector | None) -> float:
+        problem = self.problem
+        gradient = target_weights @ self.jacobian
+        here = float(gradient @ self.shares)
+        if problem.prior is not None:
+            least = problem.prior.least(gradient, problem.feasible)
+            above = here + problem.prior.value(self.shares) - least
+        else:
+            least = problem.feasible.linear_bound(gradient, group_prices)
+            # Not less than what rounding may hide.
+            above = _sharpened(problem, target_weights, max(here - least, float(np.spacing(abs(here)))))
+        return max(0.0, above + (self.loss - problem.goal.lower_bound(self.losses, target_weights)))
 
 
-def log_shares(shares: Vector) -> Vector:
-    """The logarithm, finite for a share of 0."""
-    return np.log(np.maximum(shares, SMALLEST_SHARE))
+def _sharpened(problem: Problem, target_weights: Vector, frank_wolfe_gap: float) -> float:
+    """``W log(1 + gap / W)`` where everything is cross entropy (see ``Objective.total_weight``)."""
+    totals = [objective.total_weight for objective in problem.objectives]
+    if any(weight is None for weight in totals):
+        return frank_wolfe_gap
+    weight = float(target_weights @ np.array(totals, np.float64))
+    return weight * float(np.log1p(frank_wolfe_gap / weight))

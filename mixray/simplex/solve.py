@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from difflib import get_close_matches
 
 from numpy.typing import ArrayLike
 
 from mixray.errors import InputError
+from mixray.simplex.checks import checked_log_probs
+from mixray.simplex.cross_entropy import CrossEntropy
 from mixray.simplex.em import EM
 from mixray.simplex.entropic import Entropic
+from mixray.simplex.feasible import FeasibleSet, Group
 from mixray.simplex.loop import Solution, Solver, minimise
 from mixray.simplex.newton import Newton
+from mixray.simplex.prior import Prior
 from mixray.simplex.problem import Problem
 
 SOLVERS: dict[str, Solver] = {"newton": Newton(), "entropic": Entropic(), "em": EM()}
@@ -24,6 +29,7 @@ def solve(
     row_weights: ArrayLike | None = None,
     lower: ArrayLike | None = None,
     upper: ArrayLike | None = None,
+    groups: Sequence[Group] = (),
     prior: ArrayLike | None = None,
     prior_strength: float = 0.0,
     solver: str | Solver = "newton",
@@ -31,15 +37,16 @@ def solve(
     max_rounds: int = MAX_ROUNDS,
     start: ArrayLike | None = None,
 ) -> Solution:
-    """The source shares that minimise ``-sum_i w_i log sum_k shares_k exp(l_ik)`` over the simplex within bounds.
+    """The source shares that minimise ``-sum_i w_i log sum_k shares_k exp(l_ik)`` over the simplex within constraints.
 
     This is MixMin's convex problem (arXiv 2502.10510): ``l_ik`` is the log-probability of row i under the proxy of
-    source k, ``w_i`` the row's weight.
+    source k, ``w_i`` the row's weight. Other objectives, and several at once: ``solve_problem``.
 
     Args:
         log_probs: nats, shape ``(rows, sources)``; computed in float64. -inf is allowed, NaN and +inf are not.
         row_weights: shape ``(rows,)``, finite, >= 0; 1/rows each by default. See ``row_weights`` for nats per token.
         lower, upper: bounds on the shares, one number or shape ``(sources,)``, within [0, 1].
+        groups: limits on sums over sources, e.g. ``[Group([0, 2], upper=0.3)]``.
         prior: shares ``(sources,)`` to stay near to; balanced by default. Matters only with a ``prior_strength``.
         prior_strength: adds ``prior_strength * KL(shares || prior)`` to the loss; nats per token.
         solver: ``newton``, ``entropic``, ``em``, or an object such as ``Entropic(fixed_step=1.0)``.
@@ -51,12 +58,32 @@ def solve(
         A ``Solution``.
 
     Raises:
-        InputError: for a bad table (naming rows), bad weights, bounds that no mixture satisfies, an unknown solver.
+        InputError: for a bad table (naming rows), bad weights, constraints that no mixture satisfies (naming a smallest
+            conflict), an unknown solver.
     """
+    _solver(solver)
+    table = checked_log_probs(log_probs)
+    sources = table.shape[1]
+    feasible = FeasibleSet.of(sources, lower, upper, groups)
+    pull = Prior.of(prior, prior_strength, sources)
+    allowed = feasible.upper > 0 if pull is None else (feasible.upper > 0) & (pull.shares > 0)
+    objective = CrossEntropy.from_log_probs(table, row_weights, allowed)
+    problem = Problem((objective,), feasible, prior=pull)
+    return solve_problem(problem, solver=solver, tolerance=tolerance, max_rounds=max_rounds, start=start)
+
+
+def solve_problem(
+    problem: Problem,
+    *,
+    solver: str | Solver = "newton",
+    tolerance: float = TOLERANCE,
+    max_rounds: int = MAX_ROUNDS,
+    start: ArrayLike | None = None,
+) -> Solution:
+    """The same for any ``Problem``: other objectives, several targets, rows that live elsewhere."""
     chosen = _solver(solver)
-    problem = Problem.of(log_probs, row_weights, lower, upper, prior, prior_strength)
     first = problem.centre() if start is None else problem.inside(start)
-    return minimise(problem, chosen, first, tolerance, max_rounds)
+    return minimise(problem, chosen, first, tolerance, max_rounds, name=solver if isinstance(solver, str) else "")
 
 
 def _solver(solver: str | Solver) -> Solver:

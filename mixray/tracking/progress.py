@@ -205,7 +205,7 @@ class SilentProgress:
     """Shows nothing, for library use; warnings go to the ``mixray`` logger."""
 
     @contextmanager
-    def stage(self, name: str, total: int | None = None) -> Iterator[Stage]:  # noqa: ARG002
+    def stage(self, name: str, total: int | None = None) -> Iterator[Stage]:
         yield _SilentStage()
 
     def warn(self, message: str) -> None:

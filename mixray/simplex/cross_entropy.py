@@ -1,0 +1,185 @@
+"""The cross entropy of a mixture of the proxies (MixMin, arXiv 2502.10510).
+
+    loss(shares) = - sum_i w_i log sum_k shares_k exp(l_ik)
+
+with ``l_ik`` the log-probability of row i under the proxy of source k and ``w_i`` the row's weight. For a classifier
+``l_ik`` is the log-probability of row i's true label: the conditional cross entropy is the same function.
+
+Every row is divided by its largest likelihood. That adds a constant to the loss, given back in the value, and lets
+log-probabilities differ by thousands of nats.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mixray.errors import InputError
+from mixray.simplex.checks import Mask, Matrix, Vector, checked_log_probs, checked_row_weights, name_rows, refuse_rows
+from mixray.simplex.objective import Columns, Evaluation
+from mixray.simplex.passes import blocks, mapped, summed, total
+
+FLOOR = 1e-140
+"""The smallest likelihood of a row that enters a quotient: its square and its inverse are still numbers. Rows get there
+only with no weight, or at the far end of a line search, which then turns back."""
+
+
+@dataclass(frozen=True, eq=False)
+class CrossEntropy:
+    """``likelihood``: float32 or float64 ``(rows, sources)``, the largest entry of a row 1; ``row_max``: the log of
+    what each row was divided by; ``row_weights``: float64 ``(rows,)``. Sums are float64 whatever the table is."""
+
+    likelihood: NDArray[np.floating]
+    row_max: Vector
+    row_weights: Vector
+
+    @classmethod
+    def from_log_probs(
+        cls, log_probs: ArrayLike, row_weights: ArrayLike | None = None, allowed: Mask | None = None
+    ) -> CrossEntropy:
+        """``log_probs``: nats, ``(rows, sources)``; ``row_weights``: ``(rows,)``, 1/rows each when None;
+        ``allowed``: the sources whose share may be above 0, all by default.
+
+        Raises InputError, naming rows, for NaN, +inf and rows that no allowed source can explain.
+        """
+        table = checked_log_probs(log_probs)
+        weights = checked_row_weights(row_weights, table.shape[0])
+        some = None if allowed is None or allowed.all() else ~allowed
+        likelihood, row_max = np.empty(table.shape), np.empty(len(table))
+
+        def rescale(start: int, stop: int) -> Vector:
+            part = likelihood[start:stop]
+            np.copyto(part, table[start:stop])
+            if some is not None:
+                part[:, some] = -np.inf
+            largest = row_max[start:stop] = _row_maxima(part)
+            np.subtract(part, np.where(np.isneginf(largest), 0.0, largest)[:, None], out=part)
+            np.exp(part, out=part)
+            return largest[:0]
+
+        list(mapped(rescale, blocks(*table.shape), table.size))
+        refuse_rows(np.isneginf(row_max), "have probability 0 under every allowed source")
+        return cls(likelihood, row_max, weights)
+
+    @classmethod
+    def of_labels(
+        cls, probabilities: ArrayLike, labels: ArrayLike, row_weights: ArrayLike | None = None
+    ) -> CrossEntropy:
+        """The conditional cross entropy of classifiers: the mixture's probability of the true label.
+
+        ``probabilities``: ``(rows, sources, classes)``, each source's classifier's; ``labels``: ``(rows,)``, whole
+        numbers. Raises InputError, naming rows, for labels that are no class and numbers that are no probabilities.
+        """
+        table, label = np.asarray(probabilities, np.float64), np.asarray(labels)
+        if table.ndim != 3 or 0 in table.shape:
+            raise InputError(
+                "probabilities: a table per source is needed",
+                got=f"shape {table.shape}",
+                wanted="(rows, sources, classes)",
+            )
+        if label.shape != table.shape[:1] or label.dtype.kind not in "iu":
+            raise InputError(
+                "labels: one class number per row is needed",
+                got=f"shape {label.shape}, dtype {label.dtype}",
+                wanted=f"({len(table)},), whole numbers",
+            )
+        unknown = np.flatnonzero((label < 0) | (label >= table.shape[2]))
+        if unknown.size:
+            raise InputError(f"labels: no class in {name_rows(unknown)}", wanted=f"0 to {table.shape[2] - 1}")
+        odd = np.flatnonzero(~((table >= 0) & (table <= 1 + 1e-6)).all(axis=(1, 2)))
+        if odd.size:
+            raise InputError(f"probabilities: no probabilities in {name_rows(odd)}", wanted="0 to 1")
+        with np.errstate(divide="ignore"):  # log 0 = -inf is meant: a classifier that rules the label out
+            return cls.from_log_probs(np.log(table[np.arange(len(table)), :, label]), row_weights)
+
+    def reweighted(self, row_weights: Vector) -> CrossEntropy:
+        """The same rows under other weights; the matrix is shared."""
+        return replace(self, row_weights=row_weights)
+
+    @property
+    def rows(self) -> int:
+        return len(self.likelihood)
+
+    @property
+    def sources(self) -> int:
+        return int(self.likelihood.shape[1])
+
+    @cached_property
+    def total_weight(self) -> float:
+        return float(self.row_weights.sum())
+
+    @cached_property
+    def offset(self) -> float:
+        """What the rescaling of the rows took from the loss, nats per token."""
+        return -float(self.row_weights @ self.row_max)
+
+    def at(self, points: Matrix, columns: Columns | None = None) -> list[Evaluation]:
+        def work(start: int, stop: int) -> Vector:
+            return cross_entropy_sums(self.likelihood[start:stop], self.row_weights[start:stop], points, columns)
+
+        parts = mapped(work, blocks(self.rows, self.sources), self.likelihood.size * len(points))
+        return evaluations(total(summed(parts)), self.offset, len(points), self.sources, columns)
+
+    def replicates_at(self, points: Matrix, row_weights: Matrix, *, values: bool) -> list[Evaluation]:
+        """Each point under row weights of its own, ``(points, rows)``: two matrix products for all of them. Without
+        ``values`` these are 0: a logarithm per row and replicate is most of the work."""
+
+        def work(start: int, stop: int) -> Vector:
+            part, weights = self.likelihood[start:stop].astype(np.float64, copy=False), row_weights[:, start:stop]
+            mixed = np.maximum(points @ part.T, FLOOR)
+            sums = np.zeros(len(points))
+            if values:
+                sums = -(weights * np.log(mixed)).sum(axis=1) - weights @ self.row_max[start:stop]
+            gradients = np.divide(weights, mixed, out=mixed) @ part
+            return np.concatenate([sums, -gradients.ravel()])
+
+        parts = mapped(work, blocks(self.rows, self.sources), self.likelihood.size * len(points))
+        return evaluations(total(summed(parts)), 0.0, len(points), self.sources, None)
+
+    def row_losses(self, source_shares: Vector) -> Vector:
+        mixed = np.maximum(self.likelihood @ source_shares, FLOOR)
+        return -self.row_weights * (np.log(mixed) + self.row_max)
+
+
+def cross_entropy_sums(
+    likelihood: NDArray[np.floating], row_weights: Vector, points: Matrix, columns: Columns | None
+) -> Vector:
+    """What a block of rows adds to value, gradient and curvature at every point, one after another in one vector.
+
+    gradient: ``-F^T (w / F shares)``; curvature: ``F^T diag(w / (F shares)^2) F``.
+    """
+    part = likelihood.astype(np.float64, copy=False)
+    mixed = np.maximum(part @ points.T, FLOOR)
+    values = row_weights @ np.log(mixed)
+    gradients = (row_weights[:, None] / mixed).T @ part
+    if columns is None:
+        return np.concatenate([-values, -gradients.ravel()])
+    root = np.sqrt(row_weights)
+    some = part if len(columns) == part.shape[1] else part[:, columns]
+    curvatures = []
+    for column in mixed.T:
+        scaled = some * (root / column)[:, None]
+        curvatures.append((scaled.T @ scaled).ravel())
+    return np.concatenate([-values, -gradients.ravel(), *curvatures])
+
+
+def evaluations(sums: Vector, offset: float, points: int, sources: int, columns: Columns | None) -> list[Evaluation]:
+    """The sums over all rows, taken apart."""
+    values, rest = sums[:points] + offset, sums[points:]
+    gradients = rest[: points * sources].reshape(points, sources)
+    size = 0 if columns is None else len(columns)
+    curvatures = rest[points * sources :].reshape(points, size, size) if size else [None] * points
+    return [Evaluation(float(values[i]), gradients[i], curvatures[i]) for i in range(points)]
+
+
+def _row_maxima(part: Matrix) -> Vector:
+    """Column by column where rows are short: numpy's reduction along a short axis is slow."""
+    largest: Vector = part.max(axis=1) if part.shape[1] > 32 else part[:, 0].copy()
+    if part.shape[1] > 32:
+        return largest
+    for column in part.T[1:]:
+        np.maximum(largest, column, out=largest)
+    return largest

@@ -1,0 +1,90 @@
+"""One pass over the rows of a table: what every block of rows adds, summed in an order that the table alone decides.
+
+A block is as many rows as fit a core's cache. The sums of blocks are added in pairs, pairs of pairs and so on (blocks
+0-1, 2-3, ..., then 0-3, 4-7, ...), so any run of neighbouring blocks can be summed elsewhere, as a few partial sums,
+and the whole still ends with the same bits. Sums are float64.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from mixray.simplex.checks import Vector
+
+BLOCK_BYTES = 2**21
+SERIAL_ENTRIES = 2**20
+"""Tables up to this size are not worth waking a thread for."""
+
+Partial = tuple[int, int, Vector]
+"""A partial sum: level, place and sum; it covers blocks [place << level, (place + 1) << level)."""
+
+
+def block_rows(sources: int) -> int:
+    """Rows of a block: it depends on the table's width alone."""
+    return max(64, BLOCK_BYTES // (8 * sources))
+
+
+def blocks(rows: int, sources: int) -> list[tuple[int, int]]:
+    """[start, stop) of every block of a table."""
+    size = block_rows(sources)
+    return [(start, min(start + size, rows)) for start in range(0, rows, size)]
+
+
+def summed(terms: Iterable[Vector], first: int = 0) -> list[Partial]:
+    """Partial sums of consecutive blocks from number ``first`` on: as few as can be had without knowing the others."""
+    return joined((0, first + place, term) for place, term in enumerate(terms))
+
+
+def joined(partials: Iterable[Partial]) -> list[Partial]:
+    """Neighbouring partial sums, in order, added wherever they are the two halves of a larger one."""
+    stack: list[Partial] = []
+    for partial in partials:
+        level, place, total = partial
+        while stack and stack[-1][0] == level and place % 2 == 1 and stack[-1][1] == place - 1:
+            total = stack.pop()[2] + total
+            level, place = level + 1, place // 2
+        stack.append((level, place, total))
+    return stack
+
+
+def total(partials: Iterable[Partial]) -> Vector:
+    """The sum of all blocks, from partial sums that together cover them, in order."""
+    sums = [partial[2] for partial in joined(partials)]
+    while len(sums) > 1:  # the last, incomplete pairs: from the right
+        sums[-2:] = [sums[-2] + sums[-1]]
+    return sums[0]
+
+
+def mapped(work: Callable[[int, int], Vector], spans: list[tuple[int, int]], entries: int) -> Iterator[Vector]:
+    """``work(start, stop)`` of every block, in order, by as many threads as this process has processors.
+
+    BLAS keeps to one thread meanwhile: blocks are what runs side by side, and a block's bits depend on nothing else.
+    """
+    with _one_blas_thread():
+        if entries <= SERIAL_ENTRIES or len(spans) == 1:
+            yield from (work(*span) for span in spans)
+        else:
+            yield from _pool().map(lambda span: work(*span), spans)
+
+
+def _one_blas_thread() -> Any:
+    return _blas().limit(limits=1, user_api="blas")
+
+
+@cache
+def _blas() -> Any:
+    from threadpoolctl import ThreadpoolController
+
+    np.ones((2, 2)) @ np.ones((2, 2))  # BLAS is loaded before it is asked for
+    return ThreadpoolController()
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="mixray-rows")
