@@ -8,13 +8,19 @@ from mixray.simplex.evaluate import mixed_log_probs, mixture_loss
 from mixray.simplex.feasible import FeasibleSet, Group
 from mixray.simplex.goal import Goal, Mean, Worst
 from mixray.simplex.loop import Solution, Solver
+from mixray.simplex.near_optimal import NearOptimal, PathPoint, nearest_to_prior, prior_path
 from mixray.simplex.newton import Newton
 from mixray.simplex.objective import Evaluation, Objective
+from mixray.simplex.paired import paired_difference
+from mixray.simplex.prices import Prices, shadow_prices
 from mixray.simplex.prior import Prior
 from mixray.simplex.problem import Point, Problem
 from mixray.simplex.rows import Weighting, row_weights, sum_by_document
 from mixray.simplex.solve import solve, solve_problem
+from mixray.simplex.spread import Interchangeable, effective_number, interchangeable
 from mixray.simplex.squared_error import SquaredError
+from mixray.simplex.working_set import WorkingSet
+from mixray.simplex.worth import Worth, leave_one_out
 
 __all__ = [
     "EM",
@@ -26,21 +32,34 @@ __all__ = [
     "FeasibleSet",
     "Goal",
     "Group",
+    "Interchangeable",
     "Mean",
+    "NearOptimal",
     "Newton",
     "Objective",
+    "PathPoint",
     "Point",
+    "Prices",
     "Prior",
     "Problem",
     "Solution",
     "Solver",
     "SquaredError",
     "Weighting",
+    "WorkingSet",
     "Worst",
+    "Worth",
     "bootstrap",
+    "effective_number",
+    "interchangeable",
+    "leave_one_out",
     "mixed_log_probs",
     "mixture_loss",
+    "nearest_to_prior",
+    "paired_difference",
+    "prior_path",
     "row_weights",
+    "shadow_prices",
     "solve",
     "solve_problem",
     "sum_by_document",

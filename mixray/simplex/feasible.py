@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from mixray.errors import InputError
 from mixray.simplex.box import Box
 from mixray.simplex.checks import Matrix, Vector
+from mixray.simplex.passes import one_blas_thread
 
 SUM_TOLERANCE = 1e-12
 """How far from 1 the sum of shares may be."""
@@ -117,7 +118,7 @@ class FeasibleSet:
         """
         if not self.groups:
             return float(gradient @ self.box.linear_minimum(gradient))
-        trials = [self._linear_prices(gradient), np.zeros(self.groups)]
+        trials = [self.linear_prices(gradient), np.zeros(self.groups)]
         trials += [] if group_prices is None else [group_prices]
         return max(self._priced_bound(gradient, prices) for prices in trials)
 
@@ -163,10 +164,15 @@ class FeasibleSet:
             return -(divergence - float(prices @ sums) + self.support(prices)), -slope
 
         bounds = [(0.0, None)] * (2 * self.groups)
-        found = minimize(
-            negative, np.zeros(2 * self.groups), jac=True, bounds=bounds, method="L-BFGS-B",
-            options={"maxiter": 500, "ftol": 1e-15, "gtol": 1e-12},
-        )  # fmt: skip
+        with one_blas_thread():  # for a handful of variables, waking threads takes longer than the work
+            found = minimize(
+                negative,
+                np.zeros(2 * self.groups),
+                jac=True,
+                bounds=bounds,
+                method="L-BFGS-B",
+                options={"maxiter": 500, "ftol": 1e-15, "gtol": 1e-12},
+            )
         prices: Vector = found.x[: self.groups] - found.x[self.groups :]
         return prices
 
@@ -178,7 +184,8 @@ class FeasibleSet:
         priced = gradient - group_prices @ self.member
         return float(priced @ self.box.linear_minimum(priced)) + self.support(group_prices)
 
-    def _linear_prices(self, gradient: Vector) -> Vector:
+    def linear_prices(self, gradient: Vector) -> Vector:
+        """The groups' prices at the smallest ``<gradient, shares>``, from the linear program's dual."""
         scale = float(np.ptp(gradient)) or 1.0
         found = _linear_program((gradient - gradient.min()) / scale, self.lower, self.upper, self)
         prices: Vector = scale * (found.ineqlin.marginals[self.groups :] - found.ineqlin.marginals[: self.groups])

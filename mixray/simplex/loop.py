@@ -40,7 +40,7 @@ class Solution:
     ``stalled``: numerical precision allows no further progress, the gap reached is reported.
     ``trace``: float64 ``(rounds + 1, 2)``: the minimised value and the gap, from the start to the answer.
     ``losses``: every target's, ``(targets,)``; ``target_weights``: pi, how much each counts at the answer.
-    ``solver``: which one, and why where that was left to ``auto``. ``point``: the answer as the problem sees it.
+    ``point``: the answer as the problem sees it. ``solver``: which one; ``why``, where that was left to ``auto``.
     """
 
     weights: Vector
@@ -51,8 +51,9 @@ class Solution:
     trace: Matrix
     losses: Vector
     target_weights: Vector
-    solver: str
     point: Point
+    solver: str = ""
+    why: str = ""
 
 
 def minimise(
@@ -61,8 +62,6 @@ def minimise(
     start: Vector,
     tolerance: float,
     max_rounds: int,
-    *,
-    name: str = "",
 ) -> Solution:
     """Run ``solver`` from ``start`` until the gap is at most ``tolerance`` (nats per token)."""
     if not tolerance > 0:
@@ -91,7 +90,6 @@ def minimise(
             trace=np.array(trace),
             losses=point.losses,
             target_weights=pi,
-            solver=name or type(solver).__name__.lower(),
             point=point,
         )
 

@@ -59,20 +59,23 @@ class Newton:
         if point.columns is None or not np.isin(columns, point.columns).all():
             point = point.problem.at(point.shares, columns, point.proof)
         found = model_step(point, *_bounds(point, small_frozen=state.first_order is not None))
-        moved, model_fits = (point, False) if found is None else _follow(point, found, state.tolerance)
+        moved, model_fits = (point, False) if found is None else self._follow(point, found, state.tolerance)
         idle = np.array_equal(moved.shares, start.shares)
         if idle and not state.everything:
             return self.step(start, replace(state, everything=True))
         model_fits = model_fits or not _has_first_order(point.problem)
         return moved, replace(state, model_fits=model_fits, everything=idle)
 
+    def _follow(self, point: Point, step: Step, tolerance: float) -> tuple[Point, bool]:
+        wanted = point.problem.feasible.repair(point.shares + step.direction)
+        # Within the tolerance by prediction, this is the last round: its curvature would not be used.
+        return follow(point, step, None if step.predicted <= tolerance else _columns_after(point, wanted))
 
-def _follow(point: Point, step: Step, tolerance: float) -> tuple[Point, bool]:
-    """Where the step leads, and whether it was taken whole."""
+
+def follow(point: Point, step: Step, columns: Columns | None = None) -> tuple[Point, bool]:
+    """Where the step leads, and whether it was taken whole; ``columns``: of the curvature wanted there."""
     problem = point.problem
     wanted = problem.feasible.repair(point.shares + step.direction)
-    # Within the tolerance by prediction, this is the last round: its curvature would not be used.
-    columns = None if step.predicted <= tolerance else _columns_after(point, wanted)
     whole = problem.at(wanted, columns, step.proof)
     direction = wanted - point.shares
     slope = step.predicted if isinstance(problem.goal, Worst) else -float(point.gradient @ direction)

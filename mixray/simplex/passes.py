@@ -8,6 +8,7 @@ and the whole still ends with the same bits. Sums are float64.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -66,19 +67,20 @@ def mapped(work: Callable[[int, int], Vector], spans: list[tuple[int, int]], ent
 
     BLAS keeps to one thread meanwhile: blocks are what runs side by side, and a block's bits depend on nothing else.
     """
-    with _one_blas_thread():
+    with one_blas_thread():
         if entries <= SERIAL_ENTRIES or len(spans) == 1:
             yield from (work(*span) for span in spans)
         else:
             yield from _pool().map(lambda span: work(*span), spans)
 
 
-def _one_blas_thread() -> Any:
-    return _blas().limit(limits=1, user_api="blas")
+def one_blas_thread() -> Any:
+    return _blas("scipy.linalg" in sys.modules).limit(limits=1, user_api="blas")
 
 
 @cache
-def _blas() -> Any:
+def _blas(_with_scipy: bool) -> Any:
+    """The libraries loaded; scipy, where it is loaded, brings another one."""
     from threadpoolctl import ThreadpoolController
 
     np.ones((2, 2)) @ np.ones((2, 2))  # BLAS is loaded before it is asked for

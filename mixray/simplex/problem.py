@@ -66,8 +66,9 @@ class Problem:
         found = [objective.at(np.array(points)) for objective in self.objectives]
         return [Point(self, shares, at) for shares, *at in zip(points, *found, strict=True)]  # type: ignore[arg-type]
 
-    def with_upper(self, upper: Vector) -> Problem:
-        return replace(self, feasible=self.feasible.limited_to(upper))
+    def without(self, source: int) -> Problem:
+        """The same problem without one source. Raises InputError where the constraints allow no such mixture."""
+        return replace(self, feasible=self.feasible.without(source))
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 
 from numpy.typing import ArrayLike
@@ -17,10 +18,18 @@ from mixray.simplex.loop import Solution, Solver, minimise
 from mixray.simplex.newton import Newton
 from mixray.simplex.prior import Prior
 from mixray.simplex.problem import Problem
+from mixray.simplex.working_set import WorkingSet
 
-SOLVERS: dict[str, Solver] = {"newton": Newton(), "entropic": Entropic(), "em": EM()}
+SOLVERS: dict[str, Solver] = {
+    "newton": Newton(),
+    "entropic": Entropic(),
+    "em": EM(),
+    "working_set": WorkingSet(),
+}
 TOLERANCE = 1e-8
 MAX_ROUNDS = 10_000
+MOST_CURVED = 256
+"""Sources up to which ``auto`` takes Newton's method with its sources x sources curvature."""
 
 
 def solve(
@@ -49,7 +58,8 @@ def solve(
         groups: limits on sums over sources, e.g. ``[Group([0, 2], upper=0.3)]``.
         prior: shares ``(sources,)`` to stay near to; balanced by default. Matters only with a ``prior_strength``.
         prior_strength: adds ``prior_strength * KL(shares || prior)`` to the loss; nats per token.
-        solver: ``newton``, ``entropic``, ``em``, or an object such as ``Entropic(fixed_step=1.0)``.
+        solver: ``newton``, ``entropic``, ``em``, ``working_set`` (for thousands of sources), ``auto`` (by their
+            number), or an object such as ``Entropic(fixed_step=1.0)``.
         tolerance: on the certified gap, nats per token.
         max_rounds: the status is ``round_limit`` when they did not suffice.
         start: shares to start from; the feasible ones nearest to balanced (or to the prior) by default.
@@ -61,7 +71,7 @@ def solve(
         InputError: for a bad table (naming rows), bad weights, constraints that no mixture satisfies (naming a smallest
             conflict), an unknown solver.
     """
-    _solver(solver)
+    _check(solver)
     table = checked_log_probs(log_probs)
     sources = table.shape[1]
     feasible = FeasibleSet.of(sources, lower, upper, groups)
@@ -81,15 +91,31 @@ def solve_problem(
     start: ArrayLike | None = None,
 ) -> Solution:
     """The same for any ``Problem``: other objectives, several targets, rows that live elsewhere."""
-    chosen = _solver(solver)
+    chosen, why = _chosen(solver, problem)
     first = problem.centre() if start is None else problem.inside(start)
-    return minimise(problem, chosen, first, tolerance, max_rounds, name=solver if isinstance(solver, str) else "")
+    found = minimise(problem, chosen, first, tolerance, max_rounds)
+    name = next((name for name, known in SOLVERS.items() if known == chosen), type(chosen).__name__)
+    return replace(found, solver=name, why=why)
 
 
-def _solver(solver: str | Solver) -> Solver:
+def _check(solver: str | Solver) -> None:
+    if isinstance(solver, str) and solver not in ("auto", *SOLVERS):
+        known = ["auto", *SOLVERS]
+        near = get_close_matches(solver, known, n=1, cutoff=0.0)[0]
+        raise InputError(f"unknown solver {solver!r}", wanted=", ".join(known), remedy=f"did you mean {near!r}?")
+
+
+def _chosen(solver: str | Solver, problem: Problem) -> tuple[Solver, str]:
+    """The solver and, where it was left to ``auto``, the reason."""
+    _check(solver)
     if not isinstance(solver, str):
-        return solver
-    if solver not in SOLVERS:
-        near = get_close_matches(solver, SOLVERS, n=1, cutoff=0.0)[0]
-        raise InputError(f"unknown solver {solver!r}", wanted=", ".join(SOLVERS), remedy=f"did you mean {near!r}?")
-    return SOLVERS[solver]
+        return solver, ""
+    if solver != "auto":
+        return SOLVERS[solver], ""
+    rows, sources = sum(objective.rows for objective in problem.objectives), problem.sources
+    size = f"{sources:,} sources, {rows:,} rows"
+    if sources <= MOST_CURVED:
+        return SOLVERS["newton"], f"{size}: a curvature over all sources is cheap"
+    if problem.prior is None:
+        return SOLVERS["working_set"], f"{size}: a curvature over all sources would be dear"
+    return SOLVERS["entropic"], f"{size} and a prior, which gives every one a share: no curvature"
