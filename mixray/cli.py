@@ -72,19 +72,27 @@ def solve(
     target: Annotated[str | None, typer.Option(help="one target; all by default")] = None,
     as_json: Json = False,
 ) -> None:
-    """Solve again from a run's prediction cache, under other settings of ``mixture``. Needs no cluster."""
-    from mixray.result import mixture_tables
+    """Solve again from a run's prediction cache, under other settings of ``mixture``. Needs no cluster.
+
+    One setting may be a range: mixture.bounds.python=[0,0.1..0.9] solves for 0.1, 0.2, ... 0.9.
+    """
+    from mixray.result import mixture_tables, sweep_tables
     from mixray.run_folder import RunFolder
-    from mixray.search import natural_tokens, solve_again
+    from mixray.search import Sweep, natural_tokens, solve_again
     from mixray.tracking import open_progress, replay
 
     folder = RunFolder.open(run_folder)
     replay(folder.config, folder.storage, folder.path, open_progress().warn)
-    mixtures = solve_again(folder, overrides or [], target)
-    if as_json:
-        _print_json(folder.location, mixtures)
+    found = solve_again(folder, overrides or [], target)
+    if isinstance(found, Sweep):
+        if as_json:
+            _print_sweep(folder.location, found)
+        else:
+            _print(*sweep_tables(found))
+    elif as_json:
+        _print_json(folder.location, found)
     else:
-        _print(*mixture_tables(mixtures, natural_tokens(folder.config, folder.available_tokens())))
+        _print(*mixture_tables(found, natural_tokens(folder.config, folder.available_tokens())))
 
 
 @app.command()
@@ -103,8 +111,19 @@ def show(run_folder: RunFolderArgument, as_json: Json = False) -> None:
 
 
 def _print_json(folder: str, mixtures: Any) -> None:
-    files = {name: mixture.model_dump(mode="json", by_alias=True) for name, mixture in mixtures.items()}
-    print(json.dumps({"run": folder, "mixtures": files}, allow_nan=False))
+    print(json.dumps({"run": folder, "mixtures": _files(mixtures)}, allow_nan=False))
+
+
+def _print_sweep(folder: str, sweep: Any) -> None:
+    steps = [
+        {"value": value, "mixtures": None if mixtures is None else _files(mixtures)}
+        for value, mixtures in zip(sweep.values, sweep.mixtures, strict=True)
+    ]
+    print(json.dumps({"run": folder, "key": sweep.key, "sweep": steps}, allow_nan=False))
+
+
+def _files(mixtures: Any) -> dict[str, Any]:
+    return {name: mixture.model_dump(mode="json", by_alias=True) for name, mixture in mixtures.items()}
 
 
 def _print(*parts: Any) -> None:

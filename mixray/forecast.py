@@ -20,6 +20,7 @@ from mixray.config.schema import PoolConfig
 from mixray.data import check_inputs, vocabulary
 from mixray.proxies import count_parameters
 from mixray.report import SearchCost, Work, count_text, new_table, titled
+from mixray.search import feasible_set, mixture_targets
 
 BYTES_PER_TOKEN = 4.0
 """Of text, as common tokenizers cut English; code and small vocabularies need fewer bytes a token."""
@@ -51,7 +52,7 @@ class Forecast:
     retrain_tokens: int
     retrain_parameters: int
     models: int
-    """Models to retrain: one mixmin model per target, and the baselines."""
+    """Models to retrain: one mixmin model per mixture, and the baselines."""
     epochs: dict[str, float]
     """Source -> passes over it by a model trained on it alone."""
     cost: SearchCost
@@ -97,7 +98,10 @@ def plan(run_file: str | Path, overrides: Overrides = ()) -> Forecast:
 
 
 def forecast(config: RunConfig) -> Forecast:
-    """The forecast of a checked config. Raises InputError for missing files and impossible models."""
+    """The forecast of a checked config.
+
+    Raises InputError for missing files, impossible models and limits on shares that no mixture satisfies."""
+    feasible_set(config.mixture, list(config.sources))
     sizes = check_inputs(config)
     sources = {name: _pool(pool, sizes[f"source {name}"]) for name, pool in config.sources.items()}
     targets = {name: _pool(pool, sizes[f"target {name}"]) for name, pool in config.targets.items()}
@@ -114,7 +118,7 @@ def forecast(config: RunConfig) -> Forecast:
         proxy_parameters=proxy,
         retrain_tokens=config.retrain.tokens,
         retrain_parameters=model,
-        models=sum(len(targets) if arm == "mixmin" else 1 for arm in config.retrain.arms),
+        models=sum(len(mixture_targets(config)) if arm == "mixmin" else 1 for arm in config.retrain.arms),
         epochs={name: config.retrain.tokens / tokens for name, tokens in known.items()},
         cost=SearchCost([Work(proxy, config.proxy_tokens)] * len(sources), scored, Work(model, config.retrain.tokens)),
         cache_bytes=_cache_bytes(config, fit),

@@ -31,6 +31,8 @@ class Mixture(BaseModel):
     schema_name: Literal["mixray.mixture/1"] = Field(default=SCHEMA, alias="schema")
     run: str | None = None
     targets: list[str] = []
+    over: Literal["mean", "worst"] | None = None
+    """What several targets' losses come to; None for one target."""
     unit: Literal["document", "window", "token"] | None = None
     """What the likelihood was taken over."""
     share_of: str = "training tokens"
@@ -41,14 +43,32 @@ class Mixture(BaseModel):
     """Source -> 95 % interval of its share, by a bootstrap over documents."""
     loss: dict[str, float] = {}
     """Arm -> predicted loss on the fit part, nats per token."""
+    target_loss: dict[str, float] = {}
+    """Target -> the mixture's predicted loss on it, of several targets; then ``loss`` is what they come to."""
+    target_weights: dict[str, float] = {}
+    """Target -> how much it counts at the optimum, of several targets."""
     gap: Annotated[float, Field(ge=0.0)] | None = None
     """How far the loss is above the best possible one at most, nats per token."""
     rounds: int | None = None
     solver: str | None = None
+    solver_why: str | None = None
+    """Where the choice was left to ``auto``."""
     tolerance: float | None = None
     status: Literal["converged", "round_limit", "stalled"] | None = None
     epochs: dict[str, float] = {}
     """Source -> passes over it in the retraining budget."""
+    effective_sources: float | None = None
+    """The exponential of the shares' entropy."""
+    interchangeable: list[dict[str, Any]] = []
+    """Pairs of sources whose shares the data hardly tell apart."""
+    worth: dict[str, dict[str, Any] | None] = {}
+    """Source -> by how much the best loss rises without it, with its 95 % interval; None where it is needed."""
+    prices: list[dict[str, Any]] = []
+    """Active limits, and what loosening each would bring, nats per token per unit of share."""
+    choice: dict[str, Any] = {}
+    """How the mixture was chosen among near-optimal ones, and the optimum; empty where it is the optimum."""
+    path: list[dict[str, Any]] = []
+    """From the optimum to the prior: strength of the pull, shares, loss, effective number of sources."""
     retrain: dict[str, dict[str, Any]] = {}
     """Arm -> what its retrained model reached: nll in nats per token, tokens, seconds, ..."""
     compute: dict[str, float] = {}

@@ -12,7 +12,7 @@ from mixray.config import RunConfig, dump_config
 from mixray.config.schema import PoolConfig
 from mixray.data import Prepared
 from mixray.mixture import Mixture
-from mixray.report import convergence_figure, curves_figure, losses_figure, summary_lines, weights_figure
+from mixray.report import convergence_figure, curves_figure, losses_figure, path_figure, summary_lines, weights_figure
 from mixray.run_folder import RunFolder
 from mixray.search import Found
 from mixray.store import Artifact
@@ -89,16 +89,19 @@ def trained(tracker: Tracker, stage: Stage, kind: str, models: Mapping[str, Arti
     tracker.artifact("", f"{kind}_curves.png", curves_figure(curves, title=title))
 
 
-def mixture(tracker: Tracker, stage: Stage, target: str, found: Found) -> None:
-    """The answer for one target: shares, certificate, predicted losses."""
+def mixture(tracker: Tracker, stage: Stage, name: str, found: Found) -> None:
+    """One mixture (a target's, or mean, or worst): shares, certificate, predicted losses."""
     answer = found.mixture
-    facts = {f"weight/{target}/{source}": share for source, share in answer.weights.items()}
-    facts |= {f"predicted/{target}/{arm}": loss for arm, loss in answer.loss.items()}
-    facts |= {f"gap/{target}": found.trace[-1, 1], f"rounds/{target}": float(found.mixture.rounds or 0)}
-    tracker.metrics("", [(name, value, 0) for name, value in facts.items()])
+    facts = {f"weight/{name}/{source}": share for source, share in answer.weights.items()}
+    facts |= {f"predicted/{name}/{arm}": loss for arm, loss in answer.loss.items()}
+    facts |= {f"gap/{name}": found.trace[-1, 1], f"rounds/{name}": float(found.mixture.rounds or 0)}
+    facts |= {f"predicted/{name}/{target}": loss for target, loss in answer.target_loss.items()}
+    if answer.effective_sources is not None:
+        facts[f"effective_sources/{name}"] = answer.effective_sources
+    tracker.metrics("", [(key, value, 0) for key, value in facts.items()])
     leaders = sorted(answer.weights.items(), key=lambda item: -item[1])[:3]
     shares = ", ".join(f"{source} {share:.1%}" for source, share in leaders)
-    stage.update(target, 1, 1, gap=found.trace[-1, 1], shares=shares)
+    stage.update(name, 1, 1, gap=found.trace[-1, 1], shares=shares)
 
 
 def report(
@@ -112,22 +115,24 @@ def report(
     baselines: dict[str, Mapping[str, float]] = {
         arm: arm_shares[arm] for arm in folder.config.retrain.arms if arm in arm_shares
     }
-    for target, answer in mixtures.items():
-        facts = {f"realised/{target}/{arm}": result["nll"] for arm, result in answer.retrain.items()}
-        facts[f"overhead/{target}"] = answer.compute["overhead"]
-        tracker.metrics("", [(name, value, 0) for name, value in facts.items()])
-        loss, gap = found[target].trace.T
+    for name, answer in mixtures.items():
+        facts = {f"realised/{name}/{arm}": result["nll"] for arm, result in answer.retrain.items()}
+        facts[f"overhead/{name}"] = answer.compute["overhead"]
+        tracker.metrics("", [(key, value, 0) for key, value in facts.items()])
+        loss, gap = found[name].trace.T
         settings = folder.config.mixture
         figures = {
-            f"{target}_weights.png": weights_figure(answer, baselines),
-            f"{target}_losses.png": losses_figure(answer),
-            f"{target}_solver.png": convergence_figure(
-                gap.tolist(), loss.tolist(), settings.tolerance, solver=settings.solver
+            f"{name}_weights.png": weights_figure(answer, baselines),
+            f"{name}_losses.png": losses_figure(answer),
+            f"{name}_solver.png": convergence_figure(
+                gap.tolist(), loss.tolist(), settings.tolerance, solver=answer.solver or settings.solver
             ),
         }
+        if answer.path:
+            figures[f"{name}_path.png"] = path_figure(answer)
         for filename, png in figures.items():
             folder.save_report(filename, png)
             tracker.artifact("", f"figures/{filename}", png)
-        tracker.artifact("", f"mixtures/{target}.json", answer.to_json().encode())
+        tracker.artifact("", f"mixtures/{name}.json", answer.to_json().encode())
     lines = [line for answer in mixtures.values() for line in summary_lines(answer)]
     tracker.start("", tags={"mlflow.note.content": "\n\n".join(lines)})

@@ -28,7 +28,7 @@ from mixray.data import prepare
 from mixray.forecast import forecast
 from mixray.result import Result
 from mixray.run_folder import RunFolder
-from mixray.search import natural_tokens, share_bounds, solve_once
+from mixray.search import feasible_set, mixture_targets, solve_once
 from mixray.tracking import Progress, SilentProgress, Tracker, open_tracker
 
 
@@ -68,7 +68,8 @@ def _run(
         data = prepare(config, artifacts, partial(run_tasks, session, progress=stage.update), stage.note)
         narration.data(tracker, progress, config, data)
     result = Result(folder.location, config, data)
-    share_bounds(config.mixture, result.available_tokens, config.retrain.tokens)  # refuses before the dear stages
+    # Refuses what no mixture can satisfy before the dear stages.
+    feasible_set(config.mixture, list(config.sources), result.available_tokens, config.retrain.tokens)
     if until == "data":
         return result
 
@@ -94,22 +95,17 @@ def _run(
         caches = {target: read_cache(storage, rows, "fit", columns[target]) for target, rows in data.targets.items()}
         return replace(result, caches=caches)
 
-    with progress.stage("mixture", len(columns)) as stage:
+    wanted = mixture_targets(config)
+    with progress.stage("mixture", len(wanted)) as stage:
         found = {}
-        for target, rows in data.targets.items():
-            found[target] = solve_once(
-                artifacts,
-                config,
-                target=target,
-                rows=rows,
-                columns=columns[target],
-                available_tokens=result.available_tokens,
-                natural_tokens=natural_tokens(config, result.available_tokens),
-                run=folder.name,
+        for name, targets in wanted.items():
+            cached = {target: (data.targets[target], columns[target]) for target in targets}
+            found[name] = solve_once(
+                artifacts, config, targets=cached, available_tokens=result.available_tokens, run=folder.name
             )
-            folder.save_mixture(target, found[target].mixture, keep_results=True)
-            narration.mixture(tracker, stage, target, found[target])
-    result = replace(result, mixtures={target: answer.mixture for target, answer in found.items()})
+            folder.save_mixture(name, found[name].mixture, keep_results=True)
+            narration.mixture(tracker, stage, name, found[name])
+    result = replace(result, mixtures={name: answer.mixture for name, answer in found.items()})
     if until == "mixture":
         return result
 
@@ -121,15 +117,15 @@ def _run(
     with progress.stage("held-out") as stage:
         judged = score(session, artifacts, config.cache, config.retrain, models, data.targets, "held_out", stage.update)
         realised = {}
-        for target, rows in data.targets.items():
-            mine = {arm: judged[target][model] for arm, model in arms_of(config, target).items()}
-            held_out = read_cache(storage, rows, "held_out", mine)
-            realised[target] = compare(held_out, config.mixture.weighting, config.retrain.arms[0])
+        for name, targets in wanted.items():
+            for target in targets:
+                mine = {arm: judged[target][model] for arm, model in arms_of(config, name).items()}
+                held_out = read_cache(storage, data.targets[target], "held_out", mine)
+                realised[target] = compare(held_out, config.mixture.weighting, config.retrain.arms[0])
     mixtures = {}
-    for target, rows in data.targets.items():
-        answer = found[target].mixture
-        mixtures[target] = with_results(config, storage, answer, rows, proxies, models, realised[target])
-        folder.save_mixture(target, mixtures[target])
+    for name, answer in result.mixtures.items():
+        mixtures[name] = with_results(config, storage, name, answer, data.targets, proxies, models, realised)
+        folder.save_mixture(name, mixtures[name])
     result = replace(result, mixtures=mixtures)
     if until == "retrain":
         return result

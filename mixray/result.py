@@ -13,9 +13,9 @@ from mixray.cache import PredictionCache
 from mixray.config import RunConfig
 from mixray.data import Prepared
 from mixray.mixture import Mixture
-from mixray.report import closing_report, new_table, titled
+from mixray.report import closing_report, new_table, sweep_table, titled
 from mixray.run_folder import RunFolder
-from mixray.search import baseline_mixtures, natural_tokens
+from mixray.search import Sweep, baseline_mixtures, natural_tokens
 from mixray.store import Artifact
 
 
@@ -56,6 +56,17 @@ def mixture_tables(mixtures: Mapping[str, Mixture], sizes: Mapping[str, int] | N
     baselines = baseline_mixtures(sizes) if sizes else {}
     shares: dict[str, dict[str, float]] = {arm: mixture.weights for arm, mixture in baselines.items()}
     return [closing_report(mixture, shares) for mixture in mixtures.values()]
+
+
+def sweep_tables(sweep: Sweep) -> list[RenderableType]:
+    """One table per mixture."""
+    names = next(list(mixtures) for mixtures in sweep.mixtures if mixtures is not None)
+    return [
+        sweep_table(
+            sweep.key, sweep.values, [None if mixtures is None else mixtures[name] for mixtures in sweep.mixtures]
+        )
+        for name in names
+    ]
 
 
 def folder_tables(folder: RunFolder) -> list[RenderableType]:

@@ -19,10 +19,20 @@ FULL: dict[str, Any] = {
     "targets": ["sklearn"],
     "unit": "document",
     "interval": {"python": (0.6, 0.9), "größe": (0.1, 0.4)},
+    "over": "mean",
     "loss": {"mixmin": 2.5, "balanced": 2.75},
+    "target_loss": {"sklearn": 2.5},
+    "target_weights": {"sklearn": 1.0},
     "gap": 3e-10,
     "rounds": 4,
     "solver": "newton",
+    "solver_why": "2 sources, 9 rows: a curvature over all sources is cheap",
+    "effective_sources": 1.8,
+    "interchangeable": [{"sources": ["python", "größe"], "correlation": -0.9}],
+    "worth": {"python": {"loss_rise": 0.1, "interval": [0.0, 0.2], "gap": 1e-9}, "größe": None},
+    "prices": [{"sources": ["python"], "limit": "max", "at": 0.7, "nats_per_token_per_unit_share": 0.01}],
+    "choice": {"rule": "nearest_to_prior"},
+    "path": [{"strength": None, "weights": {"python": 0.5, "größe": 0.5}, "loss": 2.6}],
     "tolerance": 1e-8,
     "status": "converged",
     "epochs": {"python": 0.5, "größe": 2.0},
@@ -32,8 +42,9 @@ FULL: dict[str, Any] = {
 }
 WEIGHTS = {"python": 0.7, "größe": 0.30000000000000004}
 FIELDS = [
-    "schema", "run", "targets", "unit", "share_of", "sources", "weights", "interval", "loss", "gap", "rounds", "solver",
-    "tolerance", "status", "epochs", "retrain", "compute", "warnings",
+    "schema", "run", "targets", "over", "unit", "share_of", "sources", "weights", "interval", "loss", "target_loss",
+    "target_weights", "gap", "rounds", "solver", "solver_why", "tolerance", "status", "epochs", "effective_sources",
+    "interchangeable", "worth", "prices", "choice", "path", "retrain", "compute", "warnings",
 ]  # fmt: skip
 
 

@@ -87,7 +87,7 @@ def config(tmp_path: Path) -> Callable[..., RunConfig]:
 
 
 def find(cache: PredictionCache, config: RunConfig, available: dict[str, int] | None = None) -> Mixture:
-    return find_mixture(cache, config, target="target", available_tokens=available or AVAILABLE, run="run-1").mixture
+    return find_mixture({"target": cache}, config, available_tokens=available or AVAILABLE, run="run-1").mixture
 
 
 def loss_by_hand(cache: PredictionCache, shares: dict[str, float], unit: str, weighting: str) -> float:
@@ -286,10 +286,10 @@ def test_natural_is_in_proportion_to_the_real_sizes_where_they_are_stated(config
 def test_a_solution_is_found_again_and_not_solved_again(cache: PredictionCache, folder: RunFolder) -> None:
     artifacts = folder.artifacts()
     rows, columns = folder.load_cache(artifacts)
-    settings: dict[str, Any] = {"available_tokens": AVAILABLE, "natural_tokens": AVAILABLE, "run": "run-1"}
+    settings: dict[str, Any] = {"available_tokens": AVAILABLE, "run": "run-1"}
     target, its_rows = next(iter(rows.items()))
     first, again = (
-        solve_once(artifacts, folder.config, target=target, rows=its_rows, columns=columns[target], **settings)
+        solve_once(artifacts, folder.config, targets={target: (its_rows, columns[target])}, **settings)
         for _ in range(2)
     )
     assert first.mixture == again.mixture
@@ -300,7 +300,7 @@ def test_a_solution_is_found_again_and_not_solved_again(cache: PredictionCache, 
     other = first.mixture.model_copy(update={"rounds": 99})
     folder.storage.write(record.path, other.to_json().encode())
     with pytest.raises(CorruptedArtifactError):
-        solve_once(artifacts, folder.config, target=target, rows=its_rows, columns=columns[target], **settings)
+        solve_once(artifacts, folder.config, targets={target: (its_rows, columns[target])}, **settings)
 
 
 def test_a_solver_out_of_rounds_says_so_with_its_gap(cache: PredictionCache, config: Callable[..., RunConfig]) -> None:
@@ -349,7 +349,7 @@ def folder(cache: PredictionCache, config: Callable[..., RunConfig]) -> RunFolde
 
 def test_solving_again_without_changes_gives_the_same_bits(cache: PredictionCache, folder: RunFolder) -> None:
     again = solve_again(folder, [], None)
-    first = find_mixture(cache, folder.config, target="target", available_tokens=AVAILABLE, run=folder.name)
+    first = find_mixture({"target": cache}, folder.config, available_tokens=AVAILABLE, run=folder.name)
     assert again["target"] == first.mixture
     assert list(again) == ["target", "other"]
 

@@ -47,7 +47,7 @@ def dump_config(config: RunConfig) -> str:
 def with_overrides(raw: Mapping[str, Any], overrides: Overrides) -> dict[str, Any]:
     """A copy of the mapping with ``dotted.key=value`` set; values are YAML. Raises InputError for what is not that."""
     merged: dict[str, Any] = _copy(raw)
-    for key, value in _override_items(overrides):
+    for key, value in override_items(overrides):
         *parents, last = key.split(".")
         section = merged
         for depth, parent in enumerate(parents):
@@ -68,10 +68,11 @@ def with_overrides(raw: Mapping[str, Any], overrides: Overrides) -> dict[str, An
 
 def overridden_keys(overrides: Overrides) -> list[str]:
     """The dotted keys that the overrides set."""
-    return [key for key, _ in _override_items(overrides)]
+    return [key for key, _ in override_items(overrides)]
 
 
-def _override_items(overrides: Overrides) -> list[tuple[str, Any]]:
+def override_items(overrides: Overrides) -> list[tuple[str, Any]]:
+    """Dotted key and value of every override; text is read as YAML. Raises InputError for what is neither."""
     if isinstance(overrides, Mapping):
         for key in overrides:
             if not isinstance(key, str) or not all(key.split(".")):

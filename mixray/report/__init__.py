@@ -2,7 +2,7 @@
 
 from mixray.report.comparison import Difference, difference, winner
 from mixray.report.compute import SearchCost, Work
-from mixray.report.figures import convergence_figure, curves_figure, losses_figure, weights_figure
+from mixray.report.figures import convergence_figure, curves_figure, losses_figure, path_figure, weights_figure
 from mixray.report.numbers import count_text, percent, share_text
 from mixray.report.tables import (
     ArmShares,
@@ -10,6 +10,7 @@ from mixray.report.tables import (
     closing_report,
     new_table,
     summary_lines,
+    sweep_table,
     titled,
     warning_lines,
     weights_table,
@@ -28,9 +29,11 @@ __all__ = [
     "difference",
     "losses_figure",
     "new_table",
+    "path_figure",
     "percent",
     "share_text",
     "summary_lines",
+    "sweep_table",
     "titled",
     "warning_lines",
     "weights_figure",

@@ -115,6 +115,30 @@ def curves_figure(curves: Mapping[str, Sequence[tuple[int, float]]], *, title: s
     return _bytes(figure, format)
 
 
+def path_figure(mixture: Mixture, *, format: Format = "png") -> bytes:
+    """Shares against what they cost: from the optimum, at the left, to the prior. ``mixture.path`` is not empty."""
+    assert mixture.path, "a mixture without a path has no figure of it"
+    figure = _figure(7.5, 4.2)
+    axes = figure.add_subplot()
+    rises = [1000 * point["loss_rise"] for point in mixture.path]
+    for place, source in enumerate(mixture.sources):
+        colour, dashes = COLOURS[place % len(COLOURS)], DASHES[place // len(COLOURS) % len(DASHES)]
+        shares = [100 * point["weights"][source] for point in mixture.path]
+        axes.plot(rises, shares, color=colour, linestyle=dashes, marker=".", linewidth=1.6, label=source)
+    if mixture.choice:
+        axes.axvline(1000 * mixture.choice["loss_rise"], color=GREY, linewidth=1.2, linestyle=":", label="chosen")
+    linear = max(rises) / 1000 or 1.0
+    axes.set_xscale("symlog", linthresh=linear)
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("predicted loss above the optimum's (thousandths of a nat per token)")
+    axes.set_ylabel(f"share of {mixture.share_of} (%)")
+    axes.set_title(f"From the optimum to the prior: {', '.join(mixture.targets)}", loc="left")
+    figure.legend(loc="outside right upper", frameon=False, fontsize="small")
+    _clean(axes, grid="y")
+    return _bytes(figure, format)
+
+
 # ------------------------------------------------------------------------------------------------------------ drawing
 
 

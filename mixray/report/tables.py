@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -22,6 +23,8 @@ from mixray.report.comparison import (
 )
 from mixray.report.numbers import count_text, percent, share_text
 
+MOST_PRICES = 5
+"""Limits whose prices are told, the dearest ones."""
 ArmShares = Mapping[str, Mapping[str, float]]
 """Arm -> (source -> share of the training tokens): the baselines' shares, which a mixture does not hold."""
 
@@ -31,6 +34,10 @@ def closing_report(mixture: Mixture, arm_shares: ArmShares) -> RenderableType:
     parts: list[RenderableType] = [weights_table(mixture, arm_shares)]
     if mixture.loss or mixture.retrain:
         parts.append(arms_table(mixture))
+    if mixture.target_loss:
+        parts.append(targets_table(mixture))
+    if any(mixture.worth.values()):
+        parts.append(worth_table(mixture))
     parts += [Text(line) for line in summary_lines(mixture)]
     parts += [Text(line, style="yellow") for line in warning_lines(mixture)]
     return Group(*parts, "")
@@ -77,6 +84,58 @@ def arms_table(mixture: Mixture) -> RenderableType:
     return titled(f"Arms on {_targets(mixture)}: loss in nats per token", table, _arms_caption(mixture))
 
 
+def targets_table(mixture: Mixture) -> RenderableType:
+    """Of a mixture for several targets: how much each counts, its predicted loss, every arm's held-out loss on it."""
+    arms = [arm for arm in arms_best_first(mixture) if "targets" in mixture.retrain.get(arm, {})]
+    table = new_table()
+    table.add_column("target", overflow="fold")
+    for column in ("weight", "predicted", *arms):
+        table.add_column(column, justify="right")
+    for target, loss in mixture.target_loss.items():
+        reached = [f"{mixture.retrain[arm]['targets'][target]['nll']:.4f}" for arm in arms]
+        table.add_row(target, share_text(mixture.target_weights[target]), f"{loss:.4f}", *reached)
+    caption = "arms: held-out" if arms else ""
+    return titled("Targets: loss in nats per token", table, caption)
+
+
+def worth_table(mixture: Mixture) -> RenderableType:
+    """What each source that counts is worth: the predicted loss that the best mixture without it adds."""
+    table = new_table()
+    table.add_column("without", overflow="fold")
+    for column in ("loss rises by", "95 % interval"):
+        table.add_column(column, justify="right")
+    known = {source: worth for source, worth in mixture.worth.items() if worth is not None}
+    needed = [source for source, worth in mixture.worth.items() if worth is None]
+    for source in sorted(known, key=lambda name: -known[name]["loss_rise"]):
+        worth = known[source]
+        if worth["loss_rise"] > (mixture.tolerance or 0.0):
+            ends = worth["interval"]
+            cell = "" if ends is None else f"{ends[0]:.4f} to {ends[1]:.4f}"
+            table.add_row(source, f"{worth['loss_rise']:.4f}", cell)
+    caption = f"the limits allow no mixture without {', '.join(needed)}" if needed else "the others: nothing"
+    return titled("What a source is worth: nats per token, predicted", table, caption)
+
+
+def sweep_table(key: str, values: Sequence[Any], mixtures: Sequence[Mixture | None]) -> RenderableType:
+    """One mixture under a range of settings: its predicted loss and its largest shares for each."""
+    table = new_table()
+    table.add_column(key, overflow="fold")
+    for column in ("loss", "gap", "sources"):
+        table.add_column(column, justify="right")
+    table.add_column("largest shares", overflow="fold")
+    name = ""
+    for value, mixture in zip(values, mixtures, strict=True):
+        if mixture is None:
+            table.add_row(str(value), "", "", "", "no mixture satisfies the constraints")
+            continue
+        name = _targets(mixture)
+        leaders = sorted(mixture.weights.items(), key=lambda item: -item[1])[:3]
+        shares = ", ".join(f"{source} {share_text(share)}" for source, share in leaders)
+        effective = "" if mixture.effective_sources is None else f"{mixture.effective_sources:.1f}"
+        table.add_row(str(value), f"{mixture.loss[SEARCHED]:.6f}", f"{mixture.gap or 0.0:.0e}", effective, shares)
+    return titled(f"Sweep for {name}: predicted loss in nats per token", table, "sources: their effective number")
+
+
 def summary_lines(mixture: Mixture) -> list[str]:
     """The result in plain sentences, one a line: who won and by how much, the certificate, the cost."""
     lines = []
@@ -92,6 +151,16 @@ def summary_lines(mixture: Mixture) -> list[str]:
             f"solver: {mixture.status} after {mixture.rounds} rounds, "
             f"at most {mixture.gap:.1e} nats per token above the optimum"
         )
+    if mixture.choice:
+        chosen = mixture.choice
+        lines.append(
+            f"chosen: the near-optimal mixture nearest to the prior, predicted loss {chosen['loss_rise']:.2e} above "
+            f"the optimum's, where {chosen['allowed_rise']:.2e} was allowed"
+        )
+    lines += [_price_line(price) for price in mixture.prices[:MOST_PRICES]]
+    for pair in mixture.interchangeable:
+        first, second = pair["sources"]
+        lines.append(f"{first} and {second} are interchangeable: the data hardly tell their shares apart")
     if "overhead" in mixture.compute:
         lines.append(f"search: {percent(mixture.compute['overhead'])} of the FLOPs of one retraining")
     return lines
@@ -113,6 +182,13 @@ def titled(title: str, table: Table, caption: str = "") -> RenderableType:
 
 
 # ------------------------------------------------------------------------------------------------------------ helpers
+
+
+def _price_line(price: Mapping[str, Any]) -> str:
+    limit = {"min": "at least", "max": "at most"}[price["limit"]]
+    names = " + ".join(price["sources"])
+    gain = price["nats_per_token_per_unit_share"] / 100
+    return f"limit {names} {limit} {price['at']:g}: loosened by one percent of share, the loss falls by {gain:.1e}"
 
 
 def _targets(mixture: Mixture) -> str:

@@ -92,6 +92,7 @@ def bootstrap(
     seed: int,
     replicates: int = 200,
     documents: Sequence[Documents] | None = None,
+    judged: ArrayLike | None = None,
     baselines: Mapping[str, ArrayLike] | None = None,
 ) -> Bootstrap:
     """Intervals for the shares that solve ``problem``, over documents, and for its gain over baselines.
@@ -104,6 +105,7 @@ def bootstrap(
         source_shares: its answer, ``(sources,)``.
         seed: the same seed gives the same bits.
         documents: per target, what is drawn; every row is a document by default.
+        judged: the mixture whose gain is wanted, ``(sources,)``; the answer by default.
         baselines: name -> shares ``(sources,)``.
 
     Raises:
@@ -114,7 +116,8 @@ def bootstrap(
     objectives: Sequence[Rows] = problem.objectives  # type: ignore[assignment]
     drawn = [Documents.of(rows.row_weights) for rows in objectives] if documents is None else documents
     optimum = problem.feasible.repair(checked_shares("source_shares", source_shares, problem.sources))
-    rivals = _row_losses(problem, optimum, baselines or {})
+    mixture = optimum if judged is None else checked_shares("judged", judged, problem.sources)
+    rivals = _row_losses(problem, mixture, baselines or {})
     curved = problem.at(optimum, np.flatnonzero(problem.feasible.free))
     noise = [target.row_weights.sum() / np.sqrt(target.count) for target in drawn]
     tolerance = NOISE_SHARE * float(curved.target_weights @ np.array(noise))
@@ -146,12 +149,12 @@ def _batches(drawn: Sequence[Documents], seed: int, replicates: int) -> Iterator
         yield [np.stack(factors) for factors in zip(*drawings, strict=True)]
 
 
-def _row_losses(problem: Problem, optimum: Vector, baselines: Mapping[str, ArrayLike]) -> list[Matrix]:
+def _row_losses(problem: Problem, mixture: Vector, baselines: Mapping[str, ArrayLike]) -> list[Matrix]:
     """Per target what each row adds to the loss of every baseline and, last, the mixture: ``(baselines + 1, rows)``."""
     mixtures = {name: checked_shares(f"baseline {name}", shares, problem.sources) for name, shares in baselines.items()}
     found = []
     for objective in problem.objectives:
-        losses = np.stack([objective.row_losses(shares) for shares in [*mixtures.values(), optimum]])
+        losses = np.stack([objective.row_losses(shares) for shares in [*mixtures.values(), mixture]])
         for name, values in zip(mixtures, losses, strict=False):
             if not np.isfinite(values).all():
                 raise InputError(f"baseline {name!r} gives some rows probability 0", wanted="a finite loss")

@@ -182,7 +182,7 @@ def test_a_wrong_value_is_named_with_its_line(
         ("{bounds: {cpp: [0, 0.2], python: [0, 0.3]}}", "mixture.bounds", None, "sum to at least 1; they sum to 0.5"),
         ("{unit: token}", "mixture.unit", "'token'", "cache.token_log_probs: true beside it, or document or window"),
         ("{unit: sentence}", "mixture.unit", "'sentence'", "'document', 'window' or 'token'"),
-        ("{solver: adam}", "mixture.solver", "'adam'", "'newton', 'entropic' or 'em'"),
+        ("{solver: adam}", "mixture.solver", "'adam'", "'newton', 'entropic', 'em', 'working_set' or 'auto'"),
         ("{tolerance: 0}", "mixture.tolerance", "0", "greater than 0"),
         ("{tolerance: .nan}", "mixture.tolerance", "nan", "a finite number"),
         ("{max_epochs: -1}", "mixture.max_epochs", "-1", "greater than 0"),
