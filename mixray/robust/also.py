@@ -23,18 +23,18 @@ After ``step`` the parameters are theta_t: evaluate and save then. In micro-batc
 
 Where it departs from the released code, and why (effects measured on it; the tests measure the first again):
 
-| released code                           | here                             | effect of theirs                           |
-|-----------------------------------------|----------------------------------|--------------------------------------------|
-| ranks groups by the sum of their losses | by the mean, or the sum by name  | 95 rows of .3, 5 of 2.0: pi = (.999, .001) |
-| no lr in param_groups                   | all settings, per group          | StepLR raises KeyError                     |
-| no pi, prior, gradient in state_dict    | all there                        | pi is uniform after loading                |
-| moments advance in both half steps      | once per gradient                | step 5 after 3 steps                       |
-| look-ahead of unused parameters stays   | all are undone                   | an unused parameter: .90 to .80            |
-| log(pi + 1.2e-7), the same in Adam      | log-weights; Adam's eps is 1e-8  | 1e6 groups: 3:1 is 1.11:1 in 20 idle steps |
-| pi starts uniform                       | at the prior                     | not as documented                          |
-| absent groups have loss 0               | see ``group_losses``             | rare groups starve                         |
-| returns groups / batch times the loss   | the loss                         | .274 for 1.097                             |
-| p.data rebound; one batch, one worker   | in place; micro-batches, workers | workers drift apart                        |
+| released code                           | here                             | effect of theirs                       |
+|-----------------------------------------|----------------------------------|----------------------------------------|
+| ranks groups by the sum of their losses | by the mean, or the sum by name  | 95 of .3, 5 of 2.0: pi = (.999, .001)  |
+| no lr in param_groups                   | all settings, per group          | StepLR raises KeyError                 |
+| no pi, prior, gradient in state_dict    | all there                        | pi is uniform after loading            |
+| moments advance in both half steps      | once per gradient                | step 5 after 3 steps                   |
+| look-ahead of unused parameters stays   | all are undone                   | an unused parameter: .90 to .80        |
+| log(pi + 1.2e-7), the same in Adam      | log-weights; Adam's eps is 1e-8  | 3:1 becomes 1.11:1 (1e6 groups, idle)  |
+| pi starts uniform                       | at the prior                     | not as documented                      |
+| absent groups have loss 0               | see ``group_losses``             | rare groups starve                     |
+| returns groups / batch times the loss   | the loss                         | .274 for 1.097                         |
+| p.data rebound; one batch, one worker   | in place; micro-batches, workers | workers drift apart                    |
 
 Defaults that differ: pi's step size is Group DRO's .01 (theirs 1e-3), weight decay 0 (theirs 1e-3).
 """
@@ -170,9 +170,9 @@ class ALSO(torch.optim.Optimizer):
     ) -> torch.Tensor:
         """losses (rows,) with their graph, group_ids integers (rows,) -> the scalar to differentiate.
 
-        sum_g pi_half_g L_g, the whole step in one call, or its parts where ``look_ahead`` was told the group ids: then they add up to it.
-        With reference losses (rows,) weights and value are those of the excess losses, the gradient that of ``losses``.
-        Times the number of workers over its share of the joined batch, so that the mean over workers is that of it.
+        Its value is sum_g pi_half_g L_g of the joined batch, as the mean over workers. One call is a whole step, unless
+        ``look_ahead`` was told the group ids: then the calls are parts that add up to it. With reference losses (rows,)
+        weights and value are those of the excess losses, the gradient that of ``losses``.
         """
         groups = self._weights.num_groups
         ids = checked_ids(group_ids, groups).to(losses.device)

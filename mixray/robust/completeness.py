@@ -67,8 +67,8 @@ def completeness(
 ) -> Completeness:
     """features: (rows, dimensions); factors: integer classes, (rows, factors) -> their completeness.
 
-    estimator: one classifier per factor; importances of its trees, or absolute coefficients (mean over classes, features
-    standardised). pca: first rotate and cut to so many dimensions. seed: of both. Raises InputError.
+    estimator: one classifier per factor; importances of its trees, or absolute coefficients of standardised
+    features (mean over classes). pca: first rotate and cut to so many dimensions. seed: of both. Raises InputError.
     """
     codes, known = np.asarray(features, dtype=np.float64), np.asarray(factors)
     if estimator not in get_args(Estimator):

@@ -7,7 +7,8 @@ is a named choice:
 inverse_presence  A present group's loss is divided by P(group in batch), an absent one's is 0: right on average over
                   batches, in the weights and in the gradient. A group that is rarely there moves in rare large jumps.
 present_only      Present groups exchange weight, absent ones keep theirs. Every exchange goes the right way, but only
-                  between groups that meet in a batch: rare ones take long.
+                  between groups that meet in a batch, and rare ones seldom meet. With shares .73/.22/.04/.01, losses
+                  1/1/1/1.5 and batches of 8 the worst group has .60 after 5,000 steps and .99 after 38,000.
 ema               A group's loss is an exponential moving average over the batches that had it; all groups move in
                   every step. Smooth, and late by a few of the group's appearances. Groups not seen yet keep theirs.
 uniform_sampling  The plain rule, for a sampler that draws every row's group uniformly, where P(group in batch) is the
@@ -79,8 +80,9 @@ class GroupLosses(nn.Module):
     def presence(self, counts: torch.Tensor) -> torch.Tensor:
         """What a present group's loss is divided by, float64 (groups,), in a step with these counts.
 
-        Estimated, it is the share of the steps so far, this one among them, that had the group. Then the k-th
-        appearance, at step t, counts t / k times, and on average over t that is exactly 1 / P: right from step 1 on.
+        Estimated, it is the share of the steps so far, this one among them, that had the group: at its k-th appearance,
+        in step t, k / t. Step t then adds 1 - (1 - P)^t of the group's loss on average, so a group that is there with
+        probability P falls behind by fewer than 1 / P steps, once, while it waits for its first appearance.
         """
         if self.missing != "inverse_presence":
             return torch.ones_like(self.running)

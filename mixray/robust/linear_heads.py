@@ -94,19 +94,20 @@ class HeadProblem:
         return self._head(flat, value, float(slope @ slope) / (2 * self.l2), None)
 
     def group_dro(self, *, tolerance: float = 1e-9, rounds: int = 200) -> Head:
-        """The head of least worst-group loss; ``error`` is its certificate, near ``tolerance`` unless rounding forbids."""
-        flat, best = self._start(), None
+        """The head of least worst-group loss; ``error`` is its certificate, about ``tolerance``."""
+        flat = self._start()
+        best: list[Head] = []
 
         def dual(group_weights: Vector) -> tuple[float, Vector]:
-            nonlocal flat, best
+            nonlocal flat
             q = np.clip(group_weights, 0, None)
             q /= q.sum()
             flat, value, slope = self._minimum(self._row_weights(q), flat)
             losses = self.group_losses(flat)
             worst = float(losses.max()) + self.l2 / 2 * float(flat @ flat)
             error = worst - value + float(slope @ slope) / (2 * self.l2)
-            if best is None or error < best.error:
-                best = self._head(flat, worst, error, q)
+            if not best or error < best[0].error:
+                best[:] = [self._head(flat, worst, error, q)]
             return -value, -losses
 
         groups = self.num_groups
@@ -117,10 +118,9 @@ class HeadProblem:
             method="SLSQP",
             bounds=[(0, 1)] * groups,
             constraints={"type": "eq", "fun": lambda q: q.sum() - 1, "jac": np.ones_like},
-            options={"maxiter": rounds, "ftol": tolerance / 10},
+            options={"maxiter": rounds, "ftol": tolerance**2},
         )
-        assert best is not None
-        return best
+        return best[0]
 
     def group_losses(self, flat: Vector) -> Vector:
         """Mean loss of each group, nats, (groups,), at parameters (classes * (features + 1),)."""
