@@ -102,6 +102,13 @@ class ALSO(torch.optim.Optimizer):
     ) -> None:
         _check_choice(mode, Mode, "mode")
         _check_choice(weighting, Weighting, "weighting")
+        if weighting != "group_mean" and (missing != "inverse_presence" or presence is not None):
+            raise InputError(
+                "sums need nothing for missing groups: an absent group's sum is 0",
+                where="missing, presence",
+                got=f'weighting="{weighting}"',
+                remedy='leave them out, or choose weighting="group_mean"',
+            )
         if not all(0 <= beta < 1 for beta in betas):
             raise InputError("betas are out of range", where="betas", got=betas, wanted="at least 0, below 1")
         adam = {"lr": lr, "eps": eps, "weight_decay": weight_decay}

@@ -14,7 +14,7 @@ from mixray.errors import InputError
 def excess(losses: torch.Tensor, reference_losses: torch.Tensor | None, *, clip: bool) -> torch.Tensor:
     """What a row is judged by: its loss, less its reference loss, with ``clip`` not below 0; detached, shape (rows,).
 
-    Raises InputError where the reference losses are not one finite number per row.
+    Raises InputError where the reference losses are not one number per row.
     """
     if reference_losses is None:
         return losses.detach()

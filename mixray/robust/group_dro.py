@@ -92,7 +92,7 @@ class GroupDRO(nn.Module):
             prior = _needed(counts, "alpha")
         self.num_groups, self.alpha, self.clip_excess = num_groups, alpha, clip_excess
         self.weights = GroupWeights(num_groups, step_size=step_size, tau=tau, prior=prior)
-        self.losses = GroupLosses(num_groups, missing=missing, presence=presence, smoothing=smoothing)
+        self.group_losses = GroupLosses(num_groups, missing=missing, presence=presence, smoothing=smoothing)
         self.register_buffer("_adjustments", _adjustments(adjustment, counts, num_groups), persistent=False)
         self._adjustments: torch.Tensor
         self._step: Step | None = None
@@ -119,10 +119,10 @@ class GroupDRO(nn.Module):
         judged = excess(losses, reference_losses, clip=self.clip_excess)
         if self._step is not None:
             self._step.add(judged, ids)
-            row_weights = self._row_weights(self._step.counts, self.losses.presence(self._step.counts))
+            row_weights = self._row_weights(self._step.counts, self.group_losses.presence(self._step.counts))
         else:
             sums, counts = self._joined(judged, ids)
-            presence = self.losses.presence(counts) if self.training else torch.ones_like(counts)
+            presence = self.group_losses.presence(counts) if self.training else torch.ones_like(counts)
             if self.training:
                 self._climb(sums, counts)
             row_weights = self._row_weights(counts, presence)
@@ -167,10 +167,10 @@ class GroupDRO(nn.Module):
 
     @torch.no_grad()
     def _climb(self, sums: torch.Tensor, counts: torch.Tensor) -> None:
-        means, scale, moving = self.losses.update(sums, counts)
+        means, scale, moving = self.group_losses.update(sums, counts)
         if self.alpha is not None:
             # A group not seen yet is in no batch so far: weight on it would be lost.
-            losses = (self.losses.running + self._adjustments).nan_to_num(nan=-torch.inf)
+            losses = (self.group_losses.running + self._adjustments).nan_to_num(nan=-torch.inf)
             log_weights = cvar_weights(losses, self.weights.log_prior.exp(), self.alpha).log()
         else:
             log_weights = self.weights.ascended((means + self._adjustments) * scale, moving)

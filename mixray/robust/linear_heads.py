@@ -70,6 +70,8 @@ class HeadProblem:
                 got=f"shapes {self.features.shape}, {self.labels.shape}, {self.group_ids.shape}",
                 wanted="(rows, features), (rows,), (rows,)",
             )
+        if not np.isfinite(self.features).all() or min(self.labels.min(), self.group_ids.min()) < 0:
+            raise InputError("features must be finite, labels and group ids not negative", where="HeadProblem")
         if len(np.unique(self.labels)) < 2:
             raise InputError("a head needs labels of two classes", where="labels", got=np.unique(self.labels).tolist())
         if not self.l2 > 0:

@@ -429,6 +429,8 @@ REFUSALS = [
     ({"weighting": "mean"}, "weighting"),
     ({"prior": [1.0]}, "prior"),
     ({"look_ahead_scale": -1.0}, "look_ahead_scale"),
+    ({"weighting": "group_sum", "missing": "ema"}, "missing, presence"),
+    ({"weighting": "sample", "presence": [1.0, 1.0]}, "missing, presence"),
 ]
 
 

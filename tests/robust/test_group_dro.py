@@ -208,7 +208,7 @@ def test_rows_that_do_not_fit_are_refused(call: Any, what: str, where: str) -> N
     with pytest.raises(InputError, match=what) as caught:
         group_dro(*call)
     assert caught.value.where == where
-    assert float(group_dro.losses.steps) == 0
+    assert float(group_dro.group_losses.steps) == 0
 
 
 REFUSALS = [

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixray.errors import InputError
@@ -23,6 +23,7 @@ def climbed(weights: GroupWeights, losses: torch.Tensor, steps: int, moving: tor
     return weights.log_weights.exp()
 
 
+@settings(max_examples=30)
 @given(
     losses=st.lists(st.floats(-5, 5), min_size=3, max_size=3),
     prior=st.lists(st.floats(0.01, 1), min_size=3, max_size=3),

@@ -139,6 +139,8 @@ REFUSALS = [
     ({"labels": np.zeros(4, int)}, "labels of two classes"),
     ({"l2": 0.0}, "without a penalty"),
     ({"group_ids": np.array([0, 0, 2, 2])}, "a group has no training rows"),
+    ({"group_ids": np.array([0, -1, 1, 1])}, "group ids not negative"),
+    ({"features": np.full((4, 4), np.nan)}, "features must be finite"),
     ({"group_ids": np.array([0, 1])}, "do not fit together"),
     ({"features": np.ones(4)}, "do not fit together"),
 ]
