@@ -59,10 +59,11 @@ class GroupWeights(nn.Module):
         The moving groups share what weight they had together.
         """
         pull = self.step_size * self.tau if self.step_size else 0.0
-        keep = 1 / (1 + pull)
-        prior = (1 - keep if math.isfinite(pull) else 1.0) * self.log_prior
-        moved = keep * (self.log_weights + self.step_size * losses) + prior
-        never = torch.full_like(moved, -math.inf)
-        moved = torch.where(moving & ~self.log_prior.isneginf(), moved, never)
-        mass = torch.where(moving, self.log_weights, never).logsumexp(0)
-        return torch.where(moving, moved - moved.logsumexp(0) + mass, self.log_weights)
+        moved = self.log_weights + self.step_size * losses
+        if math.isinf(pull):
+            moved = self.log_prior
+        elif pull:
+            moved = (moved + pull * self.log_prior) / (1 + pull)
+        moved = torch.where(moving, moved, -math.inf).log_softmax(0)
+        mass = torch.where(moving, self.log_weights, -math.inf).logsumexp(0)
+        return torch.where(moving, moved + mass, self.log_weights)
