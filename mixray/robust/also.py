@@ -219,8 +219,8 @@ class ALSO(torch.optim.Optimizer):
             with torch.enable_grad():
                 value = closure()
         step = self._step
-        sums = None if step is None else step.total()
         self.look_back()
+        sums = None if step is None else step.total()
         found_inf, scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
         if found_inf is not None and float(found_inf) > 0:
             return value

@@ -286,10 +286,11 @@ def test_a_parameter_without_a_gradient_stays(decay: float) -> None:
     also = ALSO(heads.parameters(), 2, lr=0.1, weight_decay=decay, decoupled=True)
     moved = 0
     for step in range(8):
-        resting, before = heads[1 - step % 2], flat(heads[1 - step % 2])
+        resting, before, rested = heads[1 - step % 2], flat(heads[1 - step % 2]), flat(heads[step % 2])
         also.zero_grad()
         also.look_ahead()
         moved += not torch.equal(flat(resting), before)
+        assert torch.equal(flat(heads[step % 2]), rested)  # without a last gradient there is nothing to look ahead with
         also.loss(losses_of(heads[step % 2], torch.randn(4, 3), torch.tensor([0, 1, 0, 1])), [0, 1, 1, 0]).backward()
         also.step()
         assert torch.equal(flat(resting), before)
