@@ -1,0 +1,69 @@
+"""One Adam step on a list of tensors, and where the next one would lead: torch's own arithmetic for both.
+
+Adam (arXiv 1412.6980) with the penalty in the gradient (coupled L2) or outside of it (decoupled, arXiv 1711.05101).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.optim.adam import adam
+
+
+def has_fused(parameters: list[torch.Tensor]) -> bool:
+    """Whether torch has a one-pass kernel for them."""
+    return all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
+
+
+def new_moments(parameter: torch.Tensor, *, fused: bool) -> dict[str, torch.Tensor]:
+    return {
+        "step": torch.zeros((), dtype=torch.float32, device=parameter.device if fused else "cpu"),
+        "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+        "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+    }
+
+
+def advance(
+    parameters: list[torch.Tensor],
+    gradients: list[torch.Tensor],
+    moments: list[dict[str, torch.Tensor]],
+    group: dict[str, Any],
+) -> None:
+    """Move the parameters and their moments, in place, by the settings of their parameter group."""
+    adam(
+        parameters,
+        gradients,
+        [state["exp_avg"] for state in moments],
+        [state["exp_avg_sq"] for state in moments],
+        [],
+        [state["step"] for state in moments],
+        fused=group["fused"],
+        foreach=not group["fused"],
+        decoupled_weight_decay=group["decoupled"],
+        amsgrad=False,
+        beta1=group["betas"][0],
+        beta2=group["betas"][1],
+        lr=group["lr"],
+        weight_decay=group["weight_decay"],
+        eps=group["eps"],
+        maximize=False,
+    )
+
+
+def peek(
+    parameters: list[torch.Tensor],
+    gradients: list[torch.Tensor],
+    moments: list[dict[str, torch.Tensor]],
+    group: dict[str, Any],
+) -> None:
+    """Move the parameters, in place, to where a step with these gradients would; the moments stay as they are.
+
+    On a CPU one by one: the copied moments of a single parameter mostly stay in the cache.
+    """
+    one_by_one = bool(parameters) and parameters[0].device.type == "cpu"
+    size = 1 if one_by_one else max(1, len(parameters))
+    for start in range(0, len(parameters), size):
+        part = slice(start, start + size)
+        copies = [{name: state[name].clone() for name in ("step", "exp_avg", "exp_avg_sq")} for state in moments[part]]
+        advance(parameters[part], gradients[part], copies, group)

@@ -1,0 +1,303 @@
+"""ALSO: an Adam that minimises a worst mixture of group losses (arXiv 2508.16734).
+
+    min over theta, max over pi of  sum_g pi_g L_g(theta) - tau KL(pi || prior)
+
+A step in the optimistic mode, with AdamStep what one Adam step adds and Mirror the step of ``group_weights``:
+
+    look_ahead   theta_half = theta_{t-1} + AdamStep(look_ahead_scale g_{t-1}),   pi_half = Mirror(pi_{t-1}, L_{t-1})
+    loss         g_t = gradient at theta_half of sum_g pi_half_g L_g
+    step         theta_t = theta_{t-1} + AdamStep(g_t),   pi_t = Mirror(pi_{t-1}, L_t)
+
+The first step has nothing to look ahead with. The mode descent_ascent takes theta_{t-1} and pi_{t-1} for the half step.
+
+    also = ALSO(model.parameters(), num_groups)
+    for inputs, labels, group_ids in loader:
+        also.zero_grad()
+        also.look_ahead()
+        losses = cross_entropy(model(inputs), labels, reduction="none")
+        also.loss(losses, group_ids).backward()
+        also.step()
+
+After ``step`` the parameters are theta_t: evaluate and save then. In micro-batches announce the rows of the step first,
+``also.look_ahead(group_ids)``, and call ``loss`` once per micro-batch.
+
+Where it departs from the released code, and why (effects measured on it; the tests measure the first again):
+
+| released code                           | here                             | effect of theirs                       |
+|-----------------------------------------|----------------------------------|----------------------------------------|
+| ranks groups by the sum of their losses | by the mean, or the sum by name  | 95 of .3, 5 of 2.0: pi = (.999, .001)  |
+| no lr in param_groups                   | all settings, per group          | StepLR raises KeyError                 |
+| no pi, prior, gradient in state_dict    | all there                        | pi is uniform after loading            |
+| moments advance in both half steps      | once per gradient                | step 5 after 3 steps                   |
+| look-ahead of unused parameters stays   | all are undone                   | an unused parameter: .90 to .80        |
+| log(pi + 1.2e-7), the same in Adam      | log-weights; Adam's eps is 1e-8  | 3:1 becomes 1.11:1 (1e6 groups, idle)  |
+| pi starts uniform                       | at the prior                     | not as documented                      |
+| absent groups have loss 0               | see ``group_losses``             | rare groups starve                     |
+| returns groups / batch times the loss   | the loss                         | .274 for 1.097                         |
+| p.data rebound; one batch, one worker   | in place; micro-batches, workers | workers drift apart                    |
+
+Defaults that differ: pi's step size is Group DRO's .01 (theirs 1e-3), weight decay 0 (theirs 1e-3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, get_args
+
+import torch
+
+from mixray.errors import InputError
+from mixray.robust.adam_step import advance, has_fused, new_moments, peek
+from mixray.robust.excess import excess, reported
+from mixray.robust.group_losses import GroupLosses, MissingGroups
+from mixray.robust.group_weights import GroupWeights
+from mixray.robust.groups import PerGroup, Step, checked_ids, checked_losses, non_negative, weighted_sum
+
+Mode = Literal["optimistic", "descent_ascent"]
+Weighting = Literal["group_mean", "group_sum", "sample"]
+Parameters = Iterable[torch.Tensor] | Iterable[dict[str, Any]]
+
+
+class ALSO(torch.optim.Optimizer):
+    """Adam on the parameters, mirror ascent on the group weights.
+
+    lr, betas, eps, weight_decay: Adam's, per parameter group if wished. decoupled: the decay multiplies the parameters
+    by 1 - lr weight_decay, as AdamW's does; else it is L2, weight_decay / 2 |theta|^2 in the loss, as in the paper.
+    weighting: what L_g is. group_mean: the mean loss of the group's rows. group_sum (the paper's code): groups / rows
+    times their sum, so that uniform weights are ERM and large groups count more. sample: group_sum where every
+    training row is a group of its own, ``num_groups`` the rows and ``group_ids`` their numbers.
+    step_size, tau, prior: of the weights; prior (groups,), uniform where None, is also where they start.
+    missing, presence, smoothing: for group_mean, what to do about groups that a batch lacks, see ``group_losses``.
+    clip_excess: with reference losses, a row's excess below 0 counts as 0.
+
+    A parameter without a gradient is left as it was, decay included, as by torch's optimisers.
+    Raises InputError for settings, ids, shapes and dtypes that are wrong, and for calls out of order. Losses that are
+    not finite reach the returned scalar and leave the weights as they were; a GradScaler that finds an overflow skips
+    the step whole. Under torch.distributed the weights are those of the joined batch on every worker.
+    """
+
+    # A GradScaler then hands its scale and its verdict to ``step``, which has a look-ahead to undo either way.
+    _step_supports_amp_scaling = True
+
+    def __init__(
+        self,
+        params: Parameters,
+        num_groups: int,
+        *,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        decoupled: bool = False,
+        mode: Mode = "optimistic",
+        look_ahead_scale: float = 1.0,
+        weighting: Weighting = "group_mean",
+        step_size: float = 0.01,
+        tau: float = 0.01,
+        prior: PerGroup | None = None,
+        missing: MissingGroups = "inverse_presence",
+        presence: PerGroup | None = None,
+        smoothing: float = 0.1,
+        clip_excess: bool = False,
+    ) -> None:
+        _check_choice(mode, Mode, "mode")
+        _check_choice(weighting, Weighting, "weighting")
+        if weighting != "group_mean" and (missing != "inverse_presence" or presence is not None):
+            raise InputError(
+                "sums need nothing for missing groups: an absent group's sum is 0",
+                where="missing, presence",
+                got=f'weighting="{weighting}"',
+                remedy='leave them out, or choose weighting="group_mean"',
+            )
+        if not all(0 <= beta < 1 for beta in betas):
+            raise InputError("betas are out of range", where="betas", got=betas, wanted="at least 0, below 1")
+        adam = {"lr": lr, "eps": eps, "weight_decay": weight_decay}
+        for name, value in adam.items():
+            non_negative(value, name)
+        super().__init__(params, adam | {"betas": betas, "decoupled": decoupled})
+        self.mode, self.weighting, self.clip_excess = mode, weighting, clip_excess
+        self.look_ahead_scale = non_negative(look_ahead_scale, "look_ahead_scale")
+        device = self.param_groups[0]["params"][0].device
+        self._weights = GroupWeights(num_groups, step_size=step_size, tau=tau, prior=prior).to(device)
+        self._losses = GroupLosses(num_groups, missing=missing, presence=presence, smoothing=smoothing).to(device)
+        # What the last step's Mirror saw, for the next look-ahead; nothing moves before there was one.
+        self._last = (torch.zeros_like(self.group_weights), torch.zeros_like(self.group_weights, dtype=torch.bool))
+        self._half: torch.Tensor | None = None
+        self._step: Step | None = None
+        self._base: dict[torch.Tensor, torch.Tensor] = {}
+        self._displaced: list[torch.Tensor] = []
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        group["fused"] = has_fused(group["params"])
+
+    @property
+    def group_weights(self) -> torch.Tensor:
+        """pi_t: float64, shape (groups,), sums to 1. Before ``step``, pi_{t-1}."""
+        return self._weights.log_weights.exp()
+
+    @torch.no_grad()
+    def look_ahead(self, group_ids: torch.Tensor | Sequence[int] | None = None) -> None:
+        """Begin a step: move the parameters to theta_half and the weights to pi_half (optimistic mode).
+
+        group_ids: integers (rows,), of all rows of this worker's step, where ``loss`` will see them in parts.
+        A step that was begun and not ended is forgotten.
+        """
+        self.look_back()
+        if group_ids is not None:
+            ids = checked_ids(group_ids, self._weights.num_groups).to(self.group_weights.device)
+            self._step = Step.announced(ids, self._weights.num_groups)
+        if self.mode == "descent_ascent":
+            return
+        self._half = self._weights.ascended(*self._last).exp()
+        for group in self.param_groups:
+            parameters = [p for p in group["params"] if "last_gradient" in self.state.get(p, {})]
+            base = [self._base.setdefault(p, torch.empty_like(p)) for p in parameters]
+            if not parameters:
+                continue
+            self._displaced += parameters
+            torch._foreach_copy_(base, parameters)
+            states = [self.state[p] for p in parameters]
+            peek(parameters, [state["last_gradient"] for state in states], states, group)
+
+    @torch.no_grad()
+    def look_back(self) -> None:
+        """Undo ``look_ahead``: back to theta_{t-1} to the last bit, the step's losses forgotten."""
+        if self._displaced:
+            torch._foreach_copy_(self._displaced, [self._base[p] for p in self._displaced])
+        self._displaced, self._step, self._half = [], None, None
+
+    def loss(
+        self,
+        losses: torch.Tensor,
+        group_ids: torch.Tensor | Sequence[int],
+        *,
+        reference_losses: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """losses (rows,) with their graph, group_ids integers (rows,) -> the scalar to differentiate.
+
+        Its value is sum_g pi_half_g L_g of the joined batch, as the mean over workers. One call is a whole step, unless
+        ``look_ahead`` was told the group ids: then the calls are parts that add up to it. With reference losses (rows,)
+        weights and value are those of the excess losses, the gradient that of ``losses``.
+        """
+        groups = self._weights.num_groups
+        ids = checked_ids(group_ids, groups).to(losses.device)
+        losses = checked_losses(losses, ids)
+        judged = excess(losses, reference_losses, clip=self.clip_excess)
+        if self.mode == "optimistic" and self._half is None:
+            raise InputError(
+                "the optimistic mode takes its losses at the look-ahead point",
+                where="ALSO.loss",
+                remedy="call look_ahead() before the forward pass of each step, or step(closure)",
+            )
+        if self._step is None:
+            self._step = Step.announced(ids, groups)
+        self._step.add(judged, ids)
+        if self._step.seen > self._step.rows:
+            raise InputError(
+                "more losses than the step has rows",
+                where="ALSO.loss",
+                got=f"losses of {self._step.seen} rows",
+                wanted=f"losses of {self._step.rows} rows",
+                remedy="end each step with step(); give look_ahead the group ids of all micro-batches of a step",
+            )
+        row_weights = self._row_weights(self._step.counts)
+        loss = weighted_sum(losses, ids, row_weights)
+        return loss if reference_losses is None else reported(loss, weighted_sum(judged, ids, row_weights))
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Back to theta_{t-1}, then to theta_t and pi_t. Without a ``loss`` before it the weights stay.
+
+        closure: clears the gradients, computes ``loss``, runs backward, returns the loss; ``look_ahead`` is called
+        before it, and the returned loss is returned.
+        """
+        value = None
+        if closure is not None:
+            self.look_ahead()
+            with torch.enable_grad():
+                value = closure()
+        step = self._step
+        self.look_back()
+        sums = None if step is None else step.total()
+        found_inf, scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
+        if found_inf is not None and float(found_inf) > 0:
+            return value
+        for group in self.param_groups:
+            self._descend(group, scale)
+        if step is not None and sums is not None:
+            self._climb(sums, step.counts)
+        return value
+
+    def state_dict(self) -> dict[str, Any]:
+        """Torch's, with the weights, prior, averages, counters and last losses under ``groups``.
+
+        Raises InputError between ``look_ahead`` and ``step``: the model's parameters are elsewhere then.
+        """
+        if self._displaced:
+            raise InputError(
+                "the parameters are at the look-ahead point",
+                where="ALSO.state_dict",
+                remedy="save after step(), or call look_back() first",
+            )
+        scores, moving = self._last
+        groups = {
+            "weights": self._weights.state_dict(),
+            "losses": self._losses.state_dict(),
+            "last_losses": scores,
+            "last_moving": moving,
+        }
+        return super().state_dict() | {"groups": groups}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a state: the same steps to the last bit."""
+        self.look_back()
+        groups = state_dict["groups"]
+        super().load_state_dict({name: state_dict[name] for name in ("state", "param_groups")})
+        self._weights.load_state_dict(groups["weights"])
+        self._losses.load_state_dict(groups["losses"])
+        device = self.group_weights.device
+        self._last = (groups["last_losses"].to(device), groups["last_moving"].to(device))
+
+    def _row_weights(self, counts: torch.Tensor) -> torch.Tensor:
+        """What one row of each group weighs in the loss, float64 (groups,)."""
+        self._weights.refuse_impossible(counts)
+        half = (self.group_weights if self._half is None else self._half).to(counts.device)
+        if self.weighting == "group_mean":
+            return half / (counts.clamp(min=1) * self._losses.presence(counts))
+        return half * len(half) / counts.sum()
+
+    def _descend(self, group: dict[str, Any], scale: torch.Tensor | None) -> None:
+        parameters = [p for p in group["params"] if p.grad is not None]
+        gradients = [p.grad for p in parameters]
+        if scale is not None:
+            torch._foreach_div_(gradients, scale.to(gradients[0].device))
+        for p in parameters:
+            if p not in self.state:
+                self.state[p] = new_moments(p, fused=group["fused"])
+        states = [self.state[p] for p in parameters]
+        if parameters:
+            advance(parameters, gradients, states, group)
+        if self.mode == "descent_ascent":
+            return
+        for p in group["params"]:
+            if p.grad is None:
+                self.state.get(p, {}).pop("last_gradient", None)
+            else:
+                last = self.state[p].setdefault("last_gradient", torch.empty_like(p))
+                torch.mul(p.grad, self.look_ahead_scale, out=last)
+
+    def _climb(self, sums: torch.Tensor, counts: torch.Tensor) -> None:
+        sums, counts = sums.to(self.group_weights.device), counts.to(self.group_weights.device)
+        if self.weighting == "group_mean":
+            means, scale, moving = self._losses.update(sums, counts)
+            self._last = (means * scale, moving.clone())
+        else:
+            self._last = (sums * len(sums) / counts.sum(), sums.isfinite().all().expand(len(sums)).clone())
+        self._weights.log_weights.copy_(self._weights.ascended(*self._last))
+
+
+def _check_choice(value: str, choices: Any, where: str) -> None:
+    if value not in get_args(choices):
+        raise InputError("no such choice", where=where, got=value, wanted=" | ".join(get_args(choices)))

@@ -1,0 +1,128 @@
+"""Completeness: is what a representation knows of a factor held by one dimension, or spread over many?
+
+DCI (Eastwood & Williams, ICLR 2018): with R[d, j] >= 0 the importance of dimension d for predicting factor j,
+
+    p_dj = R_dj / sum_d R_dj,   C_j = 1 + sum_d p_dj log_D p_dj,   C = sum_j rho_j C_j,   rho_j = sum_d R_dj / sum R
+
+with D dimensions. One dimension gives 1, k equal ones 1 - log k / log D: 5 dimensions are .589 of 50 and .789 of 2048.
+So the number means nothing without D, and it changes with the basis (a PCA), and with what measures importance: the
+result carries them all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import xlogy
+from scipy.stats import t as student
+from sklearn.decomposition import PCA
+from sklearn.ensemble import GradientBoostingClassifier, RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
+
+from mixray.errors import InputError
+
+Estimator = Literal["gradient_boosting", "random_forest", "l1_logistic"]
+
+
+@dataclass(frozen=True, eq=False)
+class Completeness:
+    """completeness: in [0, 1]; per_factor, factor_weights: C_j and rho_j, float64 (factors,).
+
+    dimensions: D. estimator: what measured importance. kept_variance: in [0, 1], of the PCA; None without one.
+    """
+
+    completeness: float
+    per_factor: NDArray[np.float64]
+    factor_weights: NDArray[np.float64]
+    dimensions: int
+    estimator: str
+    kept_variance: float | None
+
+
+def from_importance(importance: ArrayLike, *, estimator: str, kept_variance: float | None = None) -> Completeness:
+    """``importance``: R, (dimensions, factors), not negative. A factor that no dimension predicts has C_j = 0 and
+    weight 0. Raises InputError for fewer than 2 dimensions and for a matrix of zeros."""
+    table = np.asarray(importance, dtype=np.float64)
+    if table.ndim != 2 or len(table) < 2 or not np.isfinite(table).all() or (table < 0).any() or not table.any():
+        raise InputError(
+            "importance must be a matrix of non-negative numbers",
+            where="importance",
+            got=f"shape {table.shape}, smallest {table.min() if table.size else None}",
+            wanted="shape (dimensions, factors), at least 2 dimensions, not all 0",
+        )
+    totals = table.sum(axis=0)
+    shares = np.divide(table, totals, out=np.full_like(table, 1 / len(table)), where=totals > 0)
+    per_factor = 1 + xlogy(shares, shares).sum(axis=0) / math.log(len(table))
+    weights = totals / totals.sum()
+    return Completeness(float(weights @ per_factor), per_factor, weights, len(table), estimator, kept_variance)
+
+
+def completeness(
+    features: ArrayLike, factors: ArrayLike, *, estimator: Estimator, seed: int, pca: int | None = None
+) -> Completeness:
+    """features: (rows, dimensions); factors: integer classes, (rows, factors) -> their completeness.
+
+    estimator: one classifier per factor; importances of its trees, or absolute coefficients of standardised
+    features (mean over classes). pca: first rotate and cut to so many dimensions. seed: of both. Raises InputError.
+    """
+    codes, known = np.asarray(features, dtype=np.float64), np.asarray(factors)
+    if estimator not in get_args(Estimator):
+        raise InputError("no such estimator", where="estimator", got=estimator, wanted=" | ".join(get_args(Estimator)))
+    if codes.ndim != 2 or known.ndim != 2 or len(codes) != len(known) or not known.shape[1]:
+        raise InputError(
+            "features and factors do not fit together",
+            where="features, factors",
+            got=f"shapes {codes.shape} and {known.shape}",
+            wanted="(rows, dimensions) and (rows, factors)",
+        )
+    single = [j for j in range(known.shape[1]) if len(np.unique(known[:, j])) < 2]
+    if single:
+        raise InputError("a factor has one class only", where=f"factors, column {single[0]}")
+    kept = None
+    if pca is not None:
+        if not 2 <= pca <= min(codes.shape):
+            raise InputError("no such number of dimensions", where="pca", got=pca, wanted=f"2 to {min(codes.shape)}")
+        rotation = PCA(pca, svd_solver="full").fit(codes)
+        codes, kept = rotation.transform(codes), float(rotation.explained_variance_ratio_.sum())
+    columns = [_importance(codes, known[:, j], estimator, seed) for j in range(known.shape[1])]
+    return from_importance(np.column_stack(columns), estimator=estimator, kept_variance=kept)
+
+
+def _importance(codes: NDArray[np.float64], classes: NDArray[np.generic], estimator: str, seed: int) -> ArrayLike:
+    """(dimensions,), not negative."""
+    if estimator == "l1_logistic":
+        spread = codes.std(axis=0)
+        scaled = (codes - codes.mean(axis=0)) / np.where(spread > 0, spread, 1)
+        model = LogisticRegression(l1_ratio=1.0, solver="saga", max_iter=10_000, random_state=seed)
+        coefficients: NDArray[np.float64] = np.abs(model.fit(scaled, classes).coef_).mean(axis=0)
+        return coefficients
+    forest = GradientBoostingClassifier if estimator == "gradient_boosting" else RandomForestClassifier
+    importances: NDArray[np.float64] = forest(random_state=seed).fit(codes, classes).feature_importances_
+    return importances
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over seeds and its 95 % interval (Student's t), in the unit of the values."""
+
+    mean: float
+    low: float
+    high: float
+    seeds: int
+
+
+def interval_over_seeds(values: Sequence[float]) -> Interval:
+    """One value per seed, at least two of them. Raises InputError."""
+    sample = np.asarray(values, dtype=np.float64)
+    if sample.ndim != 1 or len(sample) < 2 or not np.isfinite(sample).all():
+        raise InputError(
+            "an interval over seeds needs values of two seeds", where="values", got=f"{values}", wanted="2 or more"
+        )
+    mean, half = float(sample.mean()), float(student.ppf(0.975, len(sample) - 1) * sample.std(ddof=1))
+    half /= math.sqrt(len(sample))
+    return Interval(mean, mean - half, mean + half, len(sample))

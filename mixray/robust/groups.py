@@ -1,0 +1,186 @@
+"""Rows, the groups they belong to, and sums by group over all workers of a step.
+
+Everything robust here starts from two vectors: how many rows of each group a step has, and the sum of their losses.
+Both are sums, so parts of a batch and workers simply add up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from mixray.errors import InputError
+
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+NAMED_ROWS = 5
+"""At most so many rows are named in an error."""
+
+PerGroup = torch.Tensor | Sequence[float]
+
+
+def checked_ids(group_ids: torch.Tensor | Sequence[int], num_groups: int) -> torch.Tensor:
+    """Group ids as int64, shape (rows,). Raises InputError for another shape or dtype, and for ids that are no group.
+
+    Ids on the CPU are checked there; ids on a GPU make this process wait for it.
+    """
+    ids = torch.as_tensor(group_ids)
+    if ids.numel() == 0:
+        ids = ids.to(torch.int64)
+    if ids.ndim != 1 or ids.dtype not in INTEGERS:
+        raise InputError(
+            "group ids must be a vector of integers",
+            where="group_ids",
+            got=f"{ids.dtype} of shape {tuple(ids.shape)}",
+            wanted="an integer dtype, shape (rows,)",
+        )
+    unknown = ((ids < 0) | (ids >= num_groups)).nonzero().flatten()
+    if len(unknown):
+        rows = unknown[:NAMED_ROWS].tolist()
+        raise InputError(
+            f"{len(unknown)} of {len(ids)} rows belong to no group",
+            where="group_ids, rows " + ", ".join(map(str, rows)) + (", ..." if len(unknown) > NAMED_ROWS else ""),
+            got=[int(ids[row]) for row in rows],
+            wanted=f"ids from 0 to {num_groups - 1}: there are {num_groups} groups",
+        )
+    return ids.to(torch.int64)
+
+
+def checked_losses(losses: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """Losses as float32 or wider. Raises InputError where they are not one number per row of ``ids``."""
+    if losses.ndim != 1 or not losses.is_floating_point():
+        raise InputError(
+            "losses must be one number per row",
+            where="losses",
+            got=f"{losses.dtype} of shape {tuple(losses.shape)}",
+            wanted="a floating-point dtype, shape (rows,)",
+            remedy='ask the loss function for reduction="none"',
+        )
+    if len(losses) != len(ids):
+        raise InputError(
+            "losses and group ids must have the same length",
+            where="group_ids",
+            got=f"{len(ids)} ids for {len(losses)} losses",
+            wanted="one id per loss",
+        )
+    return losses.to(torch.promote_types(losses.dtype, torch.float32))
+
+
+def per_group(values: PerGroup, num_groups: int, where: str) -> torch.Tensor:
+    """Finite numbers, one per group, as float64 on the CPU."""
+    vector = torch.as_tensor(values, dtype=torch.float64).detach().cpu()
+    if vector.shape != (num_groups,) or not bool(vector.isfinite().all()):
+        raise InputError(
+            "a setting per group must be one finite number for each group",
+            where=where,
+            got=vector.tolist(),
+            wanted=f"{num_groups} finite numbers",
+        )
+    return vector
+
+
+def distribution(values: PerGroup | None, num_groups: int, where: str) -> torch.Tensor:
+    """Non-negative numbers made to sum to 1, float64 of shape (groups,); uniform where None."""
+    if values is None:
+        return torch.full((num_groups,), 1 / num_groups, dtype=torch.float64)
+    vector = per_group(values, num_groups, where)
+    if bool((vector < 0).any()) or float(vector.sum()) <= 0:
+        raise InputError(
+            "a distribution over groups must not be negative and must have a positive sum",
+            where=where,
+            got=vector.tolist(),
+        )
+    return vector / vector.sum()
+
+
+def training_rows(counts: PerGroup, num_groups: int) -> torch.Tensor:
+    """Training rows of each group, float64. Raises InputError, naming the group, where one has none."""
+    vector = per_group(counts, num_groups, "training_counts")
+    empty = (vector <= 0).nonzero().flatten().tolist()
+    if empty:
+        raise InputError(
+            "a group has no training rows",
+            where=f"training_counts, group {', '.join(map(str, empty))}",
+            got=vector.tolist(),
+            wanted="at least one row in every group",
+            remedy="leave the group out, or merge it with another one",
+        )
+    return vector
+
+
+def non_negative(value: float, where: str, *, infinite: bool = False) -> float:
+    """``value`` if it is a number >= 0; infinity only where it has a meaning."""
+    if not (value >= 0 and (infinite or value != float("inf"))):
+        raise InputError("a setting is not a number that it can be", where=where, got=value, wanted="a number >= 0")
+    return float(value)
+
+
+def sums_by_group(values: torch.Tensor, ids: torch.Tensor, num_groups: int) -> torch.Tensor:
+    """float64, shape (groups,): the sum of the values, shape (rows,), of each group's rows."""
+    sums = torch.zeros(num_groups, dtype=torch.float64, device=values.device)
+    return sums.index_add_(0, ids, values.detach().to(torch.float64))
+
+
+def counts_by_group(ids: torch.Tensor, num_groups: int) -> torch.Tensor:
+    """float64, shape (groups,): the rows of each group."""
+    return sums_by_group(torch.ones(len(ids), device=ids.device), ids, num_groups)
+
+
+def workers() -> int:
+    """How many workers share a step: those of the default torch process group, where there is one."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def over_workers(sums: torch.Tensor) -> torch.Tensor:
+    """Sums over all workers, the same bits on every one of them."""
+    if workers() > 1:
+        sums = sums.clone()
+        dist.all_reduce(sums)
+    return sums
+
+
+@dataclass
+class Step:
+    """An optimiser step that comes in parts: the ``counts`` of all of it, known first, and the ``sums`` so far.
+
+    counts: rows of each group, over all workers; sums: of their losses, on this worker; both float64, shape (groups,).
+    rows: rows that this worker announced; seen: rows whose losses it has given.
+    """
+
+    counts: torch.Tensor
+    sums: torch.Tensor
+    rows: int
+    seen: int = 0
+
+    @classmethod
+    def announced(cls, ids: torch.Tensor, num_groups: int) -> Step:
+        """``ids``: of this worker's rows in the whole step."""
+        counts = over_workers(counts_by_group(ids, num_groups))
+        return cls(counts, torch.zeros_like(counts), len(ids))
+
+    def add(self, values: torch.Tensor, ids: torch.Tensor) -> None:
+        self.sums = self.sums.to(values.device) + sums_by_group(values, ids, len(self.counts))
+        self.seen += len(ids)
+
+    def total(self) -> torch.Tensor:
+        """The sums over all workers. Raises InputError where rows were announced and did not come, or the reverse."""
+        if self.seen != self.rows:
+            raise InputError(
+                "a step's parts are not the rows that were announced for it",
+                where="group_ids",
+                got=f"losses of {self.seen} rows",
+                wanted=f"losses of {self.rows} rows",
+                remedy="begin each step with the group ids of all its micro-batches on this worker",
+            )
+        return over_workers(self.sums)
+
+
+def weighted_sum(losses: torch.Tensor, ids: torch.Tensor, row_weights: torch.Tensor) -> torch.Tensor:
+    """The sum of the rows' losses, times their group's ``row_weights`` (groups,), times the number of workers.
+
+    DistributedDataParallel takes the mean of the workers' gradients, so it finds the gradient of the joined batch.
+    """
+    weights = row_weights.to(losses.device, losses.dtype)[ids]
+    return (weights * losses).sum() * workers()
