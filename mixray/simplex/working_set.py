@@ -63,7 +63,8 @@ class WorkingSet:
         movable = np.flatnonzero(feasible.free)
         if movable.size <= self.size:
             return movable
-        gradient = point.loss_gradient
+        prices = np.zeros(feasible.groups) if point.proof is None else point.proof.group_prices
+        gradient = point.loss_gradient - prices @ feasible.member
         held = movable[shares[movable] > feasible.lower[movable]]
         unsettled = shares[held] * np.abs(gradient[held] - gradient @ shares)
         largest = held[np.argsort(-unsettled, kind="stable")[: self.size // 2]]

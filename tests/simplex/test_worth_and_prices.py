@@ -1,0 +1,194 @@
+"""What a source and a limit are worth: against solving again without the one and with the other loosened."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from mixray.simplex import (
+    CrossEntropy,
+    Documents,
+    FeasibleSet,
+    Group,
+    Mean,
+    Prior,
+    Problem,
+    Solution,
+    SquaredError,
+    Worst,
+    bootstrap,
+    effective_number,
+    interchangeable,
+    leave_one_out,
+    shadow_prices,
+    solve,
+    solve_problem,
+)
+
+Array = NDArray[np.float64]
+SOURCES = 5
+GOALS: dict[str, Any] = {
+    "one": Mean.of(None, 1),
+    "mean": Mean.of([1.0, 3.0], 2),
+    "worst": Worst.of(2),
+    "smooth worst": Worst.of(2, tau=0.05),
+}
+
+
+def table(seed: int, rows: int = 150) -> Array:
+    draw = np.random.default_rng(seed)
+    return draw.normal(-5, 1, (rows, SOURCES)) + np.array([1.2, 1.0, 0.5, 0.0, -0.5])[np.roll(range(SOURCES), seed)]
+
+
+def problem(goal: str, feasible: FeasibleSet, prior: Prior | None = None) -> Problem:
+    targets = 1 if goal == "one" else 2
+    objectives = tuple(CrossEntropy.from_log_probs(table(seed)) for seed in range(targets))
+    return Problem(objectives, feasible, GOALS[goal], prior)
+
+
+def best(of: Problem) -> Solution:
+    return solve_problem(of, tolerance=1e-13)
+
+
+Limits = dict[str, Any]
+LIMITED: dict[str, Limits] = {
+    "an upper bound": {"upper": [0.1, 0.3, 1, 1, 1]},
+    "a lower bound": {"lower": [0, 0, 0, 0.1, 0.05]},
+    "a group's cap": {"groups": [Group([0, 1], upper=0.4)]},
+    "a group's floor": {"groups": [Group([3, 4], lower=0.3)]},
+    "overlapping groups": {"groups": [Group([0, 1], upper=0.4), Group([1, 2], upper=0.35)]},
+    "all": {"upper": [0.2, 1, 1, 1, 1], "lower": [0, 0, 0, 0, 0.1], "groups": [Group([0, 1, 2], upper=0.7)]},
+    "a fixed share": {"lower": [0, 0.15, 0, 0, 0], "upper": [1, 0.15, 1, 1, 1]},
+}
+
+
+def loosened(limits: Limits, kind: str, place: int, by: float) -> Limits:
+    """The same limits, one of them wider."""
+    if kind in ("lower", "upper"):
+        values = list(limits[kind])
+        values[place] += by if kind == "upper" else -by
+        return limits | {kind: values}
+    groups = list(limits["groups"])
+    edge = "upper" if kind == "group_upper" else "lower"
+    groups[place] = replace(groups[place], **{edge: getattr(groups[place], edge) + (by if edge == "upper" else -by)})
+    return limits | {"groups": groups}
+
+
+@pytest.mark.parametrize("goal", GOALS)
+@pytest.mark.parametrize("name", LIMITED)
+def test_a_price_is_what_loosening_the_limit_brings(name: str, goal: str) -> None:
+    limits, step = LIMITED[name], 1e-6
+    here = best(problem(goal, FeasibleSet.of(SOURCES, **limits)))
+    prices = shadow_prices(here.point)
+    given = {"upper": "upper" in limits, "lower": "lower" in limits}
+    given |= {"group_lower": "groups" in limits, "group_upper": "groups" in limits}
+    priced = 0
+    for kind, there_is in given.items():
+        for place, price in enumerate(getattr(prices, kind) if there_is else []):
+            edge = (
+                limits[kind][place] if kind in limits else getattr(limits["groups"][place], kind.removeprefix("group_"))
+            )
+            if edge in (0.0, 1.0):
+                assert price == 0
+                continue
+            wider = best(problem(goal, FeasibleSet.of(SOURCES, **loosened(limits, kind, place, step))))
+            brought = (here.trace[-1, 0] - wider.trace[-1, 0]) / step
+            assert price == pytest.approx(brought, rel=0.02, abs=2e-4)
+            priced += price > 1e-3
+    assert priced >= 1
+
+
+def test_without_active_limits_there_are_no_prices() -> None:
+    prices = shadow_prices(best(problem("one", FeasibleSet.of(SOURCES, 0.0, 0.99))).point)
+    assert not prices.lower.any()
+    assert not prices.upper.any()
+
+
+def test_a_prior_is_part_of_the_price() -> None:
+    limits = {"upper": [0.2, 1, 1, 1, 1]}
+    pull = Prior.of([0.6, 0.1, 0.1, 0.1, 0.1], 0.3, SOURCES)
+    here = best(problem("one", FeasibleSet.of(SOURCES, **limits), pull))
+    wider = best(problem("one", FeasibleSet.of(SOURCES, **loosened(limits, "upper", 0, 1e-5)), pull))
+    assert shadow_prices(here.point).upper[0] == pytest.approx(
+        (here.trace[-1, 0] - wider.trace[-1, 0]) / 1e-5, rel=1e-3
+    )
+
+
+@pytest.mark.parametrize("goal", GOALS)
+def test_a_source_is_worth_what_solving_without_it_costs(goal: str) -> None:
+    feasible = FeasibleSet.of(SOURCES, [0, 0, 0, 0.05, 0])
+    here = best(problem(goal, feasible))
+    found = leave_one_out(here, tolerance=1e-12)
+    assert found[3] is None  # its lower bound needs it
+    for source, worth in enumerate(found):
+        if worth is None:
+            continue
+        upper = np.ones(SOURCES)
+        upper[source] = 0.0
+        without = best(problem(goal, FeasibleSet.of(SOURCES, feasible.lower, upper)))
+        assert worth.worth == pytest.approx(without.trace[-1, 0] - here.trace[-1, 0], abs=1e-9)
+        assert worth.weights[source] == 0
+        assert worth.interval is None
+    assert max(worth.worth for worth in found if worth) > 0.01
+
+
+def test_the_worths_interval_is_that_of_the_paired_documents() -> None:
+    here = best(problem("one", FeasibleSet.of(SOURCES)))
+    objective = here.point.problem.objectives[0]
+    assert isinstance(objective, CrossEntropy)
+    worth = leave_one_out(here, [Documents.of(objective.row_weights)], tolerance=1e-12)[0]
+    assert worth is not None
+    rises = 150 * (objective.row_losses(worth.weights) - objective.row_losses(here.weights))
+    half = 1.96 * rises.std(ddof=1) / np.sqrt(150)
+    assert worth.interval == pytest.approx((max(0, worth.worth - half), worth.worth + half), rel=1e-3)
+
+
+def test_the_only_source_cannot_be_left_out() -> None:
+    assert leave_one_out(solve(np.array([[-1.0], [-2.0]])), tolerance=1e-9) == [None]
+
+
+def test_the_effective_number_counts_equal_shares() -> None:
+    assert effective_number(np.full(7, 1 / 7)) == pytest.approx(7)
+    assert effective_number(np.array([1.0, 0.0])) == 1
+    assert 1 < effective_number(np.array([0.9, 0.1])) < 2
+
+
+def test_sources_with_nearly_the_same_rows_are_interchangeable_and_others_are_not() -> None:
+    log_probs = table(0)
+    log_probs[:, 3] = log_probs[:, 0] + np.random.default_rng(1).normal(0, 0.1, len(log_probs))
+    of = Problem((CrossEntropy.from_log_probs(log_probs),), FeasibleSet.of(SOURCES))
+    here = best(of)
+    pairs = interchangeable(here.point, bootstrap(of, here.weights, seed=0).replicate_shares)
+    assert [(pair.first, pair.second) for pair in pairs] == [(0, 3)]
+    assert pairs[0].correlation < -0.8
+
+
+def test_equal_columns_are_interchangeable_whatever_the_replicates_say() -> None:
+    log_probs = table(0)[:, [0, 1, 2, 0]]
+    of = Problem((CrossEntropy.from_log_probs(log_probs),), FeasibleSet.of(4))
+    here = best(of)
+    pairs = interchangeable(here.point, bootstrap(of, here.weights, seed=0, replicates=50).replicate_shares)
+    assert (0, 3) in [(pair.first, pair.second) for pair in pairs]
+
+
+def test_well_separated_sources_are_not_interchangeable() -> None:
+    separate = np.where(np.eye(3)[np.repeat(range(3), [400, 300, 300])] > 0, 0.0, -20.0)
+    of = Problem((CrossEntropy.from_log_probs(separate),), FeasibleSet.of(3))
+    here = best(of)
+    assert interchangeable(here.point, bootstrap(of, here.weights, seed=0).replicate_shares) == []
+
+
+def test_worth_and_prices_of_a_squared_error() -> None:
+    draw = np.random.default_rng(0)
+    predictions = draw.normal(size=(80, 3))
+    objective = SquaredError.from_predictions(predictions, predictions @ [0.7, 0.2, 0.1] + 0.1 * draw.normal(size=80))
+    here = best(Problem((objective,), FeasibleSet.of(3, None, [0.5, 1, 1])))
+    wider = best(Problem((objective,), FeasibleSet.of(3, None, [0.5 + 1e-5, 1, 1])))
+    assert shadow_prices(here.point).upper[0] == pytest.approx((here.loss - wider.loss) / 1e-5, rel=1e-3)
+    worth = leave_one_out(here, tolerance=1e-12)[0]
+    assert worth is not None
+    assert worth.worth > 0.1
