@@ -128,10 +128,11 @@ class FeasibleSet:
         return self.repair(self.box.nearest(log_shares + self.entropic_prices(log_shares) @ self.member))
 
     def repair(self, shares: Vector) -> Vector:
-        """The feasible point next to nearly feasible shares."""
+        """The feasible point next to given shares; where only rounding is wrong with them, it moves only that."""
         shares = self.box.repair(shares)
         sums = self.member @ shares
-        if ((sums >= self.group_lower - SUM_TOLERANCE) & (sums <= self.group_upper + SUM_TOLERANCE)).all():
+        summing = abs(shares.sum() - 1) <= SUM_TOLERANCE
+        if summing and ((sums >= self.group_lower - SUM_TOLERANCE) & (sums <= self.group_upper + SUM_TOLERANCE)).all():
             return shares
         sources = shares.size
         senses = np.zeros(sources + 1 + self.groups, np.int32)
