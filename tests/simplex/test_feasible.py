@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linprog
 
 from mixray.errors import InputError
-from mixray.simplex import FeasibleSet, Group
+from mixray.simplex import FeasibleSet, Group, solve
 
 Array = NDArray[np.float64]
 
@@ -170,6 +170,15 @@ def test_without_a_source_the_rest_of_the_limits_stand() -> None:
     assert (rest.lower.tolist(), rest.group_upper.tolist()) == ([0, 0, 0.1], [0.5])
     with pytest.raises(InputError, match="no mixture satisfies.*\n  got: source 0 . source 1 at most 0.5; source 2 at most 0;"):
         feasible.without(2)
+
+
+@pytest.mark.parametrize("group", [Group([0], upper=0.0), Group([1, 2], lower=1.0)], ids=["at 0", "the rest at 1"])
+def test_a_group_that_rules_a_source_out_does_so_exactly(group: Group) -> None:
+    # A share of 1e-13, which a sum would forgive, explains the first row 665 nats better than the other sources do.
+    log_probs = np.array([[0.0, -1000.0, -1500.0], [-900.0, -1.0, -2.0], [0.0, -1100.0, -1050.0]])
+    limited, forbidden = solve(log_probs, groups=[group]), solve(log_probs, upper=[0, 1, 1])
+    assert limited.weights[0] == 0
+    assert limited.loss == pytest.approx(forbidden.loss, abs=1e-8)
 
 
 # ----------------------------------------------------------------------------------------------------------- conflicts
