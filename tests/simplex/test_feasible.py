@@ -168,7 +168,9 @@ def test_without_a_source_the_rest_of_the_limits_stand() -> None:
     rest = feasible.without(0)
     assert rest.upper.tolist() == [0.0, 0.6, 0.6]
     assert (rest.lower.tolist(), rest.group_upper.tolist()) == ([0, 0, 0.1], [0.5])
-    with pytest.raises(InputError, match="no mixture satisfies.*\n  got: source 0 . source 1 at most 0.5; source 2 at most 0;"):
+    with pytest.raises(
+        InputError, match="no mixture satisfies.*\n  got: source 0 . source 1 at most 0.5; source 2 at most 0;"
+    ):
         feasible.without(2)
 
 
@@ -229,7 +231,9 @@ groups = st.builds(
     arrays(np.float64, SOURCES, elements=st.sampled_from([0.05, 0.3, 0.7, 1.0, 1.0])),
     st.lists(groups, max_size=3),
 )
-def test_a_conflict_is_named_by_constraints_that_are_all_needed(lower: Array, upper: Array, given_: list[Group]) -> None:
+def test_a_conflict_is_named_by_constraints_that_are_all_needed(
+    lower: Array, upper: Array, given_: list[Group]
+) -> None:
     every = [(np.eye(SOURCES)[k], "least", lower[k]) for k in range(SOURCES)]
     every += [(np.eye(SOURCES)[k], "most", upper[k]) for k in range(SOURCES)]
     for group in given_:
@@ -257,7 +261,9 @@ def test_conflicts_are_as_frequent_as_peace_in_the_property_above() -> None:
     for _ in range(100):
         group = Group([0, 1], *draw.choice([0.0, 0.1, 0.5, 0.9], 2))
         try:
-            FeasibleSet.of(SOURCES, draw.choice([0.0, 0.1, 0.3], SOURCES), draw.choice([0.3, 0.7, 1.0], SOURCES), [group])
+            FeasibleSet.of(
+                SOURCES, draw.choice([0.0, 0.1, 0.3], SOURCES), draw.choice([0.3, 0.7, 1.0], SOURCES), [group]
+            )
         except InputError:
             refused += 1
     assert 20 < refused < 80
@@ -313,7 +319,10 @@ def test_conflicts_name_the_sources_where_names_are_given() -> None:
         ({"groups": [Group([0], upper=1.2)]}, r"a group's limits are no shares\n  got: \[\[0.0, 1.2\]\]"),
         ({"groups": [Group([0], lower=-0.1)]}, "a group's limits are no shares"),
         ({"groups": [Group([0], lower=np.nan)]}, "a group's limits are no shares"),
-        ({"groups": [Group([0, 1], 0.5, 0.4)]}, "got: source 0 . source 1 at least 0.5; source 0 . source 1 at most 0.4"),
+        (
+            {"groups": [Group([0, 1], 0.5, 0.4)]},
+            "got: source 0 . source 1 at least 0.5; source 0 . source 1 at most 0.4",
+        ),
         ({"lower": [0, np.inf, 0]}, "lower: the bound of source 1 is no share\n  got: inf"),
         ({"upper": -0.1}, "upper: the bound of sources 0, 1, 2 is no share\n  got: -0.1"),
         ({"upper": [0.5, 0.5]}, r"upper: one bound per source is needed\n  got: shape \(2,\)\n  wanted: \(3,\)"),

@@ -36,7 +36,9 @@ def step_from(
     here, slopes = np.array(shares), np.atleast_2d(np.array(gradients, float))
     levels = np.zeros(len(slopes)) if values is None else np.array(values)
     every = np.arange(here.size)
-    evaluations = [Evaluation(value, slope, np.array(curvature, float)) for value, slope in zip(levels, slopes, strict=True)]
+    evaluations = [
+        Evaluation(value, slope, np.array(curvature, float)) for value, slope in zip(levels, slopes, strict=True)
+    ]
     feasible = FeasibleSet.of(here.size, lower, upper, groups or [])
     problem = Problem((), feasible, goal or Mean(np.ones(1)))
     return model_step(Point(problem, here, tuple(evaluations), every), feasible.lower, feasible.upper)

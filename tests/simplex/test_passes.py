@@ -51,7 +51,9 @@ def test_a_run_is_as_few_partial_sums_as_its_place_allows(first: int, count: int
     assert all(stop == start for (_, stop), (start, _) in zip(covered, covered[1:], strict=False))
     assert [int(term[0]) for *_, term in partials] == [stop - start for start, stop in covered]
     # Never two halves of one larger sum side by side.
-    assert not any(a == b and m % 2 == 0 and n == m + 1 for (a, m, _), (b, n, _) in zip(partials, partials[1:], strict=False))
+    assert not any(
+        a == b and m % 2 == 0 and n == m + 1 for (a, m, _), (b, n, _) in zip(partials, partials[1:], strict=False)
+    )
 
 
 @pytest.mark.parametrize("sources", [1, 7, 100, 2000, 10**6])

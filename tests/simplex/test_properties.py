@@ -129,13 +129,12 @@ def test_the_optimality_conditions_hold_at_the_end(problem: Problem) -> None:
     assert found.status == 0
     at_lower, at_upper = found.lower.marginals, found.upper.marginals
     sums = found.ineqlin.marginals if feasible.groups else np.zeros(0)
-    open_ = feasible.free  # where two limits meet, the sign says nothing
-    assert (at_lower[open_] >= -1e-9).all()
-    assert (at_upper[open_] <= 1e-9).all()
-    assert (sums <= 1e-9).all()
+    scale = 1 + np.abs(point.gradient).max()
+    assert (at_lower >= -1e-7 * scale).all()
+    assert (at_upper <= 1e-7 * scale).all()
+    assert (sums <= 1e-7 * scale).all()
     multipliers = at_lower + at_upper + found.eqlin.marginals[0]
     priced = sums[: feasible.groups] - sums[feasible.groups :]
-    scale = 1 + np.abs(point.gradient).max()
     np.testing.assert_allclose(multipliers + priced @ member, point.gradient, atol=1e-9 * scale)
     slack = at_lower @ (point.shares - feasible.lower) + at_upper @ (point.shares - feasible.upper)
     slack += sums[feasible.groups :] @ (feasible.group_lower - member @ point.shares)
@@ -221,11 +220,15 @@ def changed(problem: Problem, kind: str, seed: int) -> tuple[Problem, float]:
     if kind == "sources permuted":
         order = draw.permutation(problem.sources)
         moved = [
-            replace(t, likelihood=t.likelihood[:, order]) if isinstance(t, CrossEntropy) else replace(t, errors=t.errors[:, order])
+            replace(t, likelihood=t.likelihood[:, order])
+            if isinstance(t, CrossEntropy)
+            else replace(t, errors=t.errors[:, order])
             for t in targets
         ]
         old, prior = problem.feasible, problem.prior
-        feasible = FeasibleSet(old.lower[order], old.upper[order], old.member[:, order], old.group_lower, old.group_upper)
+        feasible = FeasibleSet(
+            old.lower[order], old.upper[order], old.member[:, order], old.group_lower, old.group_upper
+        )
         pull = None if prior is None else Prior(prior.shares[order], prior.strength)
         return Problem(tuple(moved), feasible, problem.goal, pull), 0.0
     found, shift = [], np.zeros(len(targets))
@@ -247,7 +250,9 @@ def changed(problem: Problem, kind: str, seed: int) -> tuple[Problem, float]:
             signs = draw.choice([-1.0, 1.0], target.rows) if kind == "rows scaled" else np.ones(target.rows)
             found.append(replace(target, **{table: (target.errors * signs[:, None, None])[rows]}, row_weights=weights))
     if isinstance(problem.goal, Worst):  # offsets take the constants back
-        return replace(problem, objectives=tuple(found), goal=replace(problem.goal, offsets=problem.goal.offsets + shift)), 0.0
+        return replace(
+            problem, objectives=tuple(found), goal=replace(problem.goal, offsets=problem.goal.offsets + shift)
+        ), 0.0
     return replace(problem, objectives=tuple(found)), float(problem.goal.target_weights(shift) @ shift)
 
 
