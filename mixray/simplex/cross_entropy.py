@@ -140,8 +140,11 @@ class CrossEntropy:
         return evaluations(total(summed(parts)), 0.0, len(points), self.sources, None)
 
     def row_losses(self, source_shares: Vector) -> Vector:
-        mixed = np.maximum(self.likelihood @ source_shares, FLOOR)
-        return -self.row_weights * (np.log(mixed) + self.row_max)
+        """inf for a row that counts and cannot occur, or is some 700 nats less likely than under its best source."""
+        counts = self.row_weights > 0
+        with np.errstate(divide="ignore"):  # log 0 = -inf is meant
+            mixed = np.log(np.where(counts, self.likelihood @ source_shares, 1.0))
+        return -self.row_weights * (mixed + self.row_max)
 
 
 def cross_entropy_sums(

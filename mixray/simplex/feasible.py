@@ -8,7 +8,7 @@ the certificate holds however the prices were found.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import daqp
@@ -77,7 +77,9 @@ class FeasibleSet:
             raise InputError("a group's limits are no shares", got=limits.tolist(), wanted="0 to 1")
         found = cls(low, high, member, limits[:, 0], limits[:, 1])
         found._refuse_conflicts(names or [f"source {source}" for source in range(sources)])
-        return found
+        # A group at 0, or the rest of one at 1: exactly 0, not within rounding, which for long documents is not the same.
+        nothing = (member[limits[:, 1] == 0] > 0).any(axis=0) | (member[limits[:, 0] == 1] == 0).any(axis=0)
+        return replace(found, upper=np.where(nothing, 0.0, high))
 
     @property
     def box(self) -> Box:
@@ -129,10 +131,11 @@ class FeasibleSet:
         return self.repair(self.box.nearest(log_shares + self.entropic_prices(log_shares) @ self.member))
 
     def repair(self, shares: Vector) -> Vector:
-        """The feasible point next to nearly feasible shares."""
+        """The feasible point next to given shares; where only rounding is wrong with them, it moves only that."""
         shares = self.box.repair(shares)
         sums = self.member @ shares
-        if ((sums >= self.group_lower - SUM_TOLERANCE) & (sums <= self.group_upper + SUM_TOLERANCE)).all():
+        summing = abs(shares.sum() - 1) <= SUM_TOLERANCE
+        if summing and ((sums >= self.group_lower - SUM_TOLERANCE) & (sums <= self.group_upper + SUM_TOLERANCE)).all():
             return shares
         sources = shares.size
         senses = np.zeros(sources + 1 + self.groups, np.int32)

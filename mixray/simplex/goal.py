@@ -95,7 +95,8 @@ class Worst:
         top = float(above.max())
         if self.tau == 0:
             return top
-        return top + self.tau * float(np.log(self.prior @ np.exp((above - top) / self.tau)))
+        # log1p and expm1: at a large tau the sum is nearly 1, and tau times its rounding would drown the last rounds.
+        return top + self.tau * float(np.log1p(self.prior @ np.expm1((above - top) / self.tau)))
 
     def target_weights(self, losses: Vector) -> Vector:
         above = losses - self.offsets

@@ -41,13 +41,20 @@ class Prior:
         """The second derivative's diagonal."""
         return self.strength / np.maximum(source_shares, SMALLEST_SHARE)
 
-    def least(self, gradient: Vector, feasible: FeasibleSet) -> float:
-        """A lower bound on ``<gradient, shares> + value(shares)`` over the set, exact but for the groups' prices."""
+    def least(self, gradient: Vector, feasible: FeasibleSet, group_prices: Vector | None = None) -> float:
+        """A lower bound on ``<gradient, shares> + value(shares)`` over the set, exact but for the groups' prices.
+
+        ``group_prices``: prices to try besides those found here, which are poor where the pull is weak.
+        """
         log_shares_ = log_shares(self.shares) - gradient / self.strength
         if not feasible.groups:
-            best = feasible.box.nearest(log_shares_)
-            return float(gradient @ best) + self.value(best)
-        prices = feasible.entropic_prices(log_shares_)
+            return self._priced_least(gradient, log_shares_, np.zeros(0), feasible)
+        trials = [feasible.entropic_prices(log_shares_)]
+        trials += [] if group_prices is None else [group_prices / self.strength]
+        return max(self._priced_least(gradient, log_shares_, prices, feasible) for prices in trials)
+
+    def _priced_least(self, gradient: Vector, log_shares_: Vector, prices: Vector, feasible: FeasibleSet) -> float:
+        """What prices on the groups' sums, in units of the strength, prove."""
         best = feasible.box.nearest(log_shares_ + prices @ feasible.member)
         paid = feasible.support(prices) - float(prices @ (feasible.member @ best))
         return float(gradient @ best) + self.value(best) + self.strength * paid

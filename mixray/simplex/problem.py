@@ -144,7 +144,7 @@ class Point:
         gradient = target_weights @ self.jacobian
         here = float(gradient @ self.shares)
         if problem.prior is not None:
-            least = problem.prior.least(gradient, problem.feasible)
+            least = problem.prior.least(gradient, problem.feasible, group_prices)
             above = here + problem.prior.value(self.shares) - least
         else:
             least = problem.feasible.linear_bound(gradient, group_prices)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
@@ -10,7 +12,10 @@ import pytest
 from numpy.typing import NDArray
 
 from mixray.errors import InputError
-from mixray.simplex import bootstrap, mixture_loss, solve
+from mixray.simplex import (
+    Bootstrap, CrossEntropy, Documents, FeasibleSet, Goal, Group, Mean, Prior, Problem, SquaredError, Worst,
+    bootstrap, mixture_loss, solve_problem,
+)  # fmt: skip
 
 Array = NDArray[np.float64]
 
@@ -28,95 +33,141 @@ def blurred(seed: int, documents: int = 300, sources: int = 4) -> Array:
     return draw.normal(-30, 1.5, (documents, sources)) + np.linspace(0, 1.5, sources)
 
 
+def of_table(log_probs: Array, row_weights: Any = None) -> Problem:
+    return Problem((CrossEntropy.from_log_probs(log_probs, row_weights),), FeasibleSet.of(log_probs.shape[1]))
+
+
+def several(seed: int, goal: Goal, **options: Any) -> Problem:
+    """Three targets of 200, 250 and 300 documents, each with a favourite source."""
+    draw = np.random.default_rng(seed)
+    tables = [draw.normal(-30, 1.5, (200 + 50 * t, 4)) + np.eye(3, 4)[t] for t in range(3)]
+    options = {"feasible": FeasibleSet.of(4)} | options
+    return Problem(tuple(CrossEntropy.from_log_probs(table) for table in tables), goal=goal, **options)
+
+
+def regression(seed: int) -> Problem:
+    draw = np.random.default_rng(seed)
+    predictions = draw.normal(size=(300, 4, 2))
+    truth = np.einsum("rko,k->ro", predictions, [0.5, 0.3, 0.2, 0.0]) + draw.normal(0, 0.5, (300, 2))
+    return Problem((SquaredError.from_predictions(predictions, truth),), FeasibleSet.of(4))
+
+
 def test_intervals_of_proportions_are_those_of_the_binomial() -> None:
-    found = bootstrap(disjoint(1000), SHARES, seed=0, replicates=2000)
+    found = bootstrap(of_table(disjoint(1000)), SHARES, seed=0, replicates=2000)
     half_widths = 1.96 * np.sqrt(SHARES * (1 - SHARES) / 1000)
     np.testing.assert_allclose(found.interval, np.stack([SHARES - half_widths, SHARES + half_widths], 1), atol=2.5e-3)
     assert found.documents == 1000
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"upper": [0.3, 1, 1, 1], "lower": [0, 0.1, 0, 0]},
-        {"prior": [0.1, 0.2, 0.3, 0.4], "prior_strength": 0.05},
-    ],
-    ids=["free", "bounds", "prior"],
-)
-def test_every_replicate_is_the_optimum_of_its_draw(options: dict[str, Any]) -> None:
-    log_probs = blurred(1)
-    found = bootstrap(log_probs, solve(log_probs, **options).weights, seed=5, replicates=8, **options)
-    generator = np.random.default_rng(5)
-    for shares in found.replicate_shares:
-        drawn = np.bincount(generator.integers(300, size=300), minlength=300)
-        again = solve(log_probs, row_weights=drawn / 300, **options)
-        assert abs(shares.sum() - 1) <= 1e-12
-        np.testing.assert_allclose(shares, again.weights, atol=5e-3)
-    assert found.gap <= 1e-3 / np.sqrt(300)
+PROBLEMS: dict[str, Callable[[], Problem]] = {
+    "one target": lambda: of_table(blurred(1)),
+    "bounds": lambda: replace(of_table(blurred(1)), feasible=FeasibleSet.of(4, [0, 0.1, 0, 0], [0.3, 1, 1, 1])),
+    "groups": lambda: replace(
+        of_table(blurred(1)), feasible=FeasibleSet.of(4, None, None, [Group([2, 3], upper=0.6), Group([0, 2], 0.3)])
+    ),
+    "prior": lambda: replace(of_table(blurred(1)), prior=Prior.of([0.1, 0.2, 0.3, 0.4], 0.05, 4)),
+    "squared error": lambda: regression(1),
+    "weighted sum": lambda: several(1, Mean.of([0.5, 0.2, 0.1], 3)),
+    "weighted sum, groups": lambda: several(
+        1, Mean.of(None, 3), feasible=FeasibleSet.of(4, None, None, [Group([0, 1], upper=0.5)])
+    ),
+    "worst": lambda: several(1, Worst.of(3, [0.0, 0.1, 0.0])),
+    "worst, tau 0.1": lambda: several(1, Worst.of(3, None, [0.5, 0.3, 0.2], 0.1)),
+    "worst, tau 5": lambda: several(1, Worst.of(3, None, [0.5, 0.3, 0.2], 5.0)),
+    "worst, prior": lambda: several(1, Worst.of(3, tau=0.1), prior=Prior.of(None, 0.05, 4)),
+}
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_every_replicate_is_the_optimum_of_its_draw(name: str) -> None:
+    problem = PROBLEMS[name]()
+    shares = solve_problem(problem).weights
+    found = bootstrap(problem, shares, seed=5, replicates=8)
+    generator, targets = np.random.default_rng(5), problem.objectives
+    counts = [target.rows for target in targets]
+    weight = float(problem.at(shares).target_weights.sum())
+    for replicate in found.replicate_shares:
+        drawn = [np.bincount(generator.integers(n, size=n), minlength=n) for n in counts]
+        resampled = [t.reweighted(times / times.sum()) for t, times in zip(targets, drawn, strict=True)]  # type: ignore[attr-defined]
+        own = replace(problem, objectives=tuple(resampled))
+        best = solve_problem(own)
+        assert abs(replicate.sum() - 1) <= 1e-12
+        assert own.at(replicate).value <= best.point.value + found.gap + 1e-10
+        np.testing.assert_allclose(replicate, best.weights, atol=1e-2)
+    assert found.gap <= 1e-3 * weight / np.sqrt(min(counts))
+    assert found.documents == sum(counts)
 
 
 def test_rows_of_a_document_are_drawn_together() -> None:
     # Ten windows a document, all alike: as uncertain as the documents are, not ten times surer.
     documents = disjoint(100)
-    alone = bootstrap(documents, SHARES, seed=0)
-    together = bootstrap(
-        np.repeat(documents, 10, axis=0),
-        SHARES,
-        seed=0,
-        document_ids=np.repeat(np.arange(100), 10),
-        token_counts=[7] * 1000,
-    )
+    alone = bootstrap(of_table(documents), SHARES, seed=0)
+    windows = of_table(np.repeat(documents, 10, axis=0))
+    drawn = Documents.of(windows.objectives[0].row_weights, np.repeat(np.arange(100), 10), [7] * 1000)  # type: ignore[attr-defined]
+    together = bootstrap(windows, SHARES, seed=0, documents=[drawn])
     assert together.documents == 100
     np.testing.assert_allclose(together.replicate_shares, alone.replicate_shares, atol=1e-3)
 
 
 def test_the_gain_is_that_of_the_given_mixture() -> None:
     log_probs = blurred(2)
-    shares, balanced = solve(log_probs).weights, np.full(4, 0.25)
-    found = bootstrap(log_probs, shares, seed=0, baselines={"balanced": balanced, "itself": shares})
+    problem = of_table(log_probs)
+    shares, balanced = solve_problem(problem).weights, np.full(4, 0.25)
+    found = bootstrap(problem, shares, seed=0, baselines={"balanced": balanced, "itself": shares})
     low, high = found.gain["balanced"]
     assert 0 < low < mixture_loss(log_probs, balanced) - mixture_loss(log_probs, shares) < high
     assert found.gain["itself"] == (0.0, 0.0)
 
 
+@pytest.mark.parametrize("name", ["weighted sum", "worst", "worst, tau 0.1", "squared error"])
+def test_the_gain_is_a_difference_of_the_goals(name: str) -> None:
+    problem = PROBLEMS[name]()
+    shares, balanced = solve_problem(problem).weights, np.full(4, 0.25)
+    gain = bootstrap(problem, shares, seed=3, replicates=1, baselines={"balanced": balanced}).gain["balanced"]
+    generator = np.random.default_rng(3)
+    drawn = [np.bincount(generator.integers(t.rows, size=t.rows), minlength=t.rows) for t in problem.objectives]
+    resampled = [t.reweighted(times / times.sum()) for t, times in zip(problem.objectives, drawn, strict=True)]  # type: ignore[attr-defined]
+    own = replace(problem, objectives=tuple(resampled))
+    assert gain == pytest.approx([own.at(balanced).loss - own.at(shares).loss] * 2, abs=1e-10)
+
+
 def test_a_replicates_gain_is_per_token_of_its_own_documents() -> None:
     # One long document and many short ones, token weighting: every document gains one nat per token.
-    tokens = np.array([1000] + [10] * 20)
-    log_probs = np.stack([-1.0 * tokens, -2.0 * tokens], axis=1)
+    tokens = np.array([100] + [1] * 20)
     weights = np.full(21, 1 / tokens.sum())
-    arguments: dict[str, Any] = {"row_weights": weights, "baselines": {"worse": [0.0, 1.0]}, "seed": 0}
-    per_token = bootstrap(log_probs, [1.0, 0.0], token_counts=tokens, **arguments)
+    problem = of_table(np.stack([-1.0 * tokens, -2.0 * tokens], axis=1), weights)
+    arguments: dict[str, Any] = {"baselines": {"worse": [0.0, 1.0]}, "seed": 0}
+    per_token = bootstrap(problem, [1.0, 0.0], documents=[Documents.of(weights, None, tokens)], **arguments)
     assert per_token.gain["worse"] == pytest.approx((1.0, 1.0), rel=1e-12)
-    unscaled = bootstrap(log_probs, [1.0, 0.0], **arguments)
-    assert unscaled.gain["worse"][0] < 0.5
+    assert bootstrap(problem, [1.0, 0.0], **arguments).gain["worse"][0] < 0.5
 
 
-def test_the_same_seed_gives_the_same_bits() -> None:
-    log_probs = blurred(3)
-    shares = solve(log_probs).weights
-    first, second, other = (bootstrap(log_probs, shares, seed=seed, replicates=20) for seed in (1, 1, 2))
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_the_same_seed_gives_the_same_bits(name: str) -> None:
+    problem = PROBLEMS[name]()
+    shares = solve_problem(problem).weights
+    first, second, other = (bootstrap(problem, shares, seed=seed, replicates=4) for seed in (1, 1, 2))
     assert first.replicate_shares.tobytes() == second.replicate_shares.tobytes()
     assert first.replicate_shares.tobytes() != other.replicate_shares.tobytes()
 
 
-def test_batches_change_the_memory_and_not_the_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    log_probs = blurred(4)
-    shares = solve(log_probs).weights
-    whole = bootstrap(log_probs, shares, seed=1, replicates=20)
+@pytest.mark.parametrize("name", ["one target", "worst, tau 0.1"])
+def test_batches_change_the_memory_and_not_the_draws(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = PROBLEMS[name]()
+    shares = solve_problem(problem).weights
+    whole = bootstrap(problem, shares, seed=1, replicates=20)
     monkeypatch.setattr(import_module("mixray.simplex.bootstrap"), "BATCH_ENTRIES", 2000)
-    np.testing.assert_allclose(
-        bootstrap(log_probs, shares, seed=1, replicates=20).replicate_shares, whole.replicate_shares, atol=1e-9
-    )
+    again: Bootstrap = bootstrap(problem, shares, seed=1, replicates=20)
+    np.testing.assert_allclose(again.replicate_shares, whole.replicate_shares, atol=1e-9)
 
 
 def test_documents_without_weight_never_leave_a_replicate_empty() -> None:
-    found = bootstrap(np.log([[0.9, 0.1], [0.2, 0.8]]), [1.0, 0.0], seed=0, row_weights=[1.0, 0.0])
+    found = bootstrap(of_table(np.log([[0.9, 0.1], [0.2, 0.8]]), [1.0, 0.0]), [1.0, 0.0], seed=0)
     np.testing.assert_allclose(found.interval, [[1, 1], [0, 0]], atol=1e-6)
 
 
 def test_a_source_that_a_replicate_never_sees_gets_no_share_in_it() -> None:
-    found = bootstrap(disjoint(10), SHARES, seed=0, replicates=400)
+    found = bootstrap(of_table(disjoint(10)), SHARES, seed=0, replicates=400)
     assert found.interval[2, 0] == pytest.approx(0, abs=1e-4)
     assert found.interval[0, 1] < 1
 
@@ -124,14 +175,25 @@ def test_a_source_that_a_replicate_never_sees_gets_no_share_in_it() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"replicates": 0}, "bootstrap: no replicates\n  got: 0"),
-        ({"document_ids": [1, 2]}, r"document_ids: one per row is needed"),
-        ({"token_counts": [1, 2]}, r"token_counts: one whole number per row is needed\n.*\n  wanted: \(10,\)"),
+        ({"replicates": 0}, "bootstrap: no replicates\n  got: 0\n  wanted: >= 1"),
+        ({"source_shares": [0.5, 0.5]}, "source_shares: these are no shares"),
         ({"baselines": {"natural": [0.0, 0.5, 0.5]}}, "baseline 'natural' gives some rows probability 0"),
-        ({"baselines": {"natural": [0.5, 0.6]}}, "these are no shares"),
-        ({"row_weights": [1.0]}, "row_weights: one weight per row"),
+        ({"baselines": {"natural": [0.5, 0.6, 0.0]}}, "baseline natural: these are no shares"),
     ],
 )
 def test_refusals(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        bootstrap(disjoint(10), SHARES, **{"seed": 0} | arguments)
+        bootstrap(**{"problem": of_table(disjoint(10)), "source_shares": SHARES, "seed": 0} | arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"document_ids": [1, 2]}, r"document_ids: one per row is needed\n  got: shape \(2,\)\n  wanted: \(10,\)"),
+        ({"token_counts": [1, 2]}, r"token_counts: one whole number per row is needed\n.*\n  wanted: \(10,\)"),
+        ({"token_counts": [0] * 10}, "token_counts: no tokens in rows 0, 1, 2"),
+    ],
+)
+def test_refusals_of_documents(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Documents.of(np.full(10, 0.1), **arguments)

@@ -1,97 +1,175 @@
-"""The quadratic step, its line search, and what happens when the quadratic solver gives up."""
+"""Newton's quadratic model by hand, and what happens when the quadratic solver gives up."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import daqp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mixray.simplex import newton, solve
-from mixray.simplex.newton import newton_direction, search
+from mixray.simplex import (
+    CrossEntropy, Evaluation, FeasibleSet, Goal, Group, Mean, Point, Problem, SquaredError, Worst, quadratic, solve,
+)  # fmt: skip
+from mixray.simplex.quadratic import Step, model_step
 
 Array = NDArray[np.float64]
-
-
-class Parabola:
-    """``a t^2 / 2 + b t + c``, as a line search meets it."""
-
-    def __init__(self, a: float, b: float, c: float) -> None:
-        self.a, self.b, self.c = a, b, c
-
-    def value(self, position: float) -> float:
-        return self.a * position**2 / 2 + self.b * position + self.c
-
-    def slope(self, position: float) -> float:
-        return self.a * position + self.b
-
-
-def test_the_direction_of_a_quadratic_by_hand() -> None:
-    # min -d1 + (d1^2 + d2^2) / 2 with d1 + d2 = 0: d1 = 1/2; a bound of 0.2 cuts it.
-    gradient, curvature, wide = np.array([-1.0, 0.0]), np.eye(2), np.ones(2)
-    np.testing.assert_allclose(newton_direction(gradient, curvature, -wide, wide), [0.5, -0.5], atol=1e-8)
-    assert newton_direction(gradient, curvature, -wide, np.array([0.2, 1.0])).tolist() == [0.2, -0.2]  # type: ignore[union-attr]
-
-
-def test_curvature_and_gradient_along_the_sum_change_nothing() -> None:
-    draw = np.random.default_rng(0)
-    half = draw.normal(size=(6, 4))
-    gradient, lower, upper = draw.normal(size=4), np.full(4, -0.1), np.full(4, 0.1)
-    plain = newton_direction(gradient, half.T @ half, lower, upper)
-    moved = newton_direction(gradient + 1e3, half.T @ half + 1e3, lower, upper)
-    np.testing.assert_allclose(moved, plain, atol=1e-9)
-
-
-@pytest.mark.parametrize("curvature", [np.zeros((3, 3)), np.full((3, 3), 2.0)])
-def test_without_curvature_the_step_goes_to_the_bounds(curvature: Array) -> None:
-    direction = newton_direction(np.array([3.0, 2.0, 1.0]), curvature, np.full(3, -0.5), np.full(3, 0.5))
-    np.testing.assert_allclose(direction, [-0.5, 0.0, 0.5], atol=1e-8)
-
-
-def test_there_is_no_direction_where_nothing_can_or_should_move() -> None:
-    fixed = np.array([0.0, 0.0, 0.5])
-    assert newton_direction(np.arange(3.0), np.eye(3), -fixed, fixed) is None
-    assert newton_direction(np.ones(3), np.zeros((3, 3)), -np.ones(3), np.ones(3)) is None
-
-
-@pytest.mark.parametrize(
-    ("parabola", "least", "most"),
-    [
-        (Parabola(0, -1, 3), 1.0, 1.0),  # downhill all the way
-        (Parabola(1, -0.9, 3), 1.0, 1.0),  # a little past the minimum
-        (Parabola(10, -1, 3), 0.07, 0.1),  # far past it: back to just before 0.1
-        (Parabola(0, 1, 3), 0.0, 0.0),  # uphill
-        (Parabola(0, 1e-12, 1e9), 1.0, 1.0),  # below what values resolve
-    ],
-)
-def test_the_line_search(parabola: Parabola, least: float, most: float) -> None:
-    assert least <= search(parabola, parabola.c) <= most
-
 
 LOG_PROBS = np.random.default_rng(0).normal(-5, 2, (60, 4))
 
 
-def test_a_larger_ridge_is_tried_when_the_quadratic_solver_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+def step_from(
+    shares: list[float],
+    gradients: Any,
+    curvature: Any,
+    goal: Goal | None = None,
+    values: Any = None,
+    groups: list[Group] | None = None,
+    lower: Any = None,
+    upper: Any = None,
+) -> Step | None:
+    """The step from a point whose losses, gradients and (one) curvature are given."""
+    here, slopes = np.array(shares), np.atleast_2d(np.array(gradients, float))
+    levels = np.zeros(len(slopes)) if values is None else np.array(values)
+    every = np.arange(here.size)
+    evaluations = [
+        Evaluation(value, slope, np.array(curvature, float)) for value, slope in zip(levels, slopes, strict=True)
+    ]
+    feasible = FeasibleSet.of(here.size, lower, upper, groups or [])
+    problem = Problem((), feasible, goal or Mean(np.ones(1)))
+    return model_step(Point(problem, here, tuple(evaluations), every), feasible.lower, feasible.upper)
+
+
+def test_the_step_of_a_quadratic_by_hand() -> None:
+    # min -d1 + (d1^2 + d2^2) / 2 with d1 + d2 = 0: d1 = 1/2, by which it falls by 1/4; an upper bound cuts it.
+    found = step_from([0.5, 0.5], [-1, 0], np.eye(2))
+    assert found is not None
+    np.testing.assert_allclose(found.direction, [0.5, -0.5], atol=1e-8)
+    assert found.predicted == pytest.approx(0.25, abs=1e-8)
+    cut = step_from([0.5, 0.5], [-1, 0], np.eye(2), upper=0.7)
+    assert cut is not None
+    assert cut.direction == pytest.approx([0.2, -0.2], abs=1e-15)
+
+
+def test_a_group_cuts_the_step_and_has_its_price() -> None:
+    # As above with d1 <= 0.1: the slope that is left, -1 + 2 x 0.1, is what loosening the limit would bring.
+    found = step_from([0.5, 0.5], [-1, 0], np.eye(2), groups=[Group([0], upper=0.6)])
+    assert found is not None
+    np.testing.assert_allclose(found.direction, [0.1, -0.1], atol=1e-9)
+    assert found.proof.group_prices == pytest.approx([-0.8], abs=1e-6)
+
+
+def test_the_step_of_the_plain_maximum_by_hand() -> None:
+    # max(-d, d) + d^2 is least at 0 where both targets count alike; with the first ahead by 0.4, at d = 0.2.
+    even = step_from([0.5, 0.5], [[-0.5, 0.5], [0.5, -0.5]], np.eye(2), Worst.of(2), [0.0, 0.0])
+    ahead = step_from([0.5, 0.5], [[-0.5, 0.5], [0.5, -0.5]], np.eye(2), Worst.of(2), [0.4, 0.0])
+    assert even is not None
+    assert ahead is not None
+    np.testing.assert_allclose(even.direction, 0, atol=1e-7)
+    np.testing.assert_allclose(even.proof.target_weights, [0.5, 0.5], atol=1e-6)
+    np.testing.assert_allclose(ahead.direction, [0.2, -0.2], atol=1e-7)
+    # Stationary: -pi_1 + pi_2 + 2 d = 0 with d = 0.2.
+    np.testing.assert_allclose(ahead.proof.target_weights, [0.7, 0.3], atol=1e-6)
+
+
+def test_curvature_and_gradient_along_the_sum_change_nothing() -> None:
+    draw = np.random.default_rng(0)
+    half, slope = draw.normal(size=(6, 4)), draw.normal(size=4)
+    plain = step_from([0.25] * 4, slope, half.T @ half)
+    moved = step_from([0.25] * 4, slope + 1e3, half.T @ half + 1e3)
+    assert plain is not None
+    assert moved is not None
+    np.testing.assert_allclose(moved.direction, plain.direction, atol=1e-9)
+
+
+@pytest.mark.parametrize("curvature", [np.zeros((3, 3)), np.full((3, 3), 2.0)])
+def test_without_curvature_the_step_goes_to_the_bounds(curvature: Array) -> None:
+    found = step_from([1 / 3] * 3, [3, 2, 1], curvature, upper=[1, 1, 0.8])
+    assert found is not None
+    np.testing.assert_allclose(found.direction[2], 0.8 - 1 / 3, atol=1e-8)
+    assert found.direction[0] == pytest.approx(-1 / 3, abs=1e-8)
+
+
+def test_there_is_no_step_where_nothing_can_or_should_move() -> None:
+    assert step_from([0.3, 0.3, 0.4], [0, 1, 2], np.eye(3), lower=[0.3, 0.3, 0], upper=[0.3, 0.3, 1]) is None
+    assert step_from([0.3, 0.3, 0.4], [1, 1, 1], np.zeros((3, 3))) is None
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 2**32 - 1), st.booleans())
+def test_the_step_of_a_squared_error_is_its_minimiser(seed: int, grouped: bool) -> None:
+    draw = np.random.default_rng(seed)
+    feasible = FeasibleSet.of(4, None, None, [Group([0, 1], 0.2, 0.6)] if grouped else [])
+    objective = SquaredError.from_predictions(draw.normal(size=(20, 4)), draw.normal(size=20))
+    problem = Problem((objective,), feasible)
+    start = problem.at(feasible.nearest(draw.normal(0, 2, 4)), np.arange(4))
+    found = model_step(start, feasible.lower, feasible.upper)
+    assert found is not None
+    arrived = problem.at(feasible.repair(start.shares + found.direction), np.arange(4), found.proof)
+    assert arrived.gap <= 1e-8
+    assert start.value - arrived.value == pytest.approx(found.predicted, abs=1e-8)
+
+
+@pytest.mark.parametrize("groups", [[], [Group([0, 1], upper=0.3)]], ids=["free", "group"])
+def test_a_larger_ridge_is_tried_when_the_quadratic_solver_fails(
+    groups: list[Group], monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked, real = [], daqp.solve
+    expected = solve(LOG_PROBS, groups=groups)
 
     def fails_at_first(hessian: Array, *arguments: Any, **settings: Any) -> Any:
         asked.append(hessian)
         found, value, flag, info = real(hessian, *arguments, **settings)
         return found, value, -1 if len(asked) % 2 else flag, info
 
-    expected = solve(LOG_PROBS)
-    monkeypatch.setattr(newton.daqp, "solve", fails_at_first)
-    solution = solve(LOG_PROBS)
+    monkeypatch.setattr(quadratic.daqp, "solve", fails_at_first)
+    monkeypatch.setattr(FeasibleSet, "repair", lambda self, shares: self.box.repair(shares))  # it asks daqp too
+    solution = solve(LOG_PROBS, groups=groups)
     assert solution.status == "converged"
     assert len(asked) > 2
     np.testing.assert_allclose(solution.weights, expected.weights, atol=1e-6)
 
 
 def test_without_any_quadratic_solution_the_rounds_are_those_of_em(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(newton.daqp, "solve", lambda *_, **__: (np.zeros(4), 0.0, -1, {}))
+    monkeypatch.setattr(quadratic.daqp, "solve", lambda *_, **__: (np.zeros(4), 0.0, -1, {}))
     solution = solve(LOG_PROBS)
     by_em = solve(LOG_PROBS, solver="em")
     assert (solution.status, solution.rounds) == ("converged", by_em.rounds)
-    assert solution.weights.tolist() == by_em.weights.tolist()
+    np.testing.assert_allclose(solution.weights, by_em.weights, atol=1e-12)
+
+
+def test_sources_that_shall_have_no_share_cost_no_curvature(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = np.random.default_rng(0)
+    table = draw.normal(-5, 1, (300, 40)) - 30.0 * (np.arange(40) >= 5)
+    widths, real = [], CrossEntropy.at
+
+    def seen(self: CrossEntropy, points: Array, columns: Any = None) -> list[Evaluation]:
+        widths.append(0 if columns is None else len(columns))
+        return real(self, points, columns)
+
+    monkeypatch.setattr(CrossEntropy, "at", seen)
+    solution = solve(table)
+    assert solution.status == "converged"
+    assert np.count_nonzero(solution.weights) <= 5
+    assert widths[-2] <= 6
+
+
+def test_a_warm_start_saves_rounds() -> None:
+    cold = solve(LOG_PROBS, tolerance=1e-10)
+    warm = solve(LOG_PROBS, tolerance=1e-10, start=cold.weights)
+    assert warm.rounds < cold.rounds
+    assert warm.loss == pytest.approx(cold.loss, abs=2e-10)
+
+
+def test_a_step_keeps_limits_that_are_met_only_within_rounding() -> None:
+    objective = CrossEntropy.from_log_probs(LOG_PROBS)
+    problem = Problem((objective,), FeasibleSet.of(4, None, None, [Group([0, 1], upper=0.3)]))
+    shares = np.array([0.1, 0.2 + 1e-13, 0.3, 0.4 - 1e-13])
+    point = replace(problem.at(shares, np.arange(4)), proof=None)
+    found = model_step(point, problem.feasible.lower, problem.feasible.upper)
+    assert found is not None
+    assert found.direction[:2].sum() <= 1e-12

@@ -11,7 +11,10 @@ import pytest
 from numpy.typing import NDArray
 
 from mixray.errors import InputError
-from mixray.simplex import EM, Entropic, Newton, mixture_loss, row_weights, solve
+from mixray.simplex import (
+    EM, CrossEntropy, Entropic, FeasibleSet, Group, Newton, Problem, SquaredError, Worst,
+    mixture_loss, row_weights, solve, solve_problem,
+)  # fmt: skip
 
 Array = NDArray[np.float64]
 NOTHING = -np.inf
@@ -83,6 +86,32 @@ KNOWN: dict[str, tuple[Array, dict[str, Any], list[float] | None, float]] = {
         {"lower": [0, 0, 0.4]},
         [0.4, 0.2, 0.4],
         3 - 0.6 * np.log(0.4) - 0.3 * np.log(0.2) - 0.1 * np.log(0.4),
+    ),
+    "a group's upper limit": (
+        # its members share what it allows as they would alone, the others the rest
+        one_hot([4, 2, 3, 1], np.inf),
+        {"groups": [Group([0, 1], upper=0.3)]},
+        [0.2, 0.1, 0.525, 0.175],
+        3 - 0.4 * np.log(0.2) - 0.2 * np.log(0.1) - 0.3 * np.log(0.525) - 0.1 * np.log(0.175),
+    ),
+    "groups that overlap": (
+        # both limits are met with one share of source 1 between them: 0.5 + 0.1, 0.1 + 0.4
+        one_hot([5, 2, 3], np.inf),
+        {"groups": [Group([0, 1], upper=0.6), Group([1, 2], upper=0.5)]},
+        [0.5, 0.1, 0.4],
+        3 - 0.5 * np.log(0.5) - 0.2 * np.log(0.1) - 0.3 * np.log(0.4),
+    ),
+    "a group that rules a source out": (
+        np.array([[0.0, -1.0, -2.0], [0.0, -2.0, -1.0]]),
+        {"groups": [Group([1, 2], lower=1.0)]},
+        [0, 0.5, 0.5],
+        -np.log((np.exp(-1) + np.exp(-2)) / 2),
+    ),
+    "a source that never helps": (
+        np.array([[-1.0, -2.0, -9.0], [-2.0, -1.0, -9.0]]),
+        {},
+        [0.5, 0.5, 0.0],
+        1 - np.log((1 + np.exp(-1)) / 2),
     ),
     "a forbidden source": (
         np.array([[0.0, -1.0, -2.0], [0.0, -2.0, -1.0]]),
@@ -224,21 +253,83 @@ HARD: dict[str, Callable[[], Array]] = {
 }
 
 
-@pytest.mark.parametrize("bounded", [False, True])
+def caps(sources: int) -> Array:
+    return np.where(np.arange(sources) % 3 == 0, 2 / sources, 0.5)
+
+
+def overlapping(sources: int) -> list[Group]:
+    """Three groups of neighbours, each with half of the next, one of every other source."""
+    third = max(2, sources // 3)
+    return [
+        Group(range(third), upper=0.3),
+        Group(range(third // 2, third // 2 + third), 0.1, 0.5),
+        Group(range(0, sources, 2), lower=0.6),
+    ]
+
+
+CUTS: dict[str, Callable[[int], dict[str, Any]]] = {
+    "free": lambda sources: {},
+    "caps": lambda sources: {"upper": caps(sources)},
+    "groups": lambda sources: {"groups": overlapping(sources)},
+    "caps and groups": lambda sources: {"upper": caps(sources), "groups": overlapping(sources)[:2]},
+}
+
+
+@pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize("per_token", [1.0, 1e-3])
 @pytest.mark.parametrize("name", HARD)
-def test_newton_needs_few_rounds(name: str, per_token: float, bounded: bool) -> None:
+def test_newton_needs_few_rounds(name: str, per_token: float, cut: str) -> None:
     log_probs = HARD[name]()
     rows, sources = log_probs.shape
-    upper = np.where(np.arange(sources) % 3 == 0, 2 / sources, 0.5)
-    solution = solve(
-        log_probs,
-        row_weights=np.full(rows, per_token / rows),
-        upper=upper if bounded else None,
-        tolerance=1e-8 * per_token,
-    )
+    weights = np.full(rows, per_token / rows)
+    solution = solve(log_probs, row_weights=weights, tolerance=1e-8 * per_token, **CUTS[cut](sources))
     assert solution.status == "converged"
     assert solution.rounds <= 10
+
+
+@pytest.mark.parametrize("tau", [0.0, 0.01, 1.0])
+@pytest.mark.parametrize("name", HARD)
+def test_newton_needs_few_rounds_for_the_worst_of_hard_targets(name: str, tau: float) -> None:
+    log_probs = HARD[name]()
+    halves = [CrossEntropy.from_log_probs(part) for part in (log_probs[::2], log_probs[len(log_probs) // 2 :])]
+    problem = Problem(tuple(halves), FeasibleSet.of(log_probs.shape[1]), Worst.of(2, tau=tau))
+    solution = solve_problem(problem)
+    assert solution.status == "converged"
+    assert solution.rounds <= 15
+
+
+EDGES: dict[str, Callable[[], Array]] = {
+    "one row": lambda: HARD["one row"]()[:, :6],
+    "one source": lambda: correlated(20, 1, 0.1),
+    "more sources than rows": lambda: separated(4, 9, 5.0),
+    "duplicated": lambda: np.tile(separated(30, 3, 2.0), 2),
+    "thousands of nats apart": lambda: separated(30, 5, 3000.0),
+    "dominated": lambda: dominated(30, 6),
+}
+EDGE_CUTS: dict[str, Callable[[int], dict[str, Any]]] = {
+    "free": lambda sources: {},
+    "fixed": lambda sources: {"lower": 1 / sources, "upper": 1 / sources},
+    "one fixed": lambda sources: {"lower": np.eye(sources)[0] * 0.2, "upper": np.where(np.arange(sources), 1, 0.2)},
+    "group": lambda sources: {"groups": [Group([0], 0.1, 0.4)]},
+}
+
+
+@pytest.mark.parametrize("cut", EDGE_CUTS)
+@pytest.mark.parametrize("solver", ["newton", "entropic", "em"])
+@pytest.mark.parametrize("name", EDGES)
+def test_edge_cases_end_with_a_certificate(name: str, solver: str, cut: str) -> None:
+    log_probs = EDGES[name]()
+    if log_probs.shape[1] == 1 and cut in ("one fixed", "group"):
+        with pytest.raises(InputError, match="no mixture satisfies"):
+            solve(log_probs, solver=solver, **EDGE_CUTS[cut](1))
+        return
+    weights = np.where(np.arange(len(log_probs)) % 5 == 4, 0.0, 1.0) / len(log_probs)
+    options = EDGE_CUTS[cut](log_probs.shape[1])
+    solution = solve(log_probs, solver=solver, row_weights=weights, tolerance=1e-5, **options)
+    assert solution.status == "converged"
+    best = solve(log_probs, row_weights=weights, tolerance=1e-11, **options)
+    assert -1e-9 <= solution.loss - best.loss <= solution.gap + 1e-9
+    assert solution.loss == pytest.approx(mixture_loss(log_probs, solution.weights, row_weights=weights), rel=1e-12)
 
 
 @pytest.mark.parametrize("strength", [1e-6, 1e-3, 1.0])
@@ -348,9 +439,12 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     "NaN weight": ({"row_weights": [1, 1, np.nan]}, r"the weight of row 2 is no weight"),
     "weights 0": ({"row_weights": [0, 0, 0]}, "all weights are 0"),
     "unknown solver": ({"solver": "newtom"}, r"unknown solver 'newtom'\n(.*\n)*.*did you mean 'newton'\?"),
-    "lower above upper": ({"lower": [0, 0.6], "upper": [1, 0.5]}, r"lower bound is above the upper bound for source 1"),
-    "lower sum": ({"lower": [0.6, 0.6]}, r"lower bounds: they sum to more than 1\n  got: sum 1.2, from sources 0, 1"),
-    "upper sum": ({"upper": [0.3, 0.3]}, r"they sum to less than 1\n  got: sum 0.6; below 1 are sources 0, 1"),
+    "lower above upper": (
+        {"lower": [0, 0.6], "upper": [1, 0.5]},
+        "satisfies.*\n  got: source 1 at most 0.5; source 1 at least 0.6;",
+    ),
+    "lower sum": ({"lower": [0.6, 0.6]}, "got: source 0 at least 0.6; source 1 at least 0.6; shares"),
+    "upper sum": ({"upper": [0.3, 0.3]}, "got: source 0 at most 0.3; source 1 at most 0.3; shares"),
     "upper beyond 1": ({"upper": [1.5, 1]}, r"upper: the bound of source 0 is no share\n  got: 1.5"),
     "lower NaN": ({"lower": [0, np.nan]}, "lower: the bound of source 1 is no share"),
     "bounds' shape": ({"lower": [0, 0, 0]}, r"lower: one bound per source is needed\n  got: shape \(3,\)"),
@@ -359,7 +453,18 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     "strength": ({"prior_strength": -1.0}, "prior_strength: no strength"),
     "prior": ({"prior": [0.5, 0.6]}, "prior: these are no shares"),
     "start": ({"start": [1.0, 1.0]}, "start: these are no shares"),
-    "em and prior": ({"solver": "em", "prior_strength": 1.0}, "em cannot pull towards a prior"),
+    "groups in conflict": (
+        {"groups": [Group([0], upper=0.3), Group([1], upper=0.6)]},
+        "got: source 1 at most 0.6; source 0 at most 0.3; shares sum to 1",
+    ),
+    "row of a forbidden group": (
+        {"log_probs": [[0.0, 1], [0.0, NOTHING]], "groups": [Group([0], upper=0)]},
+        r"probability 0 under every allowed source\n  got: row 1",
+    ),
+    "em and prior": (
+        {"solver": "em", "prior_strength": 1.0},
+        "solver em minimises a cross entropy.*\n  wanted: no prior",
+    ),
 }
 
 
@@ -368,3 +473,37 @@ def test_refusals(name: str) -> None:
     arguments, message = REFUSALS[name]
     with pytest.raises(InputError, match=message):
         solve(**{"log_probs": TABLE} | arguments)
+
+
+PREDICTED, LABELS = np.full((3, 2, 2), 0.5), np.array([0, 1, 1])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: CrossEntropy.of_labels(PREDICTED[0], LABELS), "probabilities: a table per source is needed"),
+        (
+            lambda: CrossEntropy.of_labels(PREDICTED, LABELS[:2]),
+            r"labels: one class number per row.*\n  got: shape \(2,\)",
+        ),
+        (
+            lambda: CrossEntropy.of_labels(PREDICTED, LABELS + 0.0),
+            "labels: one class number per row is needed\n.*float64",
+        ),
+        (lambda: CrossEntropy.of_labels(PREDICTED, [0, 2, -1]), "labels: no class in rows 1, 2\n  wanted: 0 to 1"),
+        (lambda: CrossEntropy.of_labels(PREDICTED * 3, LABELS), "probabilities: no probabilities in rows 0, 1, 2"),
+        (lambda: CrossEntropy.of_labels(PREDICTED * np.nan, LABELS), "probabilities: no probabilities in rows 0, 1, 2"),
+        (lambda: CrossEntropy.of_labels(PREDICTED * 0, LABELS), "have probability 0 under every allowed source"),
+        (lambda: CrossEntropy.of_labels(PREDICTED, LABELS, [1, 1]), "row_weights: one weight per row is needed"),
+        (
+            lambda: SquaredError.from_predictions(PREDICTED, LABELS),
+            r"predictions and truth do not fit\n  got: shapes \(3, 2, 2\) and \(3,\)",
+        ),
+        (lambda: SquaredError.from_predictions(LABELS, LABELS), "predictions and truth do not fit"),
+        (lambda: SquaredError.from_predictions(PREDICTED[:, :, 0], [0, np.nan, np.inf]), "no numbers in rows 1, 2"),
+        (lambda: SquaredError.from_predictions(PREDICTED[:, :, 0], LABELS, [0, 0, 0]), "all weights are 0"),
+    ],
+)
+def test_refusals_of_objectives(call: Callable[[], Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        call()

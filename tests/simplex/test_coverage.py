@@ -1,0 +1,46 @@
+"""Do 95 % intervals hold the truth 95 % of the time? By simulation, where the truth is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from mixray.simplex import CrossEntropy, Documents, FeasibleSet, Problem, bootstrap, row_weights, solve_problem
+
+Array = NDArray[np.float64]
+
+PROBLEMS, DOCUMENTS, REPLICATES, KINDS = 200, 400, 100, 12
+TRUTH = np.array([0.5, 0.3, 0.2])
+
+
+def densities(draw: np.random.Generator) -> Array:
+    """Three sources over twelve kinds of documents, each with kinds that it likes better: the weights are identified."""
+    liked = 8.0 * (np.arange(KINDS) % 3 == np.arange(3)[:, None]) + 1.0
+    return np.array([draw.dirichlet(alpha) for alpha in 4 * liked / liked.mean()])
+
+
+@pytest.mark.parametrize("windows", [1, 3], ids=["documents", "windows of documents"])
+def test_the_intervals_hold_the_population_optimum_as_often_as_they_say(windows: int) -> None:
+    """The target is drawn from the mixture TRUTH of known densities: no other shares have a smaller expected loss.
+
+    With windows, all of a document come from one source, so its windows are alike; they are drawn together.
+    """
+    held, problems = 0, PROBLEMS if windows == 1 else PROBLEMS // 2
+    for seed in range(problems):
+        draw = np.random.default_rng(seed)
+        density = densities(draw)
+        if windows == 1:
+            kinds = draw.choice(KINDS, DOCUMENTS, p=TRUTH @ density)
+        else:
+            kinds = np.repeat(draw.choice(KINDS, DOCUMENTS, p=TRUTH @ density), windows)
+        documents, tokens = np.repeat(np.arange(DOCUMENTS), windows), np.full(kinds.size, 5)
+        weights = row_weights(tokens, documents, "document")
+        problem = Problem((CrossEntropy.from_log_probs(np.log(density.T[kinds]), weights),), FeasibleSet.of(3))
+        drawn = Documents.of(weights, documents, tokens)
+        shares = solve_problem(problem, tolerance=1e-6).weights
+        found = bootstrap(problem, shares, seed=seed, replicates=REPLICATES, documents=[drawn])
+        held += int(((found.interval[:, 0] <= TRUTH) & (found.interval[:, 1] >= TRUTH)).sum())
+    coverage = held / (3 * problems)
+    print("COV", coverage)
+    assert 0.90 <= coverage <= 0.99, coverage

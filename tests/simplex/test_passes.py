@@ -1,0 +1,108 @@
+"""Sums over blocks: the same bits however runs of neighbouring blocks are split, and by however many threads."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from mixray.simplex import CrossEntropy, SquaredError, passes
+from mixray.simplex.passes import block_rows, blocks, joined, mapped, summed, total
+
+Array = NDArray[np.float64]
+
+
+def uneven(seed: int, count: int) -> list[Array]:
+    """Terms of very different size: another order of adding shows in the last bits."""
+    draw = np.random.default_rng(seed)
+    return list(draw.normal(size=(count, 7)) * 10.0 ** draw.integers(-8, 8, (count, 1)))
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.data())
+def test_every_split_into_runs_gives_the_same_bits(seed: int, count: int, data: st.DataObject) -> None:
+    terms = uneven(seed, count)
+    inner = data.draw(st.sets(st.integers(1, count - 1))) if count > 1 else set()
+    cuts = [0, *sorted(inner), count]
+    runs = [summed(terms[first:last], first) for first, last in zip(cuts, cuts[1:], strict=False)]
+    whole = total(summed(terms))
+    assert total(partial for run in runs for partial in run).tobytes() == whole.tobytes()
+    np.testing.assert_allclose(whole, np.sum(terms, axis=0), rtol=1e-9, atol=1e-6)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(2, 40), st.data())
+def test_runs_may_be_joined_before_they_reach_the_top(seed: int, count: int, data: st.DataObject) -> None:
+    terms = uneven(seed, count)
+    middle, last = sorted(data.draw(st.tuples(st.integers(1, count - 1), st.integers(1, count))))
+    left, right = summed(terms[:middle]), summed(terms[middle:last], middle)
+    rest = summed(terms[last:], last)
+    assert total([*joined([*left, *right]), *rest]).tobytes() == total(summed(terms)).tobytes()
+
+
+@given(st.integers(0, 100), st.integers(1, 40))
+def test_a_run_is_as_few_partial_sums_as_its_place_allows(first: int, count: int) -> None:
+    partials = summed([np.ones(1)] * count, first)
+    covered = [(place << level, (place + 1) << level) for level, place, _ in partials]
+    assert covered[0][0] == first
+    assert covered[-1][1] == first + count
+    assert all(stop == start for (_, stop), (start, _) in zip(covered, covered[1:], strict=False))
+    assert [int(term[0]) for *_, term in partials] == [stop - start for start, stop in covered]
+    # Never two halves of one larger sum side by side.
+    assert not any(
+        a == b and m % 2 == 0 and n == m + 1 for (a, m, _), (b, n, _) in zip(partials, partials[1:], strict=False)
+    )
+
+
+@pytest.mark.parametrize("sources", [1, 7, 100, 2000, 10**6])
+def test_blocks_cover_the_rows_once(sources: int) -> None:
+    size = block_rows(sources)
+    for rows in (1, size - 1, size, size + 1, 3 * size + 5):
+        spans = blocks(rows, sources)
+        assert [row for start, stop in spans for row in (start, stop)][1:-1] == [
+            edge for stop in range(size, rows, size) for edge in (stop, stop)
+        ]
+        assert (spans[0][0], spans[-1][1]) == (0, rows)
+
+
+@pytest.fixture
+def many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every table is worth a thread, and there are more threads than processors."""
+    pool = ThreadPoolExecutor(8)
+    monkeypatch.setattr(passes, "SERIAL_ENTRIES", 0)
+    monkeypatch.setattr(passes, "_pool", lambda: pool)
+
+
+@pytest.mark.parametrize("columns", [None, np.arange(12), np.array([1, 5, 6])], ids=["no curvature", "all", "some"])
+def test_threads_change_no_bit(columns: NDArray[np.intp] | None, request: pytest.FixtureRequest) -> None:
+    draw = np.random.default_rng(0)
+    rows = 4 * block_rows(12) + 17
+    cross = CrossEntropy.from_log_probs(draw.normal(-9, 3, (rows, 12)), draw.exponential(size=rows) / rows)
+    points = draw.dirichlet(np.ones(12), 3)
+
+    def answers() -> list[bytes]:
+        square = SquaredError.from_predictions(cross.likelihood, cross.likelihood[:, 0])  # its gram is read anew
+        resampled = cross.replicates_at(points, np.stack([cross.row_weights] * 3), values=True)
+        found = [*cross.at(points, columns), *square.at(points, columns), *resampled]
+        parts = [(np.float64(at.value), at.gradient, at.curvature) for at in found]
+        return [part.tobytes() for at in parts for part in at if part is not None]
+
+    alone = answers()
+    request.getfixturevalue("many_threads")
+    assert answers() == alone
+
+
+@pytest.mark.usefixtures("many_threads")
+def test_blocks_come_back_in_order_and_errors_come_through() -> None:
+    spans = [(i, i + 1) for i in range(50)]
+    assert [int(found[0]) for found in mapped(lambda start, _: np.array([float(start)]), spans, 1)] == list(range(50))
+
+    def fails(start: int, _: int) -> Array:
+        if start == 30:
+            raise ZeroDivisionError
+        return np.zeros(1)
+
+    with pytest.raises(ZeroDivisionError):
+        list(mapped(fails, spans, 1))
