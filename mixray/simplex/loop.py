@@ -14,6 +14,7 @@ import numpy as np
 from mixray.errors import InputError
 from mixray.simplex.checks import Matrix, Vector
 from mixray.simplex.problem import Point, Problem
+from mixray.simplex.quadratic import optimal_target_weights
 
 Status = Literal["converged", "round_limit", "stalled"]
 
@@ -80,7 +81,6 @@ def minimise(
                 trace.append((point.value, point.gap))
                 continue
             status = "stalled"
-        pi = point.target_weights if point.proof is None else point.proof.target_weights
         return Solution(
             weights=point.shares,
             loss=point.loss,
@@ -89,7 +89,7 @@ def minimise(
             status=status,
             trace=np.array(trace),
             losses=point.losses,
-            target_weights=pi,
+            target_weights=optimal_target_weights(point),
             point=point,
         )
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from mixray.simplex.checks import Mask, Vector
 from mixray.simplex.problem import Point
+from mixray.simplex.quadratic import optimal_target_weights
 
 AT_LIMIT = 1e-9
 """A share this near to a limit is at it."""
@@ -33,8 +34,7 @@ class Prices:
 def shadow_prices(point: Point) -> Prices:
     """The prices at the optimum."""
     feasible, shares, prior = point.problem.feasible, point.shares, point.problem.prior
-    pi = point.target_weights if point.proof is None else point.proof.target_weights
-    gradient = pi @ point.jacobian + (prior.gradient(shares) if prior else 0.0)
+    gradient = optimal_target_weights(point) @ point.jacobian + (prior.gradient(shares) if prior else 0.0)
     group_prices = np.zeros(feasible.groups)
     if feasible.groups:
         sums = feasible.member @ shares

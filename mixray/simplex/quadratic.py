@@ -68,6 +68,19 @@ def model_step(point: Point, lower: Vector, upper: Vector) -> Step | None:
     return Step(direction, max(0.0, model.fall(moved, hessian)), Proof(pi, prices))
 
 
+def optimal_target_weights(point: Point) -> Vector:
+    """How much each target counts at an optimum, ``(targets,)``. Where the worst case has a kink, its own subgradient
+    says no more than which target is worst: there the multipliers of the model at the optimum tell."""
+    goal, feasible = point.problem.goal, point.problem.feasible
+    if not (isinstance(goal, Worst) and goal.tau == 0):
+        return point.target_weights
+    curved = point.problem.at(point.shares, np.flatnonzero(feasible.free), point.proof)
+    step = model_step(curved, feasible.lower, feasible.upper)
+    if step is not None:
+        return step.proof.target_weights
+    return point.target_weights if point.proof is None else point.proof.target_weights
+
+
 @dataclass(frozen=True, eq=False)
 class _Model:
     """The model over the free sources: ``jacobian`` ``(targets, free)``, ``extra``: the prior's gradient."""

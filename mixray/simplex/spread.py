@@ -8,6 +8,7 @@ import numpy as np
 
 from mixray.simplex.checks import Matrix, Vector
 from mixray.simplex.problem import Point
+from mixray.simplex.quadratic import optimal_target_weights
 
 ANTI_CORRELATED = -0.8
 NOTABLE_SPREAD = 0.01
@@ -39,8 +40,7 @@ def interchangeable(point: Point, replicate_shares: Matrix) -> list[Interchangea
     if free.size < 2 or len(replicate_shares) < 3:
         return []
     curved = point.problem.at(point.shares, free)
-    pi = point.target_weights if point.proof is None else point.proof.target_weights
-    curvature = curved.curvature(pi)
+    curvature = curved.curvature(optimal_target_weights(point))
     own = curvature.diagonal()
     exchange = own[:, None] + own - 2 * curvature
     alike = exchange <= ALIKE * (own[:, None] + own)

@@ -14,8 +14,19 @@ from numpy.typing import NDArray
 from scipy.optimize import linprog
 
 from mixray.simplex import (
-    CrossEntropy, FeasibleSet, Group, Mean, Objective, Point, Prior, Problem, SquaredError, Worst,
-    mixture_loss, solve, solve_problem,
+    CrossEntropy,
+    FeasibleSet,
+    Group,
+    Mean,
+    Objective,
+    Point,
+    Prior,
+    Problem,
+    SquaredError,
+    Worst,
+    mixture_loss,
+    solve,
+    solve_problem,
 )  # fmt: skip
 from mixray.simplex.problem import Proof
 

@@ -12,8 +12,19 @@ from numpy.typing import NDArray
 
 from mixray.errors import InputError
 from mixray.simplex import (
-    EM, CrossEntropy, Entropic, FeasibleSet, Group, Newton, Problem, SquaredError, Worst,
-    mixture_loss, row_weights, solve, solve_problem,
+    EM,
+    CrossEntropy,
+    Entropic,
+    FeasibleSet,
+    Group,
+    Newton,
+    Problem,
+    SquaredError,
+    Worst,
+    mixture_loss,
+    row_weights,
+    solve,
+    solve_problem,
 )  # fmt: skip
 
 Array = NDArray[np.float64]
