@@ -60,8 +60,8 @@ class Newton:
             point = point.problem.at(point.shares, columns, point.proof)
         found = model_step(point, *_bounds(point, small_frozen=state.first_order is not None))
         moved, model_fits = (point, False) if found is None else self._follow(point, found, state.tolerance)
-        idle = np.array_equal(moved.shares, start.shares)
-        if idle and not state.everything:
+        idle = moved.value >= start.value and moved.gap >= start.gap
+        if idle and not state.everything and columns.size < point.problem.feasible.free.sum():
             return self.step(start, replace(state, everything=True))
         model_fits = model_fits or not _has_first_order(point.problem)
         return moved, replace(state, model_fits=model_fits, everything=idle)
@@ -130,6 +130,10 @@ def _columns_after(point: Point, shares: Vector) -> Columns:
     if point.problem.prior is not None:
         return np.flatnonzero(feasible.free)
     gradients = point.jacobian if isinstance(point.problem.goal, Worst) else point.loss_gradient[None]
+    if feasible.groups:  # a group's price may make a source promising that its gradient alone does not
+        prices = [feasible.linear_prices(point.loss_gradient)]
+        prices += [] if point.proof is None else [point.proof.group_prices]
+        gradients = np.concatenate([gradients, *(gradients - price @ feasible.member for price in prices)])
     some = shares > feasible.lower
     promising = (gradients < gradients[:, some].max(axis=1, keepdims=True)).any(axis=0) if some.any() else True
     return np.flatnonzero(feasible.free & (some | promising))
