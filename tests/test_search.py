@@ -17,7 +17,7 @@ from mixray.config import RunConfig
 from mixray.errors import CorruptedArtifactError, InputError
 from mixray.mixture import Mixture
 from mixray.run_folder import RunFolder
-from mixray.search import baseline_mixtures, find_mixture, natural_tokens, solve_again, solve_once
+from mixray.search import Sweep, baseline_mixtures, find_mixture, natural_tokens, solve_again, solve_once
 from mixray.store import Artifact
 
 PLANTED = {"a": 0.55, "b": 0.3, "c": 0.15}
@@ -375,6 +375,10 @@ def test_solving_again_takes_new_settings_of_the_mixture(folder: RunFolder) -> N
         (["mixture.colour=red"], None, "unknown key 'mixture.colour'"),
         (["mixture.bounds.d=[0, 1]"], None, "mixture.bounds.d is wrong"),
         ([], "targt", "the run has no such target"),
+        (["mixture.over=mean"], "target", "one target cannot be picked"),
+        (["mixture.bounds.a=[0.1..0.2, 0.5..0.6]"], None, "one range at a time"),
+        (["mixture.bounds.a=[0, 0.1..0.2]", "mixture.max_epochs=1..2"], None, "one setting can be swept at a time"),
+        (["mixture.max_epochs=2..1"], None, "the range is not understood"),
         (["mixture.max_epochs=0.1"], None, "no mixture keeps mixture.max_epochs"),
     ],
 )
@@ -391,3 +395,174 @@ def test_a_run_without_a_cache_cannot_be_solved_again(config: Callable[..., RunC
     with pytest.raises(InputError, match="the run has no prediction cache yet") as caught:
         solve_again(folder, [], None)
     assert caught.value.where == folder.location
+
+
+# -------------------------------------------------------------------- several targets, constraints, the near-optimal
+
+
+@pytest.fixture(scope="module")
+def caches() -> dict[str, PredictionCache]:
+    return {"easy": synthetic_cache(150, seed=1), "hard": synthetic_cache(200, seed=2, symbols=60)}
+
+
+def find_for_all(caches: dict[str, PredictionCache], config: RunConfig) -> Mixture:
+    return find_mixture(caches, config, available_tokens=AVAILABLE, run="run-1").mixture
+
+
+def losses_of(caches: dict[str, PredictionCache], weights: dict[str, float]) -> dict[str, float]:
+    return {name: loss_by_hand(cache, weights, "document", "document") for name, cache in caches.items()}
+
+
+def test_the_mean_over_targets_is_minimised(
+    caches: dict[str, PredictionCache], config: Callable[..., RunConfig]
+) -> None:
+    even = find_for_all(caches, config(over="mean"))
+    tilted = find_for_all(caches, config(over="mean", target_weights={"target": 1.0}))
+    assert even.weights == tilted.weights  # a target that is not among these
+    assert (even.over, even.targets) == ("mean", ["easy", "hard"])
+    assert even.target_weights == {"easy": 0.5, "hard": 0.5}
+    by_hand = losses_of(caches, even.weights)
+    assert even.target_loss == pytest.approx(by_hand, rel=1e-9)
+    assert even.loss["mixmin"] == pytest.approx(sum(by_hand.values()) / 2, rel=1e-9)
+    for other in (BALANCED, NATURAL, even.weights | {"a": even.weights["a"] - 0.05, "b": even.weights["b"] + 0.05}):
+        assert sum(losses_of(caches, other).values()) / 2 >= even.loss["mixmin"] - 1e-9
+
+
+@pytest.mark.parametrize("offsets", ["none", "best_single", "best_mixture"])
+def test_the_worst_target_is_as_well_off_as_can_be(
+    caches: dict[str, PredictionCache], config: Callable[..., RunConfig], offsets: str
+) -> None:
+    worst = find_for_all(caches, config(over="worst", worst={"offsets": offsets}))
+    singles = [{name: float(name == source) for name in PLANTED} for source in PLANTED]
+    compared = {
+        "none": dict.fromkeys(caches, 0.0),
+        "best_single": {
+            name: min(losses_of({name: cache}, single)[name] for single in singles) for name, cache in caches.items()
+        },
+        "best_mixture": {name: find({**caches}[name], config()).loss["mixmin"] for name in caches},
+    }[offsets]
+    above = {name: loss - compared[name] for name, loss in worst.target_loss.items()}
+    assert worst.loss["mixmin"] == pytest.approx(max(above.values()), abs=1e-7)
+    assert sum(worst.target_weights.values()) == pytest.approx(1)
+    if min(worst.target_weights.values()) > 1e-3:  # both count: both are equally far above what they are compared with
+        assert above["easy"] == pytest.approx(above["hard"], abs=1e-6)
+    mean = find_for_all(caches, config(over="mean"))
+    assert max(loss - compared[name] for name, loss in mean.target_loss.items()) >= worst.loss["mixmin"] - 1e-8
+
+
+def test_a_group_of_sources_is_capped_and_the_cap_has_its_price(
+    cache: PredictionCache, config: Callable[..., RunConfig]
+) -> None:
+    groups = [{"sources": ["a", "b"], "max": 0.5}]
+    capped = find(cache, config(groups=groups))
+    assert capped.weights["a"] + capped.weights["b"] == pytest.approx(0.5, abs=1e-12)
+    (price,) = capped.prices
+    assert (price["sources"], price["limit"], price["at"]) == (["a", "b"], "max", 0.5)
+    looser = find(cache, config(groups=[{"sources": ["a", "b"], "max": 0.5001}], tolerance=1e-12))
+    brought = (find(cache, config(groups=groups, tolerance=1e-12)).loss["mixmin"] - looser.loss["mixmin"]) / 1e-4
+    assert price["nats_per_token_per_unit_share"] == pytest.approx(brought, rel=0.01)
+
+
+def test_limits_that_conflict_are_named_with_their_sources(
+    cache: PredictionCache, config: Callable[..., RunConfig]
+) -> None:
+    settings = config(bounds={"c": [0, 0.3]}, groups=[{"sources": ["a", "b"], "max": 0.5}])
+    with pytest.raises(InputError, match="no mixture satisfies these constraints together") as caught:
+        find(cache, settings)
+    assert "c at most 0.3" in str(caught.value.got)
+    assert "a + b at most 0.5" in str(caught.value.got)
+
+
+def test_a_pull_to_the_prior_draws_the_mixture_there(cache: PredictionCache, config: Callable[..., RunConfig]) -> None:
+    free = find(cache, config())
+    pulled = find(cache, config(prior={"shares": "natural", "strength": 0.3}))
+    far, near = (
+        sum(abs(mixture.weights[source] - NATURAL[source]) for source in PLANTED) for mixture in (free, pulled)
+    )
+    assert near < far
+    assert pulled.loss["mixmin"] > free.loss["mixmin"]
+    assert pulled.path == []
+    given = find(cache, config(prior={"shares": NATURAL, "strength": 0.3}))
+    assert given.weights == pytest.approx(pulled.weights, abs=1e-6)
+
+
+def test_the_nearest_near_optimal_mixture_is_chosen_where_asked_for(
+    cache: PredictionCache, config: Callable[..., RunConfig]
+) -> None:
+    optimum = find(cache, config())
+    rule = {"rule": "nearest_to_prior", "within": 1e-3}
+    chosen = find(cache, config(choose=rule))
+    rise = chosen.loss["mixmin"] - optimum.loss["mixmin"]
+    assert rise == pytest.approx(1e-3 * optimum.loss["mixmin"], rel=1e-3)
+    assert chosen.gap == pytest.approx(rise, abs=1e-7)
+    assert chosen.choice["optimum"]["weights"] == pytest.approx(optimum.weights, abs=1e-9)
+    assert (chosen.choice["rule"], chosen.choice["within"]) == ("nearest_to_prior", 1e-3)
+    assert chosen.effective_sources is not None
+    assert optimum.effective_sources is not None
+    assert chosen.effective_sources > optimum.effective_sources
+    one_se = find(cache, config(choose={"rule": "nearest_to_prior"}, bootstrap=20))
+    assert 0 < one_se.choice["loss_rise"] <= one_se.choice["allowed_rise"]
+    assert one_se.interval == {}  # it is the optimum's replicates that are at hand, not this mixture's
+
+
+def test_every_source_has_its_worth_and_the_path_leads_to_the_prior(
+    cache: PredictionCache, config: Callable[..., RunConfig]
+) -> None:
+    mixture = find(cache, config(tolerance=1e-10))
+    for source in PLANTED:
+        without = find(cache, config(bounds={source: [0, 0]}, tolerance=1e-10))
+        worth = mixture.worth[source]
+        assert worth is not None
+        assert worth["loss_rise"] == pytest.approx(without.loss["mixmin"] - mixture.loss["mixmin"], abs=1e-8)
+        assert worth["interval"][0] <= worth["loss_rise"] <= worth["interval"][1]
+    assert mixture.path[0]["weights"] == mixture.weights
+    assert mixture.path[-1]["weights"] == pytest.approx(BALANCED)
+    assert mixture.path[-1]["strength"] is None
+    Mixture.from_json(mixture.to_json())
+
+
+def test_a_cap_is_swept(folder: RunFolder) -> None:
+    sweep = solve_again(folder, ["mixture.bounds.a=[0, 0.1..0.5:0.2]"], "target")
+    assert isinstance(sweep, Sweep)
+    assert (sweep.key, sweep.values) == ("mixture.bounds.a", [[0, 0.1], [0, 0.3], [0, 0.5]])
+    losses = []
+    for (_, cap), mixtures in zip(sweep.values, sweep.mixtures, strict=True):
+        assert mixtures is not None
+        assert mixtures["target"].weights["a"] <= cap
+        losses.append(mixtures["target"].loss["mixmin"])
+        alone = solve_again(folder, {"mixture.bounds.a": [0, cap]}, "target")
+        assert isinstance(alone, dict)
+        assert mixtures == alone
+    assert losses == sorted(losses, reverse=True)
+
+
+def test_what_no_mixture_satisfies_is_a_hole_in_the_sweep(folder: RunFolder) -> None:
+    sweep = solve_again(folder, {"mixture.max_epochs": "0.5..1.5:0.5"}, "target")
+    assert isinstance(sweep, Sweep)
+    assert sweep.values == [0.5, 1.0, 1.5]
+    assert [mixtures is None for mixtures in sweep.mixtures] == [True, False, False]
+    with pytest.raises(InputError, match=r"no mixture keeps mixture\.max_epochs"):
+        solve_again(folder, {"mixture.max_epochs": "0.1..0.3"}, "target")
+
+
+@pytest.mark.parametrize(
+    ("written", "values"),
+    [
+        ("1..4", [1, 2, 3, 4]),
+        ("0.8..1.1", [0.8, 0.9, 1.0, 1.1]),
+        ("0.25..1:0.25", [0.25, 0.5, 0.75, 1.0]),
+        ("0..0.05", [0, 0.01, 0.02, 0.03, 0.04, 0.05]),
+    ],
+)
+def test_a_range_steps_by_its_last_digit_unless_told(folder: RunFolder, written: str, values: list[float]) -> None:
+    sweep = solve_again(folder, {"mixture.prior.strength": written}, "target")
+    assert isinstance(sweep, Sweep)
+    assert sweep.values == values
+
+
+def test_the_worst_case_is_solved_again_from_the_cache(folder: RunFolder) -> None:
+    found = solve_again(folder, ["mixture.over=worst", "mixture.worst.tau=0.01"], None)
+    assert isinstance(found, dict)
+    assert list(found) == ["worst"]
+    assert found["worst"].targets == ["target", "other"]
+    assert list(found["worst"].target_weights.values()) == pytest.approx([0.5, 0.5])
