@@ -13,8 +13,20 @@ from numpy.typing import NDArray
 
 from mixray.errors import InputError
 from mixray.simplex import (
-    Bootstrap, CrossEntropy, Documents, FeasibleSet, Goal, Group, Mean, Prior, Problem, SquaredError, Worst,
-    bootstrap, mixture_loss, solve_problem,
+    Bootstrap,
+    CrossEntropy,
+    Documents,
+    FeasibleSet,
+    Goal,
+    Group,
+    Mean,
+    Prior,
+    Problem,
+    SquaredError,
+    Worst,
+    bootstrap,
+    mixture_loss,
+    solve_problem,
 )  # fmt: skip
 
 Array = NDArray[np.float64]

@@ -11,8 +11,18 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mixray.errors import InputError
-from mixray.simplex import CrossEntropy, FeasibleSet, Goal, Mean, Prior, Problem, Solution, SquaredError, Worst
-from mixray.simplex import solve_problem
+from mixray.simplex import (
+    CrossEntropy,
+    FeasibleSet,
+    Goal,
+    Mean,
+    Prior,
+    Problem,
+    Solution,
+    SquaredError,
+    Worst,
+    solve_problem,
+)
 
 Array = NDArray[np.float64]
 

@@ -13,7 +13,18 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mixray.simplex import (
-    CrossEntropy, Evaluation, FeasibleSet, Goal, Group, Mean, Point, Problem, SquaredError, Worst, quadratic, solve,
+    CrossEntropy,
+    Evaluation,
+    FeasibleSet,
+    Goal,
+    Group,
+    Mean,
+    Point,
+    Problem,
+    SquaredError,
+    Worst,
+    quadratic,
+    solve,
 )  # fmt: skip
 from mixray.simplex.quadratic import Step, model_step
 

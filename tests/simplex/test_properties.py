@@ -14,8 +14,19 @@ from numpy.typing import NDArray
 from scipy.optimize import linprog
 
 from mixray.simplex import (
-    CrossEntropy, FeasibleSet, Group, Mean, Objective, Point, Prior, Problem, SquaredError, Worst,
-    mixture_loss, solve, solve_problem,
+    CrossEntropy,
+    FeasibleSet,
+    Group,
+    Mean,
+    Objective,
+    Point,
+    Prior,
+    Problem,
+    SquaredError,
+    Worst,
+    mixture_loss,
+    solve,
+    solve_problem,
 )  # fmt: skip
 from mixray.simplex.problem import Proof
 
@@ -29,7 +40,7 @@ log_prob_tables = st.tuples(st.integers(1, 8), st.integers(1, 6)).flatmap(
 
 @st.composite
 def problems(draw: st.DrawFn, *, multiplicative: bool = False, smooth: bool = False) -> Problem:
-    """Log-probabilities up to thousands of nats apart or predictions, any weights, bounds and groups that hold together,
+    """Log-probabilities up to thousands of nats apart or predictions, any weights, bounds and groups that fit together,
     one or more targets, with or without a prior. ``multiplicative``: what EM takes; ``smooth``: no plain maximum."""
     generator = np.random.default_rng(draw(seeds))
     sources, targets = draw(st.integers(1, 5)), draw(st.integers(1, 3))
