@@ -77,7 +77,7 @@ class FeasibleSet:
             raise InputError("a group's limits are no shares", got=limits.tolist(), wanted="0 to 1")
         found = cls(low, high, member, limits[:, 0], limits[:, 1])
         found._refuse_conflicts(names or [f"source {source}" for source in range(sources)])
-        # A group at 0, or the rest of one at 1: exactly 0, not within rounding, which for long documents is not the same.
+        # A group at 0, or the rest of one at 1: exactly 0, not within rounding, which long documents tell apart.
         nothing = (member[limits[:, 1] == 0] > 0).any(axis=0) | (member[limits[:, 0] == 1] == 0).any(axis=0)
         return replace(found, upper=np.where(nothing, 0.0, high))
 

@@ -125,9 +125,10 @@ def _columns(point: Point) -> Columns:
 
 def _columns_after(point: Point, shares: Vector) -> Columns:
     """The sources that may move at ``shares``, judged by the gradient at ``point``: those with a share to lose, and
-    those whose gradient is below that of one of these."""
+    those whose gradient is below that of one of these. Where groups overlap the gradient alone does not say: a source
+    may pay by what it lets two others do."""
     feasible = point.problem.feasible
-    if point.problem.prior is not None:
+    if point.problem.prior is not None or (feasible.member.sum(axis=0) > 1).any():
         return np.flatnonzero(feasible.free)
     gradients = point.jacobian if isinstance(point.problem.goal, Worst) else point.loss_gradient[None]
     if feasible.groups:  # a group's price may make a source promising that its gradient alone does not

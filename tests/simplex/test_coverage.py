@@ -15,7 +15,7 @@ TRUTH = np.array([0.5, 0.3, 0.2])
 
 
 def densities(draw: np.random.Generator) -> Array:
-    """Three sources over twelve kinds of documents, each with kinds that it likes better: the weights are identified."""
+    """Three sources over twelve kinds of documents, each likes some kinds better: the weights are identified."""
     liked = 8.0 * (np.arange(KINDS) % 3 == np.arange(3)[:, None]) + 1.0
     return np.array([draw.dirichlet(alpha) for alpha in 4 * liked / liked.mean()])
 
@@ -26,7 +26,7 @@ def test_the_intervals_hold_the_population_optimum_as_often_as_they_say(windows:
 
     With windows, all of a document come from one source, so its windows are alike; they are drawn together.
     """
-    held, problems = 0, PROBLEMS if windows == 1 else PROBLEMS // 2
+    held, problems = 0, PROBLEMS if windows == 1 else PROBLEMS // 4
     for seed in range(problems):
         draw = np.random.default_rng(seed)
         density = densities(draw)
@@ -42,5 +42,4 @@ def test_the_intervals_hold_the_population_optimum_as_often_as_they_say(windows:
         found = bootstrap(problem, shares, seed=seed, replicates=REPLICATES, documents=[drawn])
         held += int(((found.interval[:, 0] <= TRUTH) & (found.interval[:, 1] >= TRUTH)).sum())
     coverage = held / (3 * problems)
-    print("COV", coverage)
     assert 0.90 <= coverage <= 0.99, coverage

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ def test_every_split_into_runs_gives_the_same_bits(seed: int, count: int, data: 
     terms = uneven(seed, count)
     inner = data.draw(st.sets(st.integers(1, count - 1))) if count > 1 else set()
     cuts = [0, *sorted(inner), count]
-    runs = [summed(terms[first:last], first) for first, last in zip(cuts, cuts[1:], strict=False)]
+    runs = [summed(terms[first:last], first) for first, last in pairwise(cuts)]
     whole = total(summed(terms))
     assert total(partial for run in runs for partial in run).tobytes() == whole.tobytes()
     np.testing.assert_allclose(whole, np.sum(terms, axis=0), rtol=1e-9, atol=1e-6)
@@ -48,12 +49,10 @@ def test_a_run_is_as_few_partial_sums_as_its_place_allows(first: int, count: int
     covered = [(place << level, (place + 1) << level) for level, place, _ in partials]
     assert covered[0][0] == first
     assert covered[-1][1] == first + count
-    assert all(stop == start for (_, stop), (start, _) in zip(covered, covered[1:], strict=False))
+    assert all(stop == start for (_, stop), (start, _) in pairwise(covered))
     assert [int(term[0]) for *_, term in partials] == [stop - start for start, stop in covered]
     # Never two halves of one larger sum side by side.
-    assert not any(
-        a == b and m % 2 == 0 and n == m + 1 for (a, m, _), (b, n, _) in zip(partials, partials[1:], strict=False)
-    )
+    assert not any(a == b and m % 2 == 0 and n == m + 1 for (a, m, _), (b, n, _) in pairwise(partials))
 
 
 @pytest.mark.parametrize("sources", [1, 7, 100, 2000, 10**6])

@@ -40,7 +40,7 @@ log_prob_tables = st.tuples(st.integers(1, 8), st.integers(1, 6)).flatmap(
 
 @st.composite
 def problems(draw: st.DrawFn, *, multiplicative: bool = False, smooth: bool = False) -> Problem:
-    """Log-probabilities up to thousands of nats apart or predictions, any weights, bounds and groups that hold together,
+    """Log-probabilities up to thousands of nats apart or predictions, any weights, bounds and groups that fit together,
     one or more targets, with or without a prior. ``multiplicative``: what EM takes; ``smooth``: no plain maximum."""
     generator = np.random.default_rng(draw(seeds))
     sources, targets = draw(st.integers(1, 5)), draw(st.integers(1, 3))

@@ -279,7 +279,7 @@ def overlapping(sources: int) -> list[Group]:
 
 
 CUTS: dict[str, Callable[[int], dict[str, Any]]] = {
-    "free": lambda sources: {},
+    "free": lambda _: {},
     "caps": lambda sources: {"upper": caps(sources)},
     "groups": lambda sources: {"groups": overlapping(sources)},
     "caps and groups": lambda sources: {"upper": caps(sources), "groups": overlapping(sources)[:2]},
@@ -318,10 +318,10 @@ EDGES: dict[str, Callable[[], Array]] = {
     "dominated": lambda: dominated(30, 6),
 }
 EDGE_CUTS: dict[str, Callable[[int], dict[str, Any]]] = {
-    "free": lambda sources: {},
+    "free": lambda _: {},
     "fixed": lambda sources: {"lower": 1 / sources, "upper": 1 / sources},
     "one fixed": lambda sources: {"lower": np.eye(sources)[0] * 0.2, "upper": np.where(np.arange(sources), 1, 0.2)},
-    "group": lambda sources: {"groups": [Group([0], 0.1, 0.4)]},
+    "group": lambda _: {"groups": [Group([0], 0.1, 0.4)]},
 }
 
 
