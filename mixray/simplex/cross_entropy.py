@@ -18,9 +18,19 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mixray.errors import InputError
-from mixray.simplex.checks import Mask, Matrix, Vector, checked_log_probs, checked_row_weights, name_rows, refuse_rows
+from mixray.simplex.checks import (
+    Mask,
+    Matrix,
+    Vector,
+    checked_row_weights,
+    checked_table,
+    name_rows,
+    refuse_no_numbers,
+    refuse_rows,
+    row_maxima,
+)
 from mixray.simplex.objective import Columns, Evaluation
-from mixray.simplex.passes import blocks, mapped, summed, total
+from mixray.simplex.passes import blocks, mapped, one_blas_thread, summed, total
 
 FLOOR = 1e-140
 """The smallest likelihood of a row that enters a quotient: its square and its inverse are still numbers. Rows get there
@@ -45,7 +55,7 @@ class CrossEntropy:
 
         Raises InputError, naming rows, for NaN, +inf and rows that no allowed source can explain.
         """
-        table = checked_log_probs(log_probs)
+        table = checked_table(log_probs)
         weights = checked_row_weights(row_weights, table.shape[0])
         some = None if allowed is None or allowed.all() else ~allowed
         likelihood, row_max = np.empty(table.shape), np.empty(len(table))
@@ -53,14 +63,18 @@ class CrossEntropy:
         def rescale(start: int, stop: int) -> Vector:
             part = likelihood[start:stop]
             np.copyto(part, table[start:stop])
+            largest = row_max[start:stop] = row_maxima(part)
+            if not (largest < np.inf).all():  # refused below
+                return largest[:0]
             if some is not None:
                 part[:, some] = -np.inf
-            largest = row_max[start:stop] = _row_maxima(part)
+                largest = row_max[start:stop] = row_maxima(part)
             np.subtract(part, np.where(np.isneginf(largest), 0.0, largest)[:, None], out=part)
             np.exp(part, out=part)
             return largest[:0]
 
         list(mapped(rescale, blocks(*table.shape), table.size))
+        refuse_no_numbers(row_max)
         refuse_rows(np.isneginf(row_max), "have probability 0 under every allowed source")
         return cls(likelihood, row_max, weights)
 
@@ -114,7 +128,8 @@ class CrossEntropy:
     @cached_property
     def offset(self) -> float:
         """What the rescaling of the rows took from the loss, nats per token."""
-        return -float(self.row_weights @ self.row_max)
+        with one_blas_thread():  # threads of BLAS, once woken, go on spinning beside those of the passes
+            return -float(self.row_weights @ self.row_max)
 
     def at(self, points: Matrix, columns: Columns | None = None) -> list[Evaluation]:
         def work(start: int, stop: int) -> Vector:
@@ -176,13 +191,3 @@ def evaluations(sums: Vector, offset: float, points: int, sources: int, columns:
     size = 0 if columns is None else len(columns)
     curvatures = rest[points * sources :].reshape(points, size, size) if size else [None] * points
     return [Evaluation(float(values[i]), gradients[i], curvatures[i]) for i in range(points)]
-
-
-def _row_maxima(part: Matrix) -> Vector:
-    """Column by column where rows are short: numpy's reduction along a short axis is slow."""
-    largest: Vector = part.max(axis=1) if part.shape[1] > 32 else part[:, 0].copy()
-    if part.shape[1] > 32:
-        return largest
-    for column in part.T[1:]:
-        np.maximum(largest, column, out=largest)
-    return largest

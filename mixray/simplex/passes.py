@@ -1,8 +1,9 @@
 """One pass over the rows of a table: what every block of rows adds, summed in an order that the table alone decides.
 
-A block is as many rows as fit a core's cache. The sums of blocks are added in pairs, pairs of pairs and so on (blocks
-0-1, 2-3, ..., then 0-3, 4-7, ...), so any run of neighbouring blocks can be summed elsewhere, as a few partial sums,
-and the whole still ends with the same bits. Sums are float64.
+A block is as many rows as fit a core's cache, and no fewer than there are sources: to add up its curvature, sources x
+sources numbers, is then not the larger part of the work. The sums of blocks are added in pairs, pairs of pairs and so
+on (blocks 0-1, 2-3, ..., then 0-3, 4-7, ...), so any run of neighbouring blocks can be summed elsewhere, as a few
+partial sums, and the whole still ends with the same bits. Sums are float64.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ import numpy as np
 
 from mixray.simplex.checks import Vector
 
-BLOCK_BYTES = 2**21
-SERIAL_ENTRIES = 2**20
+BLOCK_BYTES = 2**20
+SERIAL_ENTRIES = 2**18
 """Tables up to this size are not worth waking a thread for."""
 
 Partial = tuple[int, int, Vector]
@@ -28,7 +29,7 @@ Partial = tuple[int, int, Vector]
 
 def block_rows(sources: int) -> int:
     """Rows of a block: it depends on the table's width alone."""
-    return max(64, BLOCK_BYTES // (8 * sources))
+    return max(64, sources, BLOCK_BYTES // (8 * sources))
 
 
 def blocks(rows: int, sources: int) -> list[tuple[int, int]]:

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from numpy.typing import ArrayLike
 
 from mixray.errors import InputError
-from mixray.simplex.checks import checked_log_probs
+from mixray.simplex.checks import checked_table
 from mixray.simplex.cross_entropy import CrossEntropy
 from mixray.simplex.em import EM
 from mixray.simplex.entropic import Entropic
@@ -72,7 +72,7 @@ def solve(
             conflict), an unknown solver.
     """
     _check(solver)
-    table = checked_log_probs(log_probs)
+    table = checked_table(log_probs)
     sources = table.shape[1]
     feasible = FeasibleSet.of(sources, lower, upper, groups)
     pull = Prior.of(prior, prior_strength, sources)
