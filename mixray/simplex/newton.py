@@ -125,16 +125,12 @@ def _columns(point: Point) -> Columns:
 
 def _columns_after(point: Point, shares: Vector) -> Columns:
     """The sources that may move at ``shares``, judged by the gradient at ``point``: those with a share to lose, and
-    those whose gradient is below that of one of these. Where groups overlap the gradient alone does not say: a source
-    may pay by what it lets two others do."""
+    those whose gradient is below that of one of these. With groups the gradient alone does not say: a source may pay
+    by what it lets others do."""
     feasible = point.problem.feasible
-    if point.problem.prior is not None or (feasible.member.sum(axis=0) > 1).any():
+    if point.problem.prior is not None or feasible.groups:
         return np.flatnonzero(feasible.free)
     gradients = point.jacobian if isinstance(point.problem.goal, Worst) else point.loss_gradient[None]
-    if feasible.groups:  # a group's price may make a source promising that its gradient alone does not
-        prices = [feasible.linear_prices(point.loss_gradient)]
-        prices += [] if point.proof is None else [point.proof.group_prices]
-        gradients = np.concatenate([gradients, *(gradients - price @ feasible.member for price in prices)])
     some = shares > feasible.lower
     promising = (gradients < gradients[:, some].max(axis=1, keepdims=True)).any(axis=0) if some.any() else True
     return np.flatnonzero(feasible.free & (some | promising))
