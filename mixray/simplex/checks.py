@@ -15,8 +15,11 @@ SHARES_TOLERANCE = 1e-6
 """How far from 1 the sum of given shares may be: they may have been written with few digits."""
 
 
-def checked_log_probs(log_probs: ArrayLike) -> NDArray[np.floating]:
-    """A float array ``(rows, sources)`` with at least one of each and no NaN or +inf; InputError otherwise."""
+def checked_log_probs(log_probs: ArrayLike, first: int = 0) -> NDArray[np.floating]:
+    """A float array ``(rows, sources)`` with at least one of each and no NaN or +inf; InputError otherwise.
+
+    ``first``: the number of its first row, where it is a part of a larger table.
+    """
     table = np.asarray(log_probs)
     if table.ndim != 2 or 0 in table.shape or table.dtype.kind not in "fiu":
         raise InputError(
@@ -27,8 +30,8 @@ def checked_log_probs(log_probs: ArrayLike) -> NDArray[np.floating]:
     if table.dtype.kind != "f":
         table = table.astype(np.float64)
     largest = table.max(axis=1)  # NaN where there is one
-    refuse_rows(np.isnan(largest), "hold NaN")
-    refuse_rows(np.isposinf(largest), "hold +inf")
+    refuse_rows(np.isnan(largest), "hold NaN", first)
+    refuse_rows(np.isposinf(largest), "hold +inf", first)
     return table
 
 
@@ -63,8 +66,9 @@ def name_rows(rows: NDArray[np.intp]) -> str:
     return f"row{'s' if rows.size > 1 else ''} {listed}" + (f", ... ({rows.size} in all)" if rows.size > 8 else "")
 
 
-def refuse_rows(bad: Mask, fault: str) -> None:
-    rows = np.flatnonzero(bad)
+def refuse_rows(bad: Mask, fault: str, first: int = 0) -> None:
+    """``first``: the number of the first row that the mask speaks of."""
+    rows = first + np.flatnonzero(bad)
     if rows.size:
         raise InputError(
             f"log_probs: some rows {fault}",

@@ -51,14 +51,9 @@ class CrossEntropy:
         likelihood, row_max = np.empty(table.shape), np.empty(len(table))
 
         def rescale(start: int, stop: int) -> Vector:
-            part = likelihood[start:stop]
-            np.copyto(part, table[start:stop])
-            if some is not None:
-                part[:, some] = -np.inf
-            largest = row_max[start:stop] = _row_maxima(part)
-            np.subtract(part, np.where(np.isneginf(largest), 0.0, largest)[:, None], out=part)
-            np.exp(part, out=part)
-            return largest[:0]
+            np.copyto(likelihood[start:stop], table[start:stop])
+            row_max[start:stop] = rescaled(likelihood[start:stop], some)
+            return row_max[:0]
 
         list(mapped(rescale, blocks(*table.shape), table.size))
         refuse_rows(np.isneginf(row_max), "have probability 0 under every allowed source")
@@ -107,14 +102,21 @@ class CrossEntropy:
     def sources(self) -> int:
         return int(self.likelihood.shape[1])
 
-    @cached_property
+    @property
     def total_weight(self) -> float:
-        return float(self.row_weights.sum())
+        return float(self._weight_sums[0])
 
-    @cached_property
+    @property
     def offset(self) -> float:
         """What the rescaling of the rows took from the loss, nats per token."""
-        return -float(self.row_weights @ self.row_max)
+        return float(self._weight_sums[1])
+
+    @cached_property
+    def _weight_sums(self) -> Vector:
+        def work(start: int, stop: int) -> Vector:
+            return weight_sums(self.row_weights[start:stop], self.row_max[start:stop])
+
+        return total(summed(mapped(work, blocks(self.rows, self.sources), self.rows)))
 
     def at(self, points: Matrix, columns: Columns | None = None) -> list[Evaluation]:
         def work(start: int, stop: int) -> Vector:
@@ -142,6 +144,24 @@ class CrossEntropy:
     def row_losses(self, source_shares: Vector) -> Vector:
         mixed = np.maximum(self.likelihood @ source_shares, FLOOR)
         return -self.row_weights * (np.log(mixed) + self.row_max)
+
+
+def rescaled(log_probs: Matrix, excluded: Mask | None) -> Vector:
+    """Turn log-probabilities, in place, into likelihoods divided by each row's largest; the logs of these.
+
+    ``excluded``: the sources whose share is 0. Where no other can explain a row, its largest is -inf.
+    """
+    if excluded is not None:
+        log_probs[:, excluded] = -np.inf
+    largest = _row_maxima(log_probs)
+    np.subtract(log_probs, np.where(np.isneginf(largest), 0.0, largest)[:, None], out=log_probs)
+    np.exp(log_probs, out=log_probs)
+    return largest
+
+
+def weight_sums(row_weights: Vector, row_max: Vector) -> Vector:
+    """What a block of rows adds to the total weight and to the offset."""
+    return np.array([row_weights.sum(), -(row_weights @ row_max)])
 
 
 def cross_entropy_sums(

@@ -1,0 +1,244 @@
+"""A cross entropy whose rows lie with actors: more of them than one machine holds.
+
+    with open_shards(session, NpyRows.open("s3://bucket/log_probs.npy"), shards=8) as objective:
+        solution = solve_problem(Problem((objective,), FeasibleSet.of(objective.sources)))
+
+Each actor reads its own range of the rows from storage. A question (one point or several, with curvature or without)
+goes to all of them at once, and partial sums come back, which are added here in the order of the rows: the answer has
+the same bits for any number of actors, on processors of one kind. An actor that is lost is replaced by one that reads
+the same rows again, and is asked again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from mixray.cache import RowRanges
+from mixray.cluster.session import Session
+from mixray.cluster.watching import plain
+from mixray.config.schema import Resources
+from mixray.errors import InputError, MixrayError, StageError
+from mixray.simplex.checks import Mask, Matrix, Vector
+from mixray.simplex.cross_entropy import evaluations
+from mixray.simplex.objective import Columns, Evaluation
+from mixray.simplex.passes import Partial, blocks, total
+from mixray.simplex.shard import WORKING_BYTES, Shard, shard_spans
+
+MEMORY = 2 * 2**30
+RETRIES = 3
+
+
+@dataclass(frozen=True)
+class ShardPart:
+    """What an actor must know to hold its rows: blocks ``first`` to before ``last`` of ``ranges``."""
+
+    ranges: RowRanges
+    rows: int
+    first: int
+    last: int
+    allowed: Mask | None
+    memory: int
+    scratch: str | None
+    threads: int
+
+    def load(self) -> Shard:
+        sources = self.ranges.sources
+        spans = blocks(self.rows, sources)[self.first : self.last]
+        return Shard.load(
+            self.ranges.read(spans[0][0], spans[-1][1]),
+            spans,
+            self.first,
+            sources,
+            memory=self.memory,
+            scratch=self.scratch,
+            allowed=self.allowed,
+            threads=self.threads,
+        )
+
+
+class ShardHolder:
+    """Holds one part; reads it when first asked, and not at its start, so that errors come back as themselves."""
+
+    def __init__(self, part: ShardPart) -> None:
+        self._part = part
+
+    @cached_property
+    def _shard(self) -> Shard:
+        return self._part.load()
+
+    def sums(self, points: Matrix, columns: Columns | None) -> list[Partial]:
+        return self._shard.sums(points, columns)
+
+    def weight_sums(self) -> list[Partial]:
+        return self._shard.weight_sums()
+
+    def row_losses(self, source_shares: Vector) -> Vector:
+        return self._shard.row_losses(source_shares)
+
+
+ShardActor: Any = ray.remote(max_restarts=0, max_task_retries=0)(ShardHolder)
+
+
+@dataclass(frozen=True)
+class Placing:
+    """What an actor asks of the cluster. ``memory``: bytes, which Ray sets aside for it; 0: not stated."""
+
+    resources: Resources
+    memory: int
+
+    def start(self, part: ShardPart) -> ray.actor.ActorHandle:
+        options = {"num_cpus": self.resources.cpus, "num_gpus": self.resources.gpus, "scheduling_strategy": "SPREAD"}
+        if self.memory:
+            options["memory"] = self.memory
+        return ShardActor.options(**options).remote(part)
+
+
+class ShardedCrossEntropy:
+    """An ``Objective``. ``actors``: those that hold the rows now, in the order of the rows."""
+
+    def __init__(self, parts: Sequence[ShardPart], placing: Placing, retries: int = RETRIES) -> None:
+        self._parts, self._placing, self._retries = parts, placing, retries
+        self.actors = [placing.start(part) for part in parts]
+
+    @property
+    def rows(self) -> int:
+        return self._parts[0].rows
+
+    @property
+    def sources(self) -> int:
+        return self._parts[0].ranges.sources
+
+    @property
+    def total_weight(self) -> float:
+        return self._weight_sums[0]
+
+    @cached_property
+    def _weight_sums(self) -> tuple[float, float]:
+        """W, and what the rescaling of the rows took from the loss."""
+        weight, offset = total(self._ask("weight_sums"))
+        return float(weight), float(offset)
+
+    def at(self, points: Matrix, columns: Columns | None = None) -> list[Evaluation]:
+        sums = total(self._ask("sums", points, columns))
+        return evaluations(sums, self._weight_sums[1], len(points), self.sources, columns)
+
+    def row_losses(self, source_shares: Vector) -> Vector:
+        """What each row adds to the value: 8 bytes a row in this process."""
+        return np.concatenate(self._answers("row_losses", source_shares))
+
+    def close(self) -> None:
+        """End the actors."""
+        for actor in self.actors:
+            ray.kill(actor)
+        self.actors = []
+
+    def _ask(self, method: str, *arguments: Any) -> list[Partial]:
+        return [partial for answer in self._answers(method, *arguments) for partial in answer]
+
+    def _answers(self, method: str, *arguments: Any) -> list[Any]:
+        """What every actor says, in their order: one trip, unless one is lost on the way."""
+        assert self.actors, "the shards are closed"
+        asked = {self._submit(shard, method, *arguments): shard for shard in range(len(self._parts))}
+        answers: dict[int, Any] = {}
+        lost: Counter[int] = Counter()
+        while asked:
+            (answer,), _ = ray.wait(list(asked), num_returns=1)
+            shard = asked.pop(answer)
+            try:
+                answers[shard] = ray.get(answer)
+            except RayTaskError as error:
+                if isinstance(error.cause, MixrayError):
+                    raise error.cause from None
+                raise
+            except RayError as error:  # the actor died, or does not answer
+                lost[shard] += 1
+                if lost[shard] > self._retries:
+                    raise self._given_up(shard, lost[shard], error) from error
+                ray.kill(self.actors[shard])
+                self.actors[shard] = self._placing.start(self._parts[shard])
+                asked[self._submit(shard, method, *arguments)] = shard
+        return [answers[shard] for shard in range(len(self._parts))]
+
+    def _submit(self, shard: int, method: str, *arguments: Any) -> ray.ObjectRef:
+        return getattr(self.actors[shard], method).remote(*arguments)
+
+    def _given_up(self, shard: int, times: int, error: RayError) -> StageError:
+        part = self._parts[shard]
+        return StageError(
+            f"the actor of shard {shard + 1} of {len(self._parts)} died {times} times at one question",
+            got=plain(str(error)),
+            wanted=f"room for {(part.memory + WORKING_BYTES) / 2**20:.0f} MiB a shard",
+            remedy="allow less memory per shard, or find in Ray's logs what ends its workers",
+        )
+
+
+@contextmanager
+def open_shards(
+    session: Session | str | None,
+    ranges: RowRanges,
+    *,
+    shards: int | None = None,
+    resources: Resources | None = None,
+    memory: int = MEMORY,
+    reserve_memory: bool = False,
+    scratch: str | None = None,
+    allowed: Mask | None = None,
+    retries: int = RETRIES,
+) -> Iterator[ShardedCrossEntropy]:
+    """The cross entropy of the rows that ``ranges`` describes, for as long as the block lasts.
+
+    Args:
+        session: one, or the address of a cluster, or None for a local one.
+        shards: actors; as many as there is room for by default, and never more than there are blocks of rows.
+        resources: of one actor; its CPUs are its threads. One CPU by default.
+        memory: bytes that an actor's rows may take (4 per source and 16 more, each row); those of a shard that has
+            more lie in a file. The actor's process stays below ``memory`` and ``WORKING_BYTES`` for each thread.
+        reserve_memory: have Ray set that memory aside, too.
+        scratch: a folder on every machine, for these files; where temporary files go by default.
+        allowed: ``(sources,)``, the sources whose share may be above 0: rows are rescaled by these alone. All by
+            default, which is as good unless a source is excluded that explains some rows far better than any other.
+        retries: how often one actor is replaced during one question.
+
+    Raises:
+        InputError: for what cannot be read, bad rows, and what the cluster has no room for; StageError, here and from
+            the objective, when actors die too often.
+    """
+    asked = resources or Resources()
+    if shards is not None and shards < 1:
+        raise InputError("shards: no shards", got=shards, wanted=">= 1")
+    with ExitStack() as stack:
+        joined = session if isinstance(session, Session) else stack.enter_context(Session(session))
+        reserved = memory + WORKING_BYTES * asked.threads if reserve_memory else 0
+        room = joined.fits(asked, where="shards", count=shards or 1, memory=reserved)
+        parts = [
+            ShardPart(
+                ranges=ranges.limited(*_row_span(ranges, first, last)),
+                rows=ranges.rows,
+                first=first,
+                last=last,
+                allowed=allowed,
+                memory=memory,
+                scratch=scratch,
+                threads=asked.threads,
+            )
+            for first, last in shard_spans(ranges.rows, ranges.sources, shards or room)
+        ]
+        objective = ShardedCrossEntropy(parts, Placing(asked, reserved), retries)
+        stack.callback(objective.close)
+        if not objective.total_weight > 0:  # asking for it makes every actor read its rows
+            raise InputError("row_weights: all weights are 0", wanted="at least one row that counts")
+        yield objective
+
+
+def _row_span(ranges: RowRanges, first: int, last: int) -> tuple[int, int]:
+    spans = blocks(ranges.rows, ranges.sources)[first:last]
+    return spans[0][0], spans[-1][1]
