@@ -25,7 +25,7 @@ from mixray.simplex import FeasibleSet, Problem, solve_problem
 
 SOURCES, FACTORS, NOISE = 20, 6, 0.05
 WRITTEN_ROWS = 100_000
-HEAD = f"{'rows':>7} {'load s':>7} {'solve s':>8} {'rounds':>6} {'gap':>8} {'actor MB':>9} {'driver MB':>10} {'per row':>8}"
+HEAD = "   rows  load s  solve s rounds      gap  actor MB  driver MB  per row"
 
 
 def write_table(path: Path, rows: int) -> None:
