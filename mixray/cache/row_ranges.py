@@ -29,8 +29,9 @@ from mixray.store.artifacts import artifact_folder
 CHUNK_BYTES = 2**20
 Unit = Literal["document", "window", "token"]
 Weighting = Literal["document", "token"]
-Chunk = tuple[NDArray[np.floating], NDArray[np.float64]]
-"""Consecutive rows: log-probabilities ``(rows, sources)`` in nats, and row weights ``(rows,)``."""
+Chunk = tuple[NDArray[np.floating], NDArray[np.float64], NDArray[np.int64] | None, NDArray[np.float64] | None]
+"""Consecutive rows: log-probabilities ``(rows, sources)`` in nats; and, ``(rows,)``, row weights, the number of each
+row's document, None where every row is one, and row weight times tokens, None where that is the same for all."""
 
 
 class RowRanges(Protocol):
@@ -41,6 +42,9 @@ class RowRanges(Protocol):
 
     @property
     def sources(self) -> int: ...
+
+    @property
+    def documents(self) -> int: ...
 
     def limited(self, start: int, stop: int) -> RowRanges:
         """A description that is good for these rows alone, and no larger than that takes."""
@@ -132,6 +136,11 @@ class NpyRows:
     def sources(self) -> int:
         return self.log_probs.shape[1]
 
+    @property
+    def documents(self) -> int:
+        """Every row is one."""
+        return self.rows
+
     def limited(self, start: int, stop: int) -> NpyRows:
         return self
 
@@ -142,7 +151,7 @@ class NpyRows:
                 weights = np.full(len(table), 1 / self.rows)
             else:
                 weights = np.concatenate(list(self.row_weights.read(start, last))).astype(np.float64)
-            yield table, weights
+            yield table, weights, None, None
             start = last
 
 
@@ -162,12 +171,14 @@ class FileFacts:
 
 @dataclass(frozen=True)
 class FilePlace:
-    """A file among the others. ``start`` and ``stop``: numbers of the units that begin in it; ``continues``: its first
-    document began before; ``head`` and ``tail``: all tokens of the first and the last document that it has rows of."""
+    """A file among the others. ``start`` and ``stop``: numbers of the units that begin in it; ``document``: the number
+    of the first document that it has rows of; ``continues``: that one began before; ``head`` and ``tail``: all tokens
+    of the first and the last one."""
 
     name: str
     start: int
     stop: int
+    document: int
     continues: bool
     head: int
     tail: int
@@ -233,10 +244,15 @@ class CacheRows:
         return replace(self, rows_artifact=few(self.rows_artifact), columns=columns, places=places)
 
     def read(self, start: int, stop: int) -> Iterator[Chunk]:
-        for number, log_probs, weights in self._units(self._places_of(start, stop)):
+        for number, (log_probs, weights, documents, row_tokens) in self._units(self._places_of(start, stop)):
             part = slice(max(0, start - number), max(0, stop - number))
             if len(log_probs[part]):
-                yield log_probs[part], weights[part]
+                yield (
+                    log_probs[part],
+                    weights[part],
+                    None if documents is None else documents[part],
+                    None if row_tokens is None else row_tokens[part],
+                )
 
     @cached_property
     def _stops(self) -> NDArray[np.int64]:
@@ -250,28 +266,33 @@ class CacheRows:
                 last += 1
         return self.places[first : last + 1]
 
-    def _units(self, places: Sequence[FilePlace]) -> Iterator[tuple[int, NDArray[np.floating], NDArray[np.float64]]]:
-        """The units of consecutive files: number of the first, log-probabilities, weights."""
-        unfinished: tuple[int, NDArray[np.floating], NDArray[np.float64]] | None = None
+    def _units(self, places: Sequence[FilePlace]) -> Iterator[tuple[int, Chunk]]:
+        """The units of consecutive files, and the number of the first."""
+        unfinished: tuple[int, Chunk] | None = None
         for place in places:
-            values, starts, weights = self._rows_of(place)
+            values, counts, starts, weights, tokens = self._rows_of(place)
             if self.unit != "document":
-                yield place.start, values, np.repeat(weights, np.diff(starts, append=len(values)))
+                lengths = np.diff(starts, append=len(values))
+                documents = np.repeat(place.document + np.arange(len(starts)), lengths)
+                row_weights = np.repeat(weights, lengths)
+                yield place.start, (values, row_weights, documents, row_weights * counts)
                 continue
-            number = place.start - place.continues
             if unfinished is not None:
                 if place.continues:
-                    values[0] += unfinished[1][0]
+                    values[0] += unfinished[1][0][0]
                 else:
                     yield unfinished
             sums = np.add.reduceat(values, starts, axis=0)
-            yield number, sums[:-1], weights[:-1]
-            unfinished = number + len(sums) - 1, sums[-1:], weights[-1:]
+            row_tokens = None if self.weighting == "document" else weights * tokens
+            yield place.document, (sums[:-1], weights[:-1], None, None if row_tokens is None else row_tokens[:-1])
+            last = (sums[-1:], weights[-1:], None, None if row_tokens is None else row_tokens[-1:])
+            unfinished = place.document + len(sums) - 1, last
         if unfinished is not None:
             yield unfinished
 
-    def _rows_of(self, place: FilePlace) -> tuple[NDArray[np.floating], NDArray[np.intp], NDArray[np.float64]]:
-        """Log-probabilities of a file's windows or tokens, where among them its documents start, and a weight each."""
+    def _rows_of(self, place: FilePlace) -> tuple[NDArray[Any], ...]:
+        """Of a file's windows or tokens: log-probabilities, tokens, and where among them its documents start; of these
+        documents: the weight of their rows, and all their tokens."""
         table = read_file(self.storage, place.name, self.rows_artifact, self.columns)
         counts = table["count"].to_numpy().astype(np.int64)
         starts = _document_starts(table)
@@ -281,7 +302,8 @@ class CacheRows:
         by_document = self.weighting == "document"
         weights = 1 / (self.documents * tokens) if by_document else np.full(len(tokens), 1 / self.tokens)
         if self.unit != "token":
-            return np.stack([table[source].to_numpy() for source in self.columns], axis=1), starts, weights
+            values = np.stack([table[source].to_numpy() for source in self.columns], axis=1)
+            return values, counts, starts, weights, tokens
         if any(f"{source}.tokens" not in table.column_names for source in self.columns):
             raise InputError(
                 "the prediction cache keeps no per-token values",
@@ -291,7 +313,8 @@ class CacheRows:
                 remedy="run again with cache.token_log_probs=true",
             )
         flat = [table[f"{source}.tokens"].combine_chunks().flatten().to_numpy() for source in self.columns]
-        return np.stack(flat, axis=1), np.concatenate([[0], np.cumsum(counts)])[starts], weights
+        first_tokens = np.concatenate([[0], np.cumsum(counts)])[starts]
+        return np.stack(flat, axis=1), np.ones(counts.sum(), np.int64), first_tokens, weights, tokens
 
 
 def file_facts(name: str, *, storage: Storage, rows_artifact: Artifact) -> FileFacts:
@@ -337,11 +360,11 @@ def _places(facts: Sequence[FileFacts], continues: Sequence[bool], unit: Unit) -
         if continues[i + 1]:
             tails[i] = heads[i + 1]
             heads[i] = tails[i] if facts[i].documents == 1 else heads[i]
-    start = 0
+    start = begun = 0
     for here, goes_on, head, tail in zip(facts, continues, heads, tails, strict=True):
         units = {"document": here.documents - goes_on, "window": here.rows, "token": here.tokens}[unit]
-        yield FilePlace(here.name, start, start + units, goes_on, head, tail)
-        start += units
+        yield FilePlace(here.name, start, start + units, begun - goes_on, goes_on, head, tail)
+        start, begun = start + units, begun + here.documents - goes_on
 
 
 def _scattered(storage: Storage, rows_artifact: Artifact, got: str, wanted: str) -> CorruptedArtifactError:

@@ -111,18 +111,18 @@ def bootstrap(
     """
     if replicates < 1:
         raise InputError("bootstrap: no replicates", got=replicates, wanted=">= 1")
-    objectives: Sequence[Rows] = problem.objectives  # type: ignore[assignment]
-    drawn = [Documents.of(rows.row_weights) for rows in objectives] if documents is None else documents
     optimum = problem.feasible.repair(checked_shares("source_shares", source_shares, problem.sources))
-    rivals = _row_losses(problem, optimum, baselines or {})
+    rivals = {name: checked_shares(f"baseline {name}", shares, problem.sources) for name, shares in (baselines or {}).items()}
+    mixtures = np.array([*rivals.values(), optimum])
+    targets = _targets(problem, documents, mixtures, list(rivals))
     curved = problem.at(optimum, np.flatnonzero(problem.feasible.free))
-    noise = [target.row_weights.sum() / np.sqrt(target.count) for target in drawn]
+    noise = [target.weight / np.sqrt(target.documents) for target in targets]
     tolerance = NOISE_SHARE * float(curved.target_weights @ np.array(noise))
     shares, gains, gap = [], [], 0.0
-    for factors in _batches(drawn, seed, replicates):
-        solved, gaps = _solve_batch(curved, factors, tolerance)
+    for batch in _batches(targets, seed, replicates):
+        solved, gaps = _solve_batch(curved, batch, tolerance)
         shares.append(solved)
-        losses = np.stack([factor @ rival.T for factor, rival in zip(factors, rivals, strict=True)])
+        losses = np.stack([target.losses(mixtures) for target in batch])
         goals = np.apply_along_axis(problem.goal.value, 0, losses)  # (replicates, baselines + 1), the mixture last
         gains.append(goals[:, :-1] - goals[:, -1:])
         gap = max(gap, float(gaps.max()))
@@ -130,35 +130,11 @@ def bootstrap(
     low, high = np.quantile(np.concatenate(gains), LEVELS, axis=0)
     return Bootstrap(
         interval=np.quantile(replicate_shares, LEVELS, axis=0).T,
-        gain={name: (float(low[i]), float(high[i])) for i, name in enumerate(baselines or {})},
+        gain={name: (float(low[i]), float(high[i])) for i, name in enumerate(rivals)},
         replicate_shares=replicate_shares,
         gap=gap,
-        documents=sum(target.count for target in drawn),
+        documents=sum(target.documents for target in targets),
     )
-
-
-def _batches(drawn: Sequence[Documents], seed: int, replicates: int) -> Iterator[list[Matrix]]:
-    """Per target the factors of the rows' weights, ``(replicates of the batch, rows)``."""
-    generator = np.random.default_rng(seed)
-    batch = max(1, BATCH_ENTRIES // sum(target.row_weights.size for target in drawn))
-    for start in range(0, replicates, batch):
-        drawings = [[target.draw(generator) for target in drawn] for _ in range(min(batch, replicates - start))]
-        yield [np.stack(factors) for factors in zip(*drawings, strict=True)]
-
-
-def _row_losses(problem: Problem, optimum: Vector, baselines: Mapping[str, ArrayLike]) -> list[Matrix]:
-    """Per target what each row adds to the loss of every baseline and, last, the mixture: ``(baselines + 1, rows)``."""
-    mixtures = {name: checked_shares(f"baseline {name}", shares, problem.sources) for name, shares in baselines.items()}
-    found = []
-    for objective in problem.objectives:
-        losses = np.stack([objective.row_losses(shares) for shares in [*mixtures.values(), optimum]])
-        for name, values in zip(mixtures, losses, strict=False):
-            if not np.isfinite(values).all():
-                raise InputError(f"baseline {name!r} gives some rows probability 0", wanted="a finite loss")
-        found.append(losses)
-    return found
-
-
 def _solve_batch(curved: Point, factors: Sequence[Matrix], tolerance: float) -> tuple[Matrix, Vector]:
     """Shares ``(replicates, sources)`` and their gaps: rounds for all together, then the exact method for the rest."""
     problem = curved.problem

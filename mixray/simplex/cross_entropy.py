@@ -130,13 +130,8 @@ class CrossEntropy:
         ``values`` these are 0: a logarithm per row and replicate is most of the work."""
 
         def work(start: int, stop: int) -> Vector:
-            part, weights = self.likelihood[start:stop].astype(np.float64, copy=False), row_weights[:, start:stop]
-            mixed = np.maximum(points @ part.T, FLOOR)
-            sums = np.zeros(len(points))
-            if values:
-                sums = -(weights * np.log(mixed)).sum(axis=1) - weights @ self.row_max[start:stop]
-            gradients = np.divide(weights, mixed, out=mixed) @ part
-            return np.concatenate([sums, -gradients.ravel()])
+            here = slice(start, stop)
+            return replicate_sums(self.likelihood[here], self.row_max[here], row_weights[:, here], points, values)
 
         parts = mapped(work, blocks(self.rows, self.sources), self.likelihood.size * len(points))
         return evaluations(total(summed(parts)), 0.0, len(points), self.sources, None)
@@ -146,14 +141,14 @@ class CrossEntropy:
         return -self.row_weights * (np.log(mixed) + self.row_max)
 
 
-def rescaled(log_probs: Matrix, excluded: Mask | None) -> Vector:
+def rescaled(log_probs: NDArray[np.floating], excluded: Mask | None) -> Vector:
     """Turn log-probabilities, in place, into likelihoods divided by each row's largest; the logs of these.
 
     ``excluded``: the sources whose share is 0. Where no other can explain a row, its largest is -inf.
     """
     if excluded is not None:
         log_probs[:, excluded] = -np.inf
-    largest = _row_maxima(log_probs)
+    largest = _row_maxima(log_probs).astype(np.float64, copy=False)
     np.subtract(log_probs, np.where(np.isneginf(largest), 0.0, largest)[:, None], out=log_probs)
     np.exp(log_probs, out=log_probs)
     return largest
@@ -186,6 +181,19 @@ def cross_entropy_sums(
     return np.concatenate([-values, -gradients.ravel(), *curvatures])
 
 
+def replicate_sums(
+    likelihood: NDArray[np.floating], row_max: Vector, row_weights: Matrix, points: Matrix, values: bool
+) -> Vector:
+    """What a block of rows adds to value and gradient of each point under weights of its own, ``(points, rows)``."""
+    part = likelihood.astype(np.float64, copy=False)
+    mixed = np.maximum(points @ part.T, FLOOR)
+    sums = np.zeros(len(points))
+    if values:
+        sums = -(row_weights * np.log(mixed)).sum(axis=1) - row_weights @ row_max
+    gradients = np.divide(row_weights, mixed, out=mixed) @ part
+    return np.concatenate([sums, -gradients.ravel()])
+
+
 def evaluations(sums: Vector, offset: float, points: int, sources: int, columns: Columns | None) -> list[Evaluation]:
     """The sums over all rows, taken apart."""
     values, rest = sums[:points] + offset, sums[points:]
@@ -195,9 +203,9 @@ def evaluations(sums: Vector, offset: float, points: int, sources: int, columns:
     return [Evaluation(float(values[i]), gradients[i], curvatures[i]) for i in range(points)]
 
 
-def _row_maxima(part: Matrix) -> Vector:
+def _row_maxima(part: NDArray[np.floating]) -> NDArray[np.floating]:
     """Column by column where rows are short: numpy's reduction along a short axis is slow."""
-    largest: Vector = part.max(axis=1) if part.shape[1] > 32 else part[:, 0].copy()
+    largest: NDArray[np.floating] = part.max(axis=1) if part.shape[1] > 32 else part[:, 0].copy()
     if part.shape[1] > 32:
         return largest
     for column in part.T[1:]:

@@ -19,16 +19,17 @@ import mmap
 import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
-from typing import IO
+from dataclasses import dataclass, replace
+from itertools import chain, pairwise
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mixray.errors import InputError, StageError
 from mixray.simplex.checks import Mask, Matrix, Vector, checked_log_probs, name_rows, refuse_rows
-from mixray.simplex.cross_entropy import FLOOR, cross_entropy_sums, rescaled, weight_sums
+from mixray.simplex.cross_entropy import FLOOR, cross_entropy_sums, replicate_sums, rescaled, weight_sums
+from mixray.simplex.draws import Draws
 from mixray.simplex.objective import Columns
 from mixray.simplex.passes import Partial, blocks, mapped, summed
 
@@ -37,17 +38,31 @@ SMALLEST = np.finfo(np.float32).tiny
 WORKING_BYTES = 256 * 2**20
 """What a shard's process needs beside its rows: the interpreter with its libraries, the block being worked on."""
 
-Chunk = tuple[NDArray[np.floating], Vector]
-"""Consecutive rows: log-probabilities ``(rows, sources)`` in nats, and row weights ``(rows,)``."""
+Chunk = tuple[NDArray[np.floating], Vector, NDArray[np.int64] | None, Vector | None]
+"""Consecutive rows: log-probabilities ``(rows, sources)`` in nats; and, ``(rows,)``, row weights, the number of each
+row's document, None where every row is one, and row weight times tokens, None where that is the same for all."""
 
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """``likelihood``: float32 ``(rows, sources)``; ``row_max`` and ``row_weights``: float64 ``(rows,)``."""
+    """``likelihood``: float32 ``(rows, sources)``; ``row_max``, ``row_weights``, ``document`` and ``row_tokens``:
+    ``(rows,)``, the last two None as in a ``Chunk``; ``first``: the number of its first row."""
 
     likelihood: NDArray[np.float32]
     row_max: Vector
     row_weights: Vector
+    document: NDArray[np.int64] | None
+    row_tokens: Vector | None
+    first: int
+
+    def drawn(self, draws: Draws) -> Matrix:
+        """How often every row's document is drawn, ``(replicates, rows)``."""
+        rows = np.arange(self.first, self.first + len(self.likelihood))
+        return draws.times(rows if self.document is None else self.document)
+
+    def weights(self, draws: Draws) -> Matrix:
+        """The row weights of every replicate, ``(replicates, rows)``."""
+        return self.drawn(draws) * draws.scale[:, None] * self.row_weights
 
 
 def shard_spans(rows: int, sources: int, shards: int) -> list[tuple[int, int]]:
@@ -89,24 +104,55 @@ class Shard:
         """
         excluded = None if allowed is None or allowed.all() else ~allowed
         ready = (
-            _block(log_probs, row_weights, excluded, start)
-            for (start, _), (log_probs, row_weights) in zip(spans, _by_span(chunks, spans, sources), strict=True)
+            _block(chunk, excluded, start)
+            for (start, _), chunk in zip(spans, _by_span(chunks, spans, sources), strict=True)
         )
-        fits = sum(_record_bytes(stop - start, sources) for start, stop in spans) <= memory
-        stored = _in_memory(ready, spans, sources) if fits else _Scratch(ready, spans, sources, scratch)
+        first_block = next(ready)
+        rows, whole = spans[-1][1] - spans[0][0], chain([first_block], ready)
+        fits = rows * _row_bytes(first_block) <= memory
+        stored = _in_memory(whole, first_block, rows) if fits else _Scratch(whole, first_block, len(spans), scratch)
         return cls(first, stored, threads)
 
     @property
     def in_memory(self) -> bool:
         return not isinstance(self._stored, _Scratch)
 
-    def sums(self, points: Matrix, columns: Columns | None) -> list[Partial]:
-        """Partial sums of value, gradient and curvature at every point, as ``cross_entropy_sums`` lays them out."""
+    def sums(self, points: Matrix, columns: Columns | None, draws: Draws | None = None) -> list[Partial]:
+        """Partial sums of value, gradient and curvature at every point, as ``cross_entropy_sums`` lays them out; under
+        the weights of the one replicate of ``draws`` where given."""
 
         def work(block: Block) -> Vector:
-            return cross_entropy_sums(block.likelihood, block.row_weights, points, columns)
+            weights = block.row_weights if draws is None else block.weights(draws)[0]
+            return cross_entropy_sums(block.likelihood, weights, points, columns)
 
         return summed(self._each(work, self._size * len(points)), self._first)
+
+    def replicate_sums(self, points: Matrix, draws: Draws, values: bool) -> list[Partial]:
+        """Partial sums of value and gradient of each point under the weights of its replicate."""
+
+        def work(block: Block) -> Vector:
+            return replicate_sums(block.likelihood, block.row_max, block.weights(draws), points, values)
+
+        return summed(self._each(work, self._size * len(points)), self._first)
+
+    def replicate_weights(self, draws: Draws) -> list[Partial]:
+        """Partial sums of the row weights, the loss's offset and the row tokens of each replicate, in this order."""
+
+        def work(block: Block) -> Vector:
+            times = block.drawn(draws)
+            tokens = times.sum(axis=1) if block.row_tokens is None else times @ block.row_tokens
+            return np.concatenate([times @ block.row_weights, -(times @ (block.row_weights * block.row_max)), tokens])
+
+        return summed(self._each(work, self._size), self._first)
+
+    def replicate_losses(self, draws: Draws, mixtures: Matrix) -> list[Partial]:
+        """Partial sums of the loss of every mixture in each replicate, ``(replicates, mixtures)``."""
+
+        def work(block: Block) -> Vector:
+            mixed = np.maximum(block.likelihood @ mixtures.T, FLOOR)
+            return -(block.weights(draws) @ (np.log(mixed) + block.row_max[:, None])).ravel()
+
+        return summed(self._each(work, self._size * len(mixtures)), self._first)
 
     def weight_sums(self) -> list[Partial]:
         """Partial sums of the row weights and of the loss's offset."""
@@ -126,25 +172,36 @@ class Shard:
         return mapped(lambda number, _: work(self._stored[number]), numbers, entries, self._threads)
 
 
-def _by_span(
-    chunks: Iterable[Chunk], spans: Sequence[tuple[int, int]], sources: int
-) -> Iterator[tuple[Matrix, Vector]]:
+def _by_span(chunks: Iterable[Chunk], spans: Sequence[tuple[int, int]], sources: int) -> Iterator[Chunk]:
     """The rows again, a block at a time, in float64: a block's bits do not depend on how its rows came."""
     source = iter(chunks)
-    log_probs, row_weights = np.empty((0, sources)), np.empty(0)
+    rest: Chunk = (np.empty((0, sources)), np.empty(0), None, None)
     for start, stop in spans:
-        table, weights, filled = np.empty((stop - start, sources)), np.empty(stop - start), 0
-        while filled < stop - start:
-            if not len(log_probs):
-                log_probs, row_weights = next(source)  # type: ignore[assignment]
-            taken = min(len(log_probs), stop - start - filled)
-            table[filled : filled + taken], log_probs = log_probs[:taken], log_probs[taken:]
-            weights[filled : filled + taken], row_weights = row_weights[:taken], row_weights[taken:]
+        rows, filled = stop - start, 0
+        while filled < rows:
+            if not len(rest[0]):
+                rest = next(source)
+            if not filled:
+                document = None if rest[2] is None else np.empty(rows, np.int64)
+                row_tokens = None if rest[3] is None else np.empty(rows)
+                block: Chunk = (np.empty((rows, sources)), np.empty(rows), document, row_tokens)
+            taken = min(len(rest[0]), rows - filled)
+            for whole, part in zip(block, rest, strict=True):
+                if whole is not None and part is not None:
+                    whole[filled : filled + taken] = part[:taken]
+            log_probs, row_weights, document, row_tokens = rest
+            rest = (
+                log_probs[taken:],
+                row_weights[taken:],
+                None if document is None else document[taken:],
+                None if row_tokens is None else row_tokens[taken:],
+            )
             filled += taken
-        yield table, weights
+        yield block
 
 
-def _block(log_probs: Matrix, row_weights: Vector, excluded: Mask | None, first: int) -> Block:
+def _block(chunk: Chunk, excluded: Mask | None, first: int) -> Block:
+    log_probs, row_weights, document, row_tokens = chunk
     checked_log_probs(log_probs, first)
     bad = np.flatnonzero(~(np.isfinite(row_weights) & (row_weights >= 0)))
     if bad.size:
@@ -156,59 +213,67 @@ def _block(log_probs: Matrix, row_weights: Vector, excluded: Mask | None, first:
     row_max = rescaled(log_probs, excluded)
     refuse_rows(np.isneginf(row_max), "have probability 0 under every allowed source", first)
     np.multiply(log_probs, log_probs >= SMALLEST, out=log_probs)
-    return Block(log_probs.astype(np.float32), row_max, row_weights)
+    return Block(log_probs.astype(np.float32), row_max, row_weights, document, row_tokens, first)
 
 
-def _in_memory(ready: Iterable[Block], spans: Sequence[tuple[int, int]], sources: int) -> list[Block]:
-    rows, first = spans[-1][1] - spans[0][0], spans[0][0]
-    whole = Block(np.empty((rows, sources), np.float32), np.empty(rows), np.empty(rows))
+def _arrays(block: Block) -> dict[str, NDArray[Any]]:
+    """What is kept of its rows, by name; 8-byte numbers first."""
+    named = {name: getattr(block, name) for name in ("row_max", "row_weights", "document", "row_tokens", "likelihood")}
+    return {name: array for name, array in named.items() if array is not None}
+
+
+def _row_bytes(block: Block) -> int:
+    return sum(array[0].nbytes for array in _arrays(block).values())
+
+
+def _in_memory(ready: Iterable[Block], like: Block, rows: int) -> list[Block]:
+    whole = {name: np.empty((rows, *array.shape[1:]), array.dtype) for name, array in _arrays(like).items()}
     stored = []
-    for (start, stop), block in zip(spans, ready, strict=True):
-        place = slice(start - first, stop - first)
-        kept = Block(whole.likelihood[place], whole.row_max[place], whole.row_weights[place])
-        kept.likelihood[:], kept.row_max[:], kept.row_weights[:] = block.likelihood, block.row_max, block.row_weights
-        stored.append(kept)
+    for block in ready:
+        place = slice(block.first - like.first, block.first - like.first + len(block.likelihood))
+        for name, array in _arrays(block).items():
+            whole[name][place] = array
+        kept: dict[str, Any] = {name: array[place] for name, array in whole.items()}
+        stored.append(replace(block, **kept))
     return stored
 
 
-def _record_bytes(rows: int, sources: int) -> int:
-    return rows * (4 * sources + 16)
-
-
 class _Scratch(Sequence[Block]):
-    """Blocks in a file: a record each, row_max, row_weights and likelihood, from the start of a page."""
+    """Blocks in a file: a record each, array after array, from the start of a page. None is larger than the first."""
 
-    def __init__(
-        self, ready: Iterable[Block], spans: Sequence[tuple[int, int]], sources: int, folder: str | None
-    ) -> None:
-        self._sizes, self._sources = [stop - start for start, stop in spans], sources
-        self._page = mmap.ALLOCATIONGRANULARITY
-        self._record = -(-_record_bytes(max(self._sizes), sources) // self._page) * self._page
+    def __init__(self, ready: Iterable[Block], like: Block, count: int, folder: str | None) -> None:
+        self._like, self._count, self._rows = like, count, [0] * count
+        self._record = -(-len(like.likelihood) * _row_bytes(like) // mmap.ALLOCATIONGRANULARITY)
+        self._record *= mmap.ALLOCATIONGRANULARITY
         try:
             self._file: IO[bytes] = tempfile.TemporaryFile(dir=folder, prefix="mixray-shard-")  # noqa: SIM115
         except OSError as error:
             raise _no_scratch(folder, error) from error
         weakref.finalize(self, self._file.close)
         for number, block in enumerate(ready):
+            self._rows[number] = len(block.likelihood)
             try:
                 self._file.seek(number * self._record)
-                for array in (block.row_max, block.row_weights, block.likelihood):
+                for array in _arrays(block).values():
                     self._file.write(array.data)
                 self._file.flush()
             except OSError as error:
                 raise _no_scratch(folder, error) from error
 
     def __len__(self) -> int:
-        return len(self._sizes)
+        return self._count
 
     def __getitem__(self, number: int) -> Block:  # type: ignore[override]
         """Mapped for as long as the block lives."""
-        rows = self._sizes[number]
-        length = _record_bytes(rows, self._sources)
+        like, rows = self._like, self._rows[number]
+        length = rows * _row_bytes(like)
         mapping = mmap.mmap(self._file.fileno(), length, access=mmap.ACCESS_READ, offset=number * self._record)
-        row_max, row_weights = np.frombuffer(mapping, np.float64, 2 * rows).reshape(2, rows)
-        likelihood = np.frombuffer(mapping, np.float32, rows * self._sources, 16 * rows).reshape(rows, self._sources)
-        return Block(likelihood, row_max, row_weights)
+        arrays: dict[str, Any] = {}
+        offset = 0
+        for name, array in _arrays(like).items():
+            values = np.frombuffer(mapping, array.dtype, rows * array[0].size, offset)
+            arrays[name], offset = values.reshape(rows, *array.shape[1:]), offset + values.nbytes
+        return replace(like, first=like.first + number * len(like.likelihood), **arrays)
 
 
 def _no_scratch(folder: str | None, error: OSError) -> StageError:

@@ -41,7 +41,7 @@ def cache(shelf: Any) -> tuple[Any, dict[str, Any]]:
 
 
 def read(ranges: RowRanges, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-    log_probs, row_weights = zip(*ranges.read(start, stop), strict=True)
+    log_probs, row_weights, _, _ = zip(*ranges.read(start, stop), strict=True)
     return np.concatenate(log_probs), np.concatenate(row_weights)
 
 

@@ -30,7 +30,8 @@ def table() -> tuple[np.ndarray, np.ndarray]:
 
 def pieces(log_probs: np.ndarray, row_weights: np.ndarray, start: int, stop: int, size: int) -> Iterator[Any]:
     for first in range(start, stop, size):
-        yield log_probs[first : min(first + size, stop)], row_weights[first : min(first + size, stop)]
+        part = slice(first, min(first + size, stop))
+        yield log_probs[part], row_weights[part], None, None
 
 
 def load(table: tuple[np.ndarray, np.ndarray], first: int, last: int, size: int = 1000, **options: Any) -> Shard:
