@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -29,12 +29,15 @@ from mixray.config.schema import Resources
 from mixray.errors import InputError, MixrayError, StageError
 from mixray.simplex.checks import Mask, Matrix, Vector
 from mixray.simplex.cross_entropy import evaluations
+from mixray.simplex.draws import Draws
 from mixray.simplex.objective import Columns, Evaluation
-from mixray.simplex.passes import Partial, blocks, total
+from mixray.simplex.passes import Partial, block_rows, blocks, total
 from mixray.simplex.shard import WORKING_BYTES, Shard, shard_spans
 
 MEMORY = 2 * 2**30
 RETRIES = 3
+BATCH_ENTRIES = 2**20
+"""Rows x replicates that a thread works on at once."""
 
 
 @dataclass(frozen=True)
@@ -75,14 +78,9 @@ class ShardHolder:
     def _shard(self) -> Shard:
         return self._part.load()
 
-    def sums(self, points: Matrix, columns: Columns | None) -> list[Partial]:
-        return self._shard.sums(points, columns)
-
-    def weight_sums(self) -> list[Partial]:
-        return self._shard.weight_sums()
-
-    def row_losses(self, source_shares: Vector) -> Vector:
-        return self._shard.row_losses(source_shares)
+    def ask(self, method: str, *arguments: Any) -> Any:
+        """What the shard's method says: partial sums, or a number per row."""
+        return getattr(self._shard, method)(*arguments)
 
 
 ShardActor: Any = ray.remote(max_restarts=0, max_task_retries=0)(ShardHolder)
@@ -103,7 +101,7 @@ class Placing:
 
 
 class ShardedCrossEntropy:
-    """An ``Objective``. ``actors``: those that hold the rows now, in the order of the rows."""
+    """An ``Objective``, and ``Resampling``. ``actors``: those that hold the rows now, in the order of the rows."""
 
     def __init__(self, parts: Sequence[ShardPart], placing: Placing, retries: int = RETRIES) -> None:
         self._parts, self._placing, self._retries = parts, placing, retries
@@ -127,6 +125,10 @@ class ShardedCrossEntropy:
         weight, offset = total(self._ask("weight_sums"))
         return float(weight), float(offset)
 
+    @cached_property
+    def _row_tokens(self) -> float:
+        return float(total(self._ask("row_tokens"))[0])
+
     def at(self, points: Matrix, columns: Columns | None = None) -> list[Evaluation]:
         sums = total(self._ask("sums", points, columns))
         return evaluations(sums, self._weight_sums[1], len(points), self.sources, columns)
@@ -134,6 +136,27 @@ class ShardedCrossEntropy:
     def row_losses(self, source_shares: Vector) -> Vector:
         """What each row adds to the value: 8 bytes a row in this process."""
         return np.concatenate(self._answers("row_losses", source_shares))
+
+    @property
+    def documents(self) -> int:
+        return self._parts[0].ranges.documents
+
+    @property
+    def batch(self) -> int:
+        """How many replicates' weights of a block an actor's thread has room for."""
+        return max(1, BATCH_ENTRIES // block_rows(self.sources))
+
+    def replicates(self, seed: int, target: int, numbers: range) -> ShardedReplicates:
+        draws = Draws.of(seed, target, numbers)
+        weights, offsets, tokens = total(self._ask("replicate_weights", draws)).reshape(3, len(numbers))
+        if not weights.all():
+            raise InputError(
+                "bootstrap: a replicate has no document that counts",
+                got=f"{self.documents} documents",
+                wanted="some twenty or more, where rows are with shards",
+            )
+        scale = self._row_tokens / tokens
+        return ShardedReplicates(self, replace(draws, scale=scale), weights * scale, offsets * scale)
 
     def close(self) -> None:
         """End the actors."""
@@ -169,7 +192,7 @@ class ShardedCrossEntropy:
         return [answers[shard] for shard in range(len(self._parts))]
 
     def _submit(self, shard: int, method: str, *arguments: Any) -> ray.ObjectRef:
-        return getattr(self.actors[shard], method).remote(*arguments)
+        return self.actors[shard].ask.remote(method, *arguments)
 
     def _given_up(self, shard: int, times: int, error: RayError) -> StageError:
         part = self._parts[shard]
@@ -179,6 +202,59 @@ class ShardedCrossEntropy:
             wanted=f"room for {(part.memory + WORKING_BYTES) / 2**20:.0f} MiB a shard",
             remedy="allow less memory per shard, or find in Ray's logs what ends its workers",
         )
+
+
+@dataclass(frozen=True, eq=False)
+class ShardedReplicates:
+    """``weights`` and ``offsets``: ``(replicates,)``, the sums of the row weights and what rescaling took."""
+
+    objective: ShardedCrossEntropy
+    draws: Draws
+    weights: Vector
+    offsets: Vector
+
+    @property
+    def count(self) -> int:
+        return len(self.weights)
+
+    def at(self, points: Matrix, which: Columns, *, values: bool) -> list[Evaluation]:
+        sums = total(self.objective._ask("replicate_sums", points, self.draws.chosen(which), values))
+        return evaluations(sums, 0.0, len(points), self.objective.sources, None)
+
+    def one(self, replicate: int) -> ShardedReplicate:
+        return ShardedReplicate(self, replicate)
+
+    def losses(self, mixtures: Matrix) -> Matrix:
+        sums = total(self.objective._ask("replicate_losses", self.draws, mixtures))
+        return sums.reshape(self.count, len(mixtures))
+
+
+@dataclass(frozen=True, eq=False)
+class ShardedReplicate:
+    """One of them, as an ``Objective``."""
+
+    of: ShardedReplicates
+    number: int
+
+    @property
+    def rows(self) -> int:
+        return self.of.objective.rows
+
+    @property
+    def sources(self) -> int:
+        return self.of.objective.sources
+
+    @property
+    def total_weight(self) -> float:
+        return float(self.of.weights[self.number])
+
+    def at(self, points: Matrix, columns: Columns | None = None) -> list[Evaluation]:
+        draws = self.of.draws.chosen(np.array([self.number]))
+        sums = total(self.of.objective._ask("sums", points, columns, draws))
+        return evaluations(sums, float(self.of.offsets[self.number]), len(points), self.sources, columns)
+
+    def row_losses(self, source_shares: Vector) -> Vector:
+        raise NotImplementedError("a replicate's rows are asked for by nobody")
 
 
 @contextmanager

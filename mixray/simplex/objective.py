@@ -55,6 +55,9 @@ class Objective(Protocol):
 class Replicates(Protocol):
     """One target under the weights of a batch of bootstrap replicates."""
 
+    @property
+    def count(self) -> int: ...
+
     def at(self, points: Matrix, which: Columns, *, values: bool) -> list[Evaluation]:
         """Each point ``(points, sources)`` in the replicate that ``which`` numbers; the values only if wanted."""
         ...

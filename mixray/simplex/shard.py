@@ -35,7 +35,7 @@ from mixray.simplex.passes import Partial, blocks, mapped, summed
 
 SMALLEST = np.finfo(np.float32).tiny
 """Smaller float32 numbers have fewer digits, and cost a processor a hundred times what others do."""
-WORKING_BYTES = 256 * 2**20
+WORKING_BYTES = 320 * 2**20
 """What a shard's process needs beside its rows: the interpreter with its libraries, the block being worked on."""
 
 Chunk = tuple[NDArray[np.floating], Vector, NDArray[np.int64] | None, Vector | None]
@@ -157,6 +157,15 @@ class Shard:
     def weight_sums(self) -> list[Partial]:
         """Partial sums of the row weights and of the loss's offset."""
         return summed(self._each(lambda block: weight_sums(block.row_weights, block.row_max), 0), self._first)
+
+    def row_tokens(self) -> list[Partial]:
+        """Partial sums of row weight times tokens, or of the rows where that is the same for all."""
+
+        def work(block: Block) -> Vector:
+            tokens = block.row_tokens
+            return np.array([len(block.likelihood) if tokens is None else tokens.sum()], np.float64)
+
+        return summed(self._each(work, 0), self._first)
 
     def row_losses(self, source_shares: Vector) -> Vector:
         """What each of its rows adds to the value."""

@@ -21,7 +21,7 @@ from mixray.cluster.shards import ShardedCrossEntropy, open_shards
 from mixray.config.schema import MixtureConfig, Resources
 from mixray.errors import InputError, StageError
 from mixray.search import rows_of
-from mixray.simplex import CrossEntropy, FeasibleSet, Group, Problem, Solution, solve_problem
+from mixray.simplex import CrossEntropy, FeasibleSet, Group, Problem, Solution, bootstrap, solve_problem
 from mixray.simplex.objective import Columns, Evaluation
 from mixray.simplex.passes import block_rows
 from mixray.simplex.shard import WORKING_BYTES
@@ -145,6 +145,30 @@ def test_processes_that_die_at_their_work_change_no_bit(
         ours = objective.at(POINTS, np.arange(4))
     assert len(killed) == 2
     assert [bits(at) for at in ours] == [bits(at) for at in whole.at(POINTS, np.arange(4))]
+
+
+def test_error_bars_have_the_same_bits_and_those_of_one_process(ray_session: Session, tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    rows, sources = 3 * block_rows(16) + 10, 16
+    log_probs = draw.normal(-30, 1.5, (rows, sources)) + np.linspace(0, 1.0, sources)
+    np.save(tmp_path / "table.npy", log_probs)
+    ranges = NpyRows.open(str(tmp_path / "table.npy"))
+    baselines = {"balanced": np.full(sources, 1 / sources)}
+    here = Problem((CrossEntropy.from_log_probs(log_probs),), FeasibleSet.of(sources))
+    shares = solve_problem(here).weights
+    found = []
+    for shards in (1, 3):
+        with open_shards(ray_session, ranges, shards=shards) as objective:
+            problem = Problem((objective,), here.feasible)
+            found.append(bootstrap(problem, shares, seed=0, replicates=80, baselines=baselines))
+    one, three = found
+    assert one.replicate_shares.tobytes() == three.replicate_shares.tobytes()
+    assert (one.gain, one.gap) == (three.gain, three.gap)
+    assert one.documents == rows
+    alone = bootstrap(here, shares, seed=0, replicates=80, baselines=baselines)
+    for ours, theirs in [(one.interval, alone.interval), (np.array(one.gain["balanced"]), alone.gain["balanced"])]:
+        width = np.diff(theirs)
+        assert (abs(ours - theirs) < 0.4 * width + 1e-6).all()
 
 
 def test_an_actor_that_always_dies_is_given_up(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from math import exp, factorial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 from mixray.errors import InputError, StageError
 from mixray.simplex import CrossEntropy
 from mixray.simplex.cross_entropy import evaluations
+from mixray.simplex.draws import THRESHOLDS, Draws
 from mixray.simplex.passes import block_rows, blocks, total
 from mixray.simplex.shard import SMALLEST, Shard, shard_spans
 
@@ -81,6 +84,79 @@ def test_rounding_costs_less_than_one_part_in_ten_million(table: Any) -> None:
     exact = CrossEntropy.from_log_probs(*table).at(POINTS)
     for ours, theirs in zip(rounded(*table).at(POINTS), exact, strict=True):
         assert abs(ours.value - theirs.value) < 6e-8 * table[1].sum()
+
+
+def test_documents_are_drawn_as_poisson_says_and_independently() -> None:
+    documents, draws = np.arange(200_000), Draws.of(3, 0, range(4))
+    times = draws.times(documents)
+    found = [(times == k).mean() for k in range(6)]
+    np.testing.assert_allclose(found, [exp(-1) / factorial(k) for k in range(6)], atol=2e-3)
+    assert abs(np.corrcoef(times) - np.eye(4)).max() < 0.01
+    assert abs(np.corrcoef(times[0, 1:], times[0, :-1])[0, 1]) < 0.01
+    assert THRESHOLDS.dtype == np.uint32
+    assert (np.diff(THRESHOLDS.astype(np.int64)) > 0).all()
+
+
+def test_a_draw_is_the_same_wherever_it_is_made() -> None:
+    documents, draws = np.arange(1000), Draws.of(3, 1, range(10, 20))
+    times = draws.times(documents)
+    np.testing.assert_array_equal(times[:, 300:400], draws.times(documents[300:400]))
+    np.testing.assert_array_equal(times[4:5], Draws.of(3, 1, range(14, 15)).times(documents))
+    assert (times != Draws.of(4, 1, range(10, 20)).times(documents)).any()
+    assert (times != Draws.of(3, 2, range(10, 20)).times(documents)).any()
+
+
+@pytest.mark.parametrize("memory", [2**30, 0])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_replicates_have_the_sums_of_reweighted_rows(table: Any, memory: int, grouped: bool) -> None:
+    log_probs, row_weights = table
+    document = np.arange(ROWS) // 3 if grouped else np.arange(ROWS)
+    row_tokens = np.random.default_rng(2).random(ROWS)
+
+    def chunks(start: int, stop: int) -> Iterator[Any]:
+        for log_probs_part, weights_part, _, _ in pieces(log_probs, row_weights, start, stop, 777):
+            here = slice(start, start + len(weights_part))
+            yield (
+                (log_probs_part, weights_part, document[here], row_tokens[here])
+                if grouped
+                else (log_probs_part, weights_part, None, None)
+            )
+            start = here.stop
+
+    def parts(shards: int) -> Iterator[Shard]:
+        for first, last in shard_spans(ROWS, SOURCES, shards):
+            spans = blocks(ROWS, SOURCES)[first:last]
+            yield Shard.load(chunks(spans[0][0], spans[-1][1]), spans, first, SOURCES, memory=memory)
+
+    one, three = list(parts(1)), list(parts(3))
+    assert all(part.in_memory == bool(memory) for part in three)
+
+    def both(method: str, *arguments: Any) -> np.ndarray:
+        found, again = (
+            total(partial for part in split for partial in getattr(part, method)(*arguments)) for split in (one, three)
+        )
+        np.testing.assert_array_equal(found, again)
+        return found
+
+    draws = replace(Draws.of(0, 0, range(3)), scale=np.array([1.0, 2.0, 0.5]))
+    times, whole = draws.times(document), rounded(*table)
+    expected = [whole.reweighted(own) for own in times * draws.scale[:, None] * row_weights]
+    values = evaluations(both("replicate_sums", POINTS, draws, True), 0.0, 3, SOURCES, None)
+    for i, rows in enumerate(expected):
+        (theirs,) = rows.at(POINTS[i : i + 1], COLUMNS)
+        assert values[i].value == pytest.approx(theirs.value, rel=1e-12)
+        np.testing.assert_allclose(values[i].gradient, theirs.gradient, rtol=1e-12)
+        sums = both("sums", POINTS[i : i + 1], COLUMNS, draws.chosen(np.array([i])))
+        (alone,) = evaluations(sums, rows.offset, 1, SOURCES, COLUMNS)
+        np.testing.assert_allclose(alone.curvature, theirs.curvature, rtol=1e-12)
+    weights, offsets, tokens = both("replicate_weights", draws).reshape(3, 3)
+    np.testing.assert_allclose(weights * draws.scale, [rows.total_weight for rows in expected], rtol=1e-12)
+    np.testing.assert_allclose(offsets * draws.scale, [rows.offset for rows in expected], rtol=1e-12)
+    np.testing.assert_allclose(tokens, times @ (row_tokens if grouped else np.ones(ROWS)), rtol=1e-12)
+    assert both("row_tokens")[0] == pytest.approx(row_tokens.sum() if grouped else ROWS)
+    losses = both("replicate_losses", draws, POINTS).reshape(3, 3)
+    wanted = [[rows.at(point[None])[0].value for point in POINTS] for rows in expected]
+    np.testing.assert_allclose(losses, wanted, rtol=1e-12)
 
 
 def test_excluded_sources_do_not_scale_the_rows(table: Any) -> None:
