@@ -66,6 +66,42 @@ def test_a_cache_has_the_rows_of_a_solve(shelf: Any, cache: Any, unit: Any, weig
             np.testing.assert_allclose(found[1], row_weights[start:stop], rtol=1e-15)
 
 
+def test_the_files_may_be_looked_through_elsewhere(shelf: Any, cache: Any) -> None:
+    def elsewhere(look: Any, names: Any) -> Any:
+        return [pickle.loads(pickle.dumps(look))(name) for name in names]
+
+    options: dict[str, Any] = {"unit": "window", "weighting": "document"}
+    here, there = (CacheRows.open(shelf.storage, *cache, **options, over=over) for over in (map, elsewhere))
+    assert here.places == there.places
+
+
+@pytest.mark.parametrize("weighting", ["document", "token"])
+@pytest.mark.parametrize("unit", ["document", "window", "token"])
+def test_rows_say_their_document_and_their_part_of_the_tokens(
+    shelf: Any, cache: Any, unit: Any, weighting: Any
+) -> None:
+    """Drawn once each, documents bring all tokens, each by its part."""
+    rows, columns = cache
+    whole = read_cache(shelf.storage, rows, "fit", columns)
+    wanted = rows_of(whole, MixtureConfig(unit=unit, weighting=weighting))
+    ranges = CacheRows.open(shelf.storage, rows, columns, unit=unit, weighting=weighting)
+    _, _, document, row_tokens = zip(*ranges.read(0, ranges.rows), strict=True)
+    places = {id: place for place, id in enumerate(dict.fromkeys(whole.documents.tolist()))}
+    numbers = np.array([places[id] for id in wanted.documents.tolist()])
+    if unit == "document":
+        assert set(document) == {None}
+        if weighting == "document":
+            assert set(row_tokens) == {None}
+            return
+        order = np.argsort(numbers)
+    else:
+        order = np.arange(ranges.rows)
+        np.testing.assert_array_equal(np.concatenate(document), numbers)
+    expected = (wanted.row_weights * wanted.token_counts)[order]
+    np.testing.assert_allclose(np.concatenate(row_tokens), expected, rtol=1e-14)
+    assert np.concatenate(row_tokens).sum() == pytest.approx(1.0, rel=1e-12)
+
+
 def test_a_limited_description_names_only_the_files_it_needs(shelf: Any, cache: Any) -> None:
     ranges = CacheRows.open(shelf.storage, *cache, unit="document", weighting="document")
     few = ranges.limited(2, 3)  # the long document
