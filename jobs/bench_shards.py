@@ -3,8 +3,8 @@
     python jobs/bench_shards.py --rows 1e6 1e7 1e8 --shards 2 --memory 2
 
 Synthetic log-probabilities of 20 sources, correlated as real proxies' are (a common base, six shared factors, noise
-0.05), are written block by block as float32 and solved to a gap of 1e-8. Time per row is given as a ratio to that of
-the first number of rows: 1.0 means that time is linear. 1e8 rows take 8 GB of disk, and 10 more where they do not fit
+0.05), are written block by block as float32 and solved to a gap of 1e-8. Time per row, and the actors' processor time
+per row, are given as ratios to those of the first number of rows: 1.0 means that time is linear. 1e8 rows take 8 GB of disk, and 10 more where they do not fit
 the memory allowed.
 """
 
@@ -25,7 +25,7 @@ from mixray.simplex import FeasibleSet, Problem, solve_problem
 
 SOURCES, FACTORS, NOISE = 20, 6, 0.05
 WRITTEN_ROWS = 100_000
-HEAD = "   rows  load s  solve s rounds      gap  actor MB  driver MB  per row"
+HEAD = "   rows  load s  solve s  cpu s rounds      gap  actor MB  driver MB  per row  cpu per row"
 
 
 def write_table(path: Path, rows: int) -> None:
@@ -61,18 +61,27 @@ def actors() -> list[Path]:
     return found
 
 
-def measured(session: Session, path: Path, shards: int, memory: int, scratch: str) -> tuple[float, str]:
-    """Seconds of the solve, and the line of the table without its last column."""
+def processor_seconds(process: Path) -> float:
+    fields = (process / "stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def measured(session: Session, path: Path, shards: int, memory: int, scratch: str) -> tuple[float, float, str]:
+    """Seconds of the solve, those of its actors' processors, and the line of the table without its last columns."""
     before, start = set(actors()), time.perf_counter()
     ranges = NpyRows.open(str(path))
     with open_shards(session, ranges, shards=shards, memory=memory, scratch=scratch) as objective:
-        loaded = time.perf_counter()
+        processes, loaded = set(actors()) - before, time.perf_counter()
+        spent = sum(map(processor_seconds, processes))
         solution = solve_problem(Problem((objective,), FeasibleSet.of(SOURCES)))
         seconds = time.perf_counter() - loaded
-        actor = max(peak_megabytes(process) for process in set(actors()) - before)
+        spent = sum(map(processor_seconds, processes)) - spent
+        actor = max(map(peak_megabytes, processes))
     driver = peak_megabytes(Path(f"/proc/{os.getpid()}"))
-    line = f"{ranges.rows:7.0e} {loaded - start:7.1f} {seconds:8.2f} {solution.rounds:6d} {solution.gap:8.1e}"
-    return seconds, f"{line} {actor:9.0f} {driver:10.0f}"
+    line = (
+        f"{ranges.rows:7.0e} {loaded - start:7.1f} {seconds:8.2f} {spent:6.1f} {solution.rounds:6d} {solution.gap:8.1e}"
+    )
+    return seconds, spent, f"{line} {actor:9.0f} {driver:10.0f}"
 
 
 def main() -> None:
@@ -88,10 +97,10 @@ def main() -> None:
         for rows in map(int, options.rows):
             path = Path(folder) / "log_probs.npy"
             write_table(path, rows)
-            seconds, line = measured(session, path, options.shards, int(options.memory * 2**30), folder)
+            seconds, spent, line = measured(session, path, options.shards, int(options.memory * 2**30), folder)
             path.unlink()
-            first = first or seconds / rows
-            print(f"{line} {seconds / rows / first:8.2f}", flush=True)
+            first = first or (seconds / rows, spent / rows)
+            print(f"{line} {seconds / rows / first[0]:8.2f} {spent / rows / first[1]:12.2f}", flush=True)
 
 
 if __name__ == "__main__":

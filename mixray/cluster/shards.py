@@ -276,8 +276,9 @@ def open_shards(
         session: one, or the address of a cluster, or None for a local one.
         shards: actors; as many as there is room for by default, and never more than there are blocks of rows.
         resources: of one actor; its CPUs are its threads. One CPU by default.
-        memory: bytes that an actor's rows may take (4 per source and 16 more, each row); those of a shard that has
-            more lie in a file. The actor's process stays below ``memory`` and ``WORKING_BYTES`` for each thread.
+        memory: bytes that an actor's rows may take (4 per source and 16 more, each row; another 8 or 16 for a cache
+            where documents have several rows or count by their tokens); those of a shard that has more lie in a file.
+            The actor's process stays below ``memory`` and ``WORKING_BYTES`` for each thread.
         reserve_memory: have Ray set that memory aside, too.
         scratch: a folder on every machine, for these files; where temporary files go by default.
         allowed: ``(sources,)``, the sources whose share may be above 0: rows are rescaled by these alone. All by

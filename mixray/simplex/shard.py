@@ -5,9 +5,9 @@ rounded to float32. It answers with partial sums, from which whoever joins them,
 number of shards.
 
 What float32 costs: a likelihood is off by at most 6e-8 of itself, under any mixture, hence a row's loss by at most 6e-8
-nats, and the loss by 6e-8 nats times the mean rows per token: less than that per token, and in practice far less, for
-errors have both signs. Entries below 1.2e-38 of their row's largest become 0. Sums are float64: the answer is that of
-the rounded table to the last digits.
+nats, and the loss by 6e-8 nats times the sum of the row weights, which is at most 1 where it is in nats per token; in
+practice by far less, for errors have both signs. Entries below 1.2e-38 of their row's largest become 0. Sums are
+float64: the answer is that of the rounded table to the last digits.
 
 Rows that do not fit the memory allowed lie in a scratch file without a name, which ends with its process however that
 ends. It is mapped block by block, only for as long as a block is worked on: the process never holds more of it.
