@@ -4,8 +4,8 @@
 
 Synthetic log-probabilities of 20 sources, correlated as real proxies' are (a common base, six shared factors, noise
 0.05), are written block by block as float32 and solved to a gap of 1e-8. Time per row, and the actors' processor time
-per row, are given as ratios to those of the first number of rows: 1.0 means that time is linear. 1e8 rows take 8 GB of disk, and 10 more where they do not fit
-the memory allowed.
+per row, are given as ratios to those of the first number of rows: 1.0 means that time is linear. 1e8 rows take 8 GB of
+disk, and 10 more where they do not fit the memory allowed.
 """
 
 from __future__ import annotations
