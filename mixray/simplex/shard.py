@@ -10,12 +10,13 @@ practice by far less, for errors have both signs. Entries below 1.2e-38 of their
 float64: the answer is that of the rounded table to the last digits.
 
 Rows that do not fit the memory allowed lie in a scratch file without a name, which ends with its process however that
-ends. It is mapped block by block, only for as long as a block is worked on: the process never holds more of it.
+ends. It is read block by block, each for as long as it is worked on: the process never holds more of it, and the
+system keeps in memory what there is room for.
 """
 
 from __future__ import annotations
 
-import mmap
+import os
 import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -37,6 +38,8 @@ SMALLEST = np.finfo(np.float32).tiny
 """Smaller float32 numbers have fewer digits, and cost a processor a hundred times what others do."""
 WORKING_BYTES = 320 * 2**20
 """What a shard's process needs beside its rows: the interpreter with its libraries, the block being worked on."""
+
+PAGE_BYTES = 4096
 
 Chunk = tuple[NDArray[np.floating], Vector, NDArray[np.int64] | None, Vector | None]
 """Consecutive rows: log-probabilities ``(rows, sources)`` in nats; and, ``(rows,)``, row weights, the number of each
@@ -252,8 +255,8 @@ class _Scratch(Sequence[Block]):
 
     def __init__(self, ready: Iterable[Block], like: Block, count: int, folder: str | None) -> None:
         self._like, self._count, self._rows = like, count, [0] * count
-        self._record = -(-len(like.likelihood) * _row_bytes(like) // mmap.ALLOCATIONGRANULARITY)
-        self._record *= mmap.ALLOCATIONGRANULARITY
+        self._record = -(-len(like.likelihood) * _row_bytes(like) // PAGE_BYTES)
+        self._record *= PAGE_BYTES
         try:
             self._file: IO[bytes] = tempfile.TemporaryFile(dir=folder, prefix="mixray-shard-")  # noqa: SIM115
         except OSError as error:
@@ -273,14 +276,16 @@ class _Scratch(Sequence[Block]):
         return self._count
 
     def __getitem__(self, number: int) -> Block:  # type: ignore[override]
-        """Mapped for as long as the block lives."""
+        """Read, not mapped: a disk that fails is an error then, and not the end of the process."""
         like, rows = self._like, self._rows[number]
-        length = rows * _row_bytes(like)
-        mapping = mmap.mmap(self._file.fileno(), length, access=mmap.ACCESS_READ, offset=number * self._record)
+        record = np.empty(rows * _row_bytes(like), np.uint8)
+        got = os.preadv(self._file.fileno(), [record.data], number * self._record)
+        if got != record.nbytes:
+            raise StageError("a shard's scratch file is shorter than what was written", got=got, wanted=record.nbytes)
         arrays: dict[str, Any] = {}
         offset = 0
         for name, array in _arrays(like).items():
-            values = np.frombuffer(mapping, array.dtype, rows * array[0].size, offset)
+            values = np.frombuffer(record, array.dtype, rows * array[0].size, offset)
             arrays[name], offset = values.reshape(rows, *array.shape[1:]), offset + values.nbytes
         return replace(like, first=like.first + number * len(like.likelihood), **arrays)
 
