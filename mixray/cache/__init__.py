@@ -2,10 +2,14 @@
 
 from mixray.cache.columns import column_id, column_table, encode
 from mixray.cache.comparison import compare
+from mixray.cache.row_ranges import CacheRows, NpyRows, RowRanges
 from mixray.cache.table import PredictionCache, read_cache, read_file, split_files
 
 __all__ = [
+    "CacheRows",
+    "NpyRows",
     "PredictionCache",
+    "RowRanges",
     "column_id",
     "column_table",
     "compare",

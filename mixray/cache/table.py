@@ -59,14 +59,14 @@ def read_file(storage: Storage, name: str, rows: Artifact, columns: Mapping[str,
     Per-token values, where a column has them, stand in ``<model>.tokens``. Raises CorruptedArtifactError where a
     column's keys are not the rows' keys, or a row has not as many values as tokens.
     """
-    table = _read(storage, rows, name, [*KEY, "count"])
+    table = read_columns(storage, rows, name, [*KEY, "count"])
     keys = _keys(table)
     order = np.argsort(keys, kind="stable")
     for model, column in columns.items():
         what, wanted = f"the cache column of {model}", f"the {len(keys)} rows of its target"
         if name not in column.files:
             raise _corrupted(storage, column, what, f"no file {name}", wanted)
-        values = _read(storage, column, name, None)
+        values = read_columns(storage, column, name, None)
         theirs = _keys(values)
         their_order = np.argsort(theirs, kind="stable")
         if not np.array_equal(theirs[their_order], keys[order]):
@@ -91,7 +91,7 @@ def read_cache(storage: Storage, rows: Artifact, split: str, columns: Mapping[st
     """
     models = tuple(columns)
     table = pa.concat_tables([read_file(storage, name, rows, columns) for name in split_files(rows, split)])
-    ids, documents = np.unique(_bytes(table["document"]), return_inverse=True)
+    ids, documents = np.unique(document_bytes(table["document"]), return_inverse=True)
     order = np.lexsort((table["window"].to_numpy(), documents))
     same = (np.diff(documents[order]) == 0) & (np.diff(table["window"].to_numpy()[order]) == 0)
     if same.any():
@@ -119,11 +119,22 @@ def _corrupted(storage: Storage, artifact: Artifact, what: str, got: str, wanted
     )
 
 
-def _read(storage: Storage, artifact: Artifact, name: str, columns: list[str] | None) -> pa.Table:
-    return pq.read_table(storage.fetch(artifact.files[name]), columns=columns)
+def read_columns(storage: Storage, artifact: Artifact, name: str, columns: list[str] | None) -> pa.Table:
+    """One file of an artifact, all its columns when None. Raises CorruptedArtifactError naming it."""
+    record = artifact.files[name]
+    try:
+        return pq.read_table(storage.fetch(record), columns=columns)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise CorruptedArtifactError(
+            "a file of the prediction cache cannot be read",
+            where=storage.location(record.path),
+            got=str(error).partition("\n")[0],
+            wanted=f"{record.bytes} bytes of Parquet",
+            remedy="run again with --rebuild to make it anew",
+        ) from error
 
 
-def _bytes(column: pa.ChunkedArray) -> np.ndarray:
+def document_bytes(column: pa.ChunkedArray) -> np.ndarray:
     """A fixed_size_binary(16) column as numpy ``V16``-like sortable bytes, trailing zeros kept."""
     array = column.combine_chunks()
     raw = np.frombuffer(array.buffers()[1], np.uint8, count=16 * len(array), offset=16 * array.offset)
@@ -132,7 +143,7 @@ def _bytes(column: pa.ChunkedArray) -> np.ndarray:
 
 def _keys(table: pa.Table) -> np.ndarray:
     """One sortable number per (document, window): documents and windows of one file, ranked together."""
-    document = _bytes(table["document"])
+    document = document_bytes(table["document"])
     keys = np.empty(len(table), dtype=[("high", ">u8"), ("low", ">u8"), ("window", "<i8")])
     halves = document.view(">u8").reshape(-1, 2)
     keys["high"], keys["low"], keys["window"] = halves[:, 0], halves[:, 1], table["window"].to_numpy()

@@ -53,13 +53,15 @@ class Session:
             self._checked = True
             self._check(self._config)
 
-    def fits(self, ask: Resources, *, where: str, count: int = 1) -> int:
-        """How many such asks fit at once, on machines the cluster has or can scale to.
+    def fits(self, ask: Resources, *, where: str, count: int = 1, memory: int = 0) -> int:
+        """How many such asks (and ``memory`` bytes each) fit at once, on machines the cluster has or can scale to.
 
         Raises InputError where fewer than ``count`` ever will.
         """
         self.connect()
-        asked = {name: amount for name, amount in (("CPU", ask.cpus), ("GPU", ask.gpus)) if amount > 0}
+        asked = {
+            name: amount for name, amount in (("CPU", ask.cpus), ("GPU", ask.gpus), ("memory", memory)) if amount > 0
+        }
         machines = _machines()
         many = sum(count_of * _asks_in(machine, asked) for machine, count_of in machines)
         if many < count:

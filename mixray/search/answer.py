@@ -78,7 +78,7 @@ def find_mixture(
     shares = optimum.weights if near is None else near.weights
     chosen = optimum.point if near is None else problem.at(shares)
     rivals: dict[str, NDArray[np.float64]] = {arm: vector(mixture) for arm, mixture in baseline_mixtures(sizes).items()}
-    losses = {"mixmin": chosen.loss} | {arm: problem.at(rival).loss for arm, rival in rivals.items()}
+    losses = {"mixmin": chosen.loss} | {arm: problem.loss(rival) for arm, rival in rivals.items()}
 
     fields: dict[str, Any] = {}
     warnings = _warnings(optimum, settings, caches)

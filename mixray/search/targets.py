@@ -44,6 +44,6 @@ def _offsets(
         return None
     if config.worst.offsets == "best_single":
         corners = np.eye(feasible.lower.size)
-        return np.array([min(at.value for at in objective.at(corners)) for objective in objectives])
+        return np.array([min(objective.row_losses(corner).sum() for corner in corners) for objective in objectives])
     alone = [solve_problem(Problem((objective,), feasible), solver="auto") for objective in objectives]
     return np.array([solution.loss for solution in alone])

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,7 +23,7 @@ from mixray.simplex.checks import Matrix, Vector, checked_shares
 from mixray.simplex.goal import Worst
 from mixray.simplex.loop import minimise
 from mixray.simplex.newton import Newton
-from mixray.simplex.objective import Rows
+from mixray.simplex.objective import Columns, Evaluation, Objective, Replicates, Resampling, Rows
 from mixray.simplex.problem import Point, Problem, Proof
 from mixray.simplex.quadratic import model_step
 from mixray.simplex.rows import checked_token_counts, documents_of
@@ -73,6 +74,33 @@ class Documents:
 
 
 @dataclass(frozen=True, eq=False)
+class _Weighted:
+    """Replicates of rows at hand. ``factors``: ``(replicates, rows)``; ``row_losses``: ``(mixtures, rows)``."""
+
+    rows: Rows
+    factors: Matrix
+    row_losses: Matrix
+
+    @cached_property
+    def _row_weights(self) -> Matrix:
+        return self.factors * self.rows.row_weights
+
+    @property
+    def count(self) -> int:
+        return len(self.factors)
+
+    def at(self, points: Matrix, which: Columns, *, values: bool) -> list[Evaluation]:
+        return self.rows.replicates_at(points, self._row_weights[which], values=values)
+
+    def one(self, replicate: int) -> Objective:
+        return self.rows.reweighted(self._row_weights[replicate])
+
+    def losses(self, mixtures: Matrix) -> Matrix:
+        losses: Matrix = self.factors @ self.row_losses.T
+        return losses
+
+
+@dataclass(frozen=True, eq=False)
 class Bootstrap:
     """``interval``: 95 % percentile interval of every share, ``(sources, 2)``; ``gain``: baseline -> 95 % interval of
     loss(baseline) - loss(mixture), nats per token, of the mixture given; ``replicate_shares``: ``(replicates,
@@ -101,10 +129,10 @@ def bootstrap(
     says how much depends on their choice, not what held-out documents would show.
 
     Args:
-        problem: one whose objectives are ``Rows``.
+        problem: one whose objectives are all ``Rows``, or all ``Resampling``.
         source_shares: its answer, ``(sources,)``.
         seed: the same seed gives the same bits.
-        documents: per target, what is drawn; every row is a document by default.
+        documents: per target of ``Rows``, what is drawn; every row is a document by default.
         judged: the mixture whose gain is wanted, ``(sources,)``; the answer by default.
         baselines: name -> shares ``(sources,)``.
 
@@ -113,19 +141,32 @@ def bootstrap(
     """
     if replicates < 1:
         raise InputError("bootstrap: no replicates", got=replicates, wanted=">= 1")
-    objectives: Sequence[Rows] = problem.objectives  # type: ignore[assignment]
-    drawn = [Documents.of(rows.row_weights) for rows in objectives] if documents is None else documents
     optimum = problem.feasible.repair(checked_shares("source_shares", source_shares, problem.sources))
     mixture = optimum if judged is None else checked_shares("judged", judged, problem.sources)
-    rivals = _row_losses(problem, mixture, baselines or {})
+    rivals = {
+        name: checked_shares(f"baseline {name}", shares, problem.sources) for name, shares in (baselines or {}).items()
+    }
+    mixtures = np.array([*rivals.values(), mixture])
+    elsewhere = [objective for objective in problem.objectives if isinstance(objective, Resampling)]
+    if elsewhere:
+        assert len(elsewhere) == len(problem.objectives), "some rows are at hand and some elsewhere"
+        assert documents is None, "rows that are elsewhere know their documents"
+        counts = [(float(target.total_weight or 1.0), target.documents) for target in elsewhere]
+        batches = _batches_elsewhere(elsewhere, seed, replicates)
+    else:
+        objectives: Sequence[Rows] = problem.objectives  # type: ignore[assignment]
+        drawn = [Documents.of(rows.row_weights) for rows in objectives] if documents is None else documents
+        counts = [(float(target.row_weights.sum()), target.count) for target in drawn]
+        row_losses = _row_losses(objectives, rivals, mixture)
+        batches = _batches(objectives, drawn, row_losses, seed, replicates)
     curved = problem.at(optimum, np.flatnonzero(problem.feasible.free))
-    noise = [target.row_weights.sum() / np.sqrt(target.count) for target in drawn]
+    noise = [weight / np.sqrt(count) for weight, count in counts]
     tolerance = NOISE_SHARE * float(curved.target_weights @ np.array(noise))
     shares, gains, gap = [], [], 0.0
-    for factors in _batches(drawn, seed, replicates):
-        solved, gaps = _solve_batch(curved, factors, tolerance)
+    for batch in batches:
+        solved, gaps = _solve_batch(curved, batch, tolerance)
         shares.append(solved)
-        losses = np.stack([factor @ rival.T for factor, rival in zip(factors, rivals, strict=True)])
+        losses = np.stack([target.losses(mixtures) for target in batch])
         goals = np.apply_along_axis(problem.goal.value, 0, losses)  # (replicates, baselines + 1), the mixture last
         gains.append(goals[:, :-1] - goals[:, -1:])
         gap = max(gap, float(gaps.max()))
@@ -133,44 +174,49 @@ def bootstrap(
     low, high = np.quantile(np.concatenate(gains), LEVELS, axis=0)
     return Bootstrap(
         interval=np.quantile(replicate_shares, LEVELS, axis=0).T,
-        gain={name: (float(low[i]), float(high[i])) for i, name in enumerate(baselines or {})},
+        gain={name: (float(low[i]), float(high[i])) for i, name in enumerate(rivals)},
         replicate_shares=replicate_shares,
         gap=gap,
-        documents=sum(target.count for target in drawn),
+        documents=sum(count for _, count in counts),
     )
 
 
-def _batches(drawn: Sequence[Documents], seed: int, replicates: int) -> Iterator[list[Matrix]]:
-    """Per target the factors of the rows' weights, ``(replicates of the batch, rows)``."""
-    generator = np.random.default_rng(seed)
-    batch = max(1, BATCH_ENTRIES // sum(target.row_weights.size for target in drawn))
-    for start in range(0, replicates, batch):
-        drawings = [[target.draw(generator) for target in drawn] for _ in range(min(batch, replicates - start))]
-        yield [np.stack(factors) for factors in zip(*drawings, strict=True)]
-
-
-def _row_losses(problem: Problem, mixture: Vector, baselines: Mapping[str, ArrayLike]) -> list[Matrix]:
+def _row_losses(objectives: Sequence[Rows], rivals: Mapping[str, Vector], mixture: Vector) -> list[Matrix]:
     """Per target what each row adds to the loss of every baseline and, last, the mixture: ``(baselines + 1, rows)``."""
-    mixtures = {name: checked_shares(f"baseline {name}", shares, problem.sources) for name, shares in baselines.items()}
     found = []
-    for objective in problem.objectives:
-        losses = np.stack([objective.row_losses(shares) for shares in [*mixtures.values(), mixture]])
-        for name, values in zip(mixtures, losses, strict=False):
+    for objective in objectives:
+        losses = np.stack([objective.row_losses(shares) for shares in [*rivals.values(), mixture]])
+        for name, values in zip(rivals, losses, strict=False):
             if not np.isfinite(values).all():
                 raise InputError(f"baseline {name!r} gives some rows probability 0", wanted="a finite loss")
         found.append(losses)
     return found
 
 
-def _solve_batch(curved: Point, factors: Sequence[Matrix], tolerance: float) -> tuple[Matrix, Vector]:
+def _batches(
+    objectives: Sequence[Rows], drawn: Sequence[Documents], row_losses: Sequence[Matrix], seed: int, replicates: int
+) -> Iterator[list[Replicates]]:
+    """Replicates of every target, a batch at a time."""
+    generator = np.random.default_rng(seed)
+    batch = max(1, BATCH_ENTRIES // sum(target.row_weights.size for target in drawn))
+    for start in range(0, replicates, batch):
+        drawings = [[target.draw(generator) for target in drawn] for _ in range(min(batch, replicates - start))]
+        factors = [np.stack(own) for own in zip(*drawings, strict=True)]
+        yield [_Weighted(*each) for each in zip(objectives, factors, row_losses, strict=True)]
+
+
+def _batches_elsewhere(targets: Sequence[Resampling], seed: int, replicates: int) -> Iterator[list[Replicates]]:
+    batch = min(target.batch for target in targets)
+    for start in range(0, replicates, batch):
+        numbers = range(start, min(start + batch, replicates))
+        yield [target.replicates(seed, number, numbers) for number, target in enumerate(targets)]
+
+
+def _solve_batch(curved: Point, batch: Sequence[Replicates], tolerance: float) -> tuple[Matrix, Vector]:
     """Shares ``(replicates, sources)`` and their gaps: rounds for all together, then the exact method for the rest."""
     problem = curved.problem
-    objectives: Sequence[Rows] = problem.objectives  # type: ignore[assignment]
-    weights = [factor * rows.row_weights for factor, rows in zip(factors, objectives, strict=True)]
-    problems = [
-        replace(problem, objectives=tuple(rows.reweighted(own) for rows, own in zip(objectives, each, strict=True)))
-        for each in zip(*weights, strict=True)
-    ]
+    ones = zip(*([target.one(i) for i in range(batch[0].count)] for target in batch), strict=True)
+    problems = [replace(problem, objectives=each) for each in ones]
     shares, gaps = np.repeat(curved.shares[None], len(problems), axis=0), np.full(len(problems), np.inf)
     proofs: list[Proof | None] = [None] * len(problems)
     values = isinstance(problem.goal, Worst)
@@ -178,8 +224,7 @@ def _solve_batch(curved: Point, factors: Sequence[Matrix], tolerance: float) -> 
         pending = np.flatnonzero(gaps > tolerance)
         if not pending.size:
             break
-        pairs = zip(objectives, weights, strict=True)
-        asked = [rows.replicates_at(shares[pending], own[pending], values=values) for rows, own in pairs]
+        asked = [target.at(shares[pending], pending, values=values) for target in batch]
         for i, *there in zip(pending, *asked, strict=True):
             with_curvature = [
                 replace(own, curvature=shared.curvature) for own, shared in zip(there, curved.evaluations, strict=True)

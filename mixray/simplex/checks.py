@@ -47,10 +47,10 @@ def row_maxima(table: NDArray[np.floating]) -> Vector:
     return largest
 
 
-def refuse_no_numbers(row_max: Vector) -> None:
-    """InputError, naming rows, where the largest entry of a row is NaN or +inf."""
-    refuse_rows(np.isnan(row_max), "hold NaN")
-    refuse_rows(np.isposinf(row_max), "hold +inf")
+def refuse_no_numbers(row_max: Vector, first: int = 0) -> None:
+    """InputError, naming rows, where the largest entry of a row is NaN or +inf; ``first``: the number of the first."""
+    refuse_rows(np.isnan(row_max), "hold NaN", first)
+    refuse_rows(np.isposinf(row_max), "hold +inf", first)
 
 
 def checked_row_weights(row_weights: ArrayLike | None, rows: int) -> Vector:
@@ -84,8 +84,9 @@ def name_rows(rows: NDArray[np.intp]) -> str:
     return f"row{'s' if rows.size > 1 else ''} {listed}" + (f", ... ({rows.size} in all)" if rows.size > 8 else "")
 
 
-def refuse_rows(bad: Mask, fault: str) -> None:
-    rows = np.flatnonzero(bad)
+def refuse_rows(bad: Mask, fault: str, first: int = 0) -> None:
+    """``first``: the number of the first row that the mask speaks of."""
+    rows = first + np.flatnonzero(bad)
     if rows.size:
         raise InputError(
             f"log_probs: some rows {fault}",

@@ -29,12 +29,15 @@ from mixray.simplex.checks import (
     refuse_rows,
     row_maxima,
 )
+from mixray.simplex.evaluate import mixed_log_probs
 from mixray.simplex.objective import Columns, Evaluation
-from mixray.simplex.passes import blocks, mapped, one_blas_thread, summed, total
+from mixray.simplex.passes import blocks, mapped, summed, total
 
 FLOOR = 1e-140
 """The smallest likelihood of a row that enters a quotient: its square and its inverse are still numbers. Rows get there
 only with no weight, or at the far end of a line search, which then turns back."""
+LEAST_KEPT = 1e-100
+"""Of a row's largest likelihood under the sources that a mixture may have."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +48,12 @@ class CrossEntropy:
     likelihood: NDArray[np.floating]
     row_max: Vector
     row_weights: Vector
+    log_probs: NDArray[np.floating]
+    """What it was made from, not copied."""
+    allowed: Mask | None = None
+    """The sources that rows were divided by the largest of; None: all."""
+    fits: Mask | None = None
+    """Other sources, of which each row's largest is known not to be lost beside that one."""
 
     @classmethod
     def from_log_probs(
@@ -61,22 +70,14 @@ class CrossEntropy:
         likelihood, row_max = np.empty(table.shape), np.empty(len(table))
 
         def rescale(start: int, stop: int) -> Vector:
-            part = likelihood[start:stop]
-            np.copyto(part, table[start:stop])
-            largest = row_max[start:stop] = row_maxima(part)
-            if not (largest < np.inf).all():  # refused below
-                return largest[:0]
-            if some is not None:
-                part[:, some] = -np.inf
-                largest = row_max[start:stop] = row_maxima(part)
-            np.subtract(part, np.where(np.isneginf(largest), 0.0, largest)[:, None], out=part)
-            np.exp(part, out=part)
-            return largest[:0]
+            np.copyto(likelihood[start:stop], table[start:stop])
+            row_max[start:stop] = rescaled(likelihood[start:stop], some)
+            return row_max[:0]
 
         list(mapped(rescale, blocks(*table.shape), table.size))
         refuse_no_numbers(row_max)
         refuse_rows(np.isneginf(row_max), "have probability 0 under every allowed source")
-        return cls(likelihood, row_max, weights)
+        return cls(likelihood, row_max, weights, table, None if some is None else allowed)
 
     @classmethod
     def of_labels(
@@ -113,6 +114,19 @@ class CrossEntropy:
         """The same rows under other weights; the matrix is shared."""
         return replace(self, row_weights=row_weights)
 
+    def restricted_to(self, allowed: Mask) -> CrossEntropy:
+        """The same rows for mixtures of some sources only.
+
+        Rows are divided by the largest likelihood under these where, beside the one they were divided by, it would be
+        lost: a long document's may be a thousand nats below. Raises InputError for rows that none of them can explain.
+        """
+        before = np.ones(self.sources, bool) if self.allowed is None else self.allowed
+        if any(np.array_equal(allowed, known) for known in (before, self.fits) if known is not None):
+            return self
+        if not (allowed & ~before).any() and self.likelihood[:, allowed].max(axis=1).min() >= LEAST_KEPT:
+            return replace(self, fits=allowed)
+        return CrossEntropy.from_log_probs(self.log_probs, self.row_weights, allowed)
+
     @property
     def rows(self) -> int:
         return len(self.likelihood)
@@ -121,15 +135,21 @@ class CrossEntropy:
     def sources(self) -> int:
         return int(self.likelihood.shape[1])
 
-    @cached_property
+    @property
     def total_weight(self) -> float:
-        return float(self.row_weights.sum())
+        return float(self._weight_sums[0])
 
-    @cached_property
+    @property
     def offset(self) -> float:
         """What the rescaling of the rows took from the loss, nats per token."""
-        with one_blas_thread():  # threads of BLAS, once woken, go on spinning beside those of the passes
-            return -float(self.row_weights @ self.row_max)
+        return float(self._weight_sums[1])
+
+    @cached_property
+    def _weight_sums(self) -> Vector:
+        def work(start: int, stop: int) -> Vector:
+            return weight_sums(self.row_weights[start:stop], self.row_max[start:stop])
+
+        return total(summed(mapped(work, blocks(self.rows, self.sources), self.rows)))
 
     def at(self, points: Matrix, columns: Columns | None = None) -> list[Evaluation]:
         def work(start: int, stop: int) -> Vector:
@@ -143,23 +163,39 @@ class CrossEntropy:
         ``values`` these are 0: a logarithm per row and replicate is most of the work."""
 
         def work(start: int, stop: int) -> Vector:
-            part, weights = self.likelihood[start:stop].astype(np.float64, copy=False), row_weights[:, start:stop]
-            mixed = np.maximum(points @ part.T, FLOOR)
-            sums = np.zeros(len(points))
-            if values:
-                sums = -(weights * np.log(mixed)).sum(axis=1) - weights @ self.row_max[start:stop]
-            gradients = np.divide(weights, mixed, out=mixed) @ part
-            return np.concatenate([sums, -gradients.ravel()])
+            here = slice(start, stop)
+            return replicate_sums(self.likelihood[here], self.row_max[here], row_weights[:, here], points, values)
 
         parts = mapped(work, blocks(self.rows, self.sources), self.likelihood.size * len(points))
         return evaluations(total(summed(parts)), 0.0, len(points), self.sources, None)
 
     def row_losses(self, source_shares: Vector) -> Vector:
-        """inf for a row that counts and cannot occur, or is some 700 nats less likely than under its best source."""
+        """inf for a row that counts and cannot occur. Any shares will do, those of excluded sources too."""
+        losses = np.zeros(self.rows)
         counts = self.row_weights > 0
-        with np.errstate(divide="ignore"):  # log 0 = -inf is meant
-            mixed = np.log(np.where(counts, self.likelihood @ source_shares, 1.0))
-        return -self.row_weights * (mixed + self.row_max)
+        losses[counts] = -self.row_weights[counts] * mixed_log_probs(self.log_probs[counts], source_shares)
+        return losses
+
+
+def rescaled(log_probs: NDArray[np.floating], excluded: Mask | None) -> Vector:
+    """Turn log-probabilities, in place, into likelihoods divided by each row's largest; the logs of these.
+
+    ``excluded``: the sources whose share is 0. Where no other can explain a row, its largest is -inf.
+    """
+    largest = row_maxima(log_probs)
+    if not (largest < np.inf).all():  # NaN or +inf, which the caller refuses
+        return largest
+    if excluded is not None:
+        log_probs[:, excluded] = -np.inf
+        largest = row_maxima(log_probs)
+    np.subtract(log_probs, np.where(np.isneginf(largest), 0.0, largest)[:, None], out=log_probs)
+    np.exp(log_probs, out=log_probs)
+    return largest
+
+
+def weight_sums(row_weights: Vector, row_max: Vector) -> Vector:
+    """What a block of rows adds to the total weight and to the offset."""
+    return np.array([row_weights.sum(), -(row_weights @ row_max)])
 
 
 def cross_entropy_sums(
@@ -182,6 +218,19 @@ def cross_entropy_sums(
         scaled = some * (root / column)[:, None]
         curvatures.append((scaled.T @ scaled).ravel())
     return np.concatenate([-values, -gradients.ravel(), *curvatures])
+
+
+def replicate_sums(
+    likelihood: NDArray[np.floating], row_max: Vector, row_weights: Matrix, points: Matrix, values: bool
+) -> Vector:
+    """What a block of rows adds to value and gradient of each point under weights of its own, ``(points, rows)``."""
+    part = likelihood.astype(np.float64, copy=False)
+    mixed = np.maximum(points @ part.T, FLOOR)
+    sums = np.zeros(len(points))
+    if values:
+        sums = -(row_weights * np.log(mixed)).sum(axis=1) - row_weights @ row_max
+    gradients = np.divide(row_weights, mixed, out=mixed) @ part
+    return np.concatenate([sums, -gradients.ravel()])
 
 
 def evaluations(sums: Vector, offset: float, points: int, sources: int, columns: Columns | None) -> list[Evaluation]:

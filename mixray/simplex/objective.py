@@ -7,12 +7,12 @@ and on a problem that needs no rows at all.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mixray.simplex.checks import Matrix, Vector
+from mixray.simplex.checks import Mask, Matrix, Vector
 
 Columns = NDArray[np.intp]
 
@@ -49,6 +49,45 @@ class Objective(Protocol):
 
     def row_losses(self, source_shares: Vector) -> Vector:
         """What each row adds to the value, ``(rows,)``."""
+        ...
+
+    def restricted_to(self, allowed: Mask) -> Objective:
+        """The same function, exact for mixtures of the ``allowed`` sources only, ``(sources,)``."""
+        ...
+
+
+class Replicates(Protocol):
+    """One target under the weights of a batch of bootstrap replicates."""
+
+    @property
+    def count(self) -> int: ...
+
+    def at(self, points: Matrix, which: Columns, *, values: bool) -> list[Evaluation]:
+        """Each point ``(points, sources)`` in the replicate that ``which`` numbers; the values only if wanted."""
+        ...
+
+    def one(self, replicate: int) -> Objective: ...
+
+    def losses(self, mixtures: Matrix) -> Matrix:
+        """Of given mixtures ``(mixtures, sources)`` in every replicate, ``(replicates, mixtures)``."""
+        ...
+
+
+@runtime_checkable
+class Resampling(Objective, Protocol):
+    """An objective that draws its documents itself, because its rows are elsewhere."""
+
+    @property
+    def documents(self) -> int: ...
+
+    @property
+    def batch(self) -> int:
+        """How many replicates it can work on at once."""
+        ...
+
+    def replicates(self, seed: int, target: int, numbers: range) -> Replicates:
+        """The replicates of these numbers, the same whenever they are asked for; ``target``: this one's number, for
+        draws of its own."""
         ...
 
 

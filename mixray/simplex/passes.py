@@ -63,16 +63,18 @@ def total(partials: Iterable[Partial]) -> Vector:
     return sums[0]
 
 
-def mapped(work: Callable[[int, int], Vector], spans: list[tuple[int, int]], entries: int) -> Iterator[Vector]:
-    """``work(start, stop)`` of every block, in order, by as many threads as this process has processors.
+def mapped(
+    work: Callable[[int, int], Vector], spans: list[tuple[int, int]], entries: int, threads: int | None = None
+) -> Iterator[Vector]:
+    """``work(start, stop)`` of every block, in order, by as many threads as this process has processors, or as given.
 
     BLAS keeps to one thread meanwhile: blocks are what runs side by side, and a block's bits depend on nothing else.
     """
     with one_blas_thread():
-        if entries <= SERIAL_ENTRIES or len(spans) == 1:
+        if entries <= SERIAL_ENTRIES or len(spans) == 1 or threads == 1:
             yield from (work(*span) for span in spans)
         else:
-            yield from _pool().map(lambda span: work(*span), spans)
+            yield from _pool(threads or len(os.sched_getaffinity(0))).map(lambda span: work(*span), spans)
 
 
 def one_blas_thread() -> Any:
@@ -89,5 +91,5 @@ def _blas(_with_scipy: bool) -> Any:
 
 
 @cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="mixray-rows")
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="mixray-rows")

@@ -29,7 +29,9 @@ START_BLEND = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """``objectives``: one per target. A source that the prior excludes gets no share."""
+    """``objectives``: one per target. A source that the prior excludes gets no share.
+
+    Raises InputError, naming rows, where the sources that may have a share cannot explain a row."""
 
     objectives: tuple[Objective, ...]
     feasible: FeasibleSet
@@ -40,6 +42,10 @@ class Problem:
         if self.prior is not None and (excluded := (self.prior.shares == 0) & (self.feasible.upper > 0)).any():
             limited = self.feasible.limited_to(np.where(excluded, 0.0, self.feasible.upper))
             object.__setattr__(self, "feasible", limited)
+        allowed = self.feasible.upper > 0
+        if not allowed.all():
+            restricted = tuple(objective.restricted_to(allowed) for objective in self.objectives)
+            object.__setattr__(self, "objectives", restricted)
 
     @property
     def sources(self) -> int:
@@ -60,6 +66,11 @@ class Problem:
         """The point at feasible shares; with curvature over ``columns`` where given."""
         evaluations = [objective.at(source_shares[None], columns)[0] for objective in self.objectives]
         return Point(self, source_shares, tuple(evaluations), columns, proof)
+
+    def loss(self, source_shares: Vector) -> float:
+        """What the losses come to at any shares, feasible or not; inf where a row that counts cannot occur."""
+        losses = [objective.row_losses(source_shares).sum() for objective in self.objectives]
+        return self.goal.value(np.array(losses))
 
     def at_each(self, points: Sequence[Vector]) -> list[Point]:
         """Several points in one pass over the rows."""

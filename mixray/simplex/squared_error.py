@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mixray.errors import InputError
-from mixray.simplex.checks import Matrix, Vector, checked_row_weights, name_rows
+from mixray.simplex.checks import Mask, Matrix, Vector, checked_row_weights, name_rows
 from mixray.simplex.objective import Columns, Evaluation
 from mixray.simplex.passes import blocks, mapped, summed, total
 
@@ -67,6 +67,10 @@ class SquaredError:
     def reweighted(self, row_weights: Vector) -> SquaredError:
         """The same rows under other weights; the errors are shared."""
         return replace(self, row_weights=row_weights)
+
+    def restricted_to(self, allowed: Mask) -> SquaredError:
+        """Itself: no source has a part in what the others do."""
+        return self
 
     @property
     def rows(self) -> int:

@@ -27,7 +27,7 @@ from mixray.simplex import (
 Array = NDArray[np.float64]
 
 # Target 1 is explained by source 1 alone, target 2 by source 2: L_1 = -log s, L_2 = -log (1 - s), s the first share.
-OPPOSED = tuple(CrossEntropy(np.eye(2)[[t]], np.zeros(1), np.ones(1)) for t in range(2))
+OPPOSED = tuple(CrossEntropy.from_log_probs(np.where(np.eye(2)[[t]] > 0, 0.0, -np.inf)) for t in range(2))
 
 
 def minimised(objectives: tuple[Any, ...], goal: Goal, **options: Any) -> Solution:

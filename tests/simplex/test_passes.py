@@ -71,7 +71,7 @@ def many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every table is worth a thread, and there are more threads than processors."""
     pool = ThreadPoolExecutor(8)
     monkeypatch.setattr(passes, "SERIAL_ENTRIES", 0)
-    monkeypatch.setattr(passes, "_pool", lambda: pool)
+    monkeypatch.setattr(passes, "_pool", lambda _: pool)
 
 
 @pytest.mark.parametrize("columns", [None, np.arange(12), np.array([1, 5, 6])], ids=["no curvature", "all", "some"])

@@ -256,7 +256,8 @@ def changed(problem: Problem, kind: str, seed: int) -> tuple[Problem, float]:
         if isinstance(target, CrossEntropy):
             nats = draw.normal(0, 100, target.rows) if kind == "rows scaled" else np.zeros(target.rows)
             shift[t] = -target.row_weights @ nats
-            found.append(CrossEntropy(target.likelihood[rows], (target.row_max + nats)[rows], weights))
+            moved_table = (target.log_probs + nats[:, None])[rows]
+            found.append(CrossEntropy.from_log_probs(moved_table, weights, target.allowed))
         else:
             signs = draw.choice([-1.0, 1.0], target.rows) if kind == "rows scaled" else np.ones(target.rows)
             found.append(replace(target, **{table: (target.errors * signs[:, None, None])[rows]}, row_weights=weights))

@@ -1,0 +1,344 @@
+"""A cross entropy whose rows lie with actors: more of them than one machine holds.
+
+    with open_shards(session, NpyRows.open("s3://bucket/log_probs.npy"), shards=8) as objective:
+        solution = solve_problem(Problem((objective,), FeasibleSet.of(objective.sources)))
+
+Each actor reads its own range of the rows from storage. A question (one point or several, with curvature or without)
+goes to all of them at once, and partial sums come back, which are added here in the order of the rows: the answer has
+the same bits for any number of actors, on processors of one kind. An actor that is lost is replaced by one that reads
+the same rows again, and is asked again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from mixray.cache import RowRanges
+from mixray.cluster.session import Session
+from mixray.cluster.watching import plain
+from mixray.config.schema import Resources
+from mixray.errors import InputError, MixrayError, StageError
+from mixray.simplex.checks import Mask, Matrix, Vector
+from mixray.simplex.cross_entropy import evaluations
+from mixray.simplex.draws import Draws
+from mixray.simplex.objective import Columns, Evaluation
+from mixray.simplex.passes import Partial, block_rows, blocks, total
+from mixray.simplex.shard import WORKING_BYTES, Shard, shard_spans
+
+MEMORY = 2 * 2**30
+RETRIES = 3
+BATCH_ENTRIES = 2**20
+"""Rows x replicates that a thread works on at once."""
+KEEP_FREED_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(64 * 2**20), "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20)}
+"""For glibc, which else gives the memory of a block's arrays back to the system after each block, to have it zeroed
+again for the next one: that took three quarters of a pass over rows in a file."""
+
+
+@dataclass(frozen=True)
+class ShardPart:
+    """What an actor must know to hold its rows: blocks ``first`` to before ``last`` of ``ranges``."""
+
+    ranges: RowRanges
+    rows: int
+    first: int
+    last: int
+    allowed: Mask | None
+    memory: int
+    scratch: str | None
+    threads: int
+
+    def load(self) -> Shard:
+        sources = self.ranges.sources
+        spans = blocks(self.rows, sources)[self.first : self.last]
+        return Shard.load(
+            self.ranges.read(spans[0][0], spans[-1][1]),
+            spans,
+            self.first,
+            sources,
+            memory=self.memory,
+            scratch=self.scratch,
+            allowed=self.allowed,
+            threads=self.threads,
+        )
+
+
+class ShardHolder:
+    """Holds one part; reads it when first asked, and not at its start, so that errors come back as themselves."""
+
+    def __init__(self, part: ShardPart) -> None:
+        self._part = part
+
+    @cached_property
+    def _shard(self) -> Shard:
+        return self._part.load()
+
+    def ask(self, method: str, *arguments: Any) -> Any:
+        """What the shard's method says: partial sums, or a number per row."""
+        return getattr(self._shard, method)(*arguments)
+
+
+ShardActor: Any = ray.remote(max_restarts=0, max_task_retries=0)(ShardHolder)
+
+
+@dataclass(frozen=True)
+class Placing:
+    """What an actor asks of the cluster. ``memory``: bytes, which Ray sets aside for it; 0: not stated."""
+
+    resources: Resources
+    memory: int
+
+    def start(self, part: ShardPart) -> ray.actor.ActorHandle:
+        options = {
+            "num_cpus": self.resources.cpus,
+            "num_gpus": self.resources.gpus,
+            "scheduling_strategy": "SPREAD",
+            "runtime_env": {"env_vars": KEEP_FREED_MEMORY},
+        }
+        if self.memory:
+            options["memory"] = self.memory
+        return ShardActor.options(**options).remote(part)
+
+
+class ShardedCrossEntropy:
+    """An ``Objective``, and ``Resampling``. ``actors``: those that hold the rows now, in the order of the rows."""
+
+    def __init__(self, parts: Sequence[ShardPart], placing: Placing, retries: int = RETRIES) -> None:
+        self._parts, self._placing, self._retries = parts, placing, retries
+        self.actors = [placing.start(part) for part in parts]
+
+    @property
+    def rows(self) -> int:
+        return self._parts[0].rows
+
+    @property
+    def sources(self) -> int:
+        return self._parts[0].ranges.sources
+
+    @property
+    def total_weight(self) -> float:
+        return self._weight_sums[0]
+
+    @cached_property
+    def _weight_sums(self) -> tuple[float, float]:
+        """W, and what the rescaling of the rows took from the loss."""
+        weight, offset = total(self._ask("weight_sums"))
+        return float(weight), float(offset)
+
+    @cached_property
+    def _row_tokens(self) -> float:
+        return float(total(self._ask("row_tokens"))[0])
+
+    def at(self, points: Matrix, columns: Columns | None = None) -> list[Evaluation]:
+        sums = total(self._ask("sums", points, columns))
+        return evaluations(sums, self._weight_sums[1], len(points), self.sources, columns)
+
+    def row_losses(self, source_shares: Vector) -> Vector:
+        """What each row adds to the value: 8 bytes a row in this process."""
+        return np.concatenate(self._answers("row_losses", source_shares))
+
+    def restricted_to(self, allowed: Mask) -> ShardedCrossEntropy:
+        """Itself, if no row's likelihood is lost without the other sources; InputError otherwise."""
+        if not all(self._answers("keeps", allowed)):
+            raise InputError(
+                "some rows are likely under excluded sources alone",
+                got=f"sources {np.flatnonzero(~allowed).tolist()} excluded after the rows were read",
+                wanted="rows that were divided by their largest likelihood under the others",
+                remedy="open the shards with 'allowed'",
+            )
+        return self
+
+    @property
+    def documents(self) -> int:
+        return self._parts[0].ranges.documents
+
+    @property
+    def batch(self) -> int:
+        """How many replicates' weights of a block an actor's thread has room for."""
+        return max(1, BATCH_ENTRIES // block_rows(self.sources))
+
+    def replicates(self, seed: int, target: int, numbers: range) -> ShardedReplicates:
+        draws = Draws.of(seed, target, numbers)
+        weights, offsets, tokens = total(self._ask("replicate_weights", draws)).reshape(3, len(numbers))
+        if not weights.all():
+            raise InputError(
+                "bootstrap: a replicate has no document that counts",
+                got=f"{self.documents} documents",
+                wanted="some twenty or more, where rows are with shards",
+            )
+        scale = self._row_tokens / tokens
+        return ShardedReplicates(self, replace(draws, scale=scale), weights * scale, offsets * scale)
+
+    def close(self) -> None:
+        """End the actors."""
+        for actor in self.actors:
+            ray.kill(actor)
+        self.actors = []
+
+    def _ask(self, method: str, *arguments: Any) -> list[Partial]:
+        return [partial for answer in self._answers(method, *arguments) for partial in answer]
+
+    def _answers(self, method: str, *arguments: Any) -> list[Any]:
+        """What every actor says, in their order: one trip, unless one is lost on the way."""
+        assert self.actors, "the shards are closed"
+        asked = {self._submit(shard, method, *arguments): shard for shard in range(len(self._parts))}
+        answers: dict[int, Any] = {}
+        lost: Counter[int] = Counter()
+        while asked:
+            (answer,), _ = ray.wait(list(asked), num_returns=1)
+            shard = asked.pop(answer)
+            try:
+                answers[shard] = ray.get(answer)
+            except RayTaskError as error:
+                if isinstance(error.cause, MixrayError):
+                    raise error.cause from None
+                raise
+            except RayError as error:  # the actor died, or does not answer
+                lost[shard] += 1
+                if lost[shard] > self._retries:
+                    raise self._given_up(shard, lost[shard], error) from error
+                ray.kill(self.actors[shard])
+                self.actors[shard] = self._placing.start(self._parts[shard])
+                asked[self._submit(shard, method, *arguments)] = shard
+        return [answers[shard] for shard in range(len(self._parts))]
+
+    def _submit(self, shard: int, method: str, *arguments: Any) -> ray.ObjectRef:
+        return self.actors[shard].ask.remote(method, *arguments)
+
+    def _given_up(self, shard: int, times: int, error: RayError) -> StageError:
+        part = self._parts[shard]
+        return StageError(
+            f"the actor of shard {shard + 1} of {len(self._parts)} died {times} times at one question",
+            got=plain(str(error)),
+            wanted=f"room for {(part.memory + WORKING_BYTES) / 2**20:.0f} MiB a shard",
+            remedy="allow less memory per shard, or find in Ray's logs what ends its workers",
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class ShardedReplicates:
+    """``weights`` and ``offsets``: ``(replicates,)``, the sums of the row weights and what rescaling took."""
+
+    objective: ShardedCrossEntropy
+    draws: Draws
+    weights: Vector
+    offsets: Vector
+
+    @property
+    def count(self) -> int:
+        return len(self.weights)
+
+    def at(self, points: Matrix, which: Columns, *, values: bool) -> list[Evaluation]:
+        sums = total(self.objective._ask("replicate_sums", points, self.draws.chosen(which), values))
+        return evaluations(sums, 0.0, len(points), self.objective.sources, None)
+
+    def one(self, replicate: int) -> ShardedReplicate:
+        return ShardedReplicate(self, replicate)
+
+    def losses(self, mixtures: Matrix) -> Matrix:
+        sums = total(self.objective._ask("replicate_losses", self.draws, mixtures))
+        return sums.reshape(self.count, len(mixtures))
+
+
+@dataclass(frozen=True, eq=False)
+class ShardedReplicate:
+    """One of them, as an ``Objective``."""
+
+    of: ShardedReplicates
+    number: int
+
+    @property
+    def rows(self) -> int:
+        return self.of.objective.rows
+
+    @property
+    def sources(self) -> int:
+        return self.of.objective.sources
+
+    @property
+    def total_weight(self) -> float:
+        return float(self.of.weights[self.number])
+
+    def at(self, points: Matrix, columns: Columns | None = None) -> list[Evaluation]:
+        draws = self.of.draws.chosen(np.array([self.number]))
+        sums = total(self.of.objective._ask("sums", points, columns, draws))
+        return evaluations(sums, float(self.of.offsets[self.number]), len(points), self.sources, columns)
+
+    def row_losses(self, source_shares: Vector) -> Vector:
+        raise NotImplementedError("a replicate's rows are asked for by nobody")
+
+    def restricted_to(self, allowed: Mask) -> ShardedReplicate:
+        """Its objective has been."""
+        return self
+
+
+@contextmanager
+def open_shards(
+    session: Session | str | None,
+    ranges: RowRanges,
+    *,
+    shards: int | None = None,
+    resources: Resources | None = None,
+    memory: int = MEMORY,
+    reserve_memory: bool = False,
+    scratch: str | None = None,
+    allowed: Mask | None = None,
+    retries: int = RETRIES,
+) -> Iterator[ShardedCrossEntropy]:
+    """The cross entropy of the rows that ``ranges`` describes, for as long as the block lasts.
+
+    Args:
+        session: one, or the address of a cluster, or None for a local one.
+        shards: actors; as many as there is room for by default, and never more than there are blocks of rows.
+        resources: of one actor; its CPUs are its threads. One CPU by default.
+        memory: bytes that an actor's rows may take (4 per source and 16 more, each row; another 8 or 16 for a cache
+            where documents have several rows or count by their tokens); those of a shard that has more lie in a file.
+            The actor's process stays below ``memory`` and ``WORKING_BYTES`` for each thread.
+        reserve_memory: have Ray set that memory aside, too.
+        scratch: a folder on every machine, for these files; where temporary files go by default.
+        allowed: ``(sources,)``, the sources whose share may be above 0: rows are rescaled by these alone. All by
+            default, which is as good unless a source is excluded that explains some rows far better than any other.
+        retries: how often one actor is replaced during one question.
+
+    Raises:
+        InputError: for what cannot be read, bad rows, and what the cluster has no room for; StageError, here and from
+            the objective, when actors die too often.
+    """
+    asked = resources or Resources()
+    if shards is not None and shards < 1:
+        raise InputError("shards: no shards", got=shards, wanted=">= 1")
+    with ExitStack() as stack:
+        joined = session if isinstance(session, Session) else stack.enter_context(Session(session))
+        reserved = memory + WORKING_BYTES * asked.threads if reserve_memory else 0
+        room = joined.fits(asked, where="shards", count=shards or 1, memory=reserved)
+        parts = [
+            ShardPart(
+                ranges=ranges.limited(*_row_span(ranges, first, last)),
+                rows=ranges.rows,
+                first=first,
+                last=last,
+                allowed=allowed,
+                memory=memory,
+                scratch=scratch,
+                threads=asked.threads,
+            )
+            for first, last in shard_spans(ranges.rows, ranges.sources, shards or room)
+        ]
+        objective = ShardedCrossEntropy(parts, Placing(asked, reserved), retries)
+        stack.callback(objective.close)
+        if not objective.total_weight > 0:  # asking for it makes every actor read its rows
+            raise InputError("row_weights: all weights are 0", wanted="at least one row that counts")
+        yield objective
+
+
+def _row_span(ranges: RowRanges, first: int, last: int) -> tuple[int, int]:
+    spans = blocks(ranges.rows, ranges.sources)[first:last]
+    return spans[0][0], spans[-1][1]

@@ -1,0 +1,226 @@
+"""Any range of the rows, read from where they lie, is that part of all rows."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mixray.cache import CacheRows, NpyRows, RowRanges, read_cache
+from mixray.config.schema import MixtureConfig
+from mixray.errors import CorruptedArtifactError, InputError
+from mixray.search.rows import rows_of
+
+# (document, windows), in order; 5 begins in one file, fills the next and ends in the third; 9 ends with a file.
+DOCUMENTS = [(8, 2), (3, 1), (5, 9), (4, 1), (9, 3), (1, 2), (7, 4)]
+FILE_ROWS = 4
+SOURCES = ["a", "b", "c"]
+
+
+def in_files(rows: Sequence[Any]) -> dict[str, list[Any]]:
+    return {f"fit-{i:05d}.parquet": rows[i * FILE_ROWS :][:FILE_ROWS] for i in range(-(-len(rows) // FILE_ROWS))}
+
+
+@pytest.fixture
+def cache(shelf: Any) -> tuple[Any, dict[str, Any]]:
+    draw = np.random.default_rng(0)
+    keys = [(document, window) for document, windows in DOCUMENTS for window in range(windows)]
+    counts = draw.integers(1, 6, len(keys))
+    rows = shelf.rows(in_files([(*key, int(count)) for key, count in zip(keys, counts, strict=True)]))
+    columns = {}
+    for source in SOURCES:
+        tokens = [(-draw.exponential(3, count)).astype(np.float32).tolist() for count in counts]
+        columns[source] = shelf.token_column(
+            source, in_files([(*key, own) for key, own in zip(keys, tokens, strict=True)])
+        )
+    return rows, columns
+
+
+def read(ranges: RowRanges, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+    log_probs, row_weights, _, _ = zip(*ranges.read(start, stop), strict=True)
+    return np.concatenate(log_probs), np.concatenate(row_weights)
+
+
+@pytest.mark.parametrize("unit", ["document", "window", "token"])
+@pytest.mark.parametrize("weighting", ["document", "token"])
+def test_a_cache_has_the_rows_of_a_solve(shelf: Any, cache: Any, unit: Any, weighting: Any) -> None:
+    rows, columns = cache
+    whole = read_cache(shelf.storage, rows, "fit", columns)
+    wanted = rows_of(whole, MixtureConfig(unit=unit, weighting=weighting))
+    log_probs, row_weights = wanted.log_probs, wanted.row_weights
+    if unit == "document":  # there by id, here as they come
+        order = list(dict.fromkeys(whole.documents.tolist()))
+        log_probs, row_weights = log_probs[order], row_weights[order]
+    ranges = CacheRows.open(shelf.storage, rows, columns, unit=unit, weighting=weighting)
+    assert (ranges.rows, ranges.sources) == log_probs.shape
+    pairs = [(start, stop) for start in range(ranges.rows) for stop in range(start + 1, ranges.rows + 1)]
+    for start, stop in [(0, ranges.rows), *pairs[:: max(1, len(pairs) // 20)]]:
+        few = pickle.loads(pickle.dumps(ranges.limited(start, stop)))
+        for described in (ranges, few):
+            found = read(described, start, stop)
+            np.testing.assert_array_equal(found[0], log_probs[start:stop])
+            np.testing.assert_allclose(found[1], row_weights[start:stop], rtol=1e-15)
+
+
+def test_the_files_may_be_looked_through_elsewhere(shelf: Any, cache: Any) -> None:
+    def elsewhere(look: Any, names: Any) -> Any:
+        return [pickle.loads(pickle.dumps(look))(name) for name in names]
+
+    options: dict[str, Any] = {"unit": "window", "weighting": "document"}
+    here, there = (CacheRows.open(shelf.storage, *cache, **options, over=over) for over in (map, elsewhere))
+    assert here.places == there.places
+
+
+@pytest.mark.parametrize("weighting", ["document", "token"])
+@pytest.mark.parametrize("unit", ["document", "window", "token"])
+def test_rows_say_their_document_and_their_part_of_the_tokens(
+    shelf: Any, cache: Any, unit: Any, weighting: Any
+) -> None:
+    """Drawn once each, documents bring all tokens, each by its part."""
+    rows, columns = cache
+    whole = read_cache(shelf.storage, rows, "fit", columns)
+    wanted = rows_of(whole, MixtureConfig(unit=unit, weighting=weighting))
+    ranges = CacheRows.open(shelf.storage, rows, columns, unit=unit, weighting=weighting)
+    _, _, document, row_tokens = zip(*ranges.read(0, ranges.rows), strict=True)
+    places = {id: place for place, id in enumerate(dict.fromkeys(whole.documents.tolist()))}
+    numbers = np.array([places[id] for id in wanted.documents.tolist()])
+    if unit == "document":
+        assert set(document) == {None}
+        if weighting == "document":
+            assert set(row_tokens) == {None}
+            return
+        order = np.argsort(numbers)
+    else:
+        order = np.arange(ranges.rows)
+        np.testing.assert_array_equal(np.concatenate(document), numbers)
+    expected = (wanted.row_weights * wanted.token_counts)[order]
+    np.testing.assert_allclose(np.concatenate(row_tokens), expected, rtol=1e-14)
+    assert np.concatenate(row_tokens).sum() == pytest.approx(1.0, rel=1e-12)
+
+
+def test_a_limited_description_names_only_the_files_it_needs(shelf: Any, cache: Any) -> None:
+    ranges = CacheRows.open(shelf.storage, *cache, unit="document", weighting="document")
+    few = ranges.limited(2, 3)  # the long document
+    assert [place.name[4:9] for place in few.places] == ["00000", "00001", "00002"]
+    assert set(few.columns["a"].files) == {place.name for place in few.places}
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [(1, 0, 1), (2, 0, 1), (1, 1, 1)],
+        [(1, 1, 1), (1, 0, 1)],
+        [(1, 0, 1), (1, 0, 1)],
+    ],
+)
+def test_documents_that_are_not_in_one_piece_are_refused(shelf: Any, rows: Any) -> None:
+    with pytest.raises(CorruptedArtifactError, match="not in the order of its documents"):
+        CacheRows.open(shelf.storage, shelf.rows(in_files(rows)), {}, unit="window", weighting="token")
+
+
+def test_a_document_in_two_distant_files_is_refused(shelf: Any) -> None:
+    rows = shelf.rows(in_files([(document, 0, 1) for document in (1, 2, 3, 4, 5)] + [(1, 1, 1)]))
+    object.__setattr__(rows, "meta", {"fit": {"documents": 5}})
+    with pytest.raises(CorruptedArtifactError, match="6 pieces") as caught:
+        CacheRows.open(shelf.storage, rows, {}, unit="window", weighting="token")
+    assert caught.value.wanted == "5 documents, each in one piece"
+
+
+def test_tokens_that_were_not_kept(shelf: Any) -> None:
+    plain = {"a": shelf.column("plain", {"fit-00000.parquet": [(1, 0, -1.0)]})}
+    rows = shelf.rows({"fit-00000.parquet": [(1, 0, 3)]}, id="few")
+    ranges = CacheRows.open(shelf.storage, rows, plain, unit="token", weighting="token")
+    with pytest.raises(InputError, match="keeps no per-token values"):
+        read(ranges, 0, 3)
+
+
+def test_a_cache_file_that_is_missing_or_damaged_is_named(shelf: Any, cache: Any) -> None:
+    rows, columns = cache
+    ranges = CacheRows.open(shelf.storage, rows, columns, unit="window", weighting="document")
+    path = Path(shelf.storage.full(columns["b"].files["fit-00001.parquet"].path))
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(CorruptedArtifactError, match="cannot be read") as caught:
+        read(ranges, 0, ranges.rows)
+    assert str(path) in str(caught.value)
+    path.unlink()
+    with pytest.raises(CorruptedArtifactError, match="cannot be read") as caught:
+        read(ranges, 0, ranges.rows)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_any_range_of_a_npy_file(tmp_path: Path, dtype: Any, weighted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mixray.cache.row_ranges.CHUNK_BYTES", 7 * 3 * np.dtype(dtype).itemsize)
+    log_probs = np.random.default_rng(0).standard_normal((50, 3)).astype(dtype)
+    row_weights = np.arange(50) / 1225
+    np.save(tmp_path / "table.npy", log_probs)
+    np.save(tmp_path / "weights.npy", row_weights)
+    ranges = NpyRows.open(str(tmp_path / "table.npy"), str(tmp_path / "weights.npy") if weighted else None)
+    assert (ranges.rows, ranges.sources) == (50, 3)
+    for start, stop in [(0, 50), (0, 1), (49, 50), (13, 29)]:
+        found = read(pickle.loads(pickle.dumps(ranges.limited(start, stop))), start, stop)
+        np.testing.assert_array_equal(found[0], log_probs[start:stop])
+        np.testing.assert_array_equal(found[1], row_weights[start:stop] if weighted else np.full(stop - start, 1 / 50))
+
+
+def test_a_npy_file_in_object_storage(s3_uri: str, tmp_path: Path) -> None:
+    from mixray.store import Storage
+
+    log_probs = np.random.default_rng(0).standard_normal((50, 3))
+    np.save(tmp_path / "table.npy", log_probs)
+    Storage(s3_uri).put("deep/table.npy", tmp_path / "table.npy")
+    base, mark, options = s3_uri.partition("?")
+    ranges = NpyRows.open(f"{base}/deep/table.npy{mark}{options}")
+    np.testing.assert_array_equal(read(ranges, 20, 40)[0], log_probs[20:40])
+
+
+@pytest.mark.parametrize(
+    ("array", "got"),
+    [
+        (np.zeros(5), r"shape \(5,\), float64"),
+        (np.zeros((0, 5)), r"shape \(0, 5\)"),
+        (np.zeros((5, 2), int), "int64"),
+        (np.zeros((5, 2), np.float16), "float16"),
+        (np.asfortranarray(np.zeros((5, 2))), "column by column"),
+    ],
+)
+def test_another_table_is_refused(tmp_path: Path, array: Any, got: str) -> None:
+    np.save(tmp_path / "table.npy", array)
+    with pytest.raises(InputError, match=got) as caught:
+        NpyRows.open(str(tmp_path / "table.npy"))
+    assert str(tmp_path / "table.npy") in str(caught.value)
+
+
+def test_weights_of_another_length_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "table.npy", np.zeros((5, 2)))
+    np.save(tmp_path / "weights.npy", np.zeros(4))
+    with pytest.raises(InputError, match="one weight per row"):
+        NpyRows.open(str(tmp_path / "table.npy"), str(tmp_path / "weights.npy"))
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no array at all", b"short"])
+def test_a_npy_file_that_is_missing_or_damaged_is_named(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "table.npy"
+    if content == b"short":
+        np.save(path, np.zeros((5, 2)))
+        path.write_bytes(path.read_bytes()[:-1])
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match="cannot be read") as caught:
+        NpyRows.open(str(path))
+    assert str(path) in str(caught.value)
+
+
+def test_a_npy_file_that_goes_missing_later_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "table.npy"
+    np.save(path, np.zeros((5, 2)))
+    ranges = NpyRows.open(str(path))
+    path.unlink()
+    with pytest.raises(InputError, match="cannot be read") as caught:
+        read(ranges, 0, 5)
+    assert str(path) in str(caught.value)
