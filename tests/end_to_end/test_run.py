@@ -19,7 +19,7 @@ from tests.end_to_end.conftest import mixray as command
 
 
 def the_run(finished: Path) -> Path:
-    (folder,) = (finished / "runs-here" / "runs").iterdir()
+    (folder,) = (finished / "runs-here" / "runs").glob("small-*")
     return folder
 
 
@@ -154,3 +154,39 @@ def test_a_new_target_costs_scoring_alone(finished: Path, tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     assert content_of(finished / "runs-here", "proxy") == before
     assert json.loads(done.stdout)["mixtures"]["numerals"]["weights"]["numbers"] > 0.9
+
+
+def test_one_mixture_for_all_targets_costs_one_more_model(finished: Path) -> None:
+    """The worst case over targets, a capped group, the near-optimal mixture nearest to balanced, all from one cache."""
+    before = content_of(finished / "runs-here", "proxy")
+    settings = ["name=together", "mixture.over=worst", "mixture.choose={rule: nearest_to_prior, within: 0.002}"]
+    settings += ["mixture.groups=[{sources: [animals, numbers], max: 0.7}]"]
+    done = command("run", finished / "run.yaml", *settings, "--json")
+    assert done.returncode == 0, done.stderr
+    assert content_of(finished / "runs-here", "proxy") == before
+    printed = json.loads(done.stdout)
+    (name,) = printed["mixtures"]
+    worst = mixray.load_mixture(Path(printed["run"]) / "mixtures" / "worst.json")
+    assert (name, worst.over, worst.targets) == ("worst", "worst", ["zoo", "mixed"])
+    assert worst.weights["animals"] + worst.weights["numbers"] <= 0.7 + 1e-12
+    assert sum(worst.target_weights.values()) == pytest.approx(1)
+    assert 0 < worst.choice["loss_rise"] <= worst.choice["allowed_rise"]
+    for arm in ("mixmin", "balanced"):
+        by_target = worst.retrain[arm]["targets"]
+        assert worst.retrain[arm]["nll"] == pytest.approx(sum(facts["nll"] for facts in by_target.values()) / 2)
+    assert (Path(printed["run"]) / "report" / "worst_path.png").stat().st_size > 10_000
+    shown = command("show", printed["run"])
+    assert "What a source is worth" in shown.stdout
+    assert "Targets: loss in nats per token" in shown.stdout
+
+
+def test_solve_sweeps_a_cap(finished: Path) -> None:
+    asked = ["solve", the_run(finished), "mixture.bounds.animals=[0, 0.2..0.6:0.2]", "--target", "zoo"]
+    swept = json.loads(command(*asked, "--json").stdout)
+    assert swept["key"] == "mixture.bounds.animals"
+    assert [step["value"][1] for step in swept["sweep"]] == [0.2, 0.4, 0.6]
+    for step in swept["sweep"]:
+        assert step["mixtures"]["zoo"]["weights"]["animals"] == pytest.approx(step["value"][1])
+    table = command(*asked).stdout
+    assert "Sweep for zoo" in table
+    assert "animals 60.0 %" in table
