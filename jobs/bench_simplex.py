@@ -2,6 +2,7 @@
 
     python jobs/bench_simplex.py                                     # two CPU cores: about ten minutes
     python jobs/bench_simplex.py --cases correlated-100000x7         # one case
+    python jobs/bench_simplex.py --one-core                          # processor time: other work does not change it
     python jobs/bench_simplex.py --full                              # every kind at every size, longer limits
     python jobs/bench_simplex.py --run <storage>/runs/<name>-<hash>  # a run's prediction cache too
 
@@ -38,8 +39,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mixray.cache import read_cache
 from mixray.run_folder import RunFolder
-from mixray.search import read_cache, rows_of
+from mixray.search.rows import rows_of
 from mixray.simplex import CrossEntropy, Entropic, FeasibleSet, Point, Problem, Solution, solve, solve_problem
 from mixray.simplex.passes import one_blas_thread
 from mixray.simplex.solve import SOLVERS, TOLERANCE
@@ -81,13 +83,14 @@ likelihood <- numbers("likelihood", rows * sources); dim(likelihood) <- c(rows, 
 weights <- numbers("weights", rows)
 control <- list(verbose = FALSE)
 if (found[4] == "dense") control$tol.svd <- 0
+clock <- function() if (found[5] == "processor") sum(proc.time()[1:2]) else proc.time()[["elapsed"]]
 cat("ready\\n"); flush(stdout())
 seconds <- c()
 repeat {
-  before <- proc.time()[["elapsed"]]
+  before <- clock()
   fit <- mixsqp(likelihood, weights, control = control)
-  seconds <- c(seconds, proc.time()[["elapsed"]] - before)
-  if (length(seconds) >= if (seconds[1] < SHORT) 3 else 1) break
+  seconds <- c(seconds, clock() - before)
+  if (length(seconds) >= (if (seconds[1] < SHORT) 3 else 1)) break
 }
 peak <- as.numeric(gsub("[^0-9]", "", grep("VmHWM", readLines("/proc/self/status"), value = TRUE))) / 1024
 cat(sprintf('{"seconds": %.4f, "rounds": %d, "peak": %.1f, "shares": [%s]}\\n', median(seconds),
@@ -197,6 +200,15 @@ def cases_of(run: str) -> Iterator[Case]:
 # --------------------------------------------------------------------------------- what one process of its own measures
 
 
+def one_core() -> bool:
+    return len(os.sched_getaffinity(0)) == 1
+
+
+def clock() -> float:
+    """Seconds: of the processor, which other work does not change, where there is one core."""
+    return time.process_time() if one_core() else time.perf_counter()
+
+
 @dataclass(frozen=True)
 class Within:
     """A solver that gives up after some seconds, where it is."""
@@ -205,11 +217,11 @@ class Within:
     seconds: float
 
     def init(self, point: Point, tolerance: float) -> Any:
-        return time.perf_counter() + self.seconds, self.solver.init(point, tolerance)
+        return clock() + self.seconds, self.solver.init(point, tolerance)
 
     def step(self, point: Point, state: Any) -> tuple[Point, Any]:
         end, inner = state
-        if time.perf_counter() > end:
+        if clock() > end:
             return point, state
         moved, inner = self.solver.step(point, inner)
         return moved, (end, inner)
@@ -228,9 +240,10 @@ def measure(folder: Path, what: str, tolerance: float, limit: float) -> dict[str
     peak = peak_megabytes()
     objective = CrossEntropy.from_log_probs(table, weights)
     problem = Problem((objective,), FeasibleSet.of(objective.sources))
-    alone, _ = timed(lambda: solve_problem(problem, **options))
-    answer = {"seconds": seconds, "alone": alone, "rounds": found.rounds, "gap": found.gap, "loss": found.loss}
-    answer |= {"peak": peak, "note": note(found, what, 0 < limit < seconds)}
+    answer = {"seconds": seconds, "rounds": found.rounds, "gap": found.gap, "loss": found.loss, "peak": peak}
+    answer["note"] = note(found, what, 0 < limit < seconds)
+    if what in ("newton", "auto", "working_set"):
+        answer["alone"] = timed(lambda: solve_problem(problem, **options))[0]
     return answer | ({"round_floor": round_floor(objective.likelihood)} if what == "newton" else {})
 
 
@@ -246,9 +259,9 @@ def timed(run: Callable[[], Any]) -> tuple[float, Any]:
     found = None
     while not times or len(times) < (9 if times[0] < VERY_SHORT_SECONDS else 3 if times[0] < SHORT_SECONDS else 1):
         found = None  # its memory is not this run's
-        before = time.perf_counter()
+        before = clock()
         found = run()
-        times.append(time.perf_counter() - before)
+        times.append(clock() - before)
     return statistics.median(times), found
 
 
@@ -278,11 +291,12 @@ def clarabel(table: Array, weights: Array) -> dict[str, Any]:
     mean_log = cvxpy.sum(cvxpy.multiply(weights / weights.sum(), cvxpy.log(likelihood @ shares)))
     problem = cvxpy.Problem(cvxpy.Minimize(-mean_log), [cvxpy.sum(shares) == 1])
     print("ready", flush=True)
-    before = time.perf_counter()
+    before = clock()
     problem.solve(solver=cvxpy.CLARABEL)
-    seconds, peak = time.perf_counter() - before, peak_megabytes()
-    alone, rounds = problem.solver_stats.solve_time, problem.solver_stats.num_iters
-    return {"seconds": seconds, "alone": alone, "rounds": rounds, "peak": peak} | evaluate(table, weights, shares.value)
+    answer: dict[str, Any] = {"seconds": clock() - before, "peak": peak_megabytes()}
+    if not one_core():  # it tells the time on the wall alone
+        answer["alone"] = problem.solver_stats.solve_time
+    return answer | {"rounds": problem.solver_stats.num_iters} | evaluate(table, weights, shares.value)
 
 
 def evaluate(table: Array, weights: Array, shares: Array) -> dict[str, float]:
@@ -298,8 +312,8 @@ def evaluate(table: Array, weights: Array, shares: Array) -> dict[str, float]:
 class Bench:
     """Measures one case after another in ``folder``, and prints as it goes. ``found``: case name -> what -> numbers."""
 
-    def __init__(self, folder: Path, *, limit: float, full: bool) -> None:
-        self.folder, self.limit, self.full = folder, limit, full
+    def __init__(self, folder: Path, solvers: list[str], *, limit: float, full: bool) -> None:
+        self.folder, self.solvers, self.limit, self.full = folder, solvers, limit, full
         self.found: dict[str, dict[str, dict[str, Any]]] = {}
 
     def run(self, case: Case) -> None:
@@ -308,7 +322,7 @@ class Bench:
         print(f"\n{case.name}: {size:,.1f} MB of log-probabilities, load {os.getloadavg()[0]:.1f}")
         print(HEADER, flush=True)
         found = self.found[case.name] = {}
-        for what in OURS:
+        for what in self.solvers:
             limit = 0 if what in ("newton", "auto") else self.limit / 20
             self._add(found, what, self._ours(what, TOLERANCE, limit))
         self._add(found, f"newton {FINE:.0e}", self._ours("newton", FINE))
@@ -343,7 +357,8 @@ class Bench:
         script.write_text(MIXSQP.replace("SHORT", str(SHORT_SECONDS)))
         best: dict[str, Any] = {}
         for setting in ("dense", "default"):  # the second need not go on when it has become the slower one
-            command = ["Rscript", str(script), str(self.folder), str(case.rows), str(case.sources), setting]
+            command = ["Rscript", str(script), str(self.folder), str(case.rows), str(case.sources)]
+            command += [setting, "processor" if one_core() else "wall"]
             numbers = self._ask(command, limit=3 * max(1.0, best["seconds"]) if "seconds" in best else self.limit)
             if "seconds" not in best or numbers.get("seconds", np.inf) < best["seconds"]:
                 best = numbers | {"note": " ".join([setting, numbers.get("note", "")])}
@@ -443,10 +458,10 @@ def claims(found: dict[str, dict[str, dict[str, Any]]]) -> Iterator[tuple[str, b
     for case, by in found.items():
         numbers, rows = by["clarabel"], int(case.rpartition("-")[2].partition("x")[0])
         if rows >= 100_000 and ("seconds" in numbers or "over" in numbers):
-            ratios[case] = numbers.get("alone", numbers.get("over")) / by["newton"]["seconds"]
+            ratios[case] = numbers.get("seconds", numbers.get("over")) / by["newton"]["seconds"]
         if rows >= 100_000 and "loss" in numbers:
             off[case] = numbers["loss"] - by["newton"]["loss"]
-    yield "Clarabel alone, n>=1e5: 10 times", *_least(ratios, 10)
+    yield "cvxpy with Clarabel, n>=1e5: 10 times", *_least(ratios, 10)
     text = "; ".join(f"{case} {difference:+.1e}" for case, difference in off.items())
     yield "Clarabel's loss: the same to 1e-9", all(abs(d) <= 1e-9 for d in off.values()) if off else None, text
 
@@ -457,7 +472,7 @@ def _least(ratios: dict[str, float], wanted: float) -> tuple[bool | None, str]:
 
 
 def surroundings() -> str:
-    text = f"{len(os.sched_getaffinity(0))} processors"
+    text = "one core, processor time" if one_core() else f"{len(os.sched_getaffinity(0))} cores"
     for name in ("numpy", "cvxpy", "clarabel"):
         text += f", {name} {import_module(name).__version__}" if find_spec(name) else ""
     if has_mixsqp():
@@ -470,6 +485,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", metavar="KIND-ROWSxSOURCES", help=f"kinds: {', '.join(KINDS)}")
     parser.add_argument("--full", action="store_true", help="every kind at every size; rivals may take ten minutes")
+    parser.add_argument("--solvers", nargs="+", choices=OURS, default=OURS, help="of ours; newton and auto always")
+    parser.add_argument("--one-core", action="store_true", help="everything on one core, in processor time")
     parser.add_argument("--limit", type=float, help="seconds that a rival may take: 60, with --full 600")
     parser.add_argument("--run", metavar="RUN_FOLDER", help="<storage>/runs/<name>-<hash>: its cache's targets too")
     parser.add_argument("--measure", nargs=4, help=argparse.SUPPRESS)
@@ -477,6 +494,9 @@ def main() -> None:
     if options.measure:
         measured(*options.measure)
         return
+    if options.one_core:
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    solvers = [what for what in OURS if what in ("newton", "auto", *options.solvers)]
     grid = dict.fromkeys(KINDS, SIZES) if options.full else DEFAULT
     cases = [Case(kind, *size) for kind, sizes in grid.items() for size in sizes]
     if options.cases:
@@ -485,7 +505,7 @@ def main() -> None:
     print(surroundings())
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as name:
-        bench = Bench(Path(name), limit=options.limit or (600 if options.full else 60), full=options.full)
+        bench = Bench(Path(name), solvers, limit=options.limit or (600 if options.full else 60), full=options.full)
         for case in cases:
             bench.run(case)
     print(f"\nafter {time.perf_counter() - started:.0f} s, load {os.getloadavg()[0]:.1f}\n")

@@ -28,6 +28,8 @@ SLOPE_KEPT, DECREASE_WANTED = 0.3, 0.1
 SMALL_SHARE, SMALLEST_CUT = 1e-8, 1e-3
 """With a prior, whose slope is infinite at 0, shares below the first are left to the multiplicative step, and no share
 falls below the second part of itself in one round."""
+FEW_SOURCES = 16
+"""So few are always all in the curvature: to pick some costs as much as it saves, and to have picked wrong one pass."""
 LENGTHS = 0.5 ** np.arange(1, 9)
 SHORTER = 0.5 ** np.arange(9, 41, 4)
 FIRST_ORDER = Entropic()
@@ -128,7 +130,7 @@ def _columns_after(point: Point, shares: Vector) -> Columns:
     those whose gradient is below that of one of these. With groups the gradient alone does not say: a source may pay
     by what it lets others do."""
     feasible = point.problem.feasible
-    if point.problem.prior is not None or feasible.groups:
+    if point.problem.prior is not None or feasible.groups or feasible.free.sum() <= FEW_SOURCES:
         return np.flatnonzero(feasible.free)
     gradients = point.jacobian if isinstance(point.problem.goal, Worst) else point.loss_gradient[None]
     some = shares > feasible.lower
