@@ -37,9 +37,9 @@ class ExamplesConfig(Section):
     """CSV files with a header line, by glob."""
     digits: DigitsConfig | None = None
 
-    numeric: list[str] = []
+    numeric: tuple[str, ...] = ()
     """Columns of numbers, standardised with the training rows' mean and deviation."""
-    categorical: list[str] = []
+    categorical: tuple[str, ...] = ()
     """Columns that become one column per value of the training rows. A missing value is a value of its own; one that
     the training rows lack is none of them, all zeros, and counted in a warning."""
     features: str | None = None
@@ -66,7 +66,7 @@ class ExamplesConfig(Section):
     def named_columns(self) -> dict[str, list[str]]:
         """Key of this section -> the columns that it names."""
         single = {key: getattr(self, key) for key in ("features", "label", "spurious", "split")}
-        names = {"numeric": self.numeric, "categorical": self.categorical, "group": self.group_columns}
+        names = {"numeric": self.numeric, "categorical": self.categorical, "group": tuple(self.group_columns)}
         return {key: list(value) for key, value in names.items()} | {
             key: [] if value is None else [value] for key, value in single.items()
         }
@@ -108,7 +108,7 @@ class ExamplesConfig(Section):
 
 class HeadConfig(Section):
     head: Literal["linear", "mlp"] = "linear"
-    hidden: Annotated[list[Positive], Field(min_length=1)] = [32]
+    hidden: Annotated[tuple[Positive, ...], Field(min_length=1)] = (32,)
     """Units of the hidden layers of an mlp, ReLU between them; the last one is the representation that is measured."""
 
 
@@ -135,7 +135,7 @@ class ALSOConfig(Section):
 class MeasuresConfig(Section):
     """What explains a robust head, beside its accuracy."""
 
-    l2: list[Above0] = [0.001, 0.01, 0.1, 1.0]
+    l2: tuple[Above0, ...] = (0.001, 0.01, 0.1, 1.0)
     """Strengths at which exact ERM and Group DRO heads on the inputs are compared; empty: none are made."""
     rows: Positive = 4000
     """At most so many training rows go into the exact heads and the completeness, drawn by the seed."""
@@ -167,7 +167,7 @@ class RobustConfig(Section):
     evaluations: Annotated[int, Field(ge=1, le=100)] = 20
     """How often an arm is measured on the validation part; the best of these models is the arm's."""
     select_by: Criterion = "worst_group"
-    arms: Annotated[list[RobustArm], Field(min_length=1)] = list(get_args(RobustArm))
+    arms: Annotated[tuple[RobustArm, ...], Field(min_length=1)] = get_args(RobustArm)
     group_dro: GroupDROConfig = GroupDROConfig()
     also: ALSOConfig = ALSOConfig()
     measures: MeasuresConfig = MeasuresConfig()

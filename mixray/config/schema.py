@@ -183,14 +183,12 @@ class OptimizerConfig(Section):
     """Largest gradient norm."""
 
 
-class TrainingConfig(Section):
-    """What proxies and retrained models share: a model, a token budget and how to spend it."""
+class LoopConfig(Section):
+    """What the training loop reads, whatever it trains."""
 
-    model: dict[str, Any]
-    """``{architecture: NAME, ...}`` builds one from a Hugging Face config; ``{pretrained: NAME}`` continues one."""
     optimizer: OptimizerConfig = OptimizerConfig()
     batch: Positive = 16
-    """Windows per optimiser step, over all workers."""
+    """Windows (or rows) per optimiser step, over all workers."""
     micro_batch: Positive | None = None
     """Windows per forward pass of one worker; smaller than its share of the batch means gradient accumulation."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -199,6 +197,13 @@ class TrainingConfig(Section):
     """``torch.compile`` the model."""
     checkpoints: Positive = 4
     """How many times a training run saves its state on the way."""
+
+
+class TrainingConfig(LoopConfig):
+    """What proxies and retrained models share: a model, a token budget and how to spend it."""
+
+    model: dict[str, Any]
+    """``{architecture: NAME, ...}`` builds one from a Hugging Face config; ``{pretrained: NAME}`` continues one."""
 
     @model_validator(mode="after")
     def _model_kind(self) -> Self:

@@ -1,4 +1,4 @@
-"""A classification task for one seed: rows in three parts, encoded with what the training part knows and nothing else."""
+"""A classification task for one seed: rows in three parts, encoded with what the training part alone knows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NAMED = 5
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Some rows. features: float32 (rows, columns); labels, group_ids, spurious: int64 (rows,); spurious may be None."""
+    """Some rows. features: float32 (rows, columns); the others: int64 (rows,), spurious None where it is not named."""
 
     features: NDArray[np.float32]
     labels: Ids
@@ -97,7 +97,9 @@ def split_and_encode(examples: Examples, config: ExamplesConfig, seed: int) -> T
         _ids(examples.groups, groups),
         _ids(examples.spurious, spurious) if examples.spurious is not None and spurious else None,
     )
-    task = Task(*(whole.rows(np.flatnonzero(splits == part)) for part in SPLITS), labels, groups, spurious, names, warnings)
+    task = Task(
+        *(whole.rows(np.flatnonzero(splits == part)) for part in SPLITS), labels, groups, spurious, names, warnings
+    )
     return check_groups(task)
 
 
@@ -146,7 +148,9 @@ def _refuse_unknown(values: Texts, known: tuple[str, ...], splits: Texts, key: s
 
 def _splits(examples: Examples, config: ExamplesConfig, seed: int) -> Texts:
     """The part of every row; what the table does not say is drawn within each group."""
-    splits = np.full(len(examples), "train", dtype="<U10") if examples.splits is None else examples.splits.astype("<U10")
+    splits = (
+        np.full(len(examples), "train", dtype="<U10") if examples.splits is None else examples.splits.astype("<U10")
+    )
     draws = np.random.default_rng([seed, len(examples)])
     if examples.splits is None:
         _set_aside(splits, examples.groups, "test", config.test, draws)

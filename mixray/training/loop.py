@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mixray.config.schema import TrainingConfig
+from mixray.config.schema import LoopConfig
 from mixray.errors import StageError
 from mixray.training.batch import Batch, BatchStream, WindowStream, read_batch
 from mixray.training.checkpoint import Checkpoint, State
@@ -46,7 +46,7 @@ def train(
     stream: BatchStream | WindowStream,
     *,
     steps: int,
-    config: TrainingConfig,
+    config: LoopConfig,
     device: torch.device,
     seed: int,
     loss: Callable[[nn.Module], RowLoss] | None = None,
@@ -109,7 +109,7 @@ class _Gradients:
         loss: RowLoss,
         objective: Objective | None,
         recorder: Recorder,
-        config: TrainingConfig,
+        config: LoopConfig,
         device: torch.device,
         world: World,
     ) -> None:
