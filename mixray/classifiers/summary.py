@@ -78,12 +78,12 @@ def claims(results: Results, heads: Sequence[Mapping[str, Any]]) -> list[Told]:
     found = []
     for place in range(len(heads[0]["heads"]) if heads else 0):
         at = [seed["heads"][place] for seed in heads]
-        where = f"exact heads, L2 {at[0]['l2']:g}"
+        where = f"L2 {at[0]['l2']:g}"
         if at[0]["spurious"] is not None:
             falls = [one["spurious"]["erm"] - one["spurious"]["group_dro"] for one in at]
-            found.append(_claim("i: aligns less with the spurious head", where, falls))
+            found.append(_claim("i: less spurious alignment", where, falls))
         rises = [one["oracle"]["group_dro"] - one["oracle"]["erm"] for one in at]
-        found.append(_claim("i: aligns more with the oracle head", where, rises))
+        found.append(_claim("i: more oracle alignment", where, rises))
     if {"erm", "group_dro"} <= results.keys():
         found += _of_trained(results["erm"], results["group_dro"])
     found += _bounds(results, heads)
@@ -93,11 +93,11 @@ def claims(results: Results, heads: Sequence[Mapping[str, Any]]) -> list[Told]:
 
 
 def _of_trained(erm: Sequence[Mapping[str, Any]], robust: Sequence[Mapping[str, Any]]) -> list[Told]:
-    where = "trained arms"
+    where = "arms"
     pairs = [(one["measures"], other["measures"]) for one, other in zip(erm, robust, strict=True)]
     wanted = [
-        ("i: aligns less with the spurious head", "alignment_spurious", 1),
-        ("i: aligns more with the oracle head", "alignment_oracle", -1),
+        ("i: less spurious alignment", "alignment_spurious", 1),
+        ("i: more oracle alignment", "alignment_oracle", -1),
         ("iv: completeness is lower", "completeness", 1),
     ]
     found = []
@@ -119,7 +119,7 @@ def _bounds(results: Results, heads: Sequence[Mapping[str, Any]]) -> list[Told]:
         if "bound" in result["measures"]
     ]
     found = []
-    for where, holds in (("exact heads, all L2", exact), ("trained arms", trained)):
+    for where, holds in (("every L2", exact), ("arms", trained)):
         if holds:
             verdict = "holds" if all(holds) else "does not hold"
             found.append(
@@ -139,7 +139,7 @@ def _l2(heads: Sequence[Mapping[str, Any]]) -> list[Told]:
     strengths = [one["l2"] for one in heads[0]["heads"]]
     order = np.argsort(strengths)
     low, high = int(order[0]), int(order[-1])
-    where = f"L2 {strengths[low]:g} to {strengths[high]:g}"
+    where = f"L2 {strengths[low]:g}-{strengths[high]:g}"
 
     def change(find: Callable[[Mapping[str, Any]], float]) -> list[float]:
         return [find(seed["heads"][high]) - find(seed["heads"][low]) for seed in heads]
@@ -150,11 +150,11 @@ def _l2(heads: Sequence[Mapping[str, Any]]) -> list[Told]:
     ]
     rising = sum(np.mean(step) > 0 for step in steps)
     return [
-        _claim("iii: L2 widens the worst-group gap", where, change(lambda one: one["bound"]["gap"]))
-        | {"note": f"it rises in {rising} of {len(steps)} steps of L2"},
-        _claim("iii: L2 raises the bound's right side", where, change(lambda one: one["bound"]["distance"])),
+        _claim("iii: L2 widens the gap", where, change(lambda one: one["bound"]["gap"]))
+        | {"note": f"the gap rises in {rising} of {len(steps)} steps of L2"},
+        _claim("iii: L2 raises the bound", where, change(lambda one: one["bound"]["distance"])),
         _claim(
-            "iii: L2 lifts Group DRO's worst test accuracy",
+            "iii: L2 helps Group DRO",
             where,
             change(lambda one: one["worst_test_accuracy"]["group_dro"]),
         ),
@@ -165,7 +165,7 @@ def _claim(claim: str, where: str, differences: Sequence[float]) -> Told:
     """``differences``: one per seed, positive where the claim is right."""
     told: Told = {"claim": claim, "where": where, "estimate": float(np.mean(differences)), "interval": None}
     if len(differences) < 2:
-        return told | {"verdict": "undecided: one seed"}
+        return told | {"verdict": "one seed"}
     found = interval_over_seeds(differences)
     verdict = "holds" if found.low > 0 else "does not hold" if found.high < 0 else "undecided"
     return told | {"interval": [found.low, found.high], "verdict": verdict}

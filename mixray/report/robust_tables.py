@@ -55,11 +55,11 @@ def arms_table(results: Told) -> RenderableType:
 
 def groups_table(results: Told) -> RenderableType:
     summaries, counts = _summaries(results), results["counts"]
-    table = _table("group", "train rows", "test rows", *summaries)
+    table = _table("group", *summaries)
     for name in results["group_names"]:
-        cells = [plus_minus(told["groups"][name], 100, 1) for told in summaries.values()]
-        table.add_row(name, f"{counts['train'][name]:,}", f"{counts['test'][name]:,}", *cells)
-    return titled("Groups: accuracy on the test part, in %", table)
+        table.add_row(name, *(plus_minus(told["groups"][name], 100, 1) for told in summaries.values()))
+    rows = [f"{name} {counts['train'][name]:,} and {counts['test'][name]:,}" for name in results["group_names"]]
+    return titled("Groups: accuracy on the test part, in %", table, f"train and test rows: {', '.join(rows)}")
 
 
 def measures_table(results: Told) -> RenderableType:
@@ -87,10 +87,10 @@ def bound_table(results: Told) -> RenderableType:
 
 def heads_table(results: Told) -> RenderableType:
     """The exact heads: alignment and what it is worth, then the bound."""
-    table = _table("L2", *(f"{what} {arm}" for what in ("spurious", "oracle", "worst %") for arm in HEADS))
+    table = _table("L2", *(f"{what} {arm}" for what in ("spur.", "oracle", "worst %") for arm in HEADS))
     bounds = _bound_columns("L2")
     for told in results["heads"]:
-        pairs = [(told["spurious"], 1, 3), (told["oracle"], 1, 3), (told["worst_test_accuracy"], 100, 1)]
+        pairs = [(told["spurious"], 1, 2), (told["oracle"], 1, 2), (told["worst_test_accuracy"], 100, 1)]
         cells = [
             plus_minus(pair[arm], factor, digits) if pair else ""
             for pair, factor, digits in pairs
@@ -105,22 +105,23 @@ def heads_table(results: Told) -> RenderableType:
 
 
 def claims_table(results: Told) -> RenderableType:
-    table = _table("claim, from ERM to Group DRO", "where", "difference", "95 % interval", "verdict")
+    table = _table("claim, from ERM to Group DRO", "where", "difference, 95 % interval", "verdict")
     for told in results["claims"]:
         estimate = told["estimate"] if isinstance(told["estimate"], str) else f"{told['estimate']:+.3f}"
         ends = told["interval"]
-        interval = f"{ends[0]:+.3f} to {ends[1]:+.3f}" if ends else ""
-        table.add_row(told["claim"], told["where"], estimate, interval, told["verdict"])
+        interval = f" ({ends[0]:+.3f}, {ends[1]:+.3f})" if ends else ""
+        table.add_row(told["claim"], told["where"], estimate + interval, told["verdict"])
     notes = [told["note"] for told in results["claims"] if "note" in told]
-    return titled("Claims", table, "; ".join([f"paired over {len(results['seeds'])} seeds", *notes]))
+    about = f"L2: exact heads on the inputs; paired over {len(results['seeds'])} seeds"
+    return titled("Claims", table, "; ".join([about, *notes]))
 
 
 def plus_minus(told: Mapping[str, Any] | None, factor: float, digits: int) -> str:
-    """``84.2 ± 1.3``; without a spread of one seed; empty where nothing is known."""
+    """``84.2±1.3``; of one seed without a spread; empty where nothing is known."""
     if told is None:
         return ""
     text = f"{factor * told['mean']:.{digits}f}"
-    return text if told["sd"] is None else f"{text} ± {factor * told['sd']:.{digits}f}"
+    return text if told["sd"] is None else f"{text}±{factor * told['sd']:.{digits}f}"
 
 
 def _summaries(results: Told) -> dict[str, Told]:
