@@ -6,5 +6,6 @@
 from mixray.robust.also import ALSO
 from mixray.robust.group_dro import GroupDRO
 from mixray.robust.group_losses import presence_probability
+from mixray.robust.objective import ALSOObjective, GroupDROObjective
 
-__all__ = ["ALSO", "GroupDRO", "presence_probability"]
+__all__ = ["ALSO", "ALSOObjective", "GroupDRO", "GroupDROObjective", "presence_probability"]
