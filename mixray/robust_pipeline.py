@@ -82,8 +82,6 @@ def train_robust(
         storage.write(f"{path}/{RESULTS}", text)
         tracker.artifact("", RESULTS, text)
         tracker.metrics("", list(_headline(results)))
-        for warning in results["warnings"]:
-            progress.warn(warning["message"])
         return RobustResult(storage.location(path), results, tracker.view_command())
 
 

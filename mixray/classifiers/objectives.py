@@ -16,7 +16,7 @@ def objective_of(arm: RobustArm, config: RobustConfig, task: Task) -> Objective 
     groups = len(task.group_names)
     if arm == "group_dro":
         return GroupDROObjective(
-            GroupDRO(groups, training_counts=task.training_counts, **config.group_dro.model_dump())
+            GroupDRO(groups, training_counts=task.training_counts.tolist(), **config.group_dro.model_dump())
         )
     if arm == "also":
         return ALSOObjective(partial(ALSO, num_groups=groups, **config.also.model_dump()))

@@ -35,4 +35,6 @@ def stream_of(arm: RobustArm, task: Task, seed: int) -> ExampleStream:
 
 def importance_weights(training_counts: NDArray[np.int64]) -> NDArray[np.float64]:
     """(groups,): with these every group weighs the same in the mean over rows, and the mean weight is 1."""
-    return training_counts.sum() / (len(training_counts) * training_counts)
+    shares = training_counts.astype(np.float64) / training_counts.sum()
+    weights: NDArray[np.float64] = 1 / (len(shares) * shares)
+    return weights

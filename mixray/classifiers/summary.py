@@ -105,7 +105,8 @@ def _of_trained(erm: Sequence[Mapping[str, Any]], robust: Sequence[Mapping[str, 
         find = _MEASURES[measure]
         values = [(find(one), find(other)) for one, other in pairs]
         differences = [sign * (one - other) for one, other in values if one is not None and other is not None]
-        if len(differences) == len(pairs):
+        # Arms that share their representation, as linear ones do, have nothing to say of completeness.
+        if len(differences) == len(pairs) and any(differences):
             found.append(_claim(name, where, differences))
     return found
 

@@ -118,7 +118,8 @@ def _arm_id(config: RobustConfig, rows: Artifact | None, arm: RobustArm, seed: i
     left_out = {"name", "seed", "seeds", "storage", "data", "arms", "group_dro", "also", "resources", "tracking"}
     settings = config.model_dump(mode="json", exclude=left_out)
     del settings["measures"]["l2"]
-    objective = config.model_dump(mode="json", include={arm})
+    sections = {"group_dro": config.group_dro, "also": config.also}
+    objective = sections[arm].model_dump(mode="json") if arm in sections else None
     return fingerprint(["classifier", 1, _task_identity(config, rows), settings, arm, objective, seed])
 
 

@@ -38,5 +38,5 @@ def digits_task(config: DigitsConfig, seed: int) -> Task:
     whole = Part(standardised(images.reshape(len(labels), -1), in_train), labels, 2 * labels + patch, patch)
     groups = tuple(f"{label}|{value}" for label in LABELS for value in PATCHES)
     names = tuple(f"pixel {row},{column}" for row in range(8) for column in range(8))
-    parts = (whole.rows(rows) for rows in (train, validation, test))
-    return check_groups(Task(*parts, LABELS, groups, PATCHES, names))
+    parts = (whole.rows(train), whole.rows(validation), whole.rows(test))
+    return check_groups(Task(parts[0], parts[1], parts[2], LABELS, groups, PATCHES, names))

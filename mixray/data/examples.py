@@ -82,6 +82,7 @@ def examples_of(table: Any, config: ExamplesConfig) -> Examples:
         parts.append(features)
         names = [f"{config.features}.{place}" for place in range(features.shape[1])]
     numeric = np.column_stack(parts) if parts else np.empty((table.num_rows, 0))
+    labels = _texts(table, config.label, "label")
     columns = [_texts(table, name, "group") for name in config.group_columns]
     groups = columns[0] if len(columns) == 1 else np.array([JOINER.join(row) for row in zip(*columns, strict=True)])
     splits = None if config.split is None else _splits(_texts(table, config.split, "split"), config.split)
@@ -89,7 +90,7 @@ def examples_of(table: Any, config: ExamplesConfig) -> Examples:
         numeric,
         tuple(names),
         {name: _texts(table, name, "categorical", missing=MISSING) for name in config.categorical},
-        _texts(table, config.label, "label"),
+        labels,
         groups,
         None if config.spurious is None else _texts(table, config.spurious, "spurious"),
         splits,
@@ -128,7 +129,7 @@ def _numbers(table: Any, name: str) -> NDArray[np.float64]:
             wanted="integers, floating-point numbers or booleans",
             remedy="name it under categorical, or mend the column",
         )
-    values: NDArray[np.float64] = pc.cast(column, pa.float64()).to_numpy(zero_copy_only=False)
+    values: NDArray[np.float64] = pc.cast(column, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     _refuse_not_finite(values[:, None], f"data.numeric, column {name}")
     return values
 
@@ -150,7 +151,7 @@ def _lists(table: Any, name: str) -> NDArray[np.float64]:
         raise InputError(
             "the features differ in length", where=where, got=f"lengths {sorted(lengths)[:5]}", wanted=wanted
         )
-    flat = pc.cast(column.flatten(), pa.float64()).to_numpy(zero_copy_only=False)
+    flat = pc.cast(column.flatten(), pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     values: NDArray[np.float64] = flat.reshape(len(column), lengths[0])
     _refuse_not_finite(values, where)
     return values

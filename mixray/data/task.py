@@ -97,10 +97,8 @@ def split_and_encode(examples: Examples, config: ExamplesConfig, seed: int) -> T
         _ids(examples.groups, groups),
         _ids(examples.spurious, spurious) if examples.spurious is not None and spurious else None,
     )
-    task = Task(
-        *(whole.rows(np.flatnonzero(splits == part)) for part in SPLITS), labels, groups, spurious, names, warnings
-    )
-    return check_groups(task)
+    train, validation, test = (whole.rows(np.flatnonzero(splits == part)) for part in SPLITS)
+    return check_groups(Task(train, validation, test, labels, groups, spurious, names, warnings))
 
 
 def check_groups(task: Task) -> Task:
@@ -198,7 +196,7 @@ def _encoded(examples: Examples, in_train: NDArray[np.bool_]) -> tuple[NDArray[n
 def standardised(values: NDArray[np.float64], in_train: NDArray[np.bool_]) -> NDArray[np.float32]:
     """(rows, columns), less the training rows' mean, over their standard deviation; a constant column becomes 0."""
     mean, spread = values[in_train].mean(axis=0), values[in_train].std(axis=0)
-    scaled = np.divide(values - mean, spread, out=np.zeros_like(values), where=spread > 0)
+    scaled: NDArray[np.float64] = np.divide(values - mean, spread, out=np.zeros_like(values), where=spread > 0)
     return scaled.astype(np.float32)
 
 
