@@ -59,22 +59,25 @@ def train_robust(
     progress = progress or SilentProgress()
     storage, path = created(config)
     artifacts = Artifacts(storage, path.rpartition("/")[2])
+    with progress.stage("data") as stage:
+        rows = keep_rows(config.data, artifacts)
+        task = task_of(config.data, rows, storage, config.seed)
+        stage.note(f"{len(task.train):,} training rows, {len(task.group_names)} groups")
     with Session(address) as session, open_tracker(config, storage, path, progress.warn) as tracker:
         settings = config.model_dump(mode="json", exclude={"storage", "tracking"})
         tracker.start("", params=settings, tags={"mixray.folder": storage.location(path)})
         tracker.artifact("", "config.yaml", without_credentials(dump_config(config)).encode())
-        with progress.stage("data") as stage:
-            rows = keep_rows(config.data, artifacts)
-            task = task_of(config.data, rows, storage, config.seed)
-            stage.note(f"{len(task.train):,} training rows, {len(task.group_names)} groups")
         arms: dict[str, list[Mapping[str, Any]]] = {arm: [] for arm in config.arms}
         heads = []
-        with progress.stage("arms") as stage:
-            for job, made in train_classifiers(session, artifacts, config, rows, progress=stage.update):
+        total = config.seeds * (len(config.arms) + bool(config.measures.l2))
+        with progress.stage("arms", total) as stage:
+            for job, made in train_classifiers(session, artifacts, config, rows):
                 if job.arm is None:
                     heads.append(made.meta)
+                    stage.update(job.label, 1, 1)
                 else:
                     arms[job.arm].append(made.meta)
+                    stage.update(job.label, 1, 1, validation=made.meta["selected"]["score"])
                     _tell_arm(tracker, f"arm/{job.label}", made.meta, made.id)
         ordered = {arm: sorted(found, key=lambda one: int(one["seed"])) for arm, found in arms.items()}
         results = _results(config, path, task, ordered, sorted(heads, key=lambda one: int(one["seed"])))

@@ -81,9 +81,9 @@ def claims(results: Results, heads: Sequence[Mapping[str, Any]]) -> list[Told]:
         where = f"L2 {at[0]['l2']:g}"
         if at[0]["spurious"] is not None:
             falls = [one["spurious"]["erm"] - one["spurious"]["group_dro"] for one in at]
-            found.append(_claim("i: less spurious alignment", where, falls))
+            found.append(_claim("i: less spurious", where, falls))
         rises = [one["oracle"]["group_dro"] - one["oracle"]["erm"] for one in at]
-        found.append(_claim("i: more oracle alignment", where, rises))
+        found.append(_claim("i: more oracle", where, rises))
     if {"erm", "group_dro"} <= results.keys():
         found += _of_trained(results["erm"], results["group_dro"])
     found += _bounds(results, heads)
@@ -96,9 +96,9 @@ def _of_trained(erm: Sequence[Mapping[str, Any]], robust: Sequence[Mapping[str, 
     where = "arms"
     pairs = [(one["measures"], other["measures"]) for one, other in zip(erm, robust, strict=True)]
     wanted = [
-        ("i: less spurious alignment", "alignment_spurious", 1),
-        ("i: more oracle alignment", "alignment_oracle", -1),
-        ("iv: completeness is lower", "completeness", 1),
+        ("i: less spurious", "alignment_spurious", 1),
+        ("i: more oracle", "alignment_oracle", -1),
+        ("iv: less complete", "completeness", 1),
     ]
     found = []
     for name, measure, sign in wanted:
@@ -151,11 +151,11 @@ def _l2(heads: Sequence[Mapping[str, Any]]) -> list[Told]:
     ]
     rising = sum(np.mean(step) > 0 for step in steps)
     return [
-        _claim("iii: L2 widens the gap", where, change(lambda one: one["bound"]["gap"]))
+        _claim("iii: L2 widens gap", where, change(lambda one: one["bound"]["gap"]))
         | {"note": f"the gap rises in {rising} of {len(steps)} steps of L2"},
-        _claim("iii: L2 raises the bound", where, change(lambda one: one["bound"]["distance"])),
+        _claim("iii: L2 raises bound", where, change(lambda one: one["bound"]["distance"])),
         _claim(
-            "iii: L2 helps Group DRO",
+            "iii: L2 helps DRO",
             where,
             change(lambda one: one["worst_test_accuracy"]["group_dro"]),
         ),

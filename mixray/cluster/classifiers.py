@@ -8,7 +8,7 @@ finished trains nothing.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,8 +83,6 @@ def train_classifiers(
     artifacts: Artifacts,
     config: RobustConfig,
     rows: Artifact | None,
-    *,
-    progress: Callable[[str, int, int], None],
 ) -> Iterator[tuple[ClassifierJob, Artifact]]:
     """Every job of the run with its result, those that exist first. ``rows``: None for a task that needs none."""
     jobs = list(_jobs(artifacts, config, rows))
@@ -100,9 +98,7 @@ def train_classifiers(
     made = run_on_actors(
         session, ClassifierWorker, (config, rows), missing, config.resources, (1, min(room, len(missing)))
     )
-    for done, (job, artifact) in enumerate(zip(missing, made, strict=True), start=1):
-        progress(job.label, done, len(missing))
-        yield job, artifact
+    yield from zip(missing, made, strict=True)
 
 
 def _jobs(artifacts: Artifacts, config: RobustConfig, rows: Artifact | None) -> Iterator[ClassifierJob]:

@@ -28,12 +28,12 @@ def robust_report(results: Told) -> RenderableType:
 
 
 def arms_table(results: Told) -> RenderableType:
-    table = _table("arm", "worst group", "which (seeds)", "average_test", "average_training_share")
+    table = _table("arm", "worst group", "which", "average_test", "average_\ntraining_share")
     summaries = _summaries(results)
     best = max(summaries, key=lambda arm: summaries[arm]["worst"]["mean"])
     for arm, told in summaries.items():
         worst = told["worst_group"]
-        which = f"{worst['name']} ({worst['seeds']} of {len(results['seeds'])})"
+        which = f"{worst['name']} ({worst['seeds']}/{len(results['seeds'])})"
         averages = (plus_minus(told["average_test"], 100, 1), plus_minus(told["average_training_share"], 100, 1))
         table.add_row(
             f"{arm} *" if arm == best else arm,
@@ -48,7 +48,7 @@ def arms_table(results: Told) -> RenderableType:
     caption = (
         f"mean ± sd over {len(results['seeds'])} seeds; n = {test:,} test rows; models selected by the {by} of the "
         f"validation part, n = {validation:,}; {results['steps']:,} steps of {results['batch']} rows each; "
-        "* best worst group"
+        "which: in so many seeds; * best worst group"
     )
     return titled("Arms: accuracy on the test part, in %", table, caption)
 
@@ -105,14 +105,14 @@ def heads_table(results: Told) -> RenderableType:
 
 
 def claims_table(results: Told) -> RenderableType:
-    table = _table("claim, from ERM to Group DRO", "where", "difference, 95 % interval", "verdict")
+    table = _table("from ERM to Group DRO", "where", "difference (95 %)", "verdict")
     for told in results["claims"]:
         estimate = told["estimate"] if isinstance(told["estimate"], str) else f"{told['estimate']:+.3f}"
         ends = told["interval"]
         interval = f" ({ends[0]:+.3f}, {ends[1]:+.3f})" if ends else ""
         table.add_row(told["claim"], told["where"], estimate + interval, told["verdict"])
     notes = [told["note"] for told in results["claims"] if "note" in told]
-    about = f"L2: exact heads on the inputs; paired over {len(results['seeds'])} seeds"
+    about = f"i: alignment; iv: completeness; L2: exact heads on the inputs; paired over {len(results['seeds'])} seeds"
     return titled("Claims", table, "; ".join([about, *notes]))
 
 

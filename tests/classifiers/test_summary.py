@@ -64,11 +64,11 @@ def test_claims_hold_do_not_hold_and_stay_undecided() -> None:
     assert by_claim["ii", "arms"] == "does not hold"
     assert by_claim["ii", "every L2"] == "holds"
     told = {(one["claim"], one["where"]): one for one in found}
-    assert told["i: less spurious alignment", "arms"]["interval"][0] > 0.3
-    assert told["i: more oracle alignment", "L2 1"]["verdict"] == "does not hold"
-    assert told["iii: L2 widens the gap", "L2 0.1-1"]["verdict"] == "does not hold"
-    assert told["iii: L2 widens the gap", "L2 0.1-1"]["note"] == "the gap rises in 0 of 1 steps of L2"
-    assert told["iii: L2 helps Group DRO", "L2 0.1-1"]["verdict"] == "holds"
+    assert told["i: less spurious", "arms"]["interval"][0] > 0.3
+    assert told["i: more oracle", "L2 1"]["verdict"] == "does not hold"
+    assert told["iii: L2 widens gap", "L2 0.1-1"]["verdict"] == "does not hold"
+    assert told["iii: L2 widens gap", "L2 0.1-1"]["note"] == "the gap rises in 0 of 1 steps of L2"
+    assert told["iii: L2 helps DRO", "L2 0.1-1"]["verdict"] == "holds"
 
 
 def test_one_seed_decides_nothing() -> None:
