@@ -41,12 +41,30 @@ class WindowStream(Protocol):
         ...
 
 
+class SourcedStream(Protocol):
+    """Training windows that come from sources."""
+
+    def read_with_sources(self, start: int, stop: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Windows as of a ``WindowStream``, and the number of each one's source, int64 (windows,)."""
+        ...
+
+
 class BatchStream(Protocol):
     """Training rows in a fixed order."""
 
     def read(self, start: int, stop: int) -> Batch:
         """The rows at positions [start, stop)."""
         ...
+
+
+class SourcesAsGroups:
+    """A stream of windows whose groups are their sources."""
+
+    def __init__(self, stream: SourcedStream) -> None:
+        self._stream = stream
+
+    def read(self, start: int, stop: int) -> Batch:
+        return window_batch(*self._stream.read_with_sources(start, stop))
 
 
 def read_batch(stream: BatchStream | WindowStream, start: int, stop: int) -> Batch:

@@ -62,6 +62,16 @@ class TrainReport:
         """Tokens trained on -> loss in nats per token."""
         return {record.tokens: record.loss for record in self.records}
 
+    @property
+    def group_curves(self) -> dict[str, dict[str, list[tuple[int, float]]]]:
+        """``losses`` (nats) and ``weights`` -> group -> (tokens trained on, value); of groups that were recorded."""
+        curves: dict[str, dict[str, list[tuple[int, float]]]] = {"losses": {}, "weights": {}}
+        for record in self.records:
+            for kind, values in (("losses", record.group_losses), ("weights", record.group_weights)):
+                for name, value in (values or {}).items():
+                    curves[kind].setdefault(name, []).append((record.tokens, value))
+        return curves
+
 
 def record_steps(steps: int) -> list[int]:
     """The steps (from 1) that end in a record: ``steps`` and 99 evenly before it, or all of them."""
