@@ -112,23 +112,34 @@ class HeadConfig(Section):
     """Units of the hidden layers of an mlp, ReLU between them; the last one is the representation that is measured."""
 
 
-class GroupDROConfig(Section):
+Missing = Literal["inverse_presence", "present_only", "ema"]
+"""What to do about groups that a batch lacks. Rows come in epochs, so that ``uniform_sampling`` is no choice here."""
+
+
+class GroupDROArm(Section):
     """As ``mixray.robust.GroupDRO`` takes them."""
 
     step_size: Above0 = 0.01
-    missing: Literal["inverse_presence", "present_only", "ema", "uniform_sampling"] = "inverse_presence"
+    missing: Missing = "inverse_presence"
     adjustment: Annotated[float, Field(ge=0)] = 0.0
-    """C: q sees L_g + C / sqrt(rows of g)."""
+    """C: q sees L_g + C / sqrt(training rows of g)."""
     alpha: Annotated[float, Field(gt=0, le=1)] | None = None
+    """CVaR over groups: no weight is above share / alpha, and there is no climbing."""
     tau: Annotated[float, Field(ge=0)] = 0.0
 
+    @model_validator(mode="after")
+    def _alpha_or_tau(self) -> Self:
+        if self.alpha is not None and self.tau:
+            raise Misfit("tau", "0 beside alpha, which limits the weights by the groups' shares")
+        return self
 
-class ALSOConfig(Section):
+
+class ALSOArm(Section):
     """As ``mixray.robust.ALSO`` takes them."""
 
     mode: Literal["optimistic", "descent_ascent"] = "optimistic"
     step_size: Above0 = 0.01
-    missing: Literal["inverse_presence", "present_only", "ema", "uniform_sampling"] = "inverse_presence"
+    missing: Missing = "inverse_presence"
     tau: Annotated[float, Field(ge=0)] = 0.01
 
 
@@ -168,8 +179,8 @@ class RobustConfig(Section):
     """How often an arm is measured on the validation part; the best of these models is the arm's."""
     select_by: Criterion = "worst_group"
     arms: Annotated[tuple[RobustArm, ...], Field(min_length=1)] = get_args(RobustArm)
-    group_dro: GroupDROConfig = GroupDROConfig()
-    also: ALSOConfig = ALSOConfig()
+    group_dro: GroupDROArm = GroupDROArm()
+    also: ALSOArm = ALSOArm()
     measures: MeasuresConfig = MeasuresConfig()
     resources: Resources = Resources()
     """Of one arm under one seed, a task of its own."""
