@@ -58,12 +58,10 @@ def read_examples(config: ExamplesConfig) -> Any:
     tables = []
     for file in files:
         try:
-            table = _read(file, kind)
+            tables.append(_read(file, kind, config, columns))
         except (OSError, pa.ArrowException) as error:
             got = f"{file.location} ({said(error)})"
             raise InputError("a file cannot be read", where=key, got=got, wanted=f"a whole {kind} file") from error
-        _check_columns(table.schema.names, config, file.location)
-        tables.append(table.select(columns))
     try:
         return pa.concat_tables(tables, promote_options="permissive").combine_chunks()
     except pa.ArrowException as error:
@@ -97,12 +95,17 @@ def examples_of(table: Any, config: ExamplesConfig) -> Examples:
     )
 
 
-def _read(file: SourceFile, kind: str) -> Any:
+def _read(file: SourceFile, kind: str, config: ExamplesConfig, columns: list[str]) -> Any:
+    """The columns of a file, which must have them."""
     with open_filesystem(file.filesystem)[0].open_input_file(file.path) as stream:
         if kind == "parquet":
-            return pq.read_table(stream)
+            parquet = pq.ParquetFile(stream)
+            _check_columns(parquet.schema_arrow.names, config, file.location)
+            return parquet.read(columns).select(columns)
         # A text that is empty is missing, as a number is.
-        return pyarrow.csv.read_csv(stream, convert_options=pyarrow.csv.ConvertOptions(strings_can_be_null=True))
+        table = pyarrow.csv.read_csv(stream, convert_options=pyarrow.csv.ConvertOptions(strings_can_be_null=True))
+        _check_columns(table.schema.names, config, file.location)
+        return table.select(columns)
 
 
 def _check_columns(present: Iterable[str], config: ExamplesConfig, place: str) -> None:
@@ -137,8 +140,6 @@ def _numbers(table: Any, name: str) -> NDArray[np.float64]:
 def _lists(table: Any, name: str) -> NDArray[np.float64]:
     column = table.column(name).combine_chunks()
     kind, where = column.type, f"data.features, column {name}"
-    if isinstance(column, pa.ChunkedArray):
-        column = pa.concat_arrays(column.chunks)
     lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
     numbers = lists and (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type))
     wanted = "lists of numbers, all of one length"
