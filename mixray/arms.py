@@ -57,6 +57,7 @@ def with_results(
             "tokens": models[model].meta["tokens"],
             "seconds": models[model].meta["seconds"],
             "parameters": models[model].meta["parameters"],
+            **_final_weights(models[model].meta),
             "model": storage.location(next(iter(models[model].files.values())).path.rpartition("/")[0]),
         }
         for arm, model in arms_of(config, name).items()
@@ -69,6 +70,12 @@ def with_results(
         retrained=Work(trained["parameters"], trained["tokens"]),
     )
     return mixture.model_copy(update={"retrain": retrain, "compute": cost.fields()})
+
+
+def _final_weights(meta: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """How a robust objective weighed an arm's sources in the end."""
+    curves = meta.get("group_weights", {})
+    return {"group_weights": {source: curve[-1][1] for source, curve in curves.items()}} if curves else {}
 
 
 def _over_targets(facts: Mapping[str, Mapping[str, float]], config: RunConfig) -> dict[str, Any]:

@@ -68,6 +68,8 @@ def training(tracker: Tracker, stage: Stage, kind: str) -> News:
             "tokens_per_second": record.tokens_per_second,
             "learning_rate": record.learning_rate,
         }
+        points |= {f"group_loss/{name}": loss for name, loss in (record.group_losses or {}).items()}
+        points |= {f"group_weight/{name}": weight for name, weight in (record.group_weights or {}).items()}
         tracker.metrics(f"{kind}/{key}", [(name, value, record.tokens) for name, value in points.items()])
 
     return news
@@ -81,6 +83,9 @@ def trained(tracker: Tracker, stage: Stage, kind: str, models: Mapping[str, Arti
             key, params={"parameters": meta["parameters"], "tokens": meta["tokens"]}, tags={"artifact": model.id}
         )
         tracker.metrics(key, [("loss", loss, tokens) for tokens, loss in meta["curve"]])
+        for metric, kind_of_curve in (("group_loss", "group_losses"), ("group_weight", "group_weights")):
+            for group, curve in meta.get(kind_of_curve, {}).items():
+                tracker.metrics(key, [(f"{metric}/{group}", value, tokens) for tokens, value in curve])
         tracker.metrics(key, [("seconds", meta["seconds"], meta["tokens"])])
         tracker.finish(key)
         stage.update(name, 1, 1, loss=meta["curve"][-1][1])

@@ -112,7 +112,7 @@ def _run(
     arms = arm_shares(config, result.available_tokens, result.mixtures)
     with progress.stage("retrain", len(arms)) as stage:
         news = narration.training(tracker, stage, "arm")
-        models = retrain(session, artifacts, config.retrain, arms, data.sources, news=news, **training)
+        models = retrain(session, artifacts, config.retrain, arms, data.sources, proxies=proxies, news=news, **training)
         narration.trained(tracker, stage, "arm", models)
     with progress.stage("held-out") as stage:
         judged = score(session, artifacts, config.cache, config.retrain, models, data.targets, "held_out", stage.update)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from mixray.config import RunConfig, dump_config, parse_config
+from mixray.config.robust import RobustConfig
 from mixray.errors import InputError
 from mixray.mixture import Mixture
 from mixray.store import Artifact, Artifacts, Storage, fingerprint
@@ -26,14 +27,7 @@ class RunFolder:
     @classmethod
     def create(cls, config: RunConfig) -> Self:
         """The run's folder, its resolved config written. Raises InputError where the storage cannot be written."""
-        storage = Storage(config.storage)
-        storage.check_writable()
-        # Where results are kept and told is not what the run is.
-        settings = config.model_dump(mode="json")
-        digest = fingerprint({key: settings[key] for key in settings if key not in ("storage", "tracking")})
-        folder = cls(storage, f"runs/{config.name}-{digest[:8]}", config)
-        storage.write(folder._inside("config.yaml"), dump_config(config).encode())
-        return folder
+        return cls(*created(config), config)
 
     @classmethod
     def open(cls, location: str) -> Self:
@@ -138,6 +132,18 @@ class RunFolder:
 
     def _inside(self, name: str) -> str:
         return f"{self.path}/{name}"
+
+
+def created(config: RunConfig | RobustConfig) -> tuple[Storage, str]:
+    """The storage of a run, and its folder there with its resolved config in it."""
+    storage = Storage(config.storage)
+    storage.check_writable()
+    # Where results are kept and told is not what the run is.
+    settings = config.model_dump(mode="json")
+    digest = fingerprint({key: settings[key] for key in settings if key not in ("storage", "tracking")})
+    path = f"runs/{config.name}-{digest[:8]}"
+    storage.write(f"{path}/config.yaml", dump_config(config).encode())
+    return storage, path
 
 
 def _not_a_run_folder(location: str, got: str) -> InputError:

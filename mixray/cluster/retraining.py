@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import ray
@@ -24,13 +25,18 @@ from mixray.config.schema import RetrainConfig
 from mixray.data import MixtureStream, Windows
 from mixray.errors import MixrayError, StageError
 from mixray.proxies import CausalLM, model_identity
+from mixray.robust import new_objective
 from mixray.store import Artifact, Artifacts, Draft, fingerprint
-from mixray.training import StorageCheckpoint, World, device_for, step_count, train
+from mixray.training import Objective, SourcesAsGroups, StorageCheckpoint, World, device_for, step_count, train
 
 
 @dataclass(frozen=True)
 class ArmJob:
-    """All that the training of one arm needs on a worker. ``source_shares``: name -> share of training tokens."""
+    """All that the training of one arm needs on a worker.
+
+    ``source_shares``: name -> share of training tokens. ``reference_losses``: name -> nats per token that the source's
+    proxy reached on it, where the objective asks for them.
+    """
 
     arm: str
     config: RetrainConfig
@@ -42,6 +48,7 @@ class ArmJob:
     steps: int
     seed: int
     draft: Draft
+    reference_losses: Mapping[str, float] | None = None
 
     @property
     def checkpoint(self) -> StorageCheckpoint:
@@ -64,9 +71,13 @@ def train_arm(job: ArmJob, board: ray.actor.ActorHandle) -> None:
         device=device_for(job.config.resources_per_worker.gpus),
     )
     windows = {name: Windows(job.draft.storage, artifact) for name, artifact in job.sources.items()}
+    stream = MixtureStream(windows, job.source_shares, job.seed)
+    objective = _objective(job, stream)
     report = train(
         model.model,
-        MixtureStream(windows, job.source_shares, job.seed),
+        stream if objective is None else SourcesAsGroups(stream),
+        objective=objective,
+        group_names=None if objective is None else stream.source_names,
         steps=job.steps,
         config=job.config,
         device=model.device,
@@ -87,7 +98,22 @@ def train_arm(job: ArmJob, board: ray.actor.ActorHandle) -> None:
             "workers": world.size,
             "curve": [[tokens, loss] for tokens, loss in report.curve.items()],
         }
+        if objective is not None:
+            meta |= {f"group_{kind}": curves for kind, curves in report.group_curves.items()}
         job.draft.publish(files, meta)
+
+
+def _objective(job: ArmJob, stream: MixtureStream) -> Objective | None:
+    config = job.config.objective
+    if config.kind == "erm":
+        return None
+    return new_objective(
+        config,
+        {name: job.source_shares[name] for name in stream.source_names},
+        windows=job.steps * job.config.batch,
+        presence=stream.presence(job.config.batch, job.steps).tolist(),
+        reference_losses=job.reference_losses,
+    )
 
 
 def retrain(
@@ -102,9 +128,11 @@ def retrain(
     eos_id: int,
     seed: int,
     news: News,
+    proxies: Mapping[str, Artifact] | None = None,
 ) -> dict[str, Artifact]:
     """One model per arm (name -> shares); those that exist are not trained again, equal mixtures are trained once.
 
+    ``proxies``: by source; the objective may measure losses from theirs.
     Raises StageError naming every arm that failed, after the others have finished.
     """
     steps = step_count(config.tokens, config.batch, window)
@@ -113,22 +141,48 @@ def retrain(
         used = {name: source for name, source in sources.items() if shares[name] > 0}
         # The stream breaks ties by order; the identity knows none.
         positive = {name: shares[name] for name in sorted(used)}
-        draft = artifacts.draft("model", arm_id(config, positive, used, steps=steps, seed=seed))
-        jobs[arm] = ArmJob(arm, config, positive, used, vocab_size, eos_id, window, steps, seed, draft)
+        references = _references(config, proxies, positive)
+        draft = artifacts.draft("model", arm_id(config, positive, used, references, steps=steps, seed=seed))
+        losses = {name: reference_loss(proxy) for name, proxy in references.items()} or None
+        jobs[arm] = ArmJob(arm, config, positive, used, vocab_size, eos_id, window, steps, seed, draft, losses)
     missing = {job.draft.id: job for job in jobs.values() if artifacts.find("model", job.draft.id) is None}
     if missing:
         _train_all(session, config, list(missing.values()), news)
     return {arm: artifacts.get("model", job.draft.id) for arm, job in jobs.items()}
 
 
+def _references(
+    config: RetrainConfig, proxies: Mapping[str, Artifact] | None, shares: Mapping[str, float]
+) -> dict[str, Artifact]:
+    """The proxies that the arm's losses are measured from; none where they are not."""
+    if config.objective.kind == "erm" or config.objective.excess == "none":
+        return {}
+    assert proxies is not None, "excess: proxy needs the proxies"
+    return {name: proxies[name] for name in shares}
+
+
+def reference_loss(proxy: Artifact) -> float:
+    """What a proxy reached on its own source: nats per token, mean over the records of its training's last tenth."""
+    losses = [float(loss) for _, loss in proxy.meta["curve"]]
+    return mean(losses[-max(1, len(losses) // 10) :])
+
+
 def arm_id(
-    config: RetrainConfig, shares: Mapping[str, float], sources: Mapping[str, Artifact], *, steps: int, seed: int
+    config: RetrainConfig,
+    shares: Mapping[str, float],
+    sources: Mapping[str, Artifact],
+    references: Mapping[str, Artifact],
+    *,
+    steps: int,
+    seed: int,
 ) -> str:
     """What decides an arm's weights (up to rounding, which the number of workers touches)."""
     left_out = {"arms", "tokens", "workers", "resources_per_worker", "max_failures", "checkpoints"}
     settings = config.model_dump(mode="json", exclude=left_out)
     mixture = sorted((name, share, sources[name].id) for name, share in shares.items())
-    return fingerprint(["model", 1, settings, model_identity(config.model), mixture, steps, seed])
+    facts = ["model", 1, settings, model_identity(config.model), mixture, steps, seed]
+    measured_from = sorted((name, proxy.id) for name, proxy in references.items())
+    return fingerprint([*facts, measured_from] if measured_from else facts)
 
 
 def _train_all(session: Session, config: RetrainConfig, jobs: list[ArmJob], news: News) -> None:

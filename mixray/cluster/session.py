@@ -103,7 +103,29 @@ class Session:
         self.fits(config.cache.resources, where="cache.resources", count=config.cache.actors or 1)
         fewest, _ = config.retrain.worker_range
         self.fits(config.retrain.resources_per_worker, where="retrain.workers", count=fewest)
-        _check_shared(Storage(config.storage))
+        self.check_shared(Storage(config.storage))
+
+    def check_shared(self, storage: Storage) -> None:
+        """Raise InputError where a local storage folder is not the same folder on every node there is."""
+        self.connect()
+        nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+        if not storage.is_local or len(nodes) < 2:
+            return
+        probe = f".mixray-probe-{uuid.uuid4().hex}"
+        storage.write(probe, b"mixray")
+        sees: Any = ray.remote(num_cpus=0)(_sees)
+        placed = [sees.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)) for node in nodes]
+        try:
+            seen = ray.get([task.remote(storage, probe) for task in placed])
+        finally:
+            storage.delete(probe)
+        if not all(seen):
+            raise InputError(
+                "the storage is a folder that not every machine of the cluster sees",
+                where="storage",
+                got=f"{storage.uri}, seen on {sum(seen)} of {len(seen)} machines",
+                wanted="a shared folder, or object storage such as s3://bucket/prefix",
+            )
 
 
 def _processors() -> int:
@@ -123,28 +145,6 @@ def _machines() -> list[tuple[dict[str, float], int]]:
 
 def _asks_in(machine: dict[str, float], asked: dict[str, float]) -> int:
     return min(int(machine.get(name, 0.0) / amount + 1e-9) for name, amount in asked.items())
-
-
-def _check_shared(storage: Storage) -> None:
-    """Raise InputError where a local storage folder is not the same folder on every node there is."""
-    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
-    if not storage.is_local or len(nodes) < 2:
-        return
-    probe = f".mixray-probe-{uuid.uuid4().hex}"
-    storage.write(probe, b"mixray")
-    sees: Any = ray.remote(num_cpus=0)(_sees)
-    placed = [sees.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)) for node in nodes]
-    try:
-        seen = ray.get([task.remote(storage, probe) for task in placed])
-    finally:
-        storage.delete(probe)
-    if not all(seen):
-        raise InputError(
-            "the storage is a folder that not every machine of the cluster sees",
-            where="storage",
-            got=f"{storage.uri}, seen on {sum(seen)} of {len(seen)} machines",
-            wanted="a shared folder, or object storage such as s3://bucket/prefix",
-        )
 
 
 def _sees(storage: Storage, path: str) -> bool:

@@ -11,19 +11,21 @@ from typing import Any, NoReturn
 
 from pydantic import BaseModel, ValidationError
 
-from mixray.config.schema import Misfit, RunConfig
+from mixray.config.schema import Misfit
 from mixray.config.yaml_text import KeyPath, Lines
 from mixray.errors import InputError
 
 
-def explain(error: ValidationError, merged: Any, name: str, lines: Lines, overridden: Iterable[str]) -> NoReturn:
+def explain(
+    error: ValidationError, merged: Any, name: str, lines: Lines, overridden: Iterable[str], kind: type[BaseModel]
+) -> NoReturn:
     """Raise the InputError that tells every problem of the document ``merged``, each with its line or its override."""
     faults = [_Fault.of(item, merged) for item in error.errors()]
     best = [fault for fault in faults if not any(fault.is_other_branch_of(other) for other in faults)]
     problems = []
     for loc in dict.fromkeys(fault.loc for fault in best):
         same = [fault for fault in best if fault.loc == loc]
-        problems.append(_problem(same, name, _where(loc, name, lines, overridden)))
+        problems.append(_problem(same, name, _where(loc, name, lines, overridden), kind))
     first, *others = problems
     if others:
         first.args = ("\n".join([str(first), *(f"also: {other}" for other in others)]),)
@@ -99,11 +101,11 @@ def _short(value: Any) -> str:
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
-def _problem(same: Sequence[_Fault], name: str, where: str) -> InputError:
+def _problem(same: Sequence[_Fault], name: str, where: str, kind: type[BaseModel]) -> InputError:
     """One error for all that is wrong at one key."""
     fault, dotted = same[0], ".".join(same[0].loc)
     if fault.kind == "extra_forbidden":
-        known = sorted(_known_keys(fault.loc[:-1]))
+        known = sorted(_known_keys(kind, fault.loc[:-1]))
         near = difflib.get_close_matches(fault.loc[-1], known, n=1)
         remedy = f"did you mean {near[0]!r}?" if near else None
         return InputError(f"unknown key {dotted!r}", where=where, wanted=f"one of {', '.join(known)}", remedy=remedy)
@@ -124,9 +126,9 @@ def _where(loc: KeyPath, name: str, lines: Lines, overridden: Iterable[str]) -> 
     return name
 
 
-def _known_keys(path: KeyPath) -> set[str]:
-    """The keys that the schema allows in the section at ``path``."""
-    found: set[type[BaseModel]] = {RunConfig}
+def _known_keys(kind: type[BaseModel], path: KeyPath) -> set[str]:
+    """The keys that the schema of a kind of run file allows in the section at ``path``."""
+    found: set[type[BaseModel]] = {kind}
     inside_mapping = False
     for part in path:
         if inside_mapping:

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import yaml
 from pydantic import ValidationError
 
 from mixray.config import yaml_text
 from mixray.config.explain import explain
-from mixray.config.schema import RunConfig
+from mixray.config.schema import RunConfig, Section
 from mixray.errors import InputError
 
 Overrides = Sequence[str] | Mapping[str, Any]
+Kind = TypeVar("Kind", bound=Section)
 
 
-def load_config(path: str | Path, overrides: Overrides = ()) -> RunConfig:
-    """The checked config of a run file. Raises InputError with the line of every problem."""
+@overload
+def load_config(path: str | Path, overrides: Overrides = ()) -> RunConfig: ...
+@overload
+def load_config(path: str | Path, overrides: Overrides = (), *, kind: type[Kind]) -> Kind: ...
+def load_config(path: str | Path, overrides: Overrides = (), *, kind: type[Section] = RunConfig) -> Section:
+    """The checked config of a run file of a kind. Raises InputError with the line of every problem."""
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -26,20 +31,26 @@ def load_config(path: str | Path, overrides: Overrides = ()) -> RunConfig:
         raise InputError(
             "the run file cannot be read", where=str(path), got=str(error), wanted="a YAML file"
         ) from error
-    return parse_config(text, overrides, name=str(path))
+    return parse_config(text, overrides, name=str(path), kind=kind)
 
 
-def parse_config(text: str, overrides: Overrides = (), *, name: str = "run file") -> RunConfig:
+@overload
+def parse_config(text: str, overrides: Overrides = (), *, name: str = "run file") -> RunConfig: ...
+@overload
+def parse_config(text: str, overrides: Overrides = (), *, name: str = "run file", kind: type[Kind]) -> Kind: ...
+def parse_config(
+    text: str, overrides: Overrides = (), *, name: str = "run file", kind: type[Section] = RunConfig
+) -> Section:
     """Like ``load_config`` for text already read; ``name`` stands for the file in messages."""
     raw, lines = _read_yaml(text, name)
     merged = with_overrides(raw, overrides)
     try:
-        return RunConfig.model_validate(merged)
+        return kind.model_validate(merged)
     except ValidationError as error:
-        explain(error, merged, name, lines, overridden_keys(overrides))
+        explain(error, merged, name, lines, overridden_keys(overrides), kind)
 
 
-def dump_config(config: RunConfig) -> str:
+def dump_config(config: Section) -> str:
     """The whole config as a run file, defaults included: ``parse_config`` of it is equal to ``config``."""
     return yaml_text.dump(config.model_dump(mode="json"))
 

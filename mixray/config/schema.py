@@ -6,9 +6,19 @@ A config means the same on every machine: nothing here looks at files, GPUs or t
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    model_validator,
+)
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 Stage = Literal["data", "proxies", "cache", "mixture", "retrain", "report"]
@@ -183,14 +193,12 @@ class OptimizerConfig(Section):
     """Largest gradient norm."""
 
 
-class TrainingConfig(Section):
-    """What proxies and retrained models share: a model, a token budget and how to spend it."""
+class LoopConfig(Section):
+    """What the training loop reads, whatever it trains."""
 
-    model: dict[str, Any]
-    """``{architecture: NAME, ...}`` builds one from a Hugging Face config; ``{pretrained: NAME}`` continues one."""
     optimizer: OptimizerConfig = OptimizerConfig()
     batch: Positive = 16
-    """Windows per optimiser step, over all workers."""
+    """Windows (or rows) per optimiser step, over all workers."""
     micro_batch: Positive | None = None
     """Windows per forward pass of one worker; smaller than its share of the batch means gradient accumulation."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -199,6 +207,13 @@ class TrainingConfig(Section):
     """``torch.compile`` the model."""
     checkpoints: Positive = 4
     """How many times a training run saves its state on the way."""
+
+
+class TrainingConfig(LoopConfig):
+    """What proxies and retrained models share: a model, a token budget and how to spend it."""
+
+    model: dict[str, Any]
+    """``{architecture: NAME, ...}`` builds one from a Hugging Face config; ``{pretrained: NAME}`` continues one."""
 
     @model_validator(mode="after")
     def _model_kind(self) -> Self:
@@ -327,8 +342,94 @@ class MixtureConfig(Section):
         return self
 
 
-class ObjectiveConfig(Section):
+class ErmConfig(Section):
+    """The mean over rows."""
+
     kind: Literal["erm"] = "erm"
+
+
+class GroupObjective(Section):
+    """What Group DRO and ALSO share. Their groups are the sources of the arm."""
+
+    groups: str = "source"
+    step_size: Annotated[float, Field(ge=0)] = 0.01
+    """Of the group weights, per optimiser step and nat."""
+    tau: Annotated[float, Field(ge=0)] = 0.0
+    """Nats. Pull of the group weights towards the prior: - tau KL(weights || prior)."""
+    prior: Literal["uniform", "shares"] | dict[Name, Annotated[float, Field(gt=0)]] = "uniform"
+    """Where the group weights start and what they are pulled to; ``shares``: the arm's; else source -> weight."""
+    missing: Literal["inverse_presence", "present_only", "ema", "uniform_sampling"] = "inverse_presence"
+    """What to do about sources that a step has no window of."""
+    excess: Literal["none", "proxy"] = "none"
+    """``proxy``: judge a source by its loss above what its own proxy reached on it in training."""
+
+    @model_validator(mode="after")
+    def _groups_of_texts(self) -> Self:
+        if self.groups != "source":
+            raise Misfit("groups", "source; windows of text have no columns: column:NAME is for jobs/train_robust.py")
+        return self
+
+
+class GroupDROConfig(GroupObjective):
+    """As ``mixray.robust.GroupDRO``."""
+
+    kind: Literal["group_dro"] = "group_dro"
+    adjustment: Annotated[float, Field(ge=0)] = 0.0
+    """C: a source's loss is raised by C / sqrt(its windows in the run) when the weights are found."""
+    alpha: Annotated[float, Field(gt=0, le=1)] | None = None
+    """CVaR over sources: no weight is above share / alpha, and there is no climbing."""
+
+    @model_validator(mode="after")
+    def _alpha_or_prior(self) -> Self:
+        if self.alpha is not None and (self.tau or self.prior != "uniform"):
+            key = "tau" if self.tau else "prior"
+            raise Misfit(key, "left out beside alpha, which limits the weights by the sources' shares")
+        return self
+
+
+class ALSOConfig(GroupObjective):
+    """As ``mixray.robust.ALSO``, with the optimizer's settings."""
+
+    kind: Literal["also"] = "also"
+    tau: Annotated[float, Field(ge=0)] = 0.01
+    mode: Literal["optimistic", "descent_ascent"] = "optimistic"
+    weighting: Literal["group_mean", "group_sum"] = "group_mean"
+    """Whether a source's loss is the mean over its windows in the step or, as in the paper's code, their sum."""
+
+    @model_validator(mode="after")
+    def _sums_miss_nothing(self) -> Self:
+        if self.weighting == "group_sum" and self.missing != "inverse_presence":
+            raise Misfit("missing", "left out beside weighting: group_sum, where an absent source's sum is 0")
+        return self
+
+
+OBJECTIVES: dict[str, type[Section]] = {"erm": ErmConfig, "group_dro": GroupDROConfig, "also": ALSOConfig}
+
+
+def _own_keys(raw: Any) -> Any:
+    """Refuses a kind that there is not, and keys that belong to other kinds alone."""
+    if not isinstance(raw, Mapping):
+        return raw
+    kind = raw.get("kind", "erm")
+    if not isinstance(kind, str) or kind not in OBJECTIVES:
+        raise Misfit("kind", " | ".join(OBJECTIVES))
+    for key in raw:
+        owners = [name for name, section in OBJECTIVES.items() if key in section.model_fields]
+        if owners and kind not in owners:
+            raise Misfit(str(key), f"kind: {' or '.join(owners)} beside it; {kind} has no {key}")
+    return raw
+
+
+def _kind_of(raw: Any) -> str:
+    kind = raw.get("kind") if isinstance(raw, Mapping) else getattr(raw, "kind", None)
+    return kind if isinstance(kind, str) and kind in OBJECTIVES else "erm"
+
+
+ObjectiveConfig = Annotated[
+    Annotated[ErmConfig, Tag("erm")] | Annotated[GroupDROConfig, Tag("group_dro")] | Annotated[ALSOConfig, Tag("also")],
+    Discriminator(_kind_of),
+    BeforeValidator(_own_keys),
+]
 
 
 Arm = Literal["mixmin", "balanced", "natural"]
@@ -341,7 +442,7 @@ class RetrainConfig(TrainingConfig):
     """Workers of one arm, or [min, max] for an elastic group."""
     resources_per_worker: Resources = Resources()
     max_failures: Annotated[int, Field(ge=0)] = 3
-    objective: ObjectiveConfig = ObjectiveConfig()
+    objective: ObjectiveConfig = ErmConfig()
 
     @property
     def worker_range(self) -> tuple[int, int]:
@@ -431,6 +532,17 @@ class RunConfig(Section):
             if tokens < step:
                 key = "fraction" if section == "proxy" and self.proxy.tokens is None else "tokens"
                 raise Misfit(f"{section}.{key}", f"at least one step of {step} tokens (batch x window); it is {tokens}")
+        return self
+
+    @model_validator(mode="after")
+    def _objective_knows_the_sources(self) -> Self:
+        objective = self.retrain.objective
+        if (
+            isinstance(objective, GroupObjective)
+            and isinstance(objective.prior, dict)
+            and set(objective.prior) != set(self.sources)
+        ):
+            raise Misfit("retrain.objective.prior", f"a weight for every source: {', '.join(self.sources)}")
         return self
 
     @model_validator(mode="after")

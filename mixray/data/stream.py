@@ -24,6 +24,8 @@ from numpy.typing import NDArray
 from mixray.data.permutation import Permutation
 
 SMALLEST_SHARE = 1e-17
+COUNTED_AT_ONCE = 1 << 20
+"""Windows."""
 
 
 class WindowReader(Protocol):
@@ -74,6 +76,10 @@ class MixtureStream:
 
     def read(self, start: int, stop: int) -> NDArray[np.int64]:
         """Tokens at positions [start, stop): int64, shape (stop - start, window)."""
+        return self.read_with_sources(start, stop)[0]
+
+    def read_with_sources(self, start: int, stop: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Tokens at positions [start, stop), and each window's source as index into ``source_names``, int64."""
         sources, indices = self.locate(start, stop)
         present = np.unique(sources) if stop > start else np.zeros(1, dtype=np.int64)
         blocks = {source: np.flatnonzero(sources == source) for source in present.tolist()}
@@ -81,7 +87,24 @@ class MixtureStream:
         result = np.empty((stop - start, next(iter(tokens.values())).shape[1]), dtype=np.int64)
         for source, here in blocks.items():
             result[here] = tokens[source]
-        return result
+        return result, sources
+
+    def presence(self, batch: int, steps: int) -> NDArray[np.float64]:
+        """The share of the first ``steps`` batches that have a window of each source, counted: float64 (sources,).
+
+        At least 1 / steps. Windows of a source are evenly spread, so that a batch misses one more rarely than a batch
+        of independent draws would: about 1 - batch x share of the time in place of (1 - share)^batch.
+        """
+        seen = np.zeros(len(self._shares), dtype=np.int64)
+        at_once = max(1, COUNTED_AT_ONCE // batch)
+        for first in range(0, steps, at_once):
+            last = min(first + at_once, steps)
+            sources, _ = self._draws(first * batch, last * batch)
+            has = np.zeros((last - first, len(seen)), dtype=np.bool_)
+            has[np.arange(len(sources)) // batch, sources] = True
+            seen += has.sum(axis=0)
+        shares: NDArray[np.float64] = np.maximum(seen, 1) / steps
+        return shares
 
     def _draws(self, start: int, stop: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Positions [start, stop) -> (source, how many windows it has given before)."""

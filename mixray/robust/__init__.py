@@ -4,7 +4,9 @@
 """
 
 from mixray.robust.also import ALSO
+from mixray.robust.from_config import new_objective
 from mixray.robust.group_dro import GroupDRO
 from mixray.robust.group_losses import presence_probability
+from mixray.robust.objective import ALSOObjective, GroupDROObjective
 
-__all__ = ["ALSO", "GroupDRO", "presence_probability"]
+__all__ = ["ALSO", "ALSOObjective", "GroupDRO", "GroupDROObjective", "new_objective", "presence_probability"]

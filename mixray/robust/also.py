@@ -19,7 +19,8 @@ The first step has nothing to look ahead with. The mode descent_ascent takes the
         also.step()
 
 After ``step`` the parameters are theta_t: evaluate and save then. In micro-batches announce the rows of the step first,
-``also.look_ahead(group_ids)``, and call ``loss`` once per micro-batch.
+``also.look_ahead(group_ids)``, and call ``loss`` once per micro-batch; or, where losses make their gradients in the
+forward pass, weigh the rows by ``row_weights`` and give the losses to ``add``.
 
 Where it departs from the released code, and why (effects measured on it; the tests measure the first again):
 
@@ -51,7 +52,7 @@ from mixray.robust.adam_step import advance, has_fused, new_moments, peek
 from mixray.robust.excess import excess, reported
 from mixray.robust.group_losses import GroupLosses, MissingGroups
 from mixray.robust.group_weights import GroupWeights
-from mixray.robust.groups import PerGroup, Step, checked_ids, checked_losses, non_negative, weighted_sum
+from mixray.robust.groups import PerGroup, Step, checked_ids, checked_losses, non_negative, weighted_sum, workers
 
 Mode = Literal["optimistic", "descent_ascent"]
 Weighting = Literal["group_mean", "group_sum", "sample"]
@@ -181,30 +182,41 @@ class ALSO(torch.optim.Optimizer):
         ``look_ahead`` was told the group ids: then the calls are parts that add up to it. With reference losses (rows,)
         weights and value are those of the excess losses, the gradient that of ``losses``.
         """
-        groups = self._weights.num_groups
-        ids = checked_ids(group_ids, groups).to(losses.device)
-        losses = checked_losses(losses, ids)
-        judged = excess(losses, reference_losses, clip=self.clip_excess)
         if self.mode == "optimistic" and self._half is None:
             raise InputError(
                 "the optimistic mode takes its losses at the look-ahead point",
                 where="ALSO.loss",
                 remedy="call look_ahead() before the forward pass of each step, or step(closure)",
             )
+        ids = checked_ids(group_ids, self._weights.num_groups).to(losses.device)
+        losses = checked_losses(losses, ids)
+        judged = excess(losses, reference_losses, clip=self.clip_excess)
         if self._step is None:
-            self._step = Step.announced(ids, groups)
-        self._step.add(judged, ids)
-        if self._step.seen > self._step.rows:
-            raise InputError(
-                "more losses than the step has rows",
-                where="ALSO.loss",
-                got=f"losses of {self._step.seen} rows",
-                wanted=f"losses of {self._step.rows} rows",
-                remedy="end each step with step(); give look_ahead the group ids of all micro-batches of a step",
-            )
+            self._step = Step.announced(ids, self._weights.num_groups)
         row_weights = self._row_weights(self._step.counts)
+        self._add(self._step, judged, ids)
         loss = weighted_sum(losses, ids, row_weights)
         return loss if reference_losses is None else reported(loss, weighted_sum(judged, ids, row_weights))
+
+    def row_weights(self, group_ids: torch.Tensor | Sequence[int]) -> torch.Tensor:
+        """After ``look_ahead(group_ids)``: what rows of these groups weigh in the step's loss, float64 (rows,).
+
+        The scalar of a micro-batch is the sum of weight x loss; the number of workers is a factor of the weights.
+        """
+        weights = self._row_weights(self._begun("row_weights").counts) * workers()
+        return weights[checked_ids(group_ids, self._weights.num_groups).to(weights.device)]
+
+    def add(
+        self,
+        losses: torch.Tensor,
+        group_ids: torch.Tensor | Sequence[int],
+        *,
+        reference_losses: torch.Tensor | None = None,
+    ) -> None:
+        """In place of ``loss``: the losses of rows that ``row_weights`` has weighed, (rows,)."""
+        ids = checked_ids(group_ids, self._weights.num_groups).to(losses.device)
+        judged = excess(checked_losses(losses, ids), reference_losses, clip=self.clip_excess)
+        self._add(self._begun("add"), judged, ids)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -259,6 +271,26 @@ class ALSO(torch.optim.Optimizer):
         self._losses.load_state_dict(groups["losses"])
         device = self.group_weights.device
         self._last = (groups["last_losses"].to(device), groups["last_moving"].to(device))
+
+    def _begun(self, what: str) -> Step:
+        if self._step is None:
+            raise InputError(
+                "no step has begun whose rows are known",
+                where=f"ALSO.{what}",
+                remedy="call look_ahead(group_ids) with the group ids of all rows of the step",
+            )
+        return self._step
+
+    def _add(self, step: Step, judged: torch.Tensor, ids: torch.Tensor) -> None:
+        step.add(judged, ids)
+        if step.seen > step.rows:
+            raise InputError(
+                "more losses than the step has rows",
+                where="ALSO.loss",
+                got=f"losses of {step.seen} rows",
+                wanted=f"losses of {step.rows} rows",
+                remedy="end each step with step(); give look_ahead the group ids of all micro-batches of a step",
+            )
 
     def _row_weights(self, counts: torch.Tensor) -> torch.Tensor:
         """What one row of each group weighs in the loss, float64 (groups,)."""

@@ -14,7 +14,8 @@ the weighted loss with any optimiser:
 A call is a whole step: q first, then the loss under the new q, as in Algorithm 1. A step in micro-batches has to weigh
 its first losses before it knows the last, so inside ``accumulating`` a step is weighed with the q that it began with,
 and its losses make the next one: the order of stochastic mirror descent for saddle points (Nemirovski et al. 2009).
-There the number of micro-batches changes nothing.
+There the number of micro-batches changes nothing, and a row's weight is known before its loss: ``row_weights`` and
+``add`` are for losses that make their gradients in the forward pass.
 
 Where it departs from the authors' code, and why (effects measured in the tests):
 
@@ -47,6 +48,7 @@ from mixray.robust.groups import (
     sums_by_group,
     training_rows,
     weighted_sum,
+    workers,
 )
 
 
@@ -153,6 +155,36 @@ class GroupDRO(nn.Module):
             self._climb(step.total().to(step.counts.device), step.counts)
         finally:
             self._step = None
+
+    def row_weights(self, group_ids: torch.Tensor | Sequence[int]) -> torch.Tensor:
+        """Inside ``accumulating``: what rows of these groups weigh in the step's loss, float64 (rows,).
+
+        The scalar of a micro-batch is the sum of weight x loss; the number of workers is a factor of the weights.
+        """
+        counts = self._begun("row_weights").counts
+        weights = self._row_weights(counts, self.group_losses.presence(counts)) * workers()
+        return weights[checked_ids(group_ids, self.num_groups).to(weights.device)]
+
+    def add(
+        self,
+        losses: torch.Tensor,
+        group_ids: torch.Tensor | Sequence[int],
+        *,
+        reference_losses: torch.Tensor | None = None,
+    ) -> None:
+        """Inside ``accumulating``, in place of a call: the losses of rows that ``row_weights`` has weighed, (rows,)."""
+        ids = checked_ids(group_ids, self.num_groups).to(losses.device)
+        judged = excess(checked_losses(losses, ids), reference_losses, clip=self.clip_excess)
+        self._begun("add").add(judged, ids)
+
+    def _begun(self, what: str) -> Step:
+        if self._step is None:
+            raise InputError(
+                "no step in parts has begun",
+                where=f"GroupDRO.{what}",
+                remedy="call it inside accumulating(group_ids)",
+            )
+        return self._step
 
     def _joined(self, judged: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Sums and counts of all workers' rows, where the weights are."""

@@ -1,14 +1,22 @@
 """The torch training loop that proxies and retraining share: optimiser, schedule, checkpoint."""
 
+from mixray.training.batch import Batch, BatchStream, SourcesAsGroups, WindowStream
 from mixray.training.checkpoint import Checkpoint, StorageCheckpoint
 from mixray.training.device import autocast, device_for
-from mixray.training.loop import WindowStream, step_count, train
+from mixray.training.loop import step_count, train
+from mixray.training.loss import RowLoss, weighted_sum
+from mixray.training.objective import Objective
 from mixray.training.progress import Progress, TrainReport
 from mixray.training.world import World
 
 __all__ = [
+    "Batch",
+    "BatchStream",
     "Checkpoint",
+    "Objective",
     "Progress",
+    "RowLoss",
+    "SourcesAsGroups",
     "StorageCheckpoint",
     "TrainReport",
     "WindowStream",
@@ -17,4 +25,5 @@ __all__ = [
     "device_for",
     "step_count",
     "train",
+    "weighted_sum",
 ]

@@ -1,39 +1,39 @@
-"""The training loop: reads windows by position, so that resuming and the number of workers change no window's place.
+"""The training loop of language models and classifiers: reads rows by position, so that resuming and the number of
+workers change no row's place.
 
-Step s trains on positions [s x batch, (s + 1) x batch) of the stream and minimises the mean over these windows of the
-mean negative log-likelihood of a window's predicted tokens. Everything that a step does depends on the state before it
-and on (seed, step, rank): a run that stops and resumes is the run that never stopped, on the CPU to the last bit.
+    model -> loss module (``RowLoss``): inputs of rows -> their losses, nats
+    stream (``Batch``): positions -> inputs of rows, their groups, their weights
+    objective: what is minimised. None: the mean over rows; else a weighted mean over groups (``Objective``)
+
+Step s trains on positions [s x batch, (s + 1) x batch) of the stream. A row of a language model is a window, and its
+loss the mean negative log-likelihood of the window's predicted tokens. Everything that a step does depends on the state
+before it and on (seed, step, rank): a run that stops and resumes is the run that never stopped, on the CPU to the last
+bit.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mixray.config.schema import TrainingConfig
+from mixray.config.schema import LoopConfig
 from mixray.errors import StageError
+from mixray.training.batch import Batch, BatchStream, WindowStream, read_batch
 from mixray.training.checkpoint import Checkpoint, State
 from mixray.training.device import autocast
-from mixray.training.loss import NextTokenLoss
+from mixray.training.loss import NextTokenLoss, RowLoss
+from mixray.training.objective import Objective
 from mixray.training.optimizer import adamw, learning_rate
 from mixray.training.progress import Progress, Recorder, TrainReport, save_steps
 from mixray.training.world import World
-
-
-class WindowStream(Protocol):
-    """Training windows in a fixed order that every worker sees alike."""
-
-    def read(self, start: int, stop: int) -> NDArray[np.int64]:
-        """Token ids of the windows at positions [start, stop), shape (stop - start, window)."""
-        ...
 
 
 def step_count(tokens: int, batch: int, window: int) -> int:
@@ -43,30 +43,39 @@ def step_count(tokens: int, batch: int, window: int) -> int:
 
 def train(
     model: nn.Module,
-    stream: WindowStream,
+    stream: BatchStream | WindowStream,
     *,
     steps: int,
-    config: TrainingConfig,
+    config: LoopConfig,
     device: torch.device,
     seed: int,
+    loss: Callable[[nn.Module], RowLoss] | None = None,
+    objective: Objective | None = None,
+    group_names: Sequence[str] | None = None,
     world: World = World(),  # noqa: B008 (frozen)
     checkpoint: Checkpoint | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> TrainReport:
-    """Train a Hugging Face causal language model in place for ``steps`` optimiser steps, resuming from ``checkpoint``.
+    """Train a model in place for ``steps`` optimiser steps, resuming from ``checkpoint``.
 
-    ``model`` is bare; several workers share it through DistributedDataParallel here.
+    ``model`` is bare; several workers share it through DistributedDataParallel here. ``loss``: its loss module; None
+    for a Hugging Face causal language model. ``objective``: None for the mean over rows, weighted by
+    ``Batch.row_weights`` where there are any. ``group_names``: of the groups that ``Batch.group_ids`` numbers, whose
+    losses are then recorded; an objective needs them.
     ``seed``: of dropout. ``progress`` is called on every worker at the same steps, at most 100 times in a run;
     ``checkpoint`` saves right after some of these calls, the last of them at the end.
-    Raises StageError where the loss diverges or memory does not suffice.
+    Raises StageError where the plain mean loss diverges or memory does not suffice.
     """
+    assert objective is None or group_names is not None, "an objective needs the names of its groups"
     model.to(device).train()
-    optimizer = adamw(model, config.optimizer, device)
-    window = stream.read(0, 1).shape[1]
-    recorder = Recorder(steps, config.batch * window, device, world)
+    optimizer = (objective.optimizer if objective else adamw)(model, config.optimizer, device)
+    losses = NextTokenLoss(model, compile=config.compile) if loss is None else loss(model).to(device)
+    tokens = config.batch * read_batch(stream, 0, 1).tokens_per_row
+    recorder = Recorder(steps, tokens, device, world, group_names)
+    run = _Run(model, optimizer, objective, recorder)
     state = checkpoint.latest() if checkpoint else None
-    first = _restore(state, model, optimizer, recorder) if state else 0
-    gradients = _Gradients(model, config, device, world)
+    first = run.restore(state) if state else 0
+    gradients = _Gradients(losses, objective, recorder, config, device, world)
     saves = save_steps(steps, config.checkpoints)
 
     for step in range(first, steps):
@@ -75,58 +84,93 @@ def train(
             group["lr"] = rate
         _seed_step(seed, step, world.rank, device)
         low, high = world.slice(config.batch)
-        recorder.add(gradients.compute(stream.read(step * config.batch + low, step * config.batch + high)))
+        gradients.compute(read_batch(stream, step * config.batch + low, step * config.batch + high))
         if config.optimizer.clip is not None:
             nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        record = recorder.record(step + 1, rate)
+        record = recorder.record(step + 1, rate, (lambda: objective.group_weights) if objective else None)
         if record:
             progress(record)
         if checkpoint and world.rank == 0 and step + 1 in saves:
-            checkpoint.save(step + 1, _state(step + 1, model, optimizer, recorder))
+            checkpoint.save(step + 1, run.state(step + 1))
     return TrainReport(tuple(recorder.records), recorder.seconds)
 
 
 class _Gradients:
-    """One step's loss and gradients on this worker, by micro-batches.
+    """One step's losses and gradients on this worker, by micro-batches.
 
-    The loss is scaled by workers / batch, so that the mean of gradients over workers, which is what
-    DistributedDataParallel takes, is the gradient of the mean over the global batch, however uneven the slices.
+    Rows weigh workers / batch, so that the mean of gradients over workers, which is what DistributedDataParallel takes,
+    is the gradient of the mean over the global batch, however uneven the slices; an objective's weights do the same.
     """
 
-    def __init__(self, model: nn.Module, config: TrainingConfig, device: torch.device, world: World) -> None:
-        self._config, self._device = config, device
-        self._loss: nn.Module = NextTokenLoss(model, compile=config.compile)
+    def __init__(
+        self,
+        loss: RowLoss,
+        objective: Objective | None,
+        recorder: Recorder,
+        config: LoopConfig,
+        device: torch.device,
+        world: World,
+    ) -> None:
+        self._objective, self._recorder, self._config, self._device = objective, recorder, config, device
+        self._loss: nn.Module = loss
         self._without_exchange: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
         if world.size > 1:
-            # A language model's buffers are constants: nothing to send before each forward pass.
-            replica = DistributedDataParallel(self._loss, forward_sync_buffers=False, gradient_as_bucket_view=True)
+            # The models' buffers are constants: nothing to send before each forward pass.
+            replica = DistributedDataParallel(loss, forward_sync_buffers=False, gradient_as_bucket_view=True)
             self._loss, self._without_exchange = replica, replica.no_sync
         self._scale = world.size / config.batch
 
-    def compute(self, windows: NDArray[np.int64]) -> torch.Tensor:
-        """Add the gradients of windows (n, window) to the parameters; return the scaled loss, a device scalar."""
-        ids = torch.tensor(windows)
-        if self._device.type == "cuda":
-            ids = ids.pin_memory()
-        chunks = torch.split(ids.to(self._device, non_blocking=True), self._config.micro_batch or len(ids))
-        total = torch.zeros((), device=self._device)
+    def compute(self, batch: Batch) -> None:
+        """Add the gradients of the step's rows to the parameters; tell the recorder and the objective their losses."""
+        group_ids = None if batch.group_ids is None else torch.tensor(batch.group_ids)
+        if self._objective is None:
+            weights = None
+            if batch.row_weights is not None:
+                weights = torch.tensor(batch.row_weights * self._scale, dtype=torch.float32).to(self._device)
+            row_losses = self._backward(batch, weights)
+        else:
+            assert group_ids is not None, "an objective needs a stream that gives groups"
+            assert batch.row_weights is None, "rows weigh what the objective says"
+            with self._objective.step(group_ids) as weights:
+                row_losses = self._backward(batch, weights.float())
+                self._objective.observe(row_losses, group_ids)
+        if group_ids is not None and self._recorder.group_names is not None:
+            self._recorder.add_groups(row_losses, group_ids.to(self._device))
+
+    def _backward(self, batch: Batch, row_weights: torch.Tensor | None) -> torch.Tensor:
+        """Losses, (rows,). ``row_weights``: (rows,), all factors in them; None: all weigh workers / batch."""
+        size = self._config.micro_batch or len(batch)
+        inputs = [torch.split(self._moved(array), size) for array in batch.inputs]
+        parts = list(zip(*inputs, strict=True))
+        weights = [None] * len(parts) if row_weights is None else torch.split(row_weights, size)
+        plain, rows = torch.zeros((), device=self._device), []
         try:
-            for index, chunk in enumerate(chunks):
+            for index, (part, weight) in enumerate(zip(parts, weights, strict=True)):
                 # Workers average their gradients once a step, in the last micro-batch.
-                with contextlib.nullcontext() if index == len(chunks) - 1 else self._without_exchange():
+                with contextlib.nullcontext() if index == len(parts) - 1 else self._without_exchange():
                     with autocast(self._device, self._config.precision):
-                        loss = self._loss(chunk) * self._scale
+                        loss, losses = self._loss(*part, row_weights=weight)
+                        loss = loss if weight is not None else loss * self._scale
                     loss.backward()
-                total += loss.detach()
+                plain += loss.detach() if weight is None else losses.sum() * self._scale
+                rows.append(losses)
         except torch.OutOfMemoryError as error:
+            tokens = batch.tokens_per_row
             raise StageError(
                 "a training step does not fit in the device's memory",
-                got=f"{len(chunks[0])} windows of {ids.shape[1]} tokens per forward pass",
+                got=f"{len(parts[0][0])} {f'windows of {tokens} tokens' if tokens > 1 else 'rows'} per forward pass",
                 remedy="lower micro_batch: the gradients stay the same",
             ) from error
-        return total
+        self._recorder.add(plain)
+        return torch.cat(rows)
+
+    def _moved(self, array: NDArray[Any]) -> torch.Tensor:
+        values = torch.tensor(array)
+        if self._device.type == "cuda":
+            values = values.pin_memory()
+        return values.to(self._device, non_blocking=True)
 
 
 def _seed_step(seed: int, step: int, rank: int, device: torch.device) -> None:
@@ -138,19 +182,30 @@ def _seed_step(seed: int, step: int, rank: int, device: torch.device) -> None:
         torch.cuda.default_generators[torch.cuda.current_device()].manual_seed(number)
 
 
-def _state(step: int, model: nn.Module, optimizer: torch.optim.Optimizer, recorder: Recorder) -> State:
-    return {
-        "step": step,
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "recorder": recorder.state(),
-    }
+@dataclass(frozen=True)
+class _Run:
+    """What changes from step to step, and so what a checkpoint holds."""
 
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    objective: Objective | None
+    recorder: Recorder
 
-def _restore(state: State, model: nn.Module, optimizer: torch.optim.Optimizer, recorder: Recorder) -> int:
-    """Load a state and return the step to go on from."""
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    recorder.restore(state["recorder"])
-    step: Any = state["step"]
-    return int(step)
+    def state(self, step: int) -> State:
+        state = {
+            "step": step,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "recorder": self.recorder.state(),
+        }
+        return state | ({"objective": self.objective.state_dict()} if self.objective else {})
+
+    def restore(self, state: State) -> int:
+        """Load a state and return the step to go on from."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.recorder.restore(state["recorder"])
+        if self.objective:
+            self.objective.load_state_dict(state["objective"])
+        step: int = state["step"]
+        return step

@@ -21,10 +21,28 @@ IGNORED = -100
 CPU_LOGITS, GPU_LOGITS = 1 << 21, 1 << 26
 
 
-class NextTokenLoss(nn.Module):
-    """A Hugging Face causal language model as a loss: ids, int64 (windows, window) -> nats, a scalar.
+class RowLoss(nn.Module):
+    """A model as the losses of rows, which is what the training loop minimises.
 
-    The value is the sum over windows of the mean negative log-likelihood of a window's predicted tokens, ids[:, 1:].
+    ``forward(*inputs, row_weights)`` takes a batch's inputs as tensors and returns
+
+    * what to differentiate: the sum over rows of weight x loss, or of the losses where ``row_weights`` is None;
+    * the rows' losses, float32 (rows,), nats, without a graph and without the weights.
+
+    A model whose losses come with a graph, one per row, needs no more than ``weighted_sum`` for both.
+    """
+
+
+def weighted_sum(losses: torch.Tensor, row_weights: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """losses (rows,) with their graph, row_weights (rows,) or None -> what a ``RowLoss`` returns."""
+    losses = losses.float()
+    return (losses if row_weights is None else losses * row_weights).sum(), losses.detach()
+
+
+class NextTokenLoss(RowLoss):
+    """A Hugging Face causal language model as losses of windows; inputs: ids, int64 (windows, window).
+
+    A window's loss is the mean negative log-likelihood of its predicted tokens, ids[:, 1:], in nats.
     """
 
     def __init__(self, model: nn.Module, *, compile: bool) -> None:
@@ -32,15 +50,19 @@ class NextTokenLoss(nn.Module):
         self.trunk, self.head = split(model)
         self._forward = torch.compile(self.trunk, dynamic=False) if compile else self.trunk
 
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+    def forward(self, ids: torch.Tensor, row_weights: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        predicted = ids.shape[1] - 1
         labels = pad(ids[:, 1:], (0, 1), value=IGNORED).flatten()
+        weights = None if row_weights is None else row_weights.repeat_interleave(ids.shape[1])
         output = self._forward(input_ids=ids, use_cache=False)
         if self.head is None:
-            total = cross_entropy(output.logits.flatten(0, 1).float(), labels, ignore_index=IGNORED, reduction="sum")
+            logits = output.logits.flatten(0, 1).float()
+            total, nll = weighted_sum(cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none"), weights)
         else:
             hidden = output.last_hidden_state.flatten(0, 1)
-            total = _BlockwiseLoss.apply(hidden, self.head.weight, self.head.bias, labels)  # type: ignore[no-untyped-call]
-        return total / (ids.shape[1] - 1)
+            head = self.head
+            total, nll = _BlockwiseLoss.apply(hidden, head.weight, head.bias, labels, weights)  # type: ignore[no-untyped-call]
+        return total / predicted, nll.view(ids.shape).sum(1) / predicted
 
 
 class NextTokenNll:
@@ -65,7 +87,7 @@ class NextTokenNll:
         vocabulary = states.shape[1] if self.head is None else self.head.out_features
         nll = [
             cross_entropy((block if self.head is None else self.head(block)).float(), part, reduction="none")
-            for block, part in _blocks(states, wanted, vocabulary)
+            for block, part in _blocks(vocabulary, states, wanted)
         ]
         return torch.zeros(labels.numel(), device=self.device).index_copy_(0, known, torch.cat(nll)).view(labels.shape)
 
@@ -116,26 +138,36 @@ class _BlockwiseLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, labels: torch.Tensor
-    ) -> torch.Tensor:
-        """hidden (tokens, width), weight (vocabulary, width), bias (vocabulary), labels (tokens) -> scalar, float32."""
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        labels: torch.Tensor,
+        token_weights: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """hidden (tokens, width), weight (vocabulary, width), bias (vocabulary), labels, token_weights (tokens).
+
+        Returns the sum of weight x cross-entropy, and the cross-entropies (tokens,), constants; both float32.
+        """
         device = hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-        total = torch.zeros((), device=hidden.device)
+        total, nll = torch.zeros((), device=hidden.device), []
         gradients = [torch.empty_like(hidden), torch.zeros_like(weight)]
         if bias is not None:
             gradients.append(torch.zeros_like(bias))
         with torch.autocast(device, enabled=False):
             narrow, narrow_bias = weight.to(dtype), None if bias is None else bias.to(dtype)
-            starts = iter(_blocks(gradients[0], labels, len(weight)))
-            for block, label in _blocks(hidden.to(dtype), labels, len(weight)):
-                known = (label != IGNORED).unsqueeze(1)
+            starts = iter(_blocks(len(weight), gradients[0]))
+            scale = (labels != IGNORED) if token_weights is None else (labels != IGNORED) * token_weights
+            for block, label, factor in _blocks(len(weight), hidden.to(dtype), labels, scale.unsqueeze(1)):
                 target = label.clamp(min=0).unsqueeze(1)
                 log_probs = log_softmax(linear(block, narrow, narrow_bias).float(), dim=1)
-                total -= (log_probs.gather(1, target) * known).sum()
+                picked = log_probs.gather(1, target)
+                total -= (picked * factor).sum()
+                nll.append(picked)
                 # The gradient of -log p[target] by the logits is p - onehot(target).
                 slope = log_probs.exp_().scatter_add_(1, target, torch.full_like(target, -1.0, dtype=torch.float32))
-                slope = slope.mul_(known).to(dtype)
+                slope = slope.mul_(factor).to(dtype)
                 next(starts)[0].copy_(slope @ narrow)
                 if dtype == weight.dtype:
                     gradients[1].addmm_(slope.t(), block)
@@ -144,18 +176,20 @@ class _BlockwiseLoss(torch.autograd.Function):
                 if bias is not None:
                     gradients[2] += slope.sum(0, dtype=torch.float32)
         ctx.save_for_backward(*gradients)
-        return total
+        cross_entropies = -torch.cat(nll).squeeze(1) * (labels != IGNORED)
+        ctx.mark_non_differentiable(cross_entropies)
+        return total, cross_entropies
 
     @staticmethod
     def backward(ctx: Any, *outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         gradients = [gradient * outputs[0] for gradient in ctx.saved_tensors]
-        return (gradients[0], gradients[1], gradients[2] if len(gradients) == 3 else None, None)
+        return (gradients[0], gradients[1], gradients[2] if len(gradients) == 3 else None, None, None)
 
 
-def _blocks(states: torch.Tensor, labels: torch.Tensor, vocabulary: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Views of a few tokens of both at a time."""
-    tokens = block_tokens(states.device, vocabulary)
-    return zip(torch.split(states, tokens), torch.split(labels, tokens), strict=True)
+def _blocks(vocabulary: int, *of_tokens: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Views of a few tokens of each at a time."""
+    tokens = block_tokens(of_tokens[0].device, vocabulary)
+    return zip(*(torch.split(tensor, tokens) for tensor in of_tokens), strict=True)
 
 
 def block_tokens(device: torch.device, vocabulary: int) -> int:

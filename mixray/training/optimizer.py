@@ -6,6 +6,7 @@ Loshchilov & Hutter, "Decoupled Weight Decay Regularization", arXiv:1711.05101.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,15 +14,20 @@ from torch import nn
 from mixray.config.schema import OptimizerConfig
 
 
-def adamw(model: nn.Module, config: OptimizerConfig, device: torch.device) -> torch.optim.AdamW:
-    """The optimiser of a model's trainable parameters. Only matrices decay (2 or more axes), not biases or norms."""
+def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
+    """A model's trainable parameters. Only matrices decay (2 or more axes), not biases or norms."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
+    return [group for group in groups if group["params"]]
+
+
+def adamw(model: nn.Module, config: OptimizerConfig, device: torch.device) -> torch.optim.AdamW:
+    """The optimiser of a model's ``parameter_groups``."""
     return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
+        parameter_groups(model, config),
         lr=config.learning_rate,
         betas=config.betas,
         eps=config.epsilon,

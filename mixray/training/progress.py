@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,8 +22,9 @@ DIVERGED_RECORDS = 10
 class Progress:
     """A record of training: the state after ``step`` of ``steps``, over all workers.
 
-    ``loss``: nats per token, mean since the last record. ``tokens``: trained on so far.
-    ``learning_rate``: of this step.
+    ``loss``: nats per token, mean since the last record. ``tokens``: trained on so far (rows, where they are no text).
+    ``learning_rate``: of this step. Where rows have groups: ``group_losses``: of those seen since the last record,
+    nats, mean over their rows; ``group_weights``: of a robust objective, after this step.
     """
 
     step: int
@@ -31,6 +33,8 @@ class Progress:
     loss: float
     tokens_per_second: float
     learning_rate: float
+    group_losses: dict[str, float] | None = None
+    group_weights: dict[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,16 @@ class TrainReport:
         """Tokens trained on -> loss in nats per token."""
         return {record.tokens: record.loss for record in self.records}
 
+    @property
+    def group_curves(self) -> dict[str, dict[str, list[tuple[int, float]]]]:
+        """``losses`` (nats) and ``weights`` -> group -> (tokens trained on, value); of groups that were recorded."""
+        curves: dict[str, dict[str, list[tuple[int, float]]]] = {"losses": {}, "weights": {}}
+        for record in self.records:
+            for kind, values in (("losses", record.group_losses), ("weights", record.group_weights)):
+                for name, value in (values or {}).items():
+                    curves[kind].setdefault(name, []).append((record.tokens, value))
+        return curves
+
 
 def record_steps(steps: int) -> list[int]:
     """The steps (from 1) that end in a record: ``steps`` and 99 evenly before it, or all of them."""
@@ -74,7 +88,17 @@ def save_steps(steps: int, checkpoints: int) -> set[int]:
 class Recorder:
     """Gathers the loss on the device and turns it into records; waits for the device only there."""
 
-    def __init__(self, steps: int, tokens_per_step: int, device: torch.device, world: World) -> None:
+    def __init__(
+        self,
+        steps: int,
+        tokens_per_step: int,
+        device: torch.device,
+        world: World,
+        group_names: Sequence[str] | None = None,
+    ) -> None:
+        self.group_names = group_names
+        # Of each group's rows since the last record: the sum of their losses, and their number.
+        self._by_group = torch.zeros(2, len(group_names or ()), dtype=torch.float64, device=device)
         self.records: list[Progress] = []
         self._steps, self._tokens_per_step, self._world = steps, tokens_per_step, world
         self._due = set(record_steps(steps))
@@ -92,19 +116,46 @@ class Recorder:
         self._sum += loss
         self._since += 1
 
-    def record(self, step: int, learning_rate: float) -> Progress | None:
+    def add_groups(self, row_losses: torch.Tensor, group_ids: torch.Tensor) -> None:
+        """The same step's losses of this worker's rows, (rows,) both."""
+        values = torch.stack([row_losses, torch.ones_like(row_losses)]).to(torch.float64)
+        self._by_group.index_add_(1, group_ids, values)
+
+    def record(
+        self, step: int, learning_rate: float, group_weights: Callable[[], torch.Tensor] | None = None
+    ) -> Progress | None:
         """The record of ``step`` (from 1) if one is due. Raises StageError where the loss is not finite or diverged."""
         if step not in self._due:
             return None
         loss = self._world.mean(self._sum) / self._since
         now = time.perf_counter()
         rate = self._since * self._tokens_per_step / (now - self._last)
-        record = Progress(step, self._steps, step * self._tokens_per_step, loss, rate, learning_rate)
+        record = Progress(
+            step,
+            self._steps,
+            step * self._tokens_per_step,
+            loss,
+            rate,
+            learning_rate,
+            group_losses=self._group_losses(),
+            group_weights=None if group_weights is None else self._named(group_weights().tolist()),
+        )
         self.records.append(record)
         self._sum.zero_()
+        self._by_group.zero_()
         self._since, self._last = 0, now
         _check(self.records)
         return record
+
+    def _group_losses(self) -> dict[str, float] | None:
+        if self.group_names is None:
+            return None
+        sums, rows = self._world.sum(self._by_group).tolist()
+        return {name: total / n for name, total, n in zip(self.group_names, sums, rows, strict=True) if n}
+
+    def _named(self, values: list[float]) -> dict[str, float]:
+        assert self.group_names is not None, "group weights belong to named groups"
+        return dict(zip(self.group_names, values, strict=True))
 
     def state(self) -> dict[str, Any]:
         return {"records": [asdict(record) for record in self.records], "seconds": self.seconds}

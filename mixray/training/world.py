@@ -24,7 +24,11 @@ class World:
 
     def mean(self, value: torch.Tensor) -> float:
         """The mean of a float64 scalar over the workers; waits for the device."""
+        return float(self.sum(value)) / self.size
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """The sums of float64 numbers over the workers, on the CPU; waits for the device."""
         if self.size > 1:
-            value = value.clone()
-            dist.all_reduce(value)
-        return float(value) / self.size
+            values = values.clone()
+            dist.all_reduce(values)
+        return values.cpu()

@@ -17,7 +17,7 @@ import ray
 from mixray.cluster import Session
 from mixray.cluster.mapping import run_tasks
 from mixray.cluster.proxies import train_proxies
-from mixray.cluster.retraining import retrain
+from mixray.cluster.retraining import arm_id, reference_loss, retrain
 from mixray.cluster.watching import Watcher
 from mixray.config.schema import ProxyConfig, Resources, RetrainConfig
 from mixray.errors import InputError, StageError
@@ -209,6 +209,75 @@ def test_an_elastic_range_and_a_worker_that_dies(
     steps = [tokens for tokens, _ in model.meta["curve"]]
     assert steps == sorted(set(steps))
     assert not Path(artifacts.storage.root, "checkpoints/model", model.id, "test").exists()
+
+
+ERM = "372d39d4dfe954fe790469e240e9e8cbbbd6ec74f3381ef966de2811f44619c8"
+"""The identity of ``retrain_config()`` on a fourth of ``low``, made when there was no other objective."""
+
+
+def test_a_robust_arm_tells_how_it_weighed_its_sources(
+    ray_session: Session, artifacts: Artifacts, sources: dict[str, Artifact]
+) -> None:
+    """``low`` cannot be learnt, and ``one``, a single token over and over, is learnt at once."""
+    draft = artifacts.draft("tokens", "0" * 63 + "1")
+    record = draft.write("000000.bin", np.full((200, WINDOW), 7, dtype="<u2").tobytes())
+    meta = {"window": WINDOW, "dtype": "<u2", "windows": 200, "tokens": 3200, "shards": {"000000.bin": 200}}
+    pools = {"one": draft.publish({"000000.bin": record}, meta), "low": sources["low"], "unused": sources["high"]}
+    proxies = {
+        name: artifacts.draft("proxy", id * 64).publish({}, {"curve": [[tokens, loss] for tokens in range(20)]})
+        for name, id, loss in (("one", "a", 3.0), ("low", "b", 2.5), ("unused", "c", 1.0))
+    }
+    objective = {"kind": "group_dro", "step_size": 0.2, "excess": "proxy"}
+    config = RetrainConfig.model_validate(
+        {"model": MODEL, "tokens": 60 * 4 * WINDOW, "batch": 4, "workers": 2, "objective": objective}
+    )
+    told: list[Any] = []
+    model = retrain(
+        ray_session,
+        artifacts,
+        config,
+        {"mixed": {"one": 0.875, "low": 0.125, "unused": 0.0}},
+        pools,
+        proxies=proxies,
+        news=lambda _, record: told.append(record),
+        **TRAINING,
+    )["mixed"]
+    weights, losses = model.meta["group_weights"], model.meta["group_losses"]
+    assert list(weights) == sorted(losses, key="low one".index) == ["low", "one"]
+    assert [sum(values) for values in zip(*([w for _, w in weights[name]] for name in weights), strict=True)] == (
+        pytest.approx([1.0] * 60)
+    )
+    assert weights["low"][-1][1] > 0.9
+    assert losses["low"][-1][1] > losses["one"][-1][1]
+    assert model.meta["workers"] == 2
+    assert told[-1].group_weights == {name: values[-1][1] for name, values in weights.items()}
+
+
+def test_an_arms_identity_has_the_objective_in_it_unless_it_is_erm(
+    artifacts: Artifacts, sources: dict[str, Artifact]
+) -> None:
+    shares = {"high": 0.75, "low": 0.25}
+    proxies = {name: artifacts.draft("proxy", id * 64).publish({}, {}) for name, id in (("low", "a"), ("high", "b"))}
+
+    def identity(references: dict[str, Artifact] | None = None, **objective: Any) -> str:
+        config = retrain_config(**({"objective": objective} if objective else {}))
+        return arm_id(config, shares, sources, references or {}, steps=20, seed=0)
+
+    assert identity() == identity(kind="erm") == ERM
+    others = [
+        identity(kind="group_dro"),
+        identity(kind="also"),
+        identity(kind="group_dro", step_size=0.1),
+        identity(kind="group_dro", excess="proxy", references=proxies),
+        identity(kind="group_dro", excess="proxy", references=proxies | {"low": proxies["high"]}),
+    ]
+    assert len({ERM, *others}) == 6
+
+
+@pytest.mark.parametrize(("records", "expected"), [(1, 0.0), (9, 8.0), (20, 18.5), (100, 94.5)])
+def test_a_proxys_loss_is_that_of_the_end_of_its_training(artifacts: Artifacts, records: int, expected: float) -> None:
+    proxy = artifacts.draft("proxy", "a" * 64).publish({}, {"curve": [[10 * i, float(i)] for i in range(records)]})
+    assert reference_loss(proxy) == expected
 
 
 def square(number: int) -> int:

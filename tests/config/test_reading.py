@@ -15,7 +15,7 @@ from mixray.config import RunConfig, dump_config, load_config, parse_config, yam
 from mixray.errors import InputError
 
 JOBS = Path(__file__).parents[2] / "jobs"
-RUN_FILES = sorted(JOBS.glob("*.yaml"))
+RUN_FILES = sorted(path for path in JOBS.glob("*.yaml") if not path.name.startswith("robust_"))
 
 
 def at(config: RunConfig, key: str) -> Any:

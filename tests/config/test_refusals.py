@@ -197,6 +197,42 @@ def test_settings_of_the_mixture_that_allow_none_are_refused(
 
 
 @pytest.mark.parametrize(
+    ("objective", "key", "got", "wanted"),
+    [
+        ("{kind: dro}", "kind", "'dro'", "erm | group_dro | also"),
+        ("{kind: 3}", "kind", "3", "erm | group_dro | also"),
+        ("{kind: erm, step_size: 0.1}", "step_size", "0.1", "kind: group_dro or also beside it; erm has no step_size"),
+        ("{tau: 0.1}", "tau", "0.1", "kind: group_dro or also beside it; erm has no tau"),
+        ("{kind: group_dro, mode: optimistic}", "mode", "'optimistic'", "kind: also beside it; group_dro has no mode"),
+        ("{kind: also, alpha: 0.1}", "alpha", "0.1", "kind: group_dro beside it; also has no alpha"),
+        ("{kind: also, tau: -1}", "tau", "-1", "greater than or equal to 0"),
+        ("{kind: group_dro, alpha: 0}", "alpha", "0", "greater than 0"),
+        ("{kind: group_dro, alpha: 0.5, tau: 1}", "tau", "1", "left out beside alpha"),
+        ("{kind: group_dro, alpha: 0.5, prior: shares}", "prior", "'shares'", "left out beside alpha"),
+        ("{kind: group_dro, prior: {cpp: 1}}", "prior", None, "a weight for every source: python, cpp"),
+        ("{kind: also, prior: {cpp: 1, python: 0}}", "prior.python", "0", "greater than 0"),
+        ("{kind: also, weighting: group_sum, missing: ema}", "missing", "'ema'", "left out beside weighting"),
+        ("{kind: also, weighting: sample}", "weighting", "'sample'", "'group_mean' or 'group_sum'"),
+        ("{kind: group_dro, missing: zero}", "missing", "'zero'", "'inverse_presence', 'present_only', 'ema'"),
+        ("{kind: group_dro, groups: column:sex}", "groups", "'column:sex'", "column:NAME is for jobs/train_robust.py"),
+        ("{kind: group_dro, excess: target}", "excess", "'target'", "'none' or 'proxy'"),
+    ],
+)
+def test_settings_of_an_objective_that_mean_nothing_are_refused(
+    text: str, objective: str, key: str, got: str | None, wanted: str
+) -> None:
+    error = refusal(text + f"  objective: {objective}\n")
+    assert (error.what, error.where) == (f"retrain.objective.{key} is wrong", "run.yaml, line 16")
+    assert error.got == got
+    assert wanted in str(error.wanted)
+
+
+def test_an_unknown_key_of_an_objective_is_named(text: str) -> None:
+    error = refusal(text + "  objective: {kind: also, stepsize: 1}\n")
+    assert (error.what, error.remedy) == ("unknown key 'retrain.objective.stepsize'", "did you mean 'step_size'?")
+
+
+@pytest.mark.parametrize(
     "bounds",
     [
         "{python: [0.3, 0.3], cpp: [0.7, 0.7]}",

@@ -130,3 +130,29 @@ def test_golden_positions() -> None:
     sources, indices = stream([0.55, 0.25, 0.2], [4, 3, 10], seed=7).locate(0, 12)
     assert sources.tolist() == [0, 1, 2, 0, 0, 1, 0, 2, 0, 0, 1, 0]
     assert indices.tolist() == [0, 0, 4, 2, 3, 1, 1, 2, 2, 1, 2, 3]
+
+
+@given(shares_strategy, st.integers(1, 40), st.integers(1, 60), st.sampled_from([1, 16, 1 << 20]))
+def test_presence_is_what_batches_have(shares: list[float], batch: int, steps: int, at_once: int) -> None:
+    mixture = stream(shares)
+    has = np.zeros(len(mixture.source_names))
+    for step in range(steps):
+        _, sources = mixture.read_with_sources(step * batch, (step + 1) * batch)
+        has[np.unique(sources)] += 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mixray.data.stream.COUNTED_AT_ONCE", at_once)
+        assert mixture.presence(batch, steps).tolist() == (np.maximum(has, 1) / steps).tolist()
+
+
+def test_batches_miss_a_source_more_rarely_than_independent_draws() -> None:
+    found = stream([0.8, 0.15, 0.05]).presence(10, 2000)
+    assert found == pytest.approx([1, 1, 0.5], abs=0.01)
+    assert 1 - 0.95**10 < 0.41
+
+
+def test_windows_come_with_their_sources() -> None:
+    mixture = stream([0.5, 0.0, 0.3, 0.2])
+    windows, sources = mixture.read_with_sources(3, 50)
+    assert windows.tolist() == mixture.read(3, 50).tolist()
+    names = [mixture.source_names[source] for source in sources]
+    assert names == [f"s{number}" for number in windows[:, 0]]

@@ -45,7 +45,7 @@ def test_loss_and_gradients_equal_plain_ones(toy: SimpleNamespace, ids: torch.Te
     expected.backward()
     gradients = {name: p.grad for name, p in model.named_parameters()}
     model.zero_grad(set_to_none=True)
-    actual = NextTokenLoss(model, compile=False)(ids)
+    actual, _ = NextTokenLoss(model, compile=False)(ids)
     assert actual.item() == pytest.approx(expected.item(), rel=1e-6)
     (0.7 * actual).backward()
     for name, parameter in model.named_parameters():
@@ -61,7 +61,7 @@ def test_loss_in_bfloat16_is_near(toy: SimpleNamespace, ids: torch.Tensor, optio
     exact = {name: p.grad for name, p in model.named_parameters()}
     model.zero_grad(set_to_none=True)
     with torch.autocast("cpu", torch.bfloat16):
-        actual = NextTokenLoss(model, compile=False)(ids)
+        actual, _ = NextTokenLoss(model, compile=False)(ids)
     actual.backward()
     assert actual.item() == pytest.approx(expected.item(), rel=1e-2)
     for name, parameter in model.named_parameters():
@@ -152,7 +152,7 @@ def test_the_logits_of_a_batch_never_exist(
     loss, nll = NextTokenLoss(model, compile=False), NextTokenNll(model, torch.device("cpu"))
     with Logits(toy.vocabulary) as logits:
         if training:
-            loss(ids).backward()
+            loss(ids)[0].backward()
         else:
             with torch.no_grad():
                 nll(ids[:, :-1], ids[:, 1:])

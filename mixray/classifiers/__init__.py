@@ -1,0 +1,15 @@
+"""Classifiers of grouped rows: models, arms that train them, and what explains their robustness. Runs without Ray."""
+
+from mixray.classifiers.arm import TrainedArm, results_of, train_arm
+from mixray.classifiers.mechanism import measured_rows, measures_of_heads
+from mixray.classifiers.model import Classifier, ClassifierLoss
+
+__all__ = [
+    "Classifier",
+    "ClassifierLoss",
+    "TrainedArm",
+    "measured_rows",
+    "measures_of_heads",
+    "results_of",
+    "train_arm",
+]

@@ -1,0 +1,129 @@
+"""Training the arms of classifiers, each under each seed, as work of its own on a pool of actors.
+
+A classifier of tabular rows is too small to be spread over workers: what runs in parallel are arms and seeds. Each
+keeps its state in the storage and publishes its own artifact, so a run that was cut off goes on, and one that is
+finished trains nothing.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mixray.classifiers import measured_rows, measures_of_heads, results_of, train_arm
+from mixray.cluster.mapping import run_on_actors
+from mixray.cluster.session import Session
+from mixray.config.robust import RobustArm, RobustConfig
+from mixray.data.task import Task
+from mixray.data.tasks import task_of
+from mixray.store import Artifact, Artifacts, Draft, fingerprint
+from mixray.training import StorageCheckpoint
+
+
+@dataclass(frozen=True)
+class ClassifierJob:
+    """An arm under a seed, or, where ``arm`` is None, the exact heads of a seed's task. ``draft``: what it makes."""
+
+    arm: RobustArm | None
+    seed: int
+    draft: Draft
+
+    @property
+    def label(self) -> str:
+        return f"{self.arm or 'heads'}-{self.seed}"
+
+    @property
+    def checkpoint(self) -> StorageCheckpoint:
+        return StorageCheckpoint(self.draft.storage, f"checkpoints/classifier/{self.draft.id}/{self.draft.attempt}")
+
+
+class ClassifierWorker:
+    """Does one job after another; keeps the task of the last seed."""
+
+    def __init__(self, config: RobustConfig, rows: Artifact | None) -> None:
+        import torch
+
+        torch.set_num_threads(config.resources.threads)
+        self._config, self._rows = config, rows
+        self._task: tuple[int, Task] | None = None
+
+    def __call__(self, job: ClassifierJob) -> Artifact:
+        task = self._task_of(job)
+        if job.arm is None:
+            chosen = measured_rows(task, self._config.measures.rows, job.seed)
+            heads = [measures_of_heads(chosen, task.test, l2=l2) for l2 in self._config.measures.l2]
+            return job.draft.publish({}, {"seed": job.seed, "rows": len(chosen), "heads": heads})
+        import torch
+
+        trained = train_arm(task, self._config, job.arm, job.seed, checkpoint=job.checkpoint)
+        buffer = io.BytesIO()
+        torch.save(trained.model.state_dict(), buffer)
+        meta = {
+            "arm": job.arm,
+            "label_names": list(task.label_names),
+            "group_names": list(task.group_names),
+            "spurious_names": list(task.spurious_names),
+            "feature_names": list(task.feature_names),
+        }
+        results = results_of(trained, task, self._config, job.seed)
+        artifact = job.draft.publish({"weights.pt": job.draft.write("weights.pt", buffer.getvalue())}, meta | results)
+        job.draft.storage.delete_folder(job.checkpoint.folder)
+        return artifact
+
+    def _task_of(self, job: ClassifierJob) -> Task:
+        if self._task is None or self._task[0] != job.seed:
+            self._task = job.seed, task_of(self._config.data, self._rows, job.draft.storage, job.seed)
+        return self._task[1]
+
+
+def train_classifiers(
+    session: Session,
+    artifacts: Artifacts,
+    config: RobustConfig,
+    rows: Artifact | None,
+) -> Iterator[tuple[ClassifierJob, Artifact]]:
+    """Every job of the run with its result, those that exist first. ``rows``: None for a task that needs none."""
+    jobs = list(_jobs(artifacts, config, rows))
+    found = [(job, artifacts.find(job.draft.kind, job.draft.id)) for job in jobs]
+    missing = [job for job, artifact in found if artifact is None]
+    for job, artifact in found:
+        if artifact is not None:
+            yield job, artifact
+    if not missing:
+        return
+    session.check_shared(artifacts.storage)
+    room = session.fits(config.resources, where="resources")
+    made = run_on_actors(
+        session, ClassifierWorker, (config, rows), missing, config.resources, (1, min(room, len(missing)))
+    )
+    yield from zip(missing, made, strict=True)
+
+
+def _jobs(artifacts: Artifacts, config: RobustConfig, rows: Artifact | None) -> Iterator[ClassifierJob]:
+    for seed in config.all_seeds:
+        if config.measures.l2:
+            yield ClassifierJob(None, seed, artifacts.draft("heads", _heads_id(config, rows, seed)))
+        for arm in config.arms:
+            yield ClassifierJob(arm, seed, artifacts.draft("classifier", _arm_id(config, rows, arm, seed)))
+
+
+def _arm_id(config: RobustConfig, rows: Artifact | None, arm: RobustArm, seed: int) -> str:
+    """What decides an arm's model and what is measured of it."""
+    left_out = {"name", "seed", "seeds", "storage", "data", "arms", "group_dro", "also", "resources", "tracking"}
+    settings = config.model_dump(mode="json", exclude=left_out)
+    del settings["measures"]["l2"]
+    sections = {"group_dro": config.group_dro, "also": config.also}
+    objective = sections[arm].model_dump(mode="json") if arm in sections else None
+    return fingerprint(["classifier", 1, _task_identity(config, rows), settings, arm, objective, seed])
+
+
+def _heads_id(config: RobustConfig, rows: Artifact | None, seed: int) -> str:
+    return fingerprint(["heads", 1, _task_identity(config, rows), config.measures.l2, config.measures.rows, seed])
+
+
+def _task_identity(config: RobustConfig, rows: Artifact | None) -> Sequence[Any]:
+    """Where rows lie does not matter, what they are and how they are read does."""
+    settings = config.data.model_dump(mode="json", exclude={"parquet", "csv"})
+    return [settings, None if rows is None else rows.id]

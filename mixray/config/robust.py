@@ -1,0 +1,214 @@
+"""The run file of ``jobs/train_robust.py``: classifiers of grouped rows under several objectives, side by side."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import Field, model_validator
+
+from mixray.config.schema import Globs, Misfit, Name, OptimizerConfig, Positive, Resources, Section, TrackingConfig
+
+GROUP_COLUMN = "column:"
+"""``group: column:NAME`` says that NAME holds the groups themselves."""
+Above0 = Annotated[float, Field(gt=0)]
+Part = Annotated[float, Field(gt=0, lt=1)]
+Columns = Annotated[list[str], Field(min_length=1)]
+RobustArm = Literal["erm", "balanced", "importance", "group_dro", "also"]
+"""The mean over rows; batches with all groups alike; rows weighed by 1 / their group's share; the two objectives."""
+Criterion = Literal["worst_group", "average"]
+Estimator = Literal["gradient_boosting", "random_forest", "l1_logistic"]
+
+
+class DigitsConfig(Section):
+    """scikit-learn's 8 x 8 digits, 5 to 9 against 0 to 4, with a bright patch where the label's shortcut is.
+
+    In training rows the patch tells the label in ``correlation`` of the cases, in the others in half of them.
+    """
+
+    correlation: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
+
+
+class ExamplesConfig(Section):
+    """Grouped rows: exactly one of ``parquet``, ``csv``, ``digits`` says where they are."""
+
+    parquet: str | Globs | None = None
+    """Parquet files by glob, or folders of them."""
+    csv: str | Globs | None = None
+    """CSV files with a header line, by glob."""
+    digits: DigitsConfig | None = None
+
+    numeric: tuple[str, ...] = ()
+    """Columns of numbers, standardised with the training rows' mean and deviation."""
+    categorical: tuple[str, ...] = ()
+    """Columns that become one column per value of the training rows. A missing value is a value of its own; one that
+    the training rows lack is none of them, all zeros, and counted in a warning."""
+    features: str | None = None
+    """... or one column of lists of numbers, all of one length: frozen features, for a head on top of them."""
+    label: str | None = None
+    group: Columns | str | None = None
+    """Columns whose values together are the group, e.g. ``[sex, income]``, or ``column:NAME`` of one that has it."""
+    spurious: str | None = None
+    """The column of the attribute that the label should not be read from; null: no alignment is measured."""
+    split: str | None = None
+    """A column that says ``train``, ``validation`` or ``test``; null: drawn anew for every seed, by group."""
+    validation: Part = 0.2
+    """The share of the training rows that is set aside where the split has no ``validation``."""
+    test: Part = 0.25
+    """The share of all rows that is the test part where there is no ``split``."""
+
+    @property
+    def group_columns(self) -> list[str]:
+        if isinstance(self.group, str):
+            return [self.group.removeprefix(GROUP_COLUMN)]
+        return list(self.group or [])
+
+    @property
+    def named_columns(self) -> dict[str, list[str]]:
+        """Key of this section -> the columns that it names."""
+        single = {key: getattr(self, key) for key in ("features", "label", "spurious", "split")}
+        names = {"numeric": self.numeric, "categorical": self.categorical, "group": tuple(self.group_columns)}
+        return {key: list(value) for key, value in names.items()} | {
+            key: [] if value is None else [value] for key, value in single.items()
+        }
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        places = [key for key in ("parquet", "csv", "digits") if getattr(self, key) is not None]
+        if len(places) != 1:
+            raise ValueError(f"exactly one of parquet, csv, digits; it has {', '.join(places) or 'none'}")
+        if self.digits is not None:
+            given = [key for key, columns in self.named_columns.items() if columns]
+            if given:
+                raise Misfit(given[0], "no column beside digits, which has its own label, group and features")
+            return self
+        for key in ("label", "group"):
+            if not getattr(self, key):
+                raise Misfit(key, "a column")
+        if isinstance(self.group, str) and not self.group.removeprefix(GROUP_COLUMN):
+            raise Misfit("group", "column:NAME or a list of columns")
+        if isinstance(self.group, str) and not self.group.startswith(GROUP_COLUMN):
+            raise Misfit("group", f"column:{self.group}, or a list: [{self.group}]")
+        return self
+
+    @model_validator(mode="after")
+    def _inputs(self) -> Self:
+        if self.digits is not None:
+            return self
+        if (self.features is None) != bool(self.numeric or self.categorical):
+            raise ValueError("columns of inputs: numeric and categorical ones, or features alone")
+        inputs = [*self.numeric, *self.categorical, *([self.features] if self.features else [])]
+        for column in inputs:
+            if inputs.count(column) > 1:
+                raise Misfit("categorical", f"every column once; {column!r} is named twice")
+            if column in (self.label, self.split):
+                key = "numeric" if column in self.numeric else "categorical"
+                raise Misfit(key, f"inputs; {column!r} is the {'label' if column == self.label else 'split'}")
+        return self
+
+
+class HeadConfig(Section):
+    head: Literal["linear", "mlp"] = "linear"
+    hidden: Annotated[tuple[Positive, ...], Field(min_length=1)] = (32,)
+    """Units of the hidden layers of an mlp, ReLU between them; the last one is the representation that is measured."""
+
+
+Missing = Literal["inverse_presence", "present_only", "ema"]
+"""What to do about groups that a batch lacks. Rows come in epochs, so that ``uniform_sampling`` is no choice here."""
+
+
+class GroupDROArm(Section):
+    """As ``mixray.robust.GroupDRO`` takes them."""
+
+    step_size: Above0 = 0.01
+    missing: Missing = "inverse_presence"
+    adjustment: Annotated[float, Field(ge=0)] = 0.0
+    """C: q sees L_g + C / sqrt(training rows of g)."""
+    alpha: Annotated[float, Field(gt=0, le=1)] | None = None
+    """CVaR over groups: no weight is above share / alpha, and there is no climbing."""
+    tau: Annotated[float, Field(ge=0)] = 0.0
+
+    @model_validator(mode="after")
+    def _alpha_or_tau(self) -> Self:
+        if self.alpha is not None and self.tau:
+            raise Misfit("tau", "0 beside alpha, which limits the weights by the groups' shares")
+        return self
+
+
+class ALSOArm(Section):
+    """As ``mixray.robust.ALSO`` takes them."""
+
+    mode: Literal["optimistic", "descent_ascent"] = "optimistic"
+    step_size: Above0 = 0.01
+    missing: Missing = "inverse_presence"
+    tau: Annotated[float, Field(ge=0)] = 0.01
+
+
+class MeasuresConfig(Section):
+    """What explains a robust head, beside its accuracy."""
+
+    l2: tuple[Above0, ...] = (0.001, 0.01, 0.1, 1.0)
+    """Strengths at which exact ERM and Group DRO heads on the inputs are compared; empty: none are made."""
+    rows: Positive = 4000
+    """At most so many training rows go into the exact heads and the completeness, drawn by the seed."""
+    estimator: Estimator = "random_forest"
+    """What measures importance for completeness."""
+    pca: Annotated[int, Field(ge=2)] | None = None
+    """Cut the representation to so many principal components first."""
+
+
+class RobustConfig(Section):
+    """A whole run file."""
+
+    name: Name
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """The first one; a seed draws splits, batches, first weights and (digits) patches."""
+    seeds: Positive = 3
+    """How many, counted up from ``seed``."""
+    storage: str = "./mixray-runs"
+    data: ExamplesConfig
+    model: HeadConfig = HeadConfig()
+    l2: Annotated[float, Field(ge=0)] = 0.01
+    """mu: every group's loss has mu / 2 |parameters|^2 added to it, biases among them, in all arms alike."""
+    batch: Positive = 64
+    epochs: Above0 | None = None
+    """Passes over the training rows, the same number of steps in every arm."""
+    steps: Positive | None = None
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-3, betas=(0.9, 0.999), weight_decay=0.0, clip=None)
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    evaluations: Annotated[int, Field(ge=1, le=100)] = 20
+    """How often an arm is measured on the validation part; the best of these models is the arm's."""
+    select_by: Criterion = "worst_group"
+    arms: Annotated[tuple[RobustArm, ...], Field(min_length=1)] = get_args(RobustArm)
+    group_dro: GroupDROArm = GroupDROArm()
+    also: ALSOArm = ALSOArm()
+    measures: MeasuresConfig = MeasuresConfig()
+    resources: Resources = Resources()
+    """Of one arm under one seed, a task of its own."""
+    tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_sections(cls, raw: Any) -> Any:
+        """An ``optimizer`` section changes this kind's defaults, not those of language models."""
+        if isinstance(raw, dict) and isinstance(raw.get("optimizer"), dict):
+            plain = cls.model_fields["optimizer"].default.model_dump()
+            return raw | {"optimizer": plain | raw["optimizer"]}
+        return raw
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Self:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("exactly one of epochs, steps")
+        if len(set(self.arms)) != len(self.arms):
+            raise Misfit("arms", "every arm named once")
+        if self.optimizer.weight_decay:
+            raise Misfit("optimizer.weight_decay", "0: the penalty of this job is l2, part of what is minimised")
+        return self
+
+    @property
+    def all_seeds(self) -> list[int]:
+        return list(range(self.seed, self.seed + self.seeds))
+
+    def step_count(self, training_rows: int) -> int:
+        """Optimiser steps of every arm."""
+        return self.steps or max(1, round((self.epochs or 0) * training_rows / self.batch))

@@ -1,0 +1,62 @@
+"""Which training row stands at which position of an arm's stream: a pure function of seed and position.
+
+So a run that stops goes on with the same rows, and workers that share a batch agree.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixray.data.permutation import Permutation
+
+Ids = NDArray[np.int64]
+BLOCK = 4096
+"""Positions whose draws come from one generator."""
+
+
+class Draws(Protocol):
+    def rows(self, start: int, stop: int) -> Ids:
+        """Row numbers at positions [start, stop)."""
+        ...
+
+
+class InEpochs:
+    """Every row once an epoch, in an order that is new in each."""
+
+    def __init__(self, rows: int, seed: int) -> None:
+        self._size, self._order = rows, Permutation(seed, "examples", rows)
+
+    def rows(self, start: int, stop: int) -> Ids:
+        positions = np.arange(start, stop)
+        return self._order(positions // self._size, positions % self._size)
+
+
+class GroupBalanced:
+    """Every group equally likely at every position, then every row of it: P(row) is 1 / (groups x rows of its group).
+
+    With replacement, as the weighted sampler of the Group DRO paper's code.
+    """
+
+    def __init__(self, group_ids: Ids, seed: int) -> None:
+        self._counts = np.bincount(group_ids)
+        assert self._counts.all(), "a group has no rows"
+        self._by_group = np.argsort(group_ids, kind="stable")
+        self._first = np.cumsum(self._counts) - self._counts
+        self._seed = seed
+        self._block: tuple[int, Ids] = (-1, np.empty(0, dtype=np.int64))
+
+    def rows(self, start: int, stop: int) -> Ids:
+        numbers = range(start // BLOCK, (stop - 1) // BLOCK + 1)
+        drawn = np.concatenate([self._drawn(number) for number in numbers])
+        return drawn[start - numbers[0] * BLOCK : stop - numbers[0] * BLOCK]
+
+    def _drawn(self, block: int) -> Ids:
+        if self._block[0] != block:
+            uniform = np.random.default_rng([self._seed, block]).random((2, BLOCK))
+            groups = (uniform[0] * len(self._counts)).astype(np.int64)
+            places = (uniform[1] * self._counts[groups]).astype(np.int64)
+            self._block = (block, self._by_group[self._first[groups] + places])
+        return self._block[1]

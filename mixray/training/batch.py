@@ -1,0 +1,78 @@
+"""What a stream gives the training loop: rows at positions, in an order that every worker sees alike.
+
+A stream of texts may give bare windows; any other gives a ``Batch``: the arrays that the loss module is called with,
+the rows' groups where something is told or weighed by group, and the rows' own weights where they have some.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Some rows. All arrays have them as their first axis.
+
+    inputs: of the loss module, in its order; for language models token ids, int64 (rows, window), alone.
+    group_ids: int64 (rows,), from 0; None where rows have no groups.
+    row_weights: float64 (rows,), what a row's loss is multiplied by, 1 on average over the stream (importance
+    weighting); None: all 1.
+    tokens_per_row: what a row counts as in budgets and curves; 1 where rows are no text.
+    """
+
+    inputs: tuple[NDArray[Any], ...]
+    group_ids: NDArray[np.int64] | None = None
+    row_weights: NDArray[np.float64] | None = None
+    tokens_per_row: int = 1
+
+    def __len__(self) -> int:
+        return len(self.inputs[0])
+
+
+class WindowStream(Protocol):
+    """Training windows in a fixed order."""
+
+    def read(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Token ids of the windows at positions [start, stop), shape (stop - start, window)."""
+        ...
+
+
+class SourcedStream(Protocol):
+    """Training windows that come from sources."""
+
+    def read_with_sources(self, start: int, stop: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Windows as of a ``WindowStream``, and the number of each one's source, int64 (windows,)."""
+        ...
+
+
+class BatchStream(Protocol):
+    """Training rows in a fixed order."""
+
+    def read(self, start: int, stop: int) -> Batch:
+        """The rows at positions [start, stop)."""
+        ...
+
+
+class SourcesAsGroups:
+    """A stream of windows whose groups are their sources."""
+
+    def __init__(self, stream: SourcedStream) -> None:
+        self._stream = stream
+
+    def read(self, start: int, stop: int) -> Batch:
+        return window_batch(*self._stream.read_with_sources(start, stop))
+
+
+def read_batch(stream: BatchStream | WindowStream, start: int, stop: int) -> Batch:
+    """The rows at positions [start, stop), whichever the stream gives."""
+    rows = stream.read(start, stop)
+    return rows if isinstance(rows, Batch) else window_batch(rows)
+
+
+def window_batch(windows: NDArray[np.int64], group_ids: NDArray[np.int64] | None = None) -> Batch:
+    """windows: token ids (rows, window)."""
+    return Batch((windows,), group_ids, tokens_per_row=windows.shape[1])
