@@ -30,6 +30,8 @@ SMALL_SHARE, SMALLEST_CUT = 1e-8, 1e-3
 falls below the second part of itself in one round."""
 FEW_SOURCES = 16
 """So few are always all in the curvature: to pick some costs as much as it saves, and to have picked wrong one pass."""
+GAP_KEPT = 0.5
+"""The model fits where a whole step leaves at most this part of the gap."""
 LENGTHS = 0.5 ** np.arange(1, 9)
 SHORTER = 0.5 ** np.arange(9, 41, 4)
 FIRST_ORDER = Entropic()
@@ -37,8 +39,8 @@ FIRST_ORDER = Entropic()
 
 @dataclass(frozen=True)
 class State:
-    """``model_fits``: the last step was the model's; ``everything``: leave no source out; ``first_order``: the step
-    size of ``entropic``, which replaces ``em`` where there is a prior."""
+    """``model_fits``: the last step was the model's and brought the gap down; ``everything``: leave no source out;
+    ``first_order``: the step size of ``entropic``, which replaces ``em`` where there is a prior."""
 
     tolerance: float
     model_fits: bool
@@ -65,6 +67,8 @@ class Newton:
         idle = moved.value >= start.value and moved.gap >= start.gap
         if idle and not state.everything and columns.size < point.problem.feasible.free.sum():
             return self.step(start, replace(state, everything=True))
+        # A share that a step took to 0 by mistake comes back by no more than a doubling in a round, every step whole.
+        model_fits = model_fits and moved.gap <= GAP_KEPT * start.gap
         model_fits = model_fits or not _has_first_order(point.problem)
         return moved, replace(state, model_fits=model_fits, everything=idle)
 
