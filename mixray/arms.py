@@ -81,10 +81,14 @@ def _final_weights(meta: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 def _over_targets(facts: Mapping[str, Mapping[str, float]], config: RunConfig) -> dict[str, Any]:
     """One target's facts as they are; of several their mean, by ``mixture.target_weights``, with each in ``targets``.
 
-    Targets are different documents, so the squared errors of their differences add.
+    Targets are different documents, so the squared errors of their differences add. For the worst case there is no
+    mean: what the retrained models' losses are to be compared with, the proxies do not say.
     """
     if len(facts) == 1:
         return dict(next(iter(facts.values())))
+    each = {"targets": {target: dict(own) for target, own in facts.items()}}
+    if config.mixture.over == "worst":
+        return each
     wanted = {target: config.mixture.target_weights.get(target, 1.0) for target in facts}
     weights = {target: weight / sum(wanted.values()) for target, weight in wanted.items()}
     joint: dict[str, Any] = {"documents": sum(int(own["documents"]) for own in facts.values())}
@@ -95,4 +99,4 @@ def _over_targets(facts: Mapping[str, Mapping[str, float]], config: RunConfig) -
         halves = [weights[target] * (own["difference_high"] - own["difference"]) for target, own in facts.items()]
         half = math.hypot(*halves)
         joint |= {"difference_low": joint["difference"] - half, "difference_high": joint["difference"] + half}
-    return joint | {"targets": {target: dict(own) for target, own in facts.items()}}
+    return joint | each

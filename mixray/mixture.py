@@ -48,7 +48,8 @@ class Mixture(BaseModel):
     target_weights: dict[str, float] = {}
     """Target -> how much it counts at the optimum, of several targets."""
     gap: Annotated[float, Field(ge=0.0)] | None = None
-    """How far the loss is above the best possible one at most, nats per token."""
+    """How far the loss (with a pull to a prior, both together) is above the best possible one at most, nats per token.
+    """
     rounds: int | None = None
     solver: str | None = None
     solver_why: str | None = None

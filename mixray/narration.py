@@ -121,7 +121,12 @@ def report(
         arm: arm_shares[arm] for arm in folder.config.retrain.arms if arm in arm_shares
     }
     for name, answer in mixtures.items():
-        facts = {f"realised/{name}/{arm}": result["nll"] for arm, result in answer.retrain.items()}
+        facts = {f"realised/{name}/{arm}": result["nll"] for arm, result in answer.retrain.items() if "nll" in result}
+        facts |= {
+            f"realised/{name}/{arm}/{target}": own["nll"]
+            for arm, result in answer.retrain.items()
+            for target, own in result.get("targets", {}).items()
+        }
         facts[f"overhead/{name}"] = answer.compute["overhead"]
         tracker.metrics("", [(key, value, 0) for key, value in facts.items()])
         loss, gap = found[name].trace.T

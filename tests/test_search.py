@@ -379,6 +379,8 @@ def test_solving_again_takes_new_settings_of_the_mixture(folder: RunFolder) -> N
         (["mixture.bounds.a=[0.1..0.2, 0.5..0.6]"], None, "one range at a time"),
         (["mixture.bounds.a=[0, 0.1..0.2]", "mixture.max_epochs=1..2"], None, "one setting can be swept at a time"),
         (["mixture.max_epochs=2..1"], None, "the range is not understood"),
+        (["mixture.max_epochs=1..2..3"], None, "mixture.max_epochs is wrong"),
+        (["mixture.max_epochs=0..2"], None, "mixture.max_epochs is wrong"),
         (["mixture.max_epochs=0.1"], None, "no mixture keeps mixture.max_epochs"),
     ],
 )
@@ -481,7 +483,7 @@ def test_a_pull_to_the_prior_draws_the_mixture_there(cache: PredictionCache, con
     )
     assert near < far
     assert pulled.loss["mixmin"] > free.loss["mixmin"]
-    assert pulled.path == []
+    assert (pulled.path, pulled.worth, pulled.prices) == ([], {}, [])
     given = find(cache, config(prior={"shares": NATURAL, "strength": 0.3}))
     assert given.weights == pytest.approx(pulled.weights, abs=1e-6)
 
@@ -536,6 +538,15 @@ def test_a_cap_is_swept(folder: RunFolder) -> None:
     assert losses == sorted(losses, reverse=True)
 
 
+def test_a_groups_cap_is_swept(folder: RunFolder) -> None:
+    sweep = solve_again(folder, ["mixture.groups=[{sources: [a, b], max: 0.3..0.5}]"], "target")
+    assert isinstance(sweep, Sweep)
+    sums = [
+        mixtures["target"].weights["a"] + mixtures["target"].weights["b"] for mixtures in sweep.mixtures if mixtures
+    ]
+    assert sums == pytest.approx([0.3, 0.4, 0.5], abs=1e-12)
+
+
 def test_what_no_mixture_satisfies_is_a_hole_in_the_sweep(folder: RunFolder) -> None:
     sweep = solve_again(folder, {"mixture.max_epochs": "0.5..1.5:0.5"}, "target")
     assert isinstance(sweep, Sweep)
@@ -558,6 +569,16 @@ def test_a_range_steps_by_its_last_digit_unless_told(folder: RunFolder, written:
     sweep = solve_again(folder, {"mixture.prior.strength": written}, "target")
     assert isinstance(sweep, Sweep)
     assert sweep.values == values
+
+
+def test_a_part_of_the_loss_is_one_of_the_loss_and_not_of_a_regret(
+    caches: dict[str, PredictionCache], config: Callable[..., RunConfig]
+) -> None:
+    for offsets in ("none", "best_mixture"):
+        rule = {"rule": "nearest_to_prior", "within": 1e-3}
+        chosen = find_for_all(caches, config(over="worst", worst={"offsets": offsets}, choose=rule))
+        losses = [chosen.target_weights[name] * chosen.target_loss[name] for name in caches]
+        assert chosen.choice["allowed_rise"] == pytest.approx(1e-3 * sum(losses), rel=0.01)
 
 
 def test_the_worst_case_is_solved_again_from_the_cache(folder: RunFolder) -> None:

@@ -280,7 +280,7 @@ class WorstConfig(Section):
 
 
 class PriorConfig(Section):
-    shares: Literal["balanced", "natural"] | dict[Name, Share] = "balanced"
+    shares: Literal["balanced", "natural"] | dict[Name, Annotated[float, Field(gt=0, le=1)]] = "balanced"
     strength: Annotated[float, Field(ge=0)] = 0.0
     """Adds strength x KL(shares || prior), nats per token, to what is minimised."""
 

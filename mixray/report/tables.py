@@ -81,7 +81,8 @@ def arms_table(mixture: Mixture) -> RenderableType:
         if base is not None and arm in held_out and arm != base:
             cells += _difference_cells(mixture, arm, base)
         table.add_row(*cells[: len(table.columns)], style="bold" if arm == best else "")
-    return titled(f"Arms on {_targets(mixture)}: loss in nats per token", table, _arms_caption(mixture))
+    what = "the worst target's loss above its offset," if mixture.over == "worst" else "loss in"
+    return titled(f"Arms on {_targets(mixture)}: {what} nats per token", table, _arms_caption(mixture))
 
 
 def targets_table(mixture: Mixture) -> RenderableType:
@@ -143,9 +144,8 @@ def summary_lines(mixture: Mixture) -> list[str]:
         lines.append(f"{_targets(mixture)}: {_who_won(mixture, best)}")
     elif {SEARCHED, PLAIN} <= set(mixture.loss):
         searched, plain = mixture.loss[SEARCHED], mixture.loss[PLAIN]
-        lines.append(
-            f"{_targets(mixture)}: predicted loss {searched:.4f} nats per token, {plain - searched:.4f} below {PLAIN}"
-        )
+        what = "the worst target's predicted loss above its offset" if mixture.over == "worst" else "predicted loss"
+        lines.append(f"{_targets(mixture)}: {what} {searched:.4f} nats per token, {plain - searched:.4f} below {PLAIN}")
     if mixture.gap is not None:
         lines.append(
             f"solver: {mixture.status} after {mixture.rounds} rounds, "

@@ -14,7 +14,7 @@ from decimal import Decimal
 from typing import Any
 
 from mixray.cache import read_cache
-from mixray.config import dump_config, parse_config
+from mixray.config import RunConfig, dump_config, parse_config
 from mixray.config.loading import Overrides, override_items
 from mixray.errors import InputError
 from mixray.mixture import Mixture
@@ -23,7 +23,8 @@ from mixray.search.answer import find_mixture
 from mixray.search.constraints import natural_tokens
 from mixray.search.stored import mixture_targets
 
-RANGE = re.compile(r"\s*([0-9.]*\d)\s*\.\.\s*([0-9.]*\d)\s*(?::\s*([0-9.]*\d)\s*)?")
+NUMBER = r"(\d+(?:\.\d+)?|\.\d+)"
+RANGE = re.compile(rf"\s*{NUMBER}\s*\.\.\s*{NUMBER}\s*(?::\s*{NUMBER}\s*)?")
 MOST_STEPS = 1000
 
 
@@ -55,6 +56,8 @@ def solve_again(folder: RunFolder, overrides: Overrides, target: str | None) -> 
     if len(ranges) > 1:
         raise InputError("one setting can be swept at a time", got=", ".join(ranges), wanted="one range from..to")
     ((key, values),) = ranges.items()
+    for value in values:
+        _config(folder, items | {key: value})  # what is no setting is refused, not swept
     found: list[dict[str, Mixture] | None] = []
     refused: InputError | None = None
     for value in values:
@@ -68,8 +71,12 @@ def solve_again(folder: RunFolder, overrides: Overrides, target: str | None) -> 
     return Sweep(key, values, found)
 
 
+def _config(folder: RunFolder, overrides: Mapping[str, Any]) -> RunConfig:
+    return parse_config(dump_config(folder.config), overrides, name=f"{folder.location}/config.yaml")
+
+
 def _solve(folder: RunFolder, overrides: Mapping[str, Any], target: str | None) -> dict[str, Mixture]:
-    config = parse_config(dump_config(folder.config), overrides, name=f"{folder.location}/config.yaml")
+    config = _config(folder, overrides)
     rows, columns = folder.load_cache(folder.artifacts())
     if target is not None and target not in rows:
         raise InputError("the run has no such target", where="--target", got=target, wanted=f"one of {', '.join(rows)}")
@@ -89,14 +96,16 @@ def _solve(folder: RunFolder, overrides: Mapping[str, Any], target: str | None) 
 
 def _steps(key: str, value: Any) -> list[Any] | None:
     """The values that a range in ``value`` stands for; None where there is none."""
-    if isinstance(value, list):
-        places = [place for place, part in enumerate(value) if _steps(key, part) is not None]
-        if not places:
+    if isinstance(value, list | dict):
+        parts: dict[Any, Any] = value if isinstance(value, dict) else dict(enumerate(value))
+        ranges = {place: steps for place, part in parts.items() if (steps := _steps(key, part)) is not None}
+        if not ranges:
             return None
-        if len(places) > 1:
+        if len(ranges) > 1:
             raise InputError("one range at a time", where=key, got=value, wanted="[low, from..to] or [from..to, high]")
-        (place,) = places
-        return [[*value[:place], step, *value[place + 1 :]] for step in _steps(key, value[place]) or []]
+        ((place, steps),) = ranges.items()
+        swept = [parts | {place: step} for step in steps]
+        return swept if isinstance(value, dict) else [list(each.values()) for each in swept]
     matched = RANGE.fullmatch(value) if isinstance(value, str) else None
     if matched is None:
         return None

@@ -94,9 +94,13 @@ def find_mixture(
         )
         warnings += _flat(spread, settings.tolerance)
         fields |= _sureness(spread, optimum, sources, with_interval=near is None)
-    if len(sources) <= MOST_EXPLAINED:
+    # With a pull to the prior they would be of the loss and the pull together.
+    pulled = settings.prior.strength > 0
+    if len(sources) <= MOST_EXPLAINED and not pulled:
         fields["worth"] = _worth(optimum, documents, sources, settings.tolerance)
-        fields["path"] = _path(optimum, prior, sources, settings)
+        fields["path"] = [
+            _path_point(point, sources) for point in prior_path(optimum, prior, tolerance=settings.tolerance)
+        ]
     if len(caches) > 1:
         fields["target_loss"] = dict(zip(caches, chosen.losses.tolist(), strict=True))
         fields["target_weights"] = dict(zip(caches, optimum.target_weights.tolist(), strict=True))
@@ -118,7 +122,7 @@ def find_mixture(
         status=optimum.status,
         epochs={name: share * budget / available_tokens[name] for name, share in weights.items()},
         effective_sources=effective_number(shares),
-        prices=_prices(optimum, sources, feasible),
+        prices=[] if pulled else _prices(optimum, sources, feasible),
         warnings=warnings,
         **fields,
     )
@@ -135,7 +139,8 @@ def _near_optimal(
     """The chosen one of the near-optimal mixtures, unless the optimum itself is wanted."""
     if config.choose.rule == "optimum":
         return None
-    within = None if config.choose.within == "one_se" else config.choose.within * abs(optimum.loss)
+    loss = float(optimum.target_weights @ optimum.losses)
+    within = None if config.choose.within == "one_se" else config.choose.within * abs(loss)
     return nearest_to_prior(optimum, prior, within=within, documents=documents, tolerance=config.tolerance)
 
 
@@ -179,15 +184,6 @@ def _worth(
 
 def _finite(interval: tuple[float, float] | None) -> list[float] | None:
     return None if interval is None or not np.isfinite(interval).all() else list(interval)
-
-
-def _path(
-    optimum: Solution, prior: NDArray[np.float64], sources: Sequence[str], config: MixtureConfig
-) -> list[dict[str, Any]]:
-    """From the optimum to the prior, unless a pull to it is part of the problem already."""
-    if config.prior.strength > 0:
-        return []
-    return [_path_point(point, sources) for point in prior_path(optimum, prior, tolerance=config.tolerance)]
 
 
 def _path_point(point: PathPoint, sources: Sequence[str]) -> dict[str, Any]:

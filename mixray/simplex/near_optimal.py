@@ -84,11 +84,12 @@ def nearest_to_prior(
         tolerance: of every solve, on its certified gap, nats per token.
 
     Raises:
-        InputError: for a ``within`` that is not positive, and for a standard error of fewer than two documents.
+        InputError: for a ``within`` that is not positive, a prior that excludes a source, and for a standard error of
+            fewer than two documents.
     """
     problem = optimum.point.problem
     assert problem.prior is None, "the near-optimal set is one of losses, without a prior's term"
-    shares = checked_shares("prior", prior_shares, problem.sources)
+    shares = _positive(prior_shares, problem.sources)
     if within is not None and not within > 0:
         raise InputError("within: no tolerance", got=within, wanted="a number > 0, nats per token, or one_se")
     far = _Path(problem, optimum, shares, tolerance).end()
@@ -103,7 +104,7 @@ def nearest_to_prior(
 def prior_path(optimum: Solution, prior_shares: Vector, *, tolerance: float) -> list[PathPoint]:
     """From the optimum to the prior: shares, loss and effective number of sources for rising strengths of the pull."""
     problem = optimum.point.problem
-    path = _Path(problem, optimum, checked_shares("prior", prior_shares, problem.sources), tolerance)
+    path = _Path(problem, optimum, _positive(prior_shares, problem.sources), tolerance)
     return [path.start(), *(path.at(path.scale * 10**decade) for decade in DECADES), path.end()]
 
 
@@ -170,4 +171,18 @@ def _standard_error(
         raise InputError(
             "one standard error needs at least two documents of every target", remedy="give a number for 'within'"
         )
-    return paired_difference(problem, documents, point.weights, optimum.weights)[1]
+    return paired_difference(problem, documents, point.weights, optimum.weights, optimum.target_weights)[1]
+
+
+def _positive(prior_shares: Vector, sources: int) -> Vector:
+    """Shares from which every mixture has a divergence."""
+    shares = checked_shares("prior", prior_shares, sources)
+    excluded = np.flatnonzero(shares == 0)
+    if excluded.size:
+        raise InputError(
+            "the prior excludes sources, from which no mixture with them has a divergence",
+            got=f"a share of 0 for source {', '.join(map(str, excluded))}",
+            wanted="shares > 0",
+            remedy="fix these sources at 0 by bounds, and give them any share in the prior",
+        )
+    return shares

@@ -15,16 +15,22 @@ Z95 = 1.959963984540054
 
 
 def paired_difference(
-    problem: Problem, documents: Sequence[Documents], source_shares: Vector, reference: Vector
+    problem: Problem,
+    documents: Sequence[Documents],
+    source_shares: Vector,
+    reference: Vector,
+    target_weights: Vector | None = None,
 ) -> tuple[float, float]:
     """(loss(source_shares) - loss(reference), its standard error), nats per token; NaN for the error of one document.
 
     The error is that of a sum over documents (of a ratio, where replicates are rescaled to their own tokens), with the
-    targets weighted as the reference weights them: what follows from re-weighting them is of second order.
+    targets weighted as they count at the reference: what follows from re-weighting them is of second order.
+    ``target_weights``: ``(targets,)``, those of a solution whose weights are the reference; by default they are worked
+    out from its losses, which at a kink of the worst case name one target alone.
     """
     differences, variance = [], 0.0
     reference_losses = np.array([at.value for at in problem.at(reference).evaluations])
-    pi = problem.goal.target_weights(reference_losses)
+    pi = problem.goal.target_weights(reference_losses) if target_weights is None else target_weights
     for objective, drawn, weight in zip(problem.objectives, documents, pi, strict=True):
         rows = objective.row_losses(source_shares) - objective.row_losses(reference)
         differences.append(float(rows.sum()))

@@ -21,9 +21,12 @@ AT_LIMIT = 1e-9
 
 @dataclass(frozen=True, eq=False)
 class Prices:
-    """Nats per token by which the loss falls per unit of share that a limit is loosened, >= 0; 0 where it is not
-    reached. ``lower``, ``upper``: ``(sources,)``, 0 for the simplex' own bounds 0 and 1; ``group_lower``,
-    ``group_upper``: ``(groups,)``."""
+    """Nats per token by which the minimised value falls per unit of share that a limit is loosened, >= 0; 0 where it is
+    not reached, and for a source that must have none: what a first share of it would bring, no slope tells.
+
+    ``lower``, ``upper``: ``(sources,)``, 0 for the simplex' own bounds 0 and 1; ``group_lower``, ``group_upper``:
+    ``(groups,)``.
+    """
 
     lower: Vector
     upper: Vector
@@ -43,7 +46,8 @@ def shadow_prices(point: Point) -> Prices:
         group_prices += np.where(sums >= feasible.group_upper - AT_LIMIT, np.minimum(found, 0.0), 0.0)
     priced = gradient - group_prices @ feasible.member
     at_lower, at_upper = shares <= feasible.lower + AT_LIMIT, shares >= feasible.upper - AT_LIMIT
-    level = _level(priced, at_lower & ~at_upper, at_upper & ~at_lower, ~at_lower & ~at_upper)
+    between = np.where(at_lower | at_upper, 0.0, shares - feasible.lower)
+    level = _level(priced, at_lower & ~at_upper, at_upper & ~at_lower, between)
     return Prices(
         lower=np.where(at_lower & (feasible.lower > 0), np.maximum(priced - level, 0.0), 0.0),
         upper=np.where(at_upper & (feasible.upper < 1), np.maximum(level - priced, 0.0), 0.0),
@@ -52,10 +56,11 @@ def shadow_prices(point: Point) -> Prices:
     )
 
 
-def _level(priced: Vector, at_lower: Mask, at_upper: Mask, between: Mask) -> float:
-    """The price of the sum: that of the sources between their bounds, else the middle of what the others leave open."""
+def _level(priced: Vector, at_lower: Mask, at_upper: Mask, between: Vector) -> float:
+    """The price of the sum: that of the sources between their bounds, most of all of those with much to lose, else the
+    middle of what the others leave open."""
     if between.any():
-        return float(priced[between].mean())
+        return float(np.average(priced, weights=between))
     ends = [*(priced[at_lower].min(keepdims=True) if at_lower.any() else [])]
     ends += [*(priced[at_upper].max(keepdims=True) if at_upper.any() else [])]
     return float(np.mean(ends)) if ends else float(priced.mean())

@@ -14,6 +14,7 @@ from mixray.simplex.cross_entropy import CrossEntropy
 from mixray.simplex.em import EM
 from mixray.simplex.entropic import Entropic
 from mixray.simplex.feasible import FeasibleSet, Group
+from mixray.simplex.goal import Worst
 from mixray.simplex.loop import Solution, Solver, minimise
 from mixray.simplex.newton import Newton
 from mixray.simplex.prior import Prior
@@ -105,6 +106,10 @@ def _check(solver: str | Solver) -> None:
         raise InputError(f"unknown solver {solver!r}", wanted=", ".join(known), remedy=f"did you mean {near!r}?")
 
 
+def _has_kinks(problem: Problem) -> bool:
+    return isinstance(problem.goal, Worst) and problem.goal.tau == 0
+
+
 def _chosen(solver: str | Solver, problem: Problem) -> tuple[Solver, str]:
     """The solver and, where it was left to ``auto``, the reason."""
     _check(solver)
@@ -116,6 +121,8 @@ def _chosen(solver: str | Solver, problem: Problem) -> tuple[Solver, str]:
     size = f"{sources:,} sources, {rows:,} rows"
     if sources <= MOST_CURVED:
         return SOLVERS["newton"], f"{size}: a curvature over all sources is cheap"
+    if problem.prior is not None and _has_kinks(problem):
+        return SOLVERS["newton"], f"{size}, a prior and a worst case with kinks: nothing else can"
     if problem.prior is None:
         return SOLVERS["working_set"], f"{size}: a curvature over all sources would be dear"
     return SOLVERS["entropic"], f"{size} and a prior, which gives every one a share: no curvature"

@@ -49,7 +49,7 @@ def leave_one_out(
         interval = None
         worth = max(0.0, float(without.trace[-1, 0] - solution.trace[-1, 0]))
         if documents:
-            _, error = paired_difference(problem, documents, without.weights, shares)
+            _, error = paired_difference(problem, documents, without.weights, shares, solution.target_weights)
             interval = (max(0.0, worth - Z95 * error), worth + Z95 * error)
         found.append(Worth(worth, interval, without.weights, without.gap))
     return found

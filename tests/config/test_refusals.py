@@ -186,6 +186,21 @@ def test_a_wrong_value_is_named_with_its_line(
         ("{tolerance: 0}", "mixture.tolerance", "0", "greater than 0"),
         ("{tolerance: .nan}", "mixture.tolerance", "nan", "a finite number"),
         ("{max_epochs: -1}", "mixture.max_epochs", "-1", "greater than 0"),
+        ("{groups: [{sources: [go]}]}", "mixture.groups.0.sources", "['go']", "'go' is none"),
+        ("{groups: [{sources: [cpp], min: 0.5, max: 0.4}]}", "mixture.groups.0.min", "0.5", "at most max, 0.4"),
+        ("{groups: [{sources: [cpp, cpp]}]}", "mixture.groups.0.sources", "['cpp', 'cpp']", "every source named once"),
+        ("{over: mean, target_weights: {go: 1}}", "mixture.target_weights.go", "1", "the name of a target"),
+        ("{over: worst, worst: {tau: -1}}", "mixture.worst.tau", "-1", "greater than or equal to 0"),
+        ("{over: worst, solver: entropic}", "mixture.solver", "'entropic'", "worst.tau > 0"),
+        ("{over: worst, solver: em}", "mixture.solver", "'em'", "newton or entropic"),
+        ("{prior: {shares: {cpp: 1, python: 0}}}", "mixture.prior.shares.python", "0", "greater than 0"),
+        (
+            "{prior: {shares: {cpp: 0.6, python: 0.6}}}",
+            "mixture.prior.shares",
+            None,
+            "shares that sum to 1; they sum to 1.2",
+        ),
+        ("{choose: {within: -1}}", "mixture.choose.within", "-1", "greater than 0"),
     ],
 )
 def test_settings_of_the_mixture_that_allow_none_are_refused(

@@ -172,8 +172,8 @@ def test_one_mixture_for_all_targets_costs_one_more_model(finished: Path) -> Non
     assert sum(worst.target_weights.values()) == pytest.approx(1)
     assert 0 < worst.choice["loss_rise"] <= worst.choice["allowed_rise"]
     for arm in ("mixmin", "balanced"):
-        by_target = worst.retrain[arm]["targets"]
-        assert worst.retrain[arm]["nll"] == pytest.approx(sum(facts["nll"] for facts in by_target.values()) / 2)
+        assert set(worst.retrain[arm]["targets"]) == {"zoo", "mixed"}
+        assert "nll" not in worst.retrain[arm]  # there is no one number to judge a worst case by
     assert (Path(printed["run"]) / "report" / "worst_path.png").stat().st_size > 10_000
     shown = command("show", printed["run"])
     assert "What a source is worth" in shown.stdout

@@ -152,6 +152,7 @@ def test_rows_of_one_document_count_once_in_the_error() -> None:
         ({"within": 0.0}, "within: no tolerance"),
         ({"within": None}, "one standard error needs at least two documents"),
         ({"within": 1e-3, "prior_shares": np.ones(5)}, "prior: these are no shares"),
+        ({"within": 1e-3, "prior_shares": np.eye(5)[0]}, "the prior excludes sources.*\n.*source 1, 2, 3, 4"),
     ],
 )
 def test_refusals(arguments: dict[str, Any], message: str) -> None:
