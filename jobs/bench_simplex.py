@@ -249,7 +249,7 @@ def measure(folder: Path, what: str, tolerance: float, limit: float) -> dict[str
 
 def note(found: Solution, what: str, late: bool) -> str:
     if what in ("reference", "auto"):
-        return "all 100 steps" if what == "reference" else found.solver
+        return found.solver if what == "auto" else f"{found.rounds} steps of 1.0"
     return "time limit" if late and found.status == "stalled" else found.status.replace("converged", "")
 
 

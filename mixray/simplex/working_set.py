@@ -41,7 +41,7 @@ class WorkingSet:
 
     def step(self, point: Point, state: float) -> tuple[Point, float]:
         columns, rest = self._split(point)
-        if is_multiplicative(point.problem) and rest.any():
+        if is_multiplicative(point.problem):
             moved = point.problem.at(multiplicative(point), proof=point.proof)
             point = moved if moved.value <= point.value else point
             columns, rest = self._split(point)
