@@ -18,7 +18,9 @@ HEADS = ("E", "G")
 
 def robust_report(results: Told) -> RenderableType:
     """Everything there is to say about a run of ``jobs/train_robust.py``; ``results``: its results file."""
-    parts = [arms_table(results), groups_table(results), measures_table(results), bound_table(results)]
+    parts = [arms_table(results), groups_table(results), measures_table(results)]
+    if results["l2"]:
+        parts.append(bound_table(results))
     if results["heads"]:
         parts.append(heads_table(results))
     if results["claims"]:
@@ -69,6 +71,8 @@ def measures_table(results: Told) -> RenderableType:
         table.add_row(arm, *(plus_minus(told["measures"][name], 1, 3) for name in names))
     about = results["completeness"]
     caption = f"alignment: cosine with the exact spurious and oracle heads at L2 {results['l2']:g}"
+    if not results["l2"]:
+        caption = "alignment: not without L2, which the exact heads need"
     if about is not None:
         pca = "no PCA" if about["kept_variance"] is None else f"PCA keeps {100 * about['kept_variance']:.0f} %"
         caption += f"; completeness: D = {about['dimensions']}, {about['estimator']}, {pca}"
