@@ -59,12 +59,16 @@ def test_plan_prints_and_starts_nothing(tmp_path: Path) -> None:
 def test_a_job_submitted_to_a_cluster_finds_the_mixture(tmp_path: Path) -> None:
     """``ray job submit`` of jobs/find_mixture.py, on a cluster that is not this process's."""
     script = """
-import sys, time
+import socket, sys, time
 from ray.cluster_utils import Cluster
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 root, run_file, python = sys.argv[1:]
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "include_dashboard": True, "dashboard_port": 0})
+with socket.socket() as probe:  # the default one may be another cluster's of this machine
+    probe.bind(("127.0.0.1", 0))
+    port = probe.getsockname()[1]
+head = {"num_cpus": 3, "include_dashboard": True, "dashboard_port": 0, "dashboard_agent_listen_port": port}
+cluster = Cluster(initialize_head=True, head_node_args=head)
 client = JobSubmissionClient(f"http://{cluster.webui_url}")
 for attempt in range(60):  # the cluster is up before the agent that takes jobs
     try:
