@@ -74,7 +74,7 @@ def test_mlflow_has_the_run_its_children_curves_and_figures(finished: Path) -> N
     assert {entry.dataset.name for entry in parent.inputs.dataset_inputs} >= {"animals", "zoo"}
     figures = {Path(item.path).name for item in client.list_artifacts(parent.info.run_id, "figures")}
     assert figures == {
-        f"{target}_{kind}.png" for target in ("zoo", "mixed") for kind in ("weights", "losses", "solver")
+        f"{target}_{kind}.png" for target in ("zoo", "mixed") for kind in ("weights", "losses", "solver", "path")
     }
 
 
