@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from rich.console import RenderableType
-from rich.table import Table
 
 from mixray.cache import PredictionCache
 from mixray.config import RunConfig
@@ -74,17 +73,8 @@ def folder_tables(folder: RunFolder) -> list[RenderableType]:
     return mixture_tables(folder.mixtures(), natural_tokens(folder.config, folder.available_tokens()))
 
 
-def _table(*columns: str) -> Table:
-    """The first column is text, the others are numbers."""
-    table = new_table()
-    table.add_column(columns[0], overflow="fold")
-    for column in columns[1:]:
-        table.add_column(column, justify="right")
-    return table
-
-
 def _data_table(prepared: Prepared) -> RenderableType:
-    table = _table("pool", "documents", "MB", "tokens", "duplicates", "in target", "skipped", "split")
+    table = new_table("pool", "documents", "MB", "tokens", "duplicates", "in target", "skipped", "split")
     for pool, counts in prepared.counts.items():
         skipped = counts["skipped_not_utf8"] + counts["skipped_empty"]
         table.add_row(
@@ -100,7 +90,7 @@ def _data_table(prepared: Prepared) -> RenderableType:
 
 
 def _proxy_table(proxies: Mapping[str, Artifact]) -> RenderableType:
-    table = _table("source", "parameters", "tokens", "first loss, nats/token", "last loss, nats/token")
+    table = new_table("source", "parameters", "tokens", "first loss, nats/token", "last loss, nats/token")
     for source, proxy in proxies.items():
         curve = np.array(proxy.meta["curve"])
         counts = (f"{proxy.meta['parameters']:,}", f"{proxy.meta['tokens']:,}")
@@ -109,7 +99,7 @@ def _proxy_table(proxies: Mapping[str, Artifact]) -> RenderableType:
 
 
 def _cache_table(target: str, cache: PredictionCache) -> RenderableType:
-    table = _table("proxy", "nats/token, mean over documents", "total nats/tokens")
+    table = new_table("proxy", "nats/token, mean over documents", "total nats/tokens")
     for model, (document, token) in cache.losses().items():
         table.add_row(model, f"{document:.4f}", f"{token:.4f}")
     caption = f"{len(cache.document_ids):,} documents, {int(cache.counts.sum()):,} tokens"

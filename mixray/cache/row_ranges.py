@@ -21,7 +21,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from mixray.cache.columns import KEY
-from mixray.cache.table import document_bytes, read_columns, read_file, split_files
+from mixray.cache.table import document_bytes, no_token_values, read_columns, read_file, split_files
 from mixray.errors import CorruptedArtifactError, InputError
 from mixray.store import Artifact, Storage
 from mixray.store.artifacts import artifact_folder
@@ -305,13 +305,7 @@ class CacheRows:
             values = np.stack([table[source].to_numpy() for source in self.columns], axis=1)
             return values, counts, starts, weights, tokens
         if any(f"{source}.tokens" not in table.column_names for source in self.columns):
-            raise InputError(
-                "the prediction cache keeps no per-token values",
-                where="mixture.unit",
-                got="token",
-                wanted="document or window",
-                remedy="run again with cache.token_log_probs=true",
-            )
+            raise no_token_values()
         flat = [table[f"{source}.tokens"].combine_chunks().flatten().to_numpy() for source in self.columns]
         first_tokens = np.concatenate([[0], np.cumsum(counts)])[starts]
         return np.stack(flat, axis=1), np.ones(counts.sum(), np.int64), first_tokens, weights, tokens

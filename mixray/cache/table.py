@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mixray.cache.columns import KEY
-from mixray.errors import CorruptedArtifactError
+from mixray.errors import CorruptedArtifactError, InputError
 from mixray.store import Artifact, Storage
 from mixray.store.artifacts import artifact_folder
 
@@ -46,6 +46,17 @@ class PredictionCache:
             totals = np.bincount(self.documents, weights=self.log_probs[:, index], minlength=len(lengths))
             found[model] = (float(-(totals / lengths).mean()), float(-totals.sum() / lengths.sum()))
         return found
+
+
+def no_token_values() -> InputError:
+    """For whoever wants the unit ``token`` of a cache without per-token values."""
+    return InputError(
+        "the prediction cache keeps no per-token values",
+        where="mixture.unit",
+        got="token",
+        wanted="document or window",
+        remedy="run again with cache.token_log_probs=true",
+    )
 
 
 def split_files(rows: Artifact, split: str) -> list[str]:

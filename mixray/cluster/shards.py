@@ -268,12 +268,15 @@ class ShardedReplicate:
         return float(self.of.weights[self.number])
 
     def at(self, points: Matrix, columns: Columns | None = None) -> list[Evaluation]:
-        draws = self.of.draws.chosen(np.array([self.number]))
-        sums = total(self.of.objective._ask("sums", points, columns, draws))
+        sums = total(self.of.objective._ask("sums", points, columns, self._draws))
         return evaluations(sums, float(self.of.offsets[self.number]), len(points), self.sources, columns)
 
     def row_losses(self, source_shares: Vector) -> Vector:
-        raise NotImplementedError("a replicate's rows are asked for by nobody")
+        return np.concatenate(self.of.objective._answers("row_losses", source_shares, self._draws))
+
+    @property
+    def _draws(self) -> Draws:
+        return self.of.draws.chosen(np.array([self.number]))
 
     def restricted_to(self, allowed: Mask) -> ShardedReplicate:
         """Its objective has been."""

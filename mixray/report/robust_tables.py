@@ -30,7 +30,7 @@ def robust_report(results: Told) -> RenderableType:
 
 
 def arms_table(results: Told) -> RenderableType:
-    table = _table("arm", "worst group", "which", "average_test", "average_\ntraining_share")
+    table = new_table("arm", "worst group", "which", "average_test", "average_\ntraining_share")
     summaries = _summaries(results)
     best = max(summaries, key=lambda arm: summaries[arm]["worst"]["mean"])
     for arm, told in summaries.items():
@@ -57,7 +57,7 @@ def arms_table(results: Told) -> RenderableType:
 
 def groups_table(results: Told) -> RenderableType:
     summaries, counts = _summaries(results), results["counts"]
-    table = _table("group", *summaries)
+    table = new_table("group", *summaries)
     for name in results["group_names"]:
         table.add_row(name, *(plus_minus(told["groups"][name], 100, 1) for told in summaries.values()))
     rows = [f"{name} {counts['train'][name]:,} and {counts['test'][name]:,}" for name in results["group_names"]]
@@ -65,7 +65,7 @@ def groups_table(results: Told) -> RenderableType:
 
 
 def measures_table(results: Told) -> RenderableType:
-    table = _table("arm", "spurious", "oracle", "completeness")
+    table = new_table("arm", "spurious", "oracle", "completeness")
     for arm, told in _summaries(results).items():
         names = ("alignment_spurious", "alignment_oracle", "completeness")
         table.add_row(arm, *(plus_minus(told["measures"][name], 1, 3) for name in names))
@@ -91,7 +91,7 @@ def bound_table(results: Told) -> RenderableType:
 
 def heads_table(results: Told) -> RenderableType:
     """The exact heads: alignment and what it is worth, then the bound."""
-    table = _table("L2", *(f"{what} {arm}" for what in ("spur.", "oracle", "worst %") for arm in HEADS))
+    table = new_table("L2", *(f"{what} {arm}" for what in ("spur.", "oracle", "worst %") for arm in HEADS))
     bounds = _bound_columns("L2")
     for told in results["heads"]:
         pairs = [(told["spurious"], 1, 2), (told["oracle"], 1, 2), (told["worst_test_accuracy"], 100, 1)]
@@ -109,7 +109,7 @@ def heads_table(results: Told) -> RenderableType:
 
 
 def claims_table(results: Told) -> RenderableType:
-    table = _table("from ERM to Group DRO", "where", "difference (95 %)", "verdict")
+    table = new_table("from ERM to Group DRO", "where", "difference (95 %)", "verdict")
     for told in results["claims"]:
         estimate = told["estimate"] if isinstance(told["estimate"], str) else f"{told['estimate']:+.3f}"
         ends = told["interval"]
@@ -133,12 +133,4 @@ def _summaries(results: Told) -> dict[str, Told]:
 
 
 def _bound_columns(first: str) -> Table:
-    return _table(first, "R(w) - R(w_G)", "mu/2 |w - w_G|^2", "slack", "holds")
-
-
-def _table(*columns: str) -> Table:
-    table = new_table()
-    table.add_column(columns[0], overflow="fold")
-    for column in columns[1:]:
-        table.add_column(column, justify="right")
-    return table
+    return new_table(first, "R(w) - R(w_G)", "mu/2 |w - w_G|^2", "slack", "holds")

@@ -170,9 +170,14 @@ def warning_lines(mixture: Mixture) -> list[str]:
     return [f"warning ({entry['code']}): {entry['message']}" for entry in mixture.warnings]
 
 
-def new_table() -> Table:
-    """The look of mixray's tables."""
-    return Table(box=box.SIMPLE_HEAD, pad_edge=False)
+def new_table(*columns: str) -> Table:
+    """The look of mixray's tables. ``columns``: the first is text, the others are numbers."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for text in columns[:1]:
+        table.add_column(text, overflow="fold")
+    for number in columns[1:]:
+        table.add_column(number, justify="right")
+    return table
 
 
 def titled(title: str, table: Table, caption: str = "") -> RenderableType:

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixray.cache import PredictionCache
+from mixray.cache.table import no_token_values
 from mixray.config.schema import MixtureConfig
-from mixray.errors import InputError
 from mixray.simplex import CrossEntropy, Documents, row_weights, sum_by_document
 
 
@@ -39,13 +39,7 @@ def rows_of(cache: PredictionCache, config: MixtureConfig) -> Rows:
         log_probs, counts, documents = cache.log_probs, cache.counts, cache.documents
     else:
         if cache.token_log_probs is None:
-            raise InputError(
-                "the prediction cache keeps no per-token values",
-                where="mixture.unit",
-                got="token",
-                wanted="document or window",
-                remedy="run again with cache.token_log_probs=true",
-            )
+            raise no_token_values()
         log_probs, documents = cache.token_log_probs, np.repeat(cache.documents, cache.counts)
         counts = np.ones(len(documents), np.int64)
     weights = row_weights(counts, documents, config.weighting)

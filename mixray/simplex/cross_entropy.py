@@ -173,7 +173,8 @@ class CrossEntropy:
         """inf for a row that counts and cannot occur. Any shares will do, those of excluded sources too."""
         losses = np.zeros(self.rows)
         counts = self.row_weights > 0
-        losses[counts] = -self.row_weights[counts] * mixed_log_probs(self.log_probs[counts], source_shares)
+        table = self.log_probs if counts.all() else self.log_probs[counts]
+        losses[counts] = -self.row_weights[counts] * mixed_log_probs(table, source_shares)
         return losses
 
 

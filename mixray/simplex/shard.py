@@ -174,12 +174,13 @@ class Shard:
         """Whether each row's largest likelihood under the allowed sources is not lost."""
         return all(bool((block.likelihood[:, allowed].max(axis=1) >= SMALLEST).all()) for block in self._stored)
 
-    def row_losses(self, source_shares: Vector) -> Vector:
-        """What each of its rows adds to the value."""
+    def row_losses(self, source_shares: Vector, draws: Draws | None = None) -> Vector:
+        """What each of its rows adds to the value; under the weights of the one replicate of ``draws`` where given."""
 
         def work(block: Block) -> Vector:
+            weights = block.row_weights if draws is None else block.weights(draws)[0]
             mixed = np.maximum(block.likelihood @ source_shares, FLOOR)
-            return -block.row_weights * (np.log(mixed) + block.row_max)
+            return -weights * (np.log(mixed) + block.row_max)
 
         return np.concatenate(list(self._each(work, self._size)))
 

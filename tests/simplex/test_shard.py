@@ -157,6 +157,9 @@ def test_replicates_have_the_sums_of_reweighted_rows(table: Any, memory: int, gr
     losses = both("replicate_losses", draws, POINTS).reshape(3, 3)
     wanted = [[rows.at(point[None])[0].value for point in POINTS] for rows in expected]
     np.testing.assert_allclose(losses, wanted, rtol=1e-12)
+    for i in range(3):
+        alone = [part.row_losses(POINTS[0], draws.chosen(np.array([i]))).sum() for part in three]
+        assert sum(alone) == pytest.approx(losses[i, 0], rel=1e-12)
 
 
 def test_excluded_sources_do_not_scale_the_rows(table: Any) -> None:
