@@ -20,7 +20,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from mixray.config.schema import TrainingConfig
+from mixray.config.training import TrainingConfig
 from mixray.proxies import CausalLM
 from mixray.proxies.scoring import batches
 from mixray.training import autocast

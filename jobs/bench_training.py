@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mixray.config.schema import TrainingConfig
+from mixray.config.training import TrainingConfig
 from mixray.proxies import build_model
 from mixray.training import autocast, train
 

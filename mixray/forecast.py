@@ -15,8 +15,8 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from mixray.config import RunConfig, load_config
+from mixray.config.data import PoolConfig
 from mixray.config.loading import Overrides
-from mixray.config.schema import PoolConfig
 from mixray.data import check_inputs, vocabulary
 from mixray.proxies import count_parameters
 from mixray.report import SearchCost, Work, count_text, new_table, titled

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from mixray.cluster.watching import News
 from mixray.config import RunConfig, dump_config
-from mixray.config.schema import PoolConfig
+from mixray.config.data import PoolConfig
 from mixray.data import Prepared
 from mixray.mixture import Mixture
 from mixray.report import convergence_figure, curves_figure, losses_figure, path_figure, summary_lines, weights_figure

@@ -16,7 +16,7 @@ from mixray.classifiers.objectives import objective_of
 from mixray.classifiers.selection import SelectingCheckpoint, Selection, accuracy
 from mixray.classifiers.stream import stream_of
 from mixray.config.robust import RobustArm, RobustConfig
-from mixray.config.schema import LoopConfig
+from mixray.config.training import LoopConfig
 from mixray.data.task import Task
 from mixray.robust.worst_group import GroupValues
 from mixray.training import Checkpoint, Progress, TrainReport, device_for, train

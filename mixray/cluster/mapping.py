@@ -12,7 +12,7 @@ import ray
 import ray.data
 
 from mixray.cluster.session import Session
-from mixray.config.schema import Resources
+from mixray.config.training import Resources
 from mixray.errors import MixrayError
 
 Item = TypeVar("Item")

@@ -17,7 +17,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from mixray.cluster.session import Session
 from mixray.cluster.watching import News, Watcher, plain
-from mixray.config.schema import ProxyConfig
+from mixray.config.training import ProxyConfig
 from mixray.data import MixtureStream, Windows
 from mixray.errors import InputError, MixrayError, StageError
 from mixray.proxies import CausalLM, model_identity

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from mixray.cache import column_id, column_table, encode, split_files
 from mixray.cluster.mapping import run_on_actors
 from mixray.cluster.session import Session
-from mixray.config.schema import CacheConfig, TrainingConfig
+from mixray.config.training import CacheConfig, TrainingConfig
 from mixray.proxies import CausalLM
 from mixray.store import Artifact, Artifacts, Draft, FileRecord
 from mixray.store.artifacts import fetch_folder

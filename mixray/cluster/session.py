@@ -15,7 +15,8 @@ from typing import Any, Self
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from mixray.config.schema import Resources, RunConfig
+from mixray.config.schema import RunConfig
+from mixray.config.training import Resources
 from mixray.errors import InputError
 from mixray.store import Storage
 

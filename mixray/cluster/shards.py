@@ -25,7 +25,7 @@ from ray.exceptions import RayError, RayTaskError
 from mixray.cache import RowRanges
 from mixray.cluster.session import Session
 from mixray.cluster.watching import plain
-from mixray.config.schema import Resources
+from mixray.config.training import Resources
 from mixray.errors import InputError, MixrayError, StageError
 from mixray.simplex.checks import Mask, Matrix, Vector
 from mixray.simplex.cross_entropy import evaluations

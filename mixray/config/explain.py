@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from pydantic import BaseModel, ValidationError
 
-from mixray.config.schema import Misfit
+from mixray.config.section import Misfit
 from mixray.config.yaml_text import KeyPath, Lines
 from mixray.errors import InputError
 

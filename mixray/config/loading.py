@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from mixray.config import yaml_text
 from mixray.config.explain import explain
-from mixray.config.schema import RunConfig, Section
+from mixray.config.schema import RunConfig
+from mixray.config.section import Section
 from mixray.errors import InputError
 
 Overrides = Sequence[str] | Mapping[str, Any]

@@ -6,7 +6,10 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from mixray.config.schema import Globs, Misfit, Name, OptimizerConfig, Positive, Resources, Section, TrackingConfig
+from mixray.config.objective import ALSOSettings, GroupDROSettings, Missing
+from mixray.config.schema import TrackingConfig
+from mixray.config.section import Globs, Misfit, Name, Positive, Section
+from mixray.config.training import OptimizerConfig, Resources
 
 GROUP_COLUMN = "column:"
 """``group: column:NAME`` says that NAME holds the groups themselves."""
@@ -112,35 +115,13 @@ class HeadConfig(Section):
     """Units of the hidden layers of an mlp, ReLU between them; the last one is the representation that is measured."""
 
 
-Missing = Literal["inverse_presence", "present_only", "ema"]
-"""What to do about groups that a batch lacks. Rows come in epochs, so that ``uniform_sampling`` is no choice here."""
-
-
-class GroupDROArm(Section):
-    """As ``mixray.robust.GroupDRO`` takes them."""
-
-    step_size: Above0 = 0.01
+class GroupDROArm(GroupDROSettings):
     missing: Missing = "inverse_presence"
-    adjustment: Annotated[float, Field(ge=0)] = 0.0
-    """C: q sees L_g + C / sqrt(training rows of g)."""
-    alpha: Annotated[float, Field(gt=0, le=1)] | None = None
-    """CVaR over groups: no weight is above share / alpha, and there is no climbing."""
-    tau: Annotated[float, Field(ge=0)] = 0.0
-
-    @model_validator(mode="after")
-    def _alpha_or_tau(self) -> Self:
-        if self.alpha is not None and self.tau:
-            raise Misfit("tau", "0 beside alpha, which limits the weights by the groups' shares")
-        return self
+    """Rows come in epochs, so that ``uniform_sampling`` is no choice here."""
 
 
-class ALSOArm(Section):
-    """As ``mixray.robust.ALSO`` takes them."""
-
-    mode: Literal["optimistic", "descent_ascent"] = "optimistic"
-    step_size: Above0 = 0.01
+class ALSOArm(ALSOSettings):
     missing: Missing = "inverse_presence"
-    tau: Annotated[float, Field(ge=0)] = 0.01
 
 
 class MeasuresConfig(Section):

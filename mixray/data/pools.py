@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from mixray.config.schema import PoolConfig, RunConfig
+from mixray.config.data import PoolConfig
+from mixray.config.schema import RunConfig
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from mixray.config.schema import RunConfig, TargetConfig, TrainTokenizer
+from mixray.config.data import TargetConfig, TrainTokenizer
+from mixray.config.schema import RunConfig
 from mixray.data import rows, scan, selection, tokenizer, tokens
 from mixray.data.data_warnings import data_warnings
 from mixray.data.encoding import Encoder

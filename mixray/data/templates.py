@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from string import Formatter
 from typing import Any
 
-from mixray.config.schema import AnswerConfig
+from mixray.config.data import AnswerConfig
 from mixray.data.columns import MISSING, missing_column, not_text, value_at, written
 from mixray.data.pools import Pool
 from mixray.errors import InputError

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mixray.config.schema import TokenizerConfig, TrainTokenizer
+from mixray.config.data import TokenizerConfig, TrainTokenizer
 from mixray.data.hub import snapshot
 from mixray.data.tables import read_batches
 from mixray.data.wording import said

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 import torch
 
-from mixray.config.schema import TrainingConfig
+from mixray.config.training import TrainingConfig
 from mixray.errors import InputError
 from mixray.proxies.models import build_model, quieten
 from mixray.proxies.protocol import Scores

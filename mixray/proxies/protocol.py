@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mixray.config.schema import TrainingConfig
+from mixray.config.training import TrainingConfig
 from mixray.training import Checkpoint, Progress, TrainReport, WindowStream
 
 

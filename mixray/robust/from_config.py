@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from mixray.config.schema import ALSOConfig, ErmConfig, GroupObjective, ObjectiveConfig
+from mixray.config.objective import ALSOConfig, ErmConfig, GroupObjective, ObjectiveConfig
 from mixray.robust.also import ALSO
 from mixray.robust.group_dro import GroupDRO
 from mixray.robust.groups import PerGroup

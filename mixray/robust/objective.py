@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mixray.config.schema import OptimizerConfig
+from mixray.config.training import OptimizerConfig
 from mixray.robust.also import ALSO
 from mixray.robust.group_dro import GroupDRO
 from mixray.robust.groups import PerGroup

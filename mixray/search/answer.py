@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mixray.cache import PredictionCache
 from mixray.config import RunConfig
-from mixray.config.schema import MixtureConfig
+from mixray.config.mixture import MixtureConfig
 from mixray.mixture import Mixture
 from mixray.search.constraints import baseline_mixtures, feasible_set, natural_tokens, prior_shares, vector
 from mixray.search.rows import rows_of

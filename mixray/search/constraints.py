@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from mixray.baselines import balanced, natural
 from mixray.config import RunConfig
-from mixray.config.schema import Arm, MixtureConfig
+from mixray.config.mixture import MixtureConfig
+from mixray.config.schema import Arm
 from mixray.errors import InputError
 from mixray.mixture import SUM_TOLERANCE, Mixture
 from mixray.simplex import FeasibleSet, Group

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mixray.cache import PredictionCache
 from mixray.cache.table import no_token_values
-from mixray.config.schema import MixtureConfig
+from mixray.config.mixture import MixtureConfig
 from mixray.simplex import CrossEntropy, Documents, row_weights, sum_by_document
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from mixray.config.schema import MixtureConfig
+from mixray.config.mixture import MixtureConfig
 from mixray.search.rows import Rows
 from mixray.simplex import FeasibleSet, Goal, Mean, Objective, Prior, Problem, Worst, solve_problem
 

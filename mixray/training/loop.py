@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mixray.config.schema import LoopConfig
+from mixray.config.training import LoopConfig
 from mixray.errors import StageError
 from mixray.training.batch import Batch, BatchStream, WindowStream, read_batch
 from mixray.training.checkpoint import Checkpoint, State

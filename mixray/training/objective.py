@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from mixray.config.schema import OptimizerConfig
+from mixray.config.training import OptimizerConfig
 
 
 class Objective(Protocol):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mixray.config.schema import OptimizerConfig
+from mixray.config.training import OptimizerConfig
 
 
 def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mixray.cache import CacheRows, NpyRows, RowRanges, read_cache
-from mixray.config.schema import MixtureConfig
+from mixray.config.mixture import MixtureConfig
 from mixray.errors import CorruptedArtifactError, InputError
 from mixray.search.rows import rows_of
 

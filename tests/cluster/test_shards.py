@@ -17,7 +17,8 @@ import ray
 from mixray.cache import CacheRows, NpyRows, read_cache
 from mixray.cluster import Session
 from mixray.cluster.shards import ShardedCrossEntropy, open_shards
-from mixray.config.schema import MixtureConfig, Resources
+from mixray.config.mixture import MixtureConfig
+from mixray.config.training import Resources
 from mixray.errors import InputError, StageError
 from mixray.search.rows import rows_of
 from mixray.simplex import CrossEntropy, FeasibleSet, Group, Problem, Solution, bootstrap, solve_problem

@@ -19,7 +19,8 @@ from mixray.cluster.mapping import run_tasks
 from mixray.cluster.proxies import train_proxies
 from mixray.cluster.retraining import arm_id, reference_loss, retrain
 from mixray.cluster.watching import Watcher
-from mixray.config.schema import ProxyConfig, Resources, RetrainConfig
+from mixray.config.schema import RetrainConfig
+from mixray.config.training import ProxyConfig, Resources
 from mixray.errors import InputError, StageError
 from mixray.store import Artifact, Artifacts, Storage
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from mixray.config.schema import RunConfig, SourceConfig, TargetConfig
+from mixray.config.data import SourceConfig, TargetConfig
+from mixray.config.schema import RunConfig
 from mixray.data.pools import Pool
 from mixray.store import Artifacts, Storage
 

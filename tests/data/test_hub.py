@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from mixray.config.schema import TokenizerConfig
+from mixray.config.data import TokenizerConfig
 from mixray.data import prepare
 from mixray.data.hf_dataset import hub_revision
 from mixray.data.hub import HubUnreachableError

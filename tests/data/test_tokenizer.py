@@ -12,7 +12,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from mixray.config.schema import TokenizerConfig
+from mixray.config.data import TokenizerConfig
 from mixray.data.documents import Document
 from mixray.data.encoding import Encoder
 from mixray.data.prepare import prepare

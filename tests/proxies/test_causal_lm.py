@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mixray.config.schema import TrainingConfig
+from mixray.config.training import TrainingConfig
 from mixray.proxies import CausalLM, Proxy
 from mixray.store import Storage
 from mixray.training import Progress, StorageCheckpoint

@@ -10,7 +10,8 @@ import torch
 from pydantic import TypeAdapter
 from torch import nn
 
-from mixray.config.schema import ObjectiveConfig, OptimizerConfig
+from mixray.config.objective import ObjectiveConfig
+from mixray.config.training import OptimizerConfig
 from mixray.robust import ALSO, new_objective
 from mixray.robust.objective import ALSOObjective, GroupDROObjective
 from mixray.training import Objective

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from mixray.config.schema import TrainingConfig
+from mixray.config.training import TrainingConfig
 
 VOCABULARY, WINDOW, WIDTH = 13, 10, 16
 

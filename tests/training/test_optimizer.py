@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mixray.config.schema import OptimizerConfig
+from mixray.config.training import OptimizerConfig
 from mixray.training.optimizer import adamw, learning_rate
 
 # By hand: 20 steps, warm-up over 2 of them, then 18 of cosine from 1 to 0.1; half-way is (1 + 0.1) / 2.
