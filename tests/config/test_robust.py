@@ -95,7 +95,7 @@ def test_a_config_is_frozen() -> None:
         (["group_dro.tau=-0.5"], "group_dro.tau", "greater than or equal to 0"),
         (["also.tau=-0.5"], "also.tau", "greater than or equal to 0"),
         (["group_dro.alpha=2"], "group_dro.alpha", "less than or equal to 1"),
-        (["group_dro.alpha=0.5", "group_dro.tau=1"], "group_dro.tau", "0 beside alpha"),
+        (["group_dro.alpha=0.5", "group_dro.tau=1"], "group_dro.tau", "left out beside alpha"),
         (["also.missing=uniform_sampling"], "also.missing", "'inverse_presence', 'present_only' or 'ema'"),
         (["select_by=luck"], "select_by", "'worst_group' or 'average'"),
         (["measures.l2=[0]"], "measures.l2.0", "greater than 0"),
