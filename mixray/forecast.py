@@ -17,8 +17,8 @@ from rich.text import Text
 from mixray.config import RunConfig, load_config
 from mixray.config.data import PoolConfig
 from mixray.config.loading import Overrides
-from mixray.data import check_inputs, vocabulary
-from mixray.proxies import count_parameters
+from mixray.data import TextInputs, check_inputs, look_ahead, vocabulary
+from mixray.proxies import model_size
 from mixray.report import SearchCost, Work, count_text, new_table, titled
 from mixray.search import feasible_set, mixture_targets
 
@@ -46,7 +46,7 @@ class Forecast:
     run: str
     sources: dict[str, PoolForecast]
     targets: dict[str, PoolForecast]
-    window: int
+    window: int | None
     proxy_tokens: int
     proxy_parameters: int
     retrain_tokens: int
@@ -103,10 +103,17 @@ def forecast(config: RunConfig) -> Forecast:
     Raises InputError for missing files, impossible models and limits on shares that no mixture satisfies."""
     feasible_set(config.mixture, list(config.sources))
     sizes = check_inputs(config)
-    sources = {name: _pool(pool, sizes[f"source {name}"]) for name, pool in config.sources.items()}
-    targets = {name: _pool(pool, sizes[f"target {name}"]) for name, pool in config.targets.items()}
+    read, examples = look_ahead(config, config.examples) if config.examples is not None else (None, {})
+
+    def pools(role: str, configs: Mapping[str, PoolConfig]) -> dict[str, PoolForecast]:
+        labels = {name: f"{role} {name}" for name in configs}
+        return {name: _pool(pool, sizes[labels[name]], examples.get(labels[name])) for name, pool in configs.items()}
+
+    sources, targets = pools("source", config.sources), pools("target", config.targets)
     known = {name: pool.tokens for name, pool in sources.items() if pool.tokens}
-    proxy, model = (_parameters(config, section.model) for section in (config.proxy, config.retrain))
+    proxy, model = (
+        model_size(section, read or _text_inputs(config, section.model)) for section in (config.proxy, config.retrain)
+    )
     fit = {name: _fit_tokens(pool, config.targets[name].held_out) for name, pool in targets.items()}
     scored = [Work(proxy, tokens) for tokens in fit.values() if tokens for _ in sources]
     return Forecast(
@@ -127,8 +134,9 @@ def forecast(config: RunConfig) -> Forecast:
     )
 
 
-def _pool(config: PoolConfig, size: int | None) -> PoolForecast:
-    tokens = None if size is None else int(size / BYTES_PER_TOKEN)
+def _pool(config: PoolConfig, size: int | None, examples: int | None) -> PoolForecast:
+    """``examples``: how many there are; None for texts."""
+    tokens = int(size / BYTES_PER_TOKEN) if examples is None and size is not None else examples
     if config.max_tokens is not None and (tokens is None or tokens > config.max_tokens):
         return PoolForecast(size, config.max_tokens, capped=True)
     return PoolForecast(size, tokens, capped=False)
@@ -138,11 +146,12 @@ def _fit_tokens(pool: PoolForecast, held_out: float) -> int | None:
     return None if pool.tokens is None else round((1 - held_out) * pool.tokens)
 
 
-def _parameters(config: RunConfig, model: dict[str, Any]) -> int:
+def _text_inputs(config: RunConfig, model: dict[str, Any]) -> TextInputs:
     """A model that states its vocabulary needs no tokenizer; a trained tokenizer's size is in the run file."""
     if "vocab_size" in model or "pretrained" in model:
-        return count_parameters(model, int(model.get("vocab_size", 1)), config.window)
-    return count_parameters(model, vocabulary(config.tokenizer), config.window)
+        return TextInputs(config.row_tokens, int(model.get("vocab_size", 1)), 0)
+    assert config.tokenizer is not None
+    return TextInputs(config.row_tokens, vocabulary(config.tokenizer), 0)
 
 
 def _cache_bytes(config: RunConfig, fit: Mapping[str, int | None]) -> int | None:
@@ -151,7 +160,7 @@ def _cache_bytes(config: RunConfig, fit: Mapping[str, int | None]) -> int | None
         return None
     tokens = sum(tokens or 0 for tokens in fit.values())
     values = 4 * tokens if config.cache.token_log_probs else 0
-    return len(config.sources) * (KEY_BYTES * -(-tokens // config.window) + values)
+    return len(config.sources) * (KEY_BYTES * -(-tokens // config.row_tokens) + values)
 
 
 def _size(size: int) -> str:

@@ -73,12 +73,7 @@ def _run(
     if until == "data":
         return result
 
-    training: dict[str, Any] = {
-        "window": config.window,
-        "vocab_size": data.vocab_size,
-        "eos_id": data.end_of_document,
-        "seed": config.seed,
-    }
+    training: dict[str, Any] = {"inputs": data.inputs, "seed": config.seed}
     with progress.stage("proxies", len(data.sources)) as stage:
         news = narration.training(tracker, stage, "proxy")
         tokens = config.proxy_tokens

@@ -2,7 +2,7 @@
 
 from mixray.classifiers.arm import TrainedArm, results_of, train_arm
 from mixray.classifiers.mechanism import measured_rows, measures_of_heads
-from mixray.classifiers.model import Classifier, ClassifierLoss
+from mixray.proxies import Classifier, ClassifierLoss
 
 __all__ = [
     "Classifier",

@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixray.classifiers.mechanism import measured_rows, measures_of_arm
-from mixray.classifiers.model import Classifier, ClassifierLoss
 from mixray.classifiers.objectives import objective_of
 from mixray.classifiers.selection import SelectingCheckpoint, Selection, accuracy
 from mixray.classifiers.stream import stream_of
 from mixray.config.robust import RobustArm, RobustConfig
 from mixray.config.training import LoopConfig
 from mixray.data.task import Task
+from mixray.proxies import Classifier, ClassifierLoss
 from mixray.robust.worst_group import GroupValues
 from mixray.training import Checkpoint, Progress, TrainReport, device_for, train
 from mixray.training.progress import save_steps

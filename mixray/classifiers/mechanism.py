@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mixray.classifiers.model import Classifier
 from mixray.classifiers.stream import importance_weights
 from mixray.config.robust import MeasuresConfig
 from mixray.data.task import Part, Task
+from mixray.proxies import Classifier
 from mixray.robust.alignment import Bound, alignment, strong_convexity_bound
 from mixray.robust.completeness import Completeness, completeness
 from mixray.robust.linear_heads import Head, HeadProblem

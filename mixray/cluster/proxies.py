@@ -18,9 +18,9 @@ from ray.exceptions import RayError, RayTaskError
 from mixray.cluster.session import Session
 from mixray.cluster.watching import News, Watcher, plain
 from mixray.config.training import ProxyConfig
-from mixray.data import MixtureStream, Windows
+from mixray.data import MixtureStream, ModelInputs, open_rows
 from mixray.errors import InputError, MixrayError, StageError
-from mixray.proxies import CausalLM, model_identity
+from mixray.proxies import model_identity, new_model
 from mixray.store import Artifact, Artifacts, Draft, fingerprint
 from mixray.training import StorageCheckpoint, device_for, step_count
 
@@ -31,10 +31,8 @@ class ProxyJob:
 
     source: str
     config: ProxyConfig
-    tokens: Artifact
-    vocab_size: int
-    eos_id: int
-    window: int
+    rows: Artifact
+    inputs: ModelInputs
     steps: int
     seed: int
     draft: Draft
@@ -52,16 +50,10 @@ class ProxyTrainer:
         import torch
 
         torch.set_num_threads(job.config.resources.threads)
-        proxy = CausalLM.create(
-            job.config,
-            vocab_size=job.vocab_size,
-            window=job.window,
-            eos_id=job.eos_id,
-            seed=job.seed,
-            device=device_for(job.config.resources.gpus),
-        )
-        # The order of the windows must not hang on the source's name: the proxy's identity does not.
-        stream = MixtureStream({"source": Windows(job.draft.storage, job.tokens)}, {"source": 1.0}, job.seed)
+        device = device_for(job.config.resources.gpus)
+        proxy = new_model(job.config, job.inputs, seed=job.seed, device=device)
+        # The order of the rows must not hang on the source's name: the proxy's identity does not.
+        stream = MixtureStream({"source": open_rows(job.draft.storage, job.rows)}, {"source": 1.0}, job.seed)
         report = proxy.fit(
             stream,
             config=job.config,
@@ -95,19 +87,17 @@ def train_proxies(
     sources: Mapping[str, Artifact],
     *,
     tokens: int,
-    window: int,
-    vocab_size: int,
-    eos_id: int,
+    inputs: ModelInputs,
     seed: int,
     news: News,
 ) -> dict[str, Artifact]:
-    """One proxy per source (name -> tokens artifact); those that exist are not trained again, equal sources share one.
+    """One proxy per source (name -> its rows); those that exist are not trained again, equal sources share one.
 
     Raises StageError naming every source whose proxy failed, after the others have finished.
     """
-    steps = step_count(tokens, config.batch, window)
+    steps = step_count(tokens, config.batch, inputs.row_tokens)
     jobs = {
-        name: ProxyJob(name, config, source, vocab_size, eos_id, window, steps, seed, artifacts.draft("proxy", id))
+        name: ProxyJob(name, config, source, inputs, steps, seed, artifacts.draft("proxy", id))
         for name, source in sources.items()
         for id in [proxy_id(config, source, steps=steps, seed=seed)]
     }

@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import numpy as np
 import ray
 import ray.train
 from ray.train.torch import TorchTrainer
@@ -22,12 +23,22 @@ from ray.train.torch import TorchTrainer
 from mixray.cluster.session import Session
 from mixray.cluster.watching import POLL_SECONDS, News, Watcher, plain
 from mixray.config.schema import RetrainConfig
-from mixray.data import MixtureStream, Windows
-from mixray.errors import MixrayError, StageError
-from mixray.proxies import CausalLM, model_identity
+from mixray.data import ExampleInputs, MixtureStream, ModelInputs, TrainingRows, group_shares, open_rows
+from mixray.errors import InputError, MixrayError, StageError
+from mixray.proxies import model_identity, new_model
 from mixray.robust import new_objective
 from mixray.store import Artifact, Artifacts, Draft, fingerprint
-from mixray.training import Objective, SourcesAsGroups, StorageCheckpoint, World, device_for, step_count, train
+from mixray.training import (
+    BatchStream,
+    ColumnAsGroups,
+    Objective,
+    SourcesAsGroups,
+    StorageCheckpoint,
+    WindowStream,
+    World,
+    device_for,
+    step_count,
+)
 
 
 @dataclass(frozen=True)
@@ -42,9 +53,7 @@ class ArmJob:
     config: RetrainConfig
     source_shares: Mapping[str, float]
     sources: Mapping[str, Artifact]
-    vocab_size: int
-    eos_id: int
-    window: int
+    inputs: ModelInputs
     steps: int
     seed: int
     draft: Draft
@@ -62,25 +71,17 @@ def train_arm(job: ArmJob, board: ray.actor.ActorHandle) -> None:
     torch.set_num_threads(job.config.resources_per_worker.threads)
     context = ray.train.get_context()
     world = World(context.get_world_rank(), context.get_world_size())
-    model = CausalLM.create(
-        job.config,
-        vocab_size=job.vocab_size,
-        window=job.window,
-        eos_id=job.eos_id,
-        seed=job.seed,
-        device=device_for(job.config.resources_per_worker.gpus),
-    )
-    windows = {name: Windows(job.draft.storage, artifact) for name, artifact in job.sources.items()}
-    stream = MixtureStream(windows, job.source_shares, job.seed)
-    objective = _objective(job, stream)
-    report = train(
-        model.model,
-        stream if objective is None else SourcesAsGroups(stream),
+    device = device_for(job.config.resources_per_worker.gpus)
+    model = new_model(job.config, job.inputs, seed=job.seed, device=device)
+    rows = {name: open_rows(job.draft.storage, artifact) for name, artifact in job.sources.items()}
+    stream = MixtureStream(rows, job.source_shares, job.seed)
+    grouped, objective, group_names = _grouped(job, stream, rows)
+    report = model.fit(
+        grouped,
         objective=objective,
-        group_names=None if objective is None else stream.source_names,
+        group_names=group_names,
         steps=job.steps,
         config=job.config,
-        device=model.device,
         seed=job.seed,
         world=world,
         checkpoint=job.checkpoint,
@@ -103,17 +104,33 @@ def train_arm(job: ArmJob, board: ray.actor.ActorHandle) -> None:
         job.draft.publish(files, meta)
 
 
-def _objective(job: ArmJob, stream: MixtureStream) -> Objective | None:
-    config = job.config.objective
+def _grouped(
+    job: ArmJob, stream: MixtureStream, rows: Mapping[str, TrainingRows]
+) -> tuple[BatchStream | WindowStream, Objective | None, list[str] | None]:
+    """The stream with its groups, the objective over them, and their names."""
+    config, batch = job.config.objective, job.config.batch
     if config.kind == "erm":
-        return None
-    return new_objective(
+        return stream, None, None
+    grouped: BatchStream
+    if config.group_column is None:
+        grouped = SourcesAsGroups(stream)
+        shares = {name: job.source_shares[name] for name in stream.source_names}
+        presence = stream.presence(batch, job.steps)
+    else:
+        assert isinstance(job.inputs, ExampleInputs)
+        by_group = group_shares(rows, job.source_shares, len(job.inputs.group_names))
+        present = np.flatnonzero(by_group)
+        grouped = ColumnAsGroups(stream, present)
+        shares = {job.inputs.group_names[group]: float(by_group[group]) for group in present.tolist()}
+        presence = 1 - (1 - by_group[present]) ** batch
+    objective = new_objective(
         config,
-        {name: job.source_shares[name] for name in stream.source_names},
-        windows=job.steps * job.config.batch,
-        presence=stream.presence(job.config.batch, job.steps).tolist(),
+        shares,
+        windows=job.steps * batch,
+        presence=presence.tolist(),
         reference_losses=job.reference_losses,
     )
+    return grouped, objective, list(shares)
 
 
 def retrain(
@@ -123,9 +140,7 @@ def retrain(
     arms: Mapping[str, Mapping[str, float]],
     sources: Mapping[str, Artifact],
     *,
-    window: int,
-    vocab_size: int,
-    eos_id: int,
+    inputs: ModelInputs,
     seed: int,
     news: News,
     proxies: Mapping[str, Artifact] | None = None,
@@ -135,7 +150,8 @@ def retrain(
     ``proxies``: by source; the objective may measure losses from theirs.
     Raises StageError naming every arm that failed, after the others have finished.
     """
-    steps = step_count(config.tokens, config.batch, window)
+    _check_groups(config, inputs)
+    steps = step_count(config.tokens, config.batch, inputs.row_tokens)
     jobs: dict[str, ArmJob] = {}
     for arm, shares in arms.items():
         used = {name: source for name, source in sources.items() if shares[name] > 0}
@@ -144,11 +160,25 @@ def retrain(
         references = _references(config, proxies, positive)
         draft = artifacts.draft("model", arm_id(config, positive, used, references, steps=steps, seed=seed))
         losses = {name: reference_loss(proxy) for name, proxy in references.items()} or None
-        jobs[arm] = ArmJob(arm, config, positive, used, vocab_size, eos_id, window, steps, seed, draft, losses)
+        jobs[arm] = ArmJob(arm, config, positive, used, inputs, steps, seed, draft, losses)
     missing = {job.draft.id: job for job in jobs.values() if artifacts.find("model", job.draft.id) is None}
     if missing:
         _train_all(session, config, list(missing.values()), news)
     return {arm: artifacts.get("model", job.draft.id) for arm, job in jobs.items()}
+
+
+def _check_groups(config: RetrainConfig, inputs: ModelInputs) -> None:
+    objective = config.objective
+    if objective.kind == "erm" or objective.group_column is None or not isinstance(objective.prior, dict):
+        return
+    assert isinstance(inputs, ExampleInputs)
+    if set(objective.prior) != set(inputs.group_names):
+        raise InputError(
+            "the prior does not fit the groups",
+            where="retrain.objective.prior",
+            got=", ".join(objective.prior),
+            wanted=f"a weight for every value of {objective.group_column}: {', '.join(inputs.group_names)}",
+        )
 
 
 def _references(

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from mixray.cache import column_id, column_table, encode, split_files
+from mixray.cache import KEY, column_id, column_table, encode, split_files
 from mixray.cluster.mapping import run_on_actors
 from mixray.cluster.session import Session
 from mixray.config.training import CacheConfig, TrainingConfig
-from mixray.proxies import CausalLM
+from mixray.proxies import Proxy, load_model
 from mixray.store import Artifact, Artifacts, Draft, FileRecord
 from mixray.store.artifacts import fetch_folder
 from mixray.training import device_for
@@ -46,28 +46,25 @@ class Scorer:
         import torch
 
         torch.set_num_threads(config.resources.threads)
-        self._config, self._precision = config, training.precision
+        self._config, self._training = config, training
         self._device = device_for(config.resources.gpus)
-        self._loaded: tuple[str, CausalLM] | None = None
+        self._loaded: tuple[str, Proxy] | None = None
 
     def __call__(self, task: ScoringTask) -> FileRecord:
-        rows = pq.read_table(task.draft.storage.fetch(task.rows_file), columns=["document", "window", "tokens"])
-        tokens = [row.values.to_numpy() for row in rows["tokens"]]
-        scores = self._proxy(task).log_probs(
-            tokens, batch_tokens=self._config.batch_tokens, per_token=self._config.token_log_probs
+        model = self._model(task)
+        rows = pq.read_table(task.draft.storage.fetch(task.rows_file), columns=[*KEY, *model.row_columns])
+        scores = model.log_probs(
+            model.rows_of(rows), batch_tokens=self._config.batch_tokens, per_token=self._config.token_log_probs
         )
         table = column_table(rows, scores.totals, scores.tokens, model=task.model, target=task.target)
         return task.draft.write(task.name, encode(table))
 
-    def _proxy(self, task: ScoringTask) -> CausalLM:
+    def _model(self, task: ScoringTask) -> Proxy:
         artifact = task.model_artifact
         if self._loaded is None or self._loaded[0] != artifact.id:
             with tempfile.TemporaryDirectory(prefix="mixray-") as folder:
                 fetch_folder(task.draft.storage, artifact, Path(folder))
-                self._loaded = (
-                    artifact.id,
-                    CausalLM.load(Path(folder), device=self._device, precision=self._precision),
-                )
+                self._loaded = artifact.id, load_model(self._training, Path(folder), device=self._device)
         return self._loaded[1]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator
@@ -21,12 +22,13 @@ class AnswerConfig(Section):
     labels: str | None = None
 
 
-Reader = Literal["files", "jsonl", "parquet", "dataset"]
+Reader = Literal["files", "jsonl", "parquet", "csv", "dataset"]
 READERS: tuple[Reader, ...] = get_args(Reader)
 
 
 class PoolConfig(Section):
-    """One pool of documents: exactly one of ``files``, ``jsonl``, ``parquet``, ``dataset`` says where it is."""
+    """One pool of documents or examples: exactly one of ``files``, ``jsonl``, ``parquet``, ``csv``, ``dataset`` says
+    where it is."""
 
     files: str | Globs | None = None
     """Text files by glob, one document a file. ``{stdlib}`` and ``{package:NAME}`` expand to installed folders."""
@@ -34,6 +36,8 @@ class PoolConfig(Section):
     """JSON lines by glob: plain, ``.gz`` or ``.zst``."""
     parquet: str | Globs | None = None
     """Parquet files by glob, or folders of them."""
+    csv: str | Globs | None = None
+    """CSV files with a header line, by glob: of examples."""
     dataset: str | None = None
     """A Hugging Face data set: a hub name or a folder written by ``save_to_disk`` or readable by ``load_dataset``."""
 
@@ -52,7 +56,7 @@ class PoolConfig(Section):
     where: dict[str, str] = {}
     """Rows to keep: column (dots reach into structs) -> value, e.g. ``{meta.redpajama_set_name: RedPajamaC4}``."""
     max_tokens: Positive | None = None
-    """Keep at most this many tokens of the pool (the first ones, in file order, equally from every part)."""
+    """Keep at most this many tokens (examples) of the pool: the first ones, in file order, equally from every part."""
     document_chars: Positive = 100_000
     """Longer documents are split into documents of at most this many characters, at line ends where there are any."""
 
@@ -93,6 +97,57 @@ class TargetConfig(PoolConfig):
 
     held_out: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
     """The share of documents kept for judging the retrained models; the rest fits the mixture."""
+
+
+TEXT_KEYS = ("text", "answer", "document_chars", "subset", "revision", "streaming")
+"""Of a pool: what means nothing where it holds examples."""
+
+
+class ExampleColumns(Section):
+    """Which columns of tabular rows are inputs: ``numeric`` and ``categorical`` ones, or ``features`` alone."""
+
+    numeric: tuple[str, ...] = ()
+    """Columns of numbers, standardised with the training rows' mean and deviation."""
+    categorical: tuple[str, ...] = ()
+    """Columns that become one column per value of the training rows. A missing value is a value of its own; one that
+    the training rows lack is none of them, all zeros, and counted in a warning."""
+    features: str | None = None
+    """... or one column of lists of numbers, all of one length: frozen features, for a head on top of them."""
+    label: str | None = None
+
+    @property
+    def inputs(self) -> dict[str, tuple[str, ...]]:
+        """Key -> the columns that it names."""
+        features = () if self.features is None else (self.features,)
+        return {"numeric": self.numeric, "categorical": self.categorical, "features": features}
+
+    def check_inputs(self, not_inputs: Mapping[str, str | None]) -> None:
+        """``not_inputs``: what else a column is -> which one. Raises where inputs are none, two or that."""
+        if (self.features is None) != bool(self.numeric or self.categorical):
+            raise ValueError("columns of inputs: numeric and categorical ones, or features alone")
+        columns = [column for named in self.inputs.values() for column in named]
+        for key, named in self.inputs.items():
+            for column in named:
+                if columns.count(column) > 1:
+                    raise Misfit("categorical", f"every column once; {column!r} is named twice")
+                for what, other in not_inputs.items():
+                    if column == other:
+                        raise Misfit(key, f"inputs; {column!r} is the {what}")
+
+
+class ExamplesConfig(ExampleColumns):
+    """Sources and targets hold labelled rows of a table; a row counts as one token wherever tokens are counted.
+
+    Numbers are standardised by the mean and deviation over all sources' rows, and categories are those that the sources
+    have, so adding a source changes every row that is made of them.
+    """
+
+    label: str
+
+    @model_validator(mode="after")
+    def _columns(self) -> Self:
+        self.check_inputs({"label": self.label})
+        return self
 
 
 class TrainTokenizer(Section):

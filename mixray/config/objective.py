@@ -9,6 +9,8 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from mixray.config.section import Misfit, Name, Section
 
+GROUP_COLUMN = "column:"
+"""``column:NAME`` says that NAME holds the groups themselves."""
 Missing = Literal["inverse_presence", "present_only", "ema"]
 """What to do about groups that a step has no rows of."""
 
@@ -55,15 +57,26 @@ class GroupObjective(GroupWeights):
     """What the objectives of retrained models say beside: their groups are the sources of the arm."""
 
     groups: str = "source"
+    """``source``, or for examples ``column:NAME``."""
     prior: Literal["uniform", "shares"] | dict[Name, Annotated[float, Field(gt=0)]] = "uniform"
     """Where the group weights start and what they are pulled to; ``shares``: the arm's; else source -> weight."""
     excess: Literal["none", "proxy"] = "none"
     """``proxy``: judge a source by its loss above what its own proxy reached on it in training."""
 
+    @property
+    def group_column(self) -> str | None:
+        """The column that holds the groups; None where they are the sources."""
+        return None if self.groups == "source" else self.groups.removeprefix(GROUP_COLUMN)
+
     @model_validator(mode="after")
-    def _groups_of_texts(self) -> Self:
-        if self.groups != "source":
-            raise Misfit("groups", "source; windows of text have no columns: column:NAME is for jobs/train_robust.py")
+    def _groups_are_known(self) -> Self:
+        column = self.group_column
+        if column is not None and not (column and self.groups.startswith(GROUP_COLUMN)):
+            raise Misfit("groups", "source or column:NAME")
+        if column is not None and self.excess == "proxy":
+            raise Misfit("excess", "none beside groups of a column: proxies are models of sources")
+        if column is not None and self.prior == "shares":
+            raise Misfit("prior", "uniform, or a weight for every group, beside groups of a column")
         return self
 
 

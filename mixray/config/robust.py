@@ -6,13 +6,12 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from mixray.config.objective import ALSOSettings, GroupDROSettings, Missing
+from mixray.config.data import ExampleColumns
+from mixray.config.objective import GROUP_COLUMN, ALSOSettings, GroupDROSettings, Missing
 from mixray.config.schema import TrackingConfig
 from mixray.config.section import Globs, Misfit, Name, Positive, Section
-from mixray.config.training import OptimizerConfig, Resources
+from mixray.config.training import HeadConfig, OptimizerConfig, Resources
 
-GROUP_COLUMN = "column:"
-"""``group: column:NAME`` says that NAME holds the groups themselves."""
 Above0 = Annotated[float, Field(gt=0)]
 Part = Annotated[float, Field(gt=0, lt=1)]
 Columns = Annotated[list[str], Field(min_length=1)]
@@ -31,7 +30,7 @@ class DigitsConfig(Section):
     correlation: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
 
 
-class ExamplesConfig(Section):
+class GroupedConfig(ExampleColumns):
     """Grouped rows: exactly one of ``parquet``, ``csv``, ``digits`` says where they are."""
 
     parquet: str | Globs | None = None
@@ -40,14 +39,6 @@ class ExamplesConfig(Section):
     """CSV files with a header line, by glob."""
     digits: DigitsConfig | None = None
 
-    numeric: tuple[str, ...] = ()
-    """Columns of numbers, standardised with the training rows' mean and deviation."""
-    categorical: tuple[str, ...] = ()
-    """Columns that become one column per value of the training rows. A missing value is a value of its own; one that
-    the training rows lack is none of them, all zeros, and counted in a warning."""
-    features: str | None = None
-    """... or one column of lists of numbers, all of one length: frozen features, for a head on top of them."""
-    label: str | None = None
     group: Columns | str | None = None
     """Columns whose values together are the group, e.g. ``[sex, income]``, or ``column:NAME`` of one that has it."""
     spurious: str | None = None
@@ -68,11 +59,9 @@ class ExamplesConfig(Section):
     @property
     def named_columns(self) -> dict[str, list[str]]:
         """Key of this section -> the columns that it names."""
-        single = {key: getattr(self, key) for key in ("features", "label", "spurious", "split")}
-        names = {"numeric": self.numeric, "categorical": self.categorical, "group": tuple(self.group_columns)}
-        return {key: list(value) for key, value in names.items()} | {
-            key: [] if value is None else [value] for key, value in single.items()
-        }
+        single = {key: getattr(self, key) for key in ("label", "spurious", "split")}
+        roles = {key: [] if value is None else [value] for key, value in single.items()}
+        return {key: list(names) for key, names in self.inputs.items()} | {"group": self.group_columns} | roles
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
@@ -97,22 +86,8 @@ class ExamplesConfig(Section):
     def _inputs(self) -> Self:
         if self.digits is not None:
             return self
-        if (self.features is None) != bool(self.numeric or self.categorical):
-            raise ValueError("columns of inputs: numeric and categorical ones, or features alone")
-        inputs = [*self.numeric, *self.categorical, *([self.features] if self.features else [])]
-        for column in inputs:
-            if inputs.count(column) > 1:
-                raise Misfit("categorical", f"every column once; {column!r} is named twice")
-            if column in (self.label, self.split):
-                key = "numeric" if column in self.numeric else "categorical"
-                raise Misfit(key, f"inputs; {column!r} is the {'label' if column == self.label else 'split'}")
+        self.check_inputs({"label": self.label, "split": self.split})
         return self
-
-
-class HeadConfig(Section):
-    head: Literal["linear", "mlp"] = "linear"
-    hidden: Annotated[tuple[Positive, ...], Field(min_length=1)] = (32,)
-    """Units of the hidden layers of an mlp, ReLU between them; the last one is the representation that is measured."""
 
 
 class GroupDROArm(GroupDROSettings):
@@ -146,7 +121,7 @@ class RobustConfig(Section):
     seeds: Positive = 3
     """How many, counted up from ``seed``."""
     storage: str = "./mixray-runs"
-    data: ExamplesConfig
+    data: GroupedConfig
     model: HeadConfig = HeadConfig()
     l2: Annotated[float, Field(ge=0)] = 0.01
     """mu: every group's loss has mu / 2 |parameters|^2 added to it, biases among them, in all arms alike."""

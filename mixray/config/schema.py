@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from mixray.config.data import SourceConfig, TargetConfig, TokenizerConfig
+from mixray.config.data import TEXT_KEYS, ExamplesConfig, PoolConfig, SourceConfig, TargetConfig, TokenizerConfig
 from mixray.config.mixture import MixtureConfig
 from mixray.config.objective import ErmConfig, GroupObjective, ObjectiveConfig
 from mixray.config.section import KEY_COLUMNS, PRIOR_ROUNDING, SHARE_ROUNDING, Misfit, Name, Positive, Section
@@ -59,9 +59,11 @@ class RunConfig(Section):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     storage: str = "./mixray-runs"
     """A folder or any URI that pyarrow.fs opens."""
-    tokenizer: TokenizerConfig
-    window: Annotated[int, Field(ge=2)]
+    tokenizer: TokenizerConfig | None = None
+    window: Annotated[int, Field(ge=2)] | None = None
     """Tokens per training window, and the longest context a target is scored with."""
+    examples: ExamplesConfig | None = None
+    """In place of ``tokenizer`` and ``window``: sources and targets hold labelled rows, models are classifiers."""
     sources: Annotated[dict[Name, SourceConfig], Field(min_length=1)]
     targets: Annotated[dict[Name, TargetConfig], Field(min_length=1)]
     proxy: ProxyConfig
@@ -75,6 +77,51 @@ class RunConfig(Section):
         """Training tokens per source."""
         proxy = self.proxy
         return proxy.tokens if proxy.tokens is not None else max(1, round((proxy.fraction or 0) * self.retrain.tokens))
+
+    @property
+    def row_tokens(self) -> int:
+        """What a training row counts as: the tokens of a window; an example is one."""
+        return self.window or 1
+
+    @model_validator(mode="after")
+    def _texts_or_examples(self) -> Self:
+        if self.examples is not None:
+            self._only_examples()
+            return self
+        for key in ("tokenizer", "window"):
+            if getattr(self, key) is None:
+                raise Misfit(key, "a value; only a run file with examples goes without")
+        for role, pools in (("sources", self.sources), ("targets", self.targets)):
+            for name, pool in pools.items():
+                if pool.reader == "csv":
+                    raise Misfit(f"{role}.{name}.csv", "files, jsonl, parquet or dataset; csv is for examples")
+        if self.proxy.kind != "causal_lm":
+            raise Misfit("proxy.kind", "causal_lm; a classifier needs examples")
+        for section, training in (("proxy", self.proxy), ("retrain", self.retrain)):
+            if training.head is not None:
+                raise Misfit(f"{section}.model", "architecture or pretrained; a head needs examples")
+        if isinstance(self.retrain.objective, GroupObjective) and self.retrain.objective.group_column:
+            raise Misfit("retrain.objective.groups", "source; windows of text have no columns")
+        return self
+
+    def _only_examples(self) -> None:
+        for key in ("tokenizer", "window"):
+            if getattr(self, key) is not None:
+                raise Misfit(key, "left out beside examples, which have no tokens")
+        for role, pools in (("sources", self.sources), ("targets", self.targets)):
+            for name, pool in pools.items():
+                if pool.reader not in ("parquet", "csv"):
+                    raise Misfit(f"{role}.{name}.{pool.reader}", "parquet or csv, because the run file has examples")
+                for key in TEXT_KEYS:
+                    if getattr(pool, key) != PoolConfig.model_fields[key].default:
+                        raise Misfit(f"{role}.{name}.{key}", "left out: it is for texts, and the run file has examples")
+        if self.proxy.kind != "classifier":
+            raise Misfit("proxy.kind", "classifier, because the run file has examples")
+        for section, training in (("proxy", self.proxy), ("retrain", self.retrain)):
+            if training.head is None:
+                raise Misfit(f"{section}.model", "{head: linear | mlp}, because the run file has examples")
+        if self.mixture.unit == "token":
+            raise Misfit("mixture.unit", "document or window: an example is one row")
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:
@@ -104,16 +151,18 @@ class RunConfig(Section):
                 raise Misfit(
                     "mixture.prior.shares", f"shares that sum to 1; they sum to {math.fsum(prior.values()):.6g}"
                 )
-        for source in (self.tokenizer.train.sources or []) if self.tokenizer.train else []:
+        trained = self.tokenizer.train if self.tokenizer else None
+        for source in (trained.sources or []) if trained else []:
             if source not in self.sources:
                 raise Misfit("tokenizer.train.sources", f"names of sources: {sources}; {source!r} is none")
         if self.mixture.unit == "token" and not self.cache.token_log_probs:
             raise Misfit("mixture.unit", "cache.token_log_probs: true beside it, or document or window")
         for section, tokens in (("proxy", self.proxy_tokens), ("retrain", self.retrain.tokens)):
-            step = self.window * getattr(self, section).batch
+            step = self.row_tokens * getattr(self, section).batch
             if tokens < step:
                 key = "fraction" if section == "proxy" and self.proxy.tokens is None else "tokens"
-                raise Misfit(f"{section}.{key}", f"at least one step of {step} tokens (batch x window); it is {tokens}")
+                what = "tokens (batch x window)" if self.window else "examples (batch)"
+                raise Misfit(f"{section}.{key}", f"at least one step of {step} {what}; it is {tokens}")
         return self
 
     @model_validator(mode="after")
@@ -121,6 +170,7 @@ class RunConfig(Section):
         objective = self.retrain.objective
         if (
             isinstance(objective, GroupObjective)
+            and objective.group_column is None
             and isinstance(objective.prior, dict)
             and set(objective.prior) != set(self.sources)
         ):

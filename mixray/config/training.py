@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from mixray.config.section import Misfit, Positive, Section, Share
 
@@ -51,21 +51,42 @@ class LoopConfig(Section):
     """How many times a training run saves its state on the way."""
 
 
+class HeadConfig(Section):
+    head: Literal["linear", "mlp"] = "linear"
+    hidden: Annotated[tuple[Positive, ...], Field(min_length=1)] = (32,)
+    """Units of the hidden layers of an mlp, ReLU between them; the last one is its representation."""
+
+
+MODEL_KINDS = ("architecture", "pretrained", "head")
+
+
 class TrainingConfig(LoopConfig):
     """What proxies and retrained models share: a model, a token budget and how to spend it."""
 
     model: dict[str, Any]
-    """``{architecture: NAME, ...}`` builds one from a Hugging Face config; ``{pretrained: NAME}`` continues one."""
+    """``{architecture: NAME, ...}``: a language model built from a Hugging Face config; ``{pretrained: NAME}``: one
+    to be continued; ``{head: linear | mlp, hidden: [32]}``: a classifier of examples."""
+
+    @property
+    def head(self) -> HeadConfig | None:
+        """The classifier; None where the model is a language model."""
+        return HeadConfig.model_validate(self.model) if "head" in self.model else None
 
     @model_validator(mode="after")
     def _model_kind(self) -> Self:
-        if ("architecture" in self.model) == ("pretrained" in self.model):
-            raise Misfit("model", "exactly one of architecture, pretrained")
+        if sum(key in self.model for key in MODEL_KINDS) != 1:
+            raise Misfit("model", f"exactly one of {', '.join(MODEL_KINDS)}")
+        try:
+            _ = self.head
+        except ValidationError as error:
+            fault = error.errors()[0]
+            raise Misfit(".".join(["model", *map(str, fault["loc"])]), fault["msg"]) from error
         return self
 
 
 class ProxyConfig(TrainingConfig):
-    kind: Literal["causal_lm"] = "causal_lm"
+    kind: Literal["causal_lm", "classifier"] = "causal_lm"
+    """``classifier``: where the run file has ``examples``."""
     tokens: Positive | None = None
     """Training tokens per source."""
     fraction: Annotated[float, Field(gt=0, le=1)] | None = None

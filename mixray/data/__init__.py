@@ -5,9 +5,26 @@ whatever mapper it is given.
 """
 
 from mixray.data.check import check_inputs
-from mixray.data.prepare import Prepared, prepare
+from mixray.data.inputs import ExampleInputs, ModelInputs, TextInputs
+from mixray.data.prepare import prepare
+from mixray.data.prepare_examples import look_ahead
+from mixray.data.prepared import Prepared
 from mixray.data.stream import MixtureStream
 from mixray.data.tokenizer import vocabulary
-from mixray.data.windows import Windows
+from mixray.data.windows import TrainingRows, Windows, group_shares, open_rows
 
-__all__ = ["MixtureStream", "Prepared", "Windows", "check_inputs", "prepare", "vocabulary"]
+__all__ = [
+    "ExampleInputs",
+    "MixtureStream",
+    "ModelInputs",
+    "Prepared",
+    "TextInputs",
+    "TrainingRows",
+    "Windows",
+    "check_inputs",
+    "group_shares",
+    "look_ahead",
+    "open_rows",
+    "prepare",
+    "vocabulary",
+]

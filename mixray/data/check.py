@@ -28,8 +28,9 @@ def check_inputs(config: RunConfig) -> dict[str, int | None]:
     """
     pools = [*source_pools(config), *target_pools(config)]
     errors: list[InputError] = []
-    sizes = {pool.label: _gather(errors, _check_pool, pool) for pool in pools}
-    if config.tokenizer.path is not None:
+    check = _check_pool if config.examples is None else _size
+    sizes = {pool.label: _gather(errors, check, pool) for pool in pools}
+    if config.tokenizer is not None and config.tokenizer.path is not None:
         _gather(errors, existing_folder, config.tokenizer)
     if len(errors) == 1:
         raise errors[0]
@@ -51,6 +52,11 @@ def _check_pool(pool: Pool) -> int | None:
     elif pool.config.reader == "parquet":
         check_parquet(listing.files[0], pool)
     return listing.size_bytes
+
+
+def _size(pool: Pool) -> int | None:
+    """Of examples, whose columns ``look_ahead`` checks."""
+    return list_pool(pool).size_bytes
 
 
 def _gather(errors: list[InputError], check: Callable[[Checked], Result], item: Checked) -> Result | None:

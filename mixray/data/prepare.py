@@ -7,40 +7,20 @@ nothing leaves every other artifact as it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from collections.abc import Sequence
 
 from mixray.config.data import TargetConfig, TrainTokenizer
 from mixray.config.schema import RunConfig
 from mixray.data import rows, scan, selection, tokenizer, tokens
 from mixray.data.data_warnings import data_warnings
 from mixray.data.encoding import Encoder
-from mixray.data.parts import Part, list_pool, split_into_parts
-from mixray.data.pools import Pool, source_pools, target_pools
+from mixray.data.inputs import TextInputs
+from mixray.data.pools import source_pools, target_pools
+from mixray.data.prepare_examples import prepare_examples
+from mixray.data.prepared import Made, Notify, PoolInput, Prepared, by_label
 from mixray.data.sample import SampleTask, sample
 from mixray.data.steps import RunTasks, Wanted, make_all
 from mixray.store import Artifact, Artifacts, Draft
-
-Notify = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """``sources``: tokens artifacts (``Windows`` reads them); ``targets``: rows artifacts; by name, in file order.
-
-    ``counts``: "source NAME" or "target NAME" -> documents and bytes read, skipped, dropped and kept, and the tokens
-    that came of them. ``warnings``: {code, message, ...}.
-    """
-
-    tokenizer: Artifact
-    end_of_document: int
-    vocab_size: int
-    sources: dict[str, Artifact]
-    targets: dict[str, Artifact]
-    counts: dict[str, dict[str, int]]
-    warnings: list[dict[str, Any]]
 
 
 def prepare(config: RunConfig, artifacts: Artifacts, run_tasks: RunTasks, notify: Notify) -> Prepared:
@@ -50,7 +30,13 @@ def prepare(config: RunConfig, artifacts: Artifacts, run_tasks: RunTasks, notify
     not at all where every artifact exists. ``notify`` gets one line an event. Raises InputError for what is wrong with
     the user's data.
     """
-    inputs = [_Input(pool) for pool in [*source_pools(config), *target_pools(config)]]
+    if config.examples is not None:
+        return prepare_examples(config, config.examples, artifacts, run_tasks, notify)
+    return _prepare_texts(config, artifacts, run_tasks, notify)
+
+
+def _prepare_texts(config: RunConfig, artifacts: Artifacts, run_tasks: RunTasks, notify: Notify) -> Prepared:
+    inputs = [PoolInput(pool) for pool in [*source_pools(config), *target_pools(config)]]
     scans = _scan(inputs, artifacts, run_tasks)
     selections = _select(inputs, scans, artifacts, run_tasks)
     for label, selected in selections.items():
@@ -63,9 +49,8 @@ def prepare(config: RunConfig, artifacts: Artifacts, run_tasks: RunTasks, notify
     for label in made:
         notify(f"{label}: {counts[label]['tokens']} tokens")
     return Prepared(
+        inputs=TextInputs(config.row_tokens, encoder.vocab_size, encoder.end_of_document),
         tokenizer=learned,
-        end_of_document=encoder.end_of_document,
-        vocab_size=encoder.vocab_size,
         sources={name: made[f"source {name}"] for name in config.sources},
         targets={name: made[f"target {name}"] for name in config.targets},
         counts=counts,
@@ -73,39 +58,20 @@ def prepare(config: RunConfig, artifacts: Artifacts, run_tasks: RunTasks, notify
     )
 
 
-class _Input:
-    """A pool and its files, listed; ``parts`` are worked out only when there is something to read."""
-
-    def __init__(self, pool: Pool) -> None:
-        self.pool, self.listing = pool, list_pool(pool)
-
-    @cached_property
-    def parts(self) -> list[Part]:
-        return split_into_parts(self.listing)
-
-
-Made = Mapping[str, Artifact]
-"""A step's artifacts by pool label."""
-
-
-def _by_label(inputs: Sequence[_Input], made: Sequence[Artifact]) -> dict[str, Artifact]:
-    return {item.pool.label: artifact for item, artifact in zip(inputs, made, strict=True)}
-
-
-def _scan(inputs: Sequence[_Input], artifacts: Artifacts, run_tasks: RunTasks) -> Made:
-    def wanted(item: _Input) -> Wanted:
+def _scan(inputs: Sequence[PoolInput], artifacts: Artifacts, run_tasks: RunTasks) -> Made:
+    def wanted(item: PoolInput) -> Wanted:
         def tasks(draft: Draft) -> list[scan.ScanTask]:
             return [scan.ScanTask(item.pool, part, index, draft) for index, part in enumerate(item.parts)]
 
         return Wanted(scan.KIND, scan.scan_id(item.listing), scan.scan_part, tasks, scan.publish_scan)
 
-    return _by_label(inputs, make_all([wanted(item) for item in inputs], artifacts, run_tasks, "scan"))
+    return by_label(inputs, make_all([wanted(item) for item in inputs], artifacts, run_tasks, "scan"))
 
 
-def _select(inputs: Sequence[_Input], scans: Made, artifacts: Artifacts, run_tasks: RunTasks) -> Made:
+def _select(inputs: Sequence[PoolInput], scans: Made, artifacts: Artifacts, run_tasks: RunTasks) -> Made:
     targets = tuple(scans[item.pool.label] for item in inputs if item.pool.role == "target")
 
-    def wanted(item: _Input) -> Wanted:
+    def wanted(item: PoolInput) -> Wanted:
         own, dropped = scans[item.pool.label], targets if item.pool.role == "source" else ()
 
         def tasks(draft: Draft) -> list[selection.SelectTask]:
@@ -114,15 +80,16 @@ def _select(inputs: Sequence[_Input], scans: Made, artifacts: Artifacts, run_tas
         id = selection.selection_id(own, dropped)
         return Wanted(selection.KIND, id, selection.select, tasks, selection.publish_selection)
 
-    made = _by_label(inputs, make_all([wanted(item) for item in inputs], artifacts, run_tasks, "select"))
+    made = by_label(inputs, make_all([wanted(item) for item in inputs], artifacts, run_tasks, "select"))
     for item in inputs:
         selection.check_selection(item.pool, scans[item.pool.label], made[item.pool.label])
     return made
 
 
 def _tokenizer(
-    config: RunConfig, inputs: Sequence[_Input], selections: Made, artifacts: Artifacts, run_tasks: RunTasks
+    config: RunConfig, inputs: Sequence[PoolInput], selections: Made, artifacts: Artifacts, run_tasks: RunTasks
 ) -> Artifact:
+    assert config.tokenizer is not None
     settings = config.tokenizer.train
     if settings is not None:
         return _trained(settings, config, inputs, selections, artifacts, run_tasks)
@@ -139,7 +106,7 @@ def _tokenizer(
 def _trained(
     settings: TrainTokenizer,
     config: RunConfig,
-    inputs: Sequence[_Input],
+    inputs: Sequence[PoolInput],
     selections: Made,
     artifacts: Artifacts,
     run_tasks: RunTasks,
@@ -166,7 +133,7 @@ def _trained(
 
 def _encode(
     config: RunConfig,
-    inputs: Sequence[_Input],
+    inputs: Sequence[PoolInput],
     selections: Made,
     encoder: Encoder,
     artifacts: Artifacts,
@@ -174,19 +141,19 @@ def _encode(
 ) -> Made:
     """Tokens of the sources and rows of the targets, all by one call."""
 
-    def wanted(item: _Input) -> Wanted:
+    def wanted(item: PoolInput) -> Wanted:
         kept = selections[item.pool.label]
         make = _wanted_rows if isinstance(item.pool.config, TargetConfig) else _wanted_tokens
-        return make(item, kept, encoder, config.window)
+        return make(item, kept, encoder, config.row_tokens)
 
-    made = _by_label(inputs, make_all([wanted(item) for item in inputs], artifacts, run_tasks, "tokens"))
+    made = by_label(inputs, make_all([wanted(item) for item in inputs], artifacts, run_tasks, "tokens"))
     for item in inputs:
         check = rows.check_rows if item.pool.role == "target" else tokens.check_tokens
         check(item.pool, made[item.pool.label])
     return made
 
 
-def _wanted_tokens(item: _Input, kept: Artifact, encoder: Encoder, window: int) -> Wanted:
+def _wanted_tokens(item: PoolInput, kept: Artifact, encoder: Encoder, window: int) -> Wanted:
     limit = item.pool.config.max_tokens
 
     def tasks(draft: Draft) -> list[tokens.TokensTask]:
@@ -200,7 +167,7 @@ def _wanted_tokens(item: _Input, kept: Artifact, encoder: Encoder, window: int) 
     return Wanted(tokens.KIND, id, tokens.write_tokens, tasks, tokens.publish_tokens)
 
 
-def _wanted_rows(item: _Input, kept: Artifact, encoder: Encoder, window: int) -> Wanted:
+def _wanted_rows(item: PoolInput, kept: Artifact, encoder: Encoder, window: int) -> Wanted:
     config = item.pool.config
     assert isinstance(config, TargetConfig)
     limit, held_out = config.max_tokens, config.held_out

@@ -107,8 +107,12 @@ def write_target_rows(task: RowsTask) -> RowsResult:
 
 def publish_rows(draft: Draft, tasks: Sequence[RowsTask], results: Sequence[RowsResult]) -> Artifact:
     """``meta``: window, and for ``fit`` and ``held_out``: files (names in order), rows, documents, tokens."""
+    return publish(draft, tasks[0].window, results)
+
+
+def publish(draft: Draft, window: int, results: Sequence[RowsResult]) -> Artifact:
     files: dict[str, FileRecord] = {}
-    meta: dict[str, Any] = {"window": tasks[0].window}
+    meta: dict[str, Any] = {"window": window}
     for side in SIDES:
         records = [record for result in results for record in result[side].files]
         named = {f"{side}-{index:05d}.parquet": record for index, record in enumerate(records)}

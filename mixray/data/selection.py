@@ -112,11 +112,11 @@ def read_kept(pool: Pool, part: Part, storage: Storage, selected: FileRecord) ->
     for document in read_documents(pool, part, Counter()):
         content, keep = next(rows, (b"", False))
         if content != document.content:
-            raise _changed(pool)
+            raise changed(pool)
         if keep:
             yield document
     if next(rows, None) is not None:
-        raise _changed(pool)
+        raise changed(pool)
 
 
 def overlaps(selections: Mapping[str, Artifact], at_least: float) -> Iterator[tuple[str, str, float]]:
@@ -178,7 +178,8 @@ def _selected_rows(storage: Storage, selected: FileRecord) -> Iterator[tuple[byt
         yield from zip(batch.column("content").to_pylist(), batch.column("keep").to_pylist(), strict=True)
 
 
-def _changed(pool: Pool) -> StageError:
+def changed(pool: Pool) -> StageError:
+    """For what is not as it was when it was scanned."""
     return StageError(
         f"the {pool.label} has changed since it was scanned",
         where=pool.files_key,

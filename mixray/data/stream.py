@@ -16,7 +16,7 @@ A source's own windows come in an order that depends on (seed, its name, epoch) 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,12 +29,12 @@ COUNTED_AT_ONCE = 1 << 20
 
 
 class WindowReader(Protocol):
-    """What the stream needs of a source: how many windows there are, and their tokens."""
+    """What the stream needs of a source: how many windows (or other rows) there are, and what they hold."""
 
     def __len__(self) -> int: ...
 
-    def read(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Tokens of the windows at ``indices``: int64, shape (windows, window)."""
+    def read(self, indices: NDArray[np.int64]) -> NDArray[Any]:
+        """The windows at ``indices``: token ids, int64 (windows, window), or records (rows,)."""
         ...
 
 
@@ -74,19 +74,20 @@ class MixtureStream:
             indices[here] = order(epochs, positions)
         return sources, indices
 
-    def read(self, start: int, stop: int) -> NDArray[np.int64]:
-        """Tokens at positions [start, stop): int64, shape (stop - start, window)."""
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """The windows at positions [start, stop), as ``WindowReader`` gives them."""
         return self.read_with_sources(start, stop)[0]
 
-    def read_with_sources(self, start: int, stop: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Tokens at positions [start, stop), and each window's source as index into ``source_names``, int64."""
+    def read_with_sources(self, start: int, stop: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """The windows at positions [start, stop), and each one's source as index into ``source_names``, int64."""
         sources, indices = self.locate(start, stop)
         present = np.unique(sources) if stop > start else np.zeros(1, dtype=np.int64)
         blocks = {source: np.flatnonzero(sources == source) for source in present.tolist()}
-        tokens = {source: self._windows[source].read(indices[here]) for source, here in blocks.items()}
-        result = np.empty((stop - start, next(iter(tokens.values())).shape[1]), dtype=np.int64)
+        rows = {source: self._windows[source].read(indices[here]) for source, here in blocks.items()}
+        some = next(iter(rows.values()))
+        result = np.empty((stop - start, *some.shape[1:]), dtype=some.dtype)
         for source, here in blocks.items():
-            result[here] = tokens[source]
+            result[here] = rows[source]
         return result, sources
 
     def presence(self, batch: int, steps: int) -> NDArray[np.float64]:

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from mixray.config.robust import ExamplesConfig
-from mixray.data.examples import SPLITS, Examples, Texts
+from mixray.config.robust import GroupedConfig
+from mixray.data.examples import SPLITS, Examples
+from mixray.data.typed_columns import Texts, ids_in, names_of
 from mixray.errors import InputError
 
 Ids = NDArray[np.int64]
@@ -64,11 +65,11 @@ class Task:
         yield from zip(SPLITS, (self.train, self.validation, self.test), strict=True)
 
 
-def split_and_encode(examples: Examples, config: ExamplesConfig, seed: int) -> Task:
+def split_and_encode(examples: Examples, config: GroupedConfig, seed: int) -> Task:
     """The task of a seed. Raises InputError where a part or a group of it has no rows, or the label has one class."""
     splits = _splits(examples, config, seed)
     in_train = splits == "train"
-    labels = _names(examples.labels[in_train])
+    labels = names_of(examples.labels[in_train])
     if len(labels) < 2:
         raise InputError(
             "the label has one class only in the training rows",
@@ -76,7 +77,7 @@ def split_and_encode(examples: Examples, config: ExamplesConfig, seed: int) -> T
             got=", ".join(labels),
             wanted="two classes or more",
         )
-    groups, spurious = _names(examples.groups[in_train]), _spurious_names(examples, in_train, labels)
+    groups, spurious = names_of(examples.groups[in_train]), _spuriousnames_of(examples, in_train, labels)
     for values, known, key, what in (
         (examples.labels, labels, "label", "class"),
         (examples.groups, groups, "group", "group"),
@@ -93,9 +94,9 @@ def split_and_encode(examples: Examples, config: ExamplesConfig, seed: int) -> T
         )
     whole = Part(
         features,
-        _ids(examples.labels, labels),
-        _ids(examples.groups, groups),
-        _ids(examples.spurious, spurious) if examples.spurious is not None and spurious else None,
+        ids_in(examples.labels, labels),
+        ids_in(examples.groups, groups),
+        ids_in(examples.spurious, spurious) if examples.spurious is not None and spurious else None,
     )
     train, validation, test = (whole.rows(np.flatnonzero(splits == part)) for part in SPLITS)
     return check_groups(Task(train, validation, test, labels, groups, spurious, names, warnings))
@@ -115,18 +116,6 @@ def check_groups(task: Task) -> Task:
     return replace(task, warnings=warnings)
 
 
-def _names(values: Texts) -> tuple[str, ...]:
-    return tuple(np.unique(values).tolist())
-
-
-def _ids(values: Texts, names: tuple[str, ...]) -> Ids:
-    """Places in ``names``; -1 for a value that is not there."""
-    order = np.argsort(np.array(names))
-    places = np.searchsorted(np.array(names)[order], values).clip(max=len(names) - 1)
-    found = order[places]
-    return np.where(np.array(names)[found] == values, found, -1).astype(np.int64)
-
-
 def _refuse_unknown(values: Texts, known: tuple[str, ...], splits: Texts, key: str, what: str) -> None:
     for part in SPLITS[1:]:
         unknown = sorted(set(values[splits == part].tolist()) - set(known))
@@ -144,7 +133,7 @@ def _refuse_unknown(values: Texts, known: tuple[str, ...], splits: Texts, key: s
 # ------------------------------------------------------------------------------------------------------------- splits
 
 
-def _splits(examples: Examples, config: ExamplesConfig, seed: int) -> Texts:
+def _splits(examples: Examples, config: GroupedConfig, seed: int) -> Texts:
     """The part of every row; what the table does not say is drawn within each group."""
     splits = (
         np.full(len(examples), "train", dtype="<U10") if examples.splits is None else examples.splits.astype("<U10")
@@ -182,8 +171,8 @@ def _encoded(examples: Examples, in_train: NDArray[np.bool_]) -> tuple[NDArray[n
     if examples.numeric.shape[1]:
         columns.append(standardised(examples.numeric, in_train))
     for name, values in examples.categorical.items():
-        known = _names(values[in_train])
-        ids = _ids(values, known)
+        known = names_of(values[in_train])
+        ids = ids_in(values, known)
         columns.append((ids[:, None] == np.arange(len(known))).astype(np.float32))
         names += [f"{name}={value}" for value in known]
         unknown = int((ids < 0).sum())
@@ -200,15 +189,15 @@ def standardised(values: NDArray[np.float64], in_train: NDArray[np.bool_]) -> ND
     return scaled.astype(np.float32)
 
 
-def _spurious_names(examples: Examples, in_train: NDArray[np.bool_], labels: tuple[str, ...]) -> tuple[str, ...]:
+def _spuriousnames_of(examples: Examples, in_train: NDArray[np.bool_], labels: tuple[str, ...]) -> tuple[str, ...]:
     """The attribute's values, ordered so that each stands where the label is that it goes with most."""
     if examples.spurious is None:
         return ()
-    values = _names(examples.spurious[in_train])
+    values = names_of(examples.spurious[in_train])
     if len(values) != len(labels) or set(examples.spurious.tolist()) - set(values):
         return ()
     table = np.zeros((len(labels), len(values)))
-    np.add.at(table, (_ids(examples.labels[in_train], labels), _ids(examples.spurious[in_train], values)), 1)
+    np.add.at(table, (ids_in(examples.labels[in_train], labels), ids_in(examples.spurious[in_train], values)), 1)
     expected = table.sum(axis=1, keepdims=True) * table.sum(axis=0, keepdims=True) / table.sum()
     _, places = linear_sum_assignment(expected - table)
     return tuple(values[place] for place in places)

@@ -8,7 +8,7 @@ import io
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mixray.config.robust import ExamplesConfig
+from mixray.config.robust import GroupedConfig
 from mixray.data.digits import digits_task
 from mixray.data.examples import examples_of, read_examples
 from mixray.data.tables import read_table
@@ -18,7 +18,7 @@ from mixray.store import Artifact, Artifacts, Storage
 TABLE = "rows.parquet"
 
 
-def keep_rows(config: ExamplesConfig, artifacts: Artifacts) -> Artifact | None:
+def keep_rows(config: GroupedConfig, artifacts: Artifacts) -> Artifact | None:
     """The rows as an artifact, which every worker can read; None where the task is made of what is installed.
 
     Raises InputError for what is wrong with the files and their columns.
@@ -37,7 +37,7 @@ def keep_rows(config: ExamplesConfig, artifacts: Artifacts) -> Artifact | None:
     return draft.publish({TABLE: draft.write(TABLE, data)}, {"rows": table.num_rows, "columns": table.column_names})
 
 
-def task_of(config: ExamplesConfig, rows: Artifact | None, storage: Storage, seed: int) -> Task:
+def task_of(config: GroupedConfig, rows: Artifact | None, storage: Storage, seed: int) -> Task:
     """The task of a seed; ``rows`` from ``keep_rows``. Raises InputError."""
     if rows is None:
         assert config.digits is not None

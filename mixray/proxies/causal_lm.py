@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from mixray.config.training import TrainingConfig
 from mixray.errors import InputError
 from mixray.proxies.models import build_model, quieten
-from mixray.proxies.protocol import Scores
+from mixray.proxies.protocol import Proxy, Scores
 from mixray.proxies.scoring import Rows, score
-from mixray.training import Checkpoint, Progress, TrainReport, WindowStream, train
 from mixray.training.device import Precision
 from mixray.training.loss import NextTokenNll
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class CausalLM:
-    """A model on a device, with the precision it is run in (``precision`` of the run file)."""
+class CausalLM(Proxy):
+    """Its rows are sequences of token ids, whose log-probability is that of every id after the first."""
 
-    def __init__(self, model: PreTrainedModel, *, device: torch.device, precision: Precision) -> None:
-        self.model, self.device, self.precision = model.to(device), device, precision
+    row_columns = ("tokens",)
+    model: PreTrainedModel
 
     @classmethod
     def create(
@@ -46,7 +46,6 @@ class CausalLM:
 
     @classmethod
     def load(cls, folder: Path, *, device: torch.device, precision: Precision = "auto") -> Self:
-        """The proxy that ``save`` wrote into ``folder``."""
         from transformers import AutoModelForCausalLM
 
         quieten()
@@ -58,27 +57,9 @@ class CausalLM:
         """Write ``config.json``, ``generation_config.json`` and ``model.safetensors``: what transformers loads."""
         self.model.save_pretrained(folder)
 
-    def fit(
-        self,
-        stream: WindowStream,
-        *,
-        config: TrainingConfig,
-        steps: int,
-        seed: int,
-        checkpoint: Checkpoint | None = None,
-        progress: Callable[[Progress], None] = lambda _: None,
-    ) -> TrainReport:
-        """Train on one source's windows; see ``mixray.training.train``."""
-        return train(
-            self.model,
-            stream,
-            steps=steps,
-            config=config,
-            device=self.device,
-            seed=seed,
-            checkpoint=checkpoint,
-            progress=progress,
-        )
+    @staticmethod
+    def rows_of(table: Any) -> list[NDArray[np.integer[Any]]]:
+        return [row.values.to_numpy() for row in table["tokens"]]
 
     def log_probs(self, rows: Rows, *, batch_tokens: int, per_token: bool = False) -> Scores:
         """Score rows of n + 1 ids, 1 <= n <= window; see ``mixray.proxies.scoring.score``.

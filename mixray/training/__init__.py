@@ -1,6 +1,6 @@
 """The torch training loop that proxies and retraining share: optimiser, schedule, checkpoint."""
 
-from mixray.training.batch import Batch, BatchStream, SourcesAsGroups, WindowStream
+from mixray.training.batch import Batch, BatchStream, ColumnAsGroups, SourcesAsGroups, WindowStream
 from mixray.training.checkpoint import Checkpoint, StorageCheckpoint
 from mixray.training.device import autocast, device_for
 from mixray.training.loop import step_count, train
@@ -13,6 +13,7 @@ __all__ = [
     "Batch",
     "BatchStream",
     "Checkpoint",
+    "ColumnAsGroups",
     "Objective",
     "Progress",
     "RowLoss",

@@ -1,7 +1,8 @@
 """What a stream gives the training loop: rows at positions, in an order that every worker sees alike.
 
-A stream of texts may give bare windows; any other gives a ``Batch``: the arrays that the loss module is called with,
-the rows' groups where something is told or weighed by group, and the rows' own weights where they have some.
+A stream of windows or of examples may give them bare; any other gives a ``Batch``: the arrays that the loss module is
+called with, the rows' groups where something is told or weighed by group, and the rows' own weights where they have
+some.
 """
 
 from __future__ import annotations
@@ -34,17 +35,17 @@ class Batch:
 
 
 class WindowStream(Protocol):
-    """Training windows in a fixed order."""
+    """Training windows (or other rows) in a fixed order."""
 
-    def read(self, start: int, stop: int) -> NDArray[np.int64]:
-        """Token ids of the windows at positions [start, stop), shape (stop - start, window)."""
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Those at positions [start, stop): token ids, int64 (windows, window), or records of examples (rows,)."""
         ...
 
 
 class SourcedStream(Protocol):
     """Training windows that come from sources."""
 
-    def read_with_sources(self, start: int, stop: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def read_with_sources(self, start: int, stop: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
         """Windows as of a ``WindowStream``, and the number of each one's source, int64 (windows,)."""
         ...
 
@@ -57,6 +58,17 @@ class BatchStream(Protocol):
         ...
 
 
+class ColumnAsGroups:
+    """A stream of examples whose groups are those of their records that occur: ``present``, int64 (groups,)."""
+
+    def __init__(self, stream: WindowStream, present: NDArray[np.int64]) -> None:
+        self._stream, self._present = stream, present
+
+    def read(self, start: int, stop: int) -> Batch:
+        records = self._stream.read(start, stop)
+        return row_batch(records, np.searchsorted(self._present, records["group"]))
+
+
 class SourcesAsGroups:
     """A stream of windows whose groups are their sources."""
 
@@ -64,15 +76,17 @@ class SourcesAsGroups:
         self._stream = stream
 
     def read(self, start: int, stop: int) -> Batch:
-        return window_batch(*self._stream.read_with_sources(start, stop))
+        return row_batch(*self._stream.read_with_sources(start, stop))
 
 
 def read_batch(stream: BatchStream | WindowStream, start: int, stop: int) -> Batch:
     """The rows at positions [start, stop), whichever the stream gives."""
     rows = stream.read(start, stop)
-    return rows if isinstance(rows, Batch) else window_batch(rows)
+    return rows if isinstance(rows, Batch) else row_batch(rows)
 
 
-def window_batch(windows: NDArray[np.int64], group_ids: NDArray[np.int64] | None = None) -> Batch:
-    """windows: token ids (rows, window)."""
-    return Batch((windows,), group_ids, tokens_per_row=windows.shape[1])
+def row_batch(rows: NDArray[Any], group_ids: NDArray[np.int64] | None = None) -> Batch:
+    """rows: windows of token ids (rows, window), or examples, records (rows,) of features and label."""
+    if rows.dtype.names:
+        return Batch((rows["features"], rows["label"]), group_ids)
+    return Batch((rows,), group_ids, tokens_per_row=rows.shape[1])

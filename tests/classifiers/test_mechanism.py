@@ -8,7 +8,8 @@ import torch
 
 from mixray.classifiers import Classifier, measured_rows, measures_of_heads
 from mixray.classifiers.mechanism import completeness_of, measures_of_arm, references
-from mixray.config.robust import HeadConfig, MeasuresConfig
+from mixray.config.robust import MeasuresConfig
+from mixray.config.training import HeadConfig
 from mixray.data.task import Task
 from tests.classifiers.conftest import toy_part
 

@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from mixray.classifiers import Classifier, ClassifierLoss
-from mixray.config.robust import HeadConfig
+from mixray.config.training import HeadConfig
 
 LINEAR, MLP = HeadConfig(), HeadConfig.model_validate({"head": "mlp", "hidden": [8, 4]})
 

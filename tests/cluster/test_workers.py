@@ -21,12 +21,13 @@ from mixray.cluster.retraining import arm_id, reference_loss, retrain
 from mixray.cluster.watching import Watcher
 from mixray.config.schema import RetrainConfig
 from mixray.config.training import ProxyConfig, Resources
+from mixray.data import TextInputs
 from mixray.errors import InputError, StageError
 from mixray.store import Artifact, Artifacts, Storage
 
 MODEL = {"architecture": "gpt_neox", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 WINDOW, VOCABULARY = 16, 64
-TRAINING: dict[str, Any] = {"window": WINDOW, "vocab_size": VOCABULARY, "eos_id": 0, "seed": 0}
+TRAINING: dict[str, Any] = {"inputs": TextInputs(WINDOW, VOCABULARY, 0), "seed": 0}
 
 
 def tokens_artifact(artifacts: Artifacts, name: str, low: int, high: int) -> Artifact:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mixray.config import parse_config
+from mixray.config import dump_config, parse_config
 from mixray.config.loading import Overrides
 from mixray.errors import InputError
 
@@ -106,7 +106,7 @@ def test_an_unknown_key_is_named_with_its_line_and_the_nearest_one(
             "sources.python",
             5,
             None,
-            "exactly one of files, jsonl, parquet, dataset; it has none",
+            "exactly one of files, jsonl, parquet, csv, dataset; it has none",
         ),
         ('{files: "*.py"}', "{files: a, dataset: b}", "sources.python", 5, None, "it has files, dataset"),
         ('{files: "*.py"}', "nothing", "sources.python", 5, "'nothing'", "a section of keys and values"),
@@ -229,7 +229,7 @@ def test_settings_of_the_mixture_that_allow_none_are_refused(
         ("{kind: also, weighting: group_sum, missing: ema}", "missing", "'ema'", "left out beside weighting"),
         ("{kind: also, weighting: sample}", "weighting", "'sample'", "'group_mean' or 'group_sum'"),
         ("{kind: group_dro, missing: zero}", "missing", "'zero'", "'inverse_presence', 'present_only', 'ema'"),
-        ("{kind: group_dro, groups: column:sex}", "groups", "'column:sex'", "column:NAME is for jobs/train_robust.py"),
+        ("{kind: group_dro, groups: column:sex}", "groups", "'column:sex'", "windows of text have no columns"),
         ("{kind: group_dro, excess: target}", "excess", "'target'", "'none' or 'proxy'"),
     ],
 )
@@ -261,11 +261,80 @@ def test_bounds_that_leave_one_mixture_are_enough(text: str, bounds: str) -> Non
     assert parse_config(text + f"mixture: {{bounds: {bounds}}}\n").mixture.bounds
 
 
-@pytest.mark.parametrize("key", ["name", "tokenizer", "window", "sources", "targets", "proxy", "retrain"])
+@pytest.mark.parametrize("key", ["name", "sources", "targets", "proxy", "retrain"])
 def test_a_missing_key_is_named(text: str, key: str) -> None:
     kept = [block for block in text.replace("\n  ", "\t").splitlines() if not block.startswith(f"{key}:")]
     error = refusal("\n".join(kept).replace("\t", "\n  "))
     assert (error.what, error.where) == (f"the key {key!r} is missing", "run.yaml")
+
+
+@pytest.mark.parametrize("key", ["tokenizer", "window"])
+def test_texts_need_a_tokenizer_and_a_window(text: str, key: str) -> None:
+    error = refusal("\n".join(line for line in text.splitlines() if not line.startswith(f"{key}:")))
+    assert (error.what, error.wanted) == (f"{key} is wrong", "a value; only a run file with examples goes without")
+
+
+EXAMPLES = """\
+name: adult
+examples: {label: income, numeric: [age, hours], categorical: [sex]}
+sources:
+  private: {parquet: "a/*.parquet"}
+  public: {csv: b.csv, where: {state: CA}}
+targets:
+  goal: {csv: c.csv, held_out: 0.3}
+proxy: {kind: classifier, model: {head: linear}, tokens: 640}
+retrain: {model: {head: mlp, hidden: [8]}, tokens: 640, objective: {kind: also, groups: "column:sex"}}
+"""
+
+
+def test_a_run_file_of_examples_is_read() -> None:
+    config = parse_config(EXAMPLES)
+    assert (config.row_tokens, config.proxy_tokens) == (1, 640)
+    assert config.proxy.head is not None
+    assert config.retrain.head is not None
+    assert (config.proxy.head.head, config.retrain.head.hidden) == ("linear", (8,))
+    assert parse_config(dump_config(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key", "wanted"),
+    [
+        ("name: adult", "name: adult\nwindow: 16", "window", "left out beside examples"),
+        ("name: adult", "name: adult\ntokenizer: {hub: gpt2}", "tokenizer", "left out beside examples"),
+        ("label: income, ", "", "examples.label", None),
+        ("label: income", "label: age", "examples.numeric", "inputs; 'age' is the label"),
+        ("categorical: [sex]", "categorical: [sex, age]", "examples.categorical", "every column once"),
+        ("numeric: [age, hours], categorical: [sex]", "numeric: []", "examples", "columns of inputs"),
+        ("categorical: [sex]", "features: embedding", "examples", "features alone"),
+        ('{parquet: "a/*.parquet"}', "{jsonl: a.jsonl}", "sources.private.jsonl", "parquet or csv"),
+        ('{parquet: "a/*.parquet"}', "{parquet: a, text: body}", "sources.private.text", "it is for texts"),
+        ("kind: classifier, ", "", "proxy.kind", "classifier, because the run file has examples"),
+        ("model: {head: linear}", "model: {architecture: gpt2}", "proxy.model", "{head: linear | mlp}"),
+        ("model: {head: linear}", "model: {head: tree}", "proxy.model.head", "'linear' or 'mlp'"),
+        ("hidden: [8]", "hidden: [0]", "retrain.model.hidden.0", "greater than 0"),
+        ("hidden: [8]", "width: 8", "retrain.model.width", "Extra inputs are not permitted"),
+        ("tokens: 640}", "tokens: 6}", "proxy.tokens", "at least one step of 16 examples (batch)"),
+        ('"column:sex"', "sex", "retrain.objective.groups", "source or column:NAME"),
+        ('"column:sex"}', '"column:sex", excess: proxy}', "retrain.objective.excess", "none beside groups of a column"),
+        ('"column:sex"}', '"column:sex", prior: shares}', "retrain.objective.prior", "uniform, or a weight for every"),
+    ],
+)
+def test_what_examples_do_not_go_with_is_refused(old: str, new: str, key: str, wanted: str | None) -> None:
+    assert EXAMPLES.count(old) == 1
+    error = refusal(EXAMPLES.replace(old, new))
+    assert key in error.what
+    assert wanted is None or wanted in str(error.wanted)
+
+
+def test_texts_have_no_examples_settings(text: str) -> None:
+    for key, value, wanted in (
+        ("proxy.kind", "classifier", "a classifier needs examples"),
+        ("retrain.model", {"head": "linear"}, "a head needs examples"),
+        ("sources.python", {"csv": "a.csv"}, "csv is for examples"),
+    ):
+        with pytest.raises(InputError) as caught:
+            parse_config(text, {key: value})
+        assert wanted in str(caught.value.wanted)
 
 
 def test_a_missing_key_of_a_section_names_the_sections_line(text: str) -> None:

@@ -11,7 +11,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from mixray.config.robust import ExamplesConfig
+from mixray.config.robust import GroupedConfig
 from mixray.data.examples import Examples, examples_of, read_examples
 from mixray.errors import InputError
 
@@ -32,8 +32,8 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def config(**changes: Any) -> ExamplesConfig:
-    return ExamplesConfig.model_validate({"parquet": "rows.parquet", **SETTINGS, **changes})
+def config(**changes: Any) -> GroupedConfig:
+    return GroupedConfig.model_validate({"parquet": "rows.parquet", **SETTINGS, **changes})
 
 
 def examples(columns: dict[str, Any] = COLUMNS, **changes: Any) -> Examples:

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from mixray.config.data import TokenizerConfig
-from mixray.data import prepare
+from mixray.data import TextInputs, prepare
 from mixray.data.hf_dataset import hub_revision
 from mixray.data.hub import HubUnreachableError
 from mixray.data.parts import list_pool
@@ -58,7 +58,7 @@ def test_a_tokenizer_of_the_hub_is_that_of_its_files(
     prepared = prepare(of_hub, artifacts, mapper, lambda _: None)
     assert mapper.labels == ["scan", "select", "tokens"]
     assert prepare(of_path, artifacts, mapper, lambda _: None) == prepared
-    assert (prepared.end_of_document, prepared.vocab_size) == (2, 3)
+    assert prepared.inputs == TextInputs(16, 3, 2)
 
 
 def test_a_name_that_is_none() -> None:

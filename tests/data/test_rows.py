@@ -72,7 +72,7 @@ def test_rows_hold_every_document_of_its_side(
         for row in table:
             assert side_of(row["document"], 0.5) == side
             assert row["window"] == len(documents.setdefault(row["document"], [])) // 16
-            assert row["tokens"][0] == (documents[row["document"]] or [prepared.end_of_document])[-1]
+            assert row["tokens"][0] == (documents[row["document"]] or [encoder.end_of_document])[-1]
             documents[row["document"]] += row["tokens"][1:]
         found += [tuple(ids) for ids in documents.values()]
         meta = artifact.meta[side]

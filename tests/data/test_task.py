@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mixray.config.robust import ExamplesConfig
+from mixray.config.robust import GroupedConfig
 from mixray.data.examples import Examples
 from mixray.data.task import split_and_encode
 from mixray.errors import InputError
@@ -31,9 +31,9 @@ def examples(**changes: Any) -> Examples:
     return Examples(**(values | changes))
 
 
-def config(**changes: Any) -> ExamplesConfig:
+def config(**changes: Any) -> GroupedConfig:
     columns = {"numeric": ["number"], "categorical": ["colour"], "label": "y", "group": ["y", "s"], "spurious": "s"}
-    return ExamplesConfig.model_validate({"parquet": "rows", **columns, **changes})
+    return GroupedConfig.model_validate({"parquet": "rows", **columns, **changes})
 
 
 def all_numbers(*parts: Any) -> np.ndarray:

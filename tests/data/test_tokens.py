@@ -43,7 +43,7 @@ def expected_windows(config: RunConfig, prepared: Prepared, artifacts: Artifacts
     for part in split_into_parts(list_pool(pool)):
         ids = []
         for _, document in encoder.encode(read_documents(pool, part, Counter())):
-            ids += [*document, prepared.end_of_document]
+            ids += [*document, encoder.end_of_document]
         windows += [ids[low : low + config.window] for low in range(0, len(ids) - config.window + 1, config.window)]
     return windows
 
