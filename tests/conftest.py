@@ -35,6 +35,14 @@ settings.register_profile("mixray", derandomize=True, deadline=None)
 settings.load_profile("mixray")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of two workers (pytest -n 2) one does the whole runs, which share a finished one; the other the rest."""
+    items.sort(key=lambda item: not item.nodeid.startswith("tests/end_to_end/"))
+    for item in items:
+        file = item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group("end_to_end" if file.startswith("tests/end_to_end/") else file))
+
+
 def pytest_unconfigure() -> None:
     shutil.rmtree(HOME, ignore_errors=True)
 
