@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +63,12 @@ def small_run(folder: Path, **changes: Any) -> Path:
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
+MIXRAY = (sys.executable, "-m", "mixray.cli")
+
+
 def mixray(*arguments: str | Path, timeout: float = 400) -> subprocess.CompletedProcess[str]:
     """The command as a user runs it."""
-    command = [sys.executable, "-m", "mixray.cli", *map(str, arguments)]
+    command = [*MIXRAY, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
 
 
@@ -75,9 +78,9 @@ def two_processors() -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
 
 
-def kill_at(line: str, *arguments: str | Path, timeout: float = 300) -> list[str]:
-    """Run the command and kill -9 it when a line of its stderr begins so; the lines up to there."""
-    command = [sys.executable, "-m", "mixray.cli", *map(str, arguments)]
+def kill_at(line: str, *arguments: str | Path, program: Sequence[str] = MIXRAY, timeout: float = 300) -> list[str]:
+    """Run the program and kill -9 it when a line of its stderr begins so; the lines up to there."""
+    command = [*program, *map(str, arguments)]
     streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, **streams, text=True, preexec_fn=two_processors) as process:  # type: ignore[call-overload]
         assert process.stderr is not None

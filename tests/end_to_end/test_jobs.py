@@ -56,14 +56,14 @@ def test_plan_prints_and_starts_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "runs-here").exists()
 
 
-def test_a_job_submitted_to_a_cluster_finds_the_mixture(tmp_path: Path) -> None:
-    """``ray job submit`` of jobs/find_mixture.py, on a cluster that is not this process's."""
+def test_jobs_submitted_to_a_cluster_end_with_their_answers(tmp_path: Path) -> None:
+    """``ray job submit`` of both jobs, on a cluster that is not this process's."""
     script = """
 import socket, sys, time
 from ray.cluster_utils import Cluster
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-root, run_file, python = sys.argv[1:]
+*entrypoints, = sys.argv[1:]
 with socket.socket() as probe:  # the default one may be another cluster's of this machine
     probe.bind(("127.0.0.1", 0))
     port = probe.getsockname()[1]
@@ -72,21 +72,31 @@ cluster = Cluster(initialize_head=True, head_node_args=head)
 client = JobSubmissionClient(f"http://{cluster.webui_url}")
 for attempt in range(60):  # the cluster is up before the agent that takes jobs
     try:
-        job = client.submit_job(entrypoint=f"{python} {root}/jobs/find_mixture.py {run_file} --until mixture --json")
+        jobs = [client.submit_job(entrypoint=entrypoint) for entrypoint in entrypoints]
         break
     except RuntimeError as error:
         if "No available agent" not in str(error) or attempt == 59:
             raise
         time.sleep(2)
-while (status := client.get_job_status(job)) not in (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.STOPPED):
+ends = (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.STOPPED)
+while any(client.get_job_status(job) not in ends for job in jobs):
     time.sleep(1)
-print(client.get_job_logs(job))
+for job in jobs:
+    print(client.get_job_logs(job))
+failed = [job for job in jobs if client.get_job_status(job) != JobStatus.SUCCEEDED]
 cluster.shutdown()
-sys.exit(status != JobStatus.SUCCEEDED)
+sys.exit(len(failed))
 """
     run_file = small_run(tmp_path)
-    command = [sys.executable, "-c", script, str(ROOT), str(run_file), sys.executable]
+    small = f"seeds=1 steps=10 evaluations=1 arms=[erm,also] measures.l2=[] measures.rows=100 storage={tmp_path}/robust"
+    entrypoints = [
+        f"{sys.executable} {ROOT}/jobs/find_mixture.py {run_file} --until mixture --json",
+        f"{sys.executable} {ROOT}/jobs/train_robust.py {small}",
+    ]
+    command = [sys.executable, "-c", script, *entrypoints]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("{")]
     assert json.loads(line)["mixtures"]["zoo"]["weights"]["animals"] > 0.9
+    (found,) = (tmp_path / "robust").glob("runs/*/results.json")
+    assert set(json.loads(found.read_text())["arms"]) == {"erm", "also"}

@@ -23,6 +23,7 @@ from mixray.data.tasks import keep_rows, task_of
 from mixray.errors import InputError
 from mixray.robust_pipeline import train_robust
 from mixray.store import Artifacts, Storage
+from tests.end_to_end.conftest import content_of, kill_at
 
 ROOT = Path(__file__).parents[2]
 ADULT = ROOT.parent / "shared" / "data" / "groups" / "adult.parquet"
@@ -71,6 +72,27 @@ def test_the_job_prints_arms_groups_measures_and_claims(digits: tuple[Path, str]
     ):
         assert wanted in text
     assert re.search(r"group_dro\s+\S*\d±\d", text)
+
+
+def test_a_job_that_is_killed_goes_on_where_it_was(digits: tuple[Path, str], tmp_path: Path) -> None:
+    program = [sys.executable, str(ROOT / "jobs" / "train_robust.py")]
+    kill_at("[arms] erm-0", *SMALL, f"storage={tmp_path}", program=program)
+    kept = content_of(tmp_path, "classifier")
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("artifacts/*/*/manifest.json")}
+    assert kept
+    done = job(*SMALL, f"storage={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert {path: path.stat().st_mtime_ns for path in written} == written  # nothing finished was done again
+    assert content_of(tmp_path, "classifier") == content_of(digits[0], "classifier")
+    assert told(results(tmp_path)) == told(results(digits[0]))
+
+
+def told(found: dict[str, Any]) -> dict[str, Any]:
+    """All but how long it took."""
+    for arm in found["arms"].values():
+        for seed in arm["seeds"]:
+            del seed["seconds"]
+    return found
 
 
 def test_the_results_file_has_every_seed_of_every_arm(digits: tuple[Path, str]) -> None:
