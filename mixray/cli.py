@@ -97,11 +97,18 @@ def solve(
 
 @app.command()
 def show(run_folder: RunFolderArgument, as_json: Json = False) -> None:
-    """Weights with intervals, the gap, losses per arm, warnings of a run."""
+    """Weights with intervals, the gap, losses per arm, warnings of a run; the comparison of jobs/train_robust.py."""
     from mixray.result import folder_tables
+    from mixray.robust_result import RobustResult
     from mixray.run_folder import RunFolder
     from mixray.tracking import open_progress, replay
 
+    if (compared := RobustResult.find(run_folder)) is not None:
+        if as_json:
+            print(json.dumps({"run": compared.folder, **compared.results}, allow_nan=False))
+        else:
+            compared.print()
+        return
     folder = RunFolder.open(run_folder)
     replay(folder.config, folder.storage, folder.path, open_progress().warn)
     if as_json:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,33 +17,14 @@ from mixray.config.loading import Overrides
 from mixray.config.robust import RobustConfig
 from mixray.data.task import Task
 from mixray.data.tasks import keep_rows, task_of
+from mixray.robust_result import RESULTS, RobustResult
 from mixray.run_folder import created
 from mixray.store import Artifacts
 from mixray.store.storage import without_credentials
 from mixray.tracking import Progress, SilentProgress, Tracker, open_tracker
 
 SCHEMA = "mixray.robust/1"
-RESULTS = "results.json"
 Told = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class RobustResult:
-    """``folder``: the run folder, where ``results.json`` is ``results``; ``view_command``: opens the run in MLflow."""
-
-    folder: str
-    results: Mapping[str, Any]
-    view_command: str
-
-    def print(self) -> None:
-        from rich.console import Console
-
-        from mixray.report.robust_tables import robust_report
-
-        Console().print(robust_report(self.results))
-        print(f"run folder: {self.folder}")
-        if self.view_command:
-            print(f"open it in MLflow: {self.view_command}")
 
 
 def train_robust(

@@ -32,20 +32,8 @@ class RunFolder:
     @classmethod
     def open(cls, location: str) -> Self:
         """An existing run folder, by its path or URI. Raises InputError where it is not one."""
-        folder, _, query = location.partition("?") if "://" in location else (location, "", "")
-        folder = folder.rstrip("/")
-        parent, _, name = folder.rpartition("/")
-        root, slash, runs = parent.rpartition("/")
-        if runs != "runs" or root.endswith(":/"):  # s3://runs is a bucket
-            raise _not_a_run_folder(location, "its parent is not named 'runs'")
-        storage, path = Storage((root or slash or ".") + (f"?{query}" if query else "")), f"runs/{name}"
-        try:
-            if not storage.exists(f"{path}/config.yaml"):
-                raise _not_a_run_folder(location, "no config.yaml in it")
-            text = storage.read(f"{path}/config.yaml").decode()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError("the run folder cannot be read", where=location, got=error) from error
-        return cls(storage, path, parse_config(text, name=f"{folder}/config.yaml"))
+        storage, path, text = located(location)
+        return cls(storage, path, parse_config(text, name=storage.location(f"{path}/config.yaml")))
 
     @property
     def name(self) -> str:
@@ -132,6 +120,23 @@ class RunFolder:
 
     def _inside(self, name: str) -> str:
         return f"{self.path}/{name}"
+
+
+def located(location: str) -> tuple[Storage, str, str]:
+    """Of an existing run folder: its storage, its folder there, its config's text. Raises InputError where it is not
+    one."""
+    folder, _, query = location.partition("?") if "://" in location else (location, "", "")
+    parent, _, name = folder.rstrip("/").rpartition("/")
+    root, slash, runs = parent.rpartition("/")
+    if runs != "runs" or root.endswith(":/"):  # s3://runs is a bucket
+        raise _not_a_run_folder(location, "its parent is not named 'runs'")
+    storage, path = Storage((root or slash or ".") + (f"?{query}" if query else "")), f"runs/{name}"
+    try:
+        if not storage.exists(f"{path}/config.yaml"):
+            raise _not_a_run_folder(location, "no config.yaml in it")
+        return storage, path, storage.read(f"{path}/config.yaml").decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError("the run folder cannot be read", where=location, got=error) from error
 
 
 def created(config: RunConfig | RobustConfig) -> tuple[Storage, str]:

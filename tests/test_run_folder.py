@@ -158,7 +158,7 @@ def test_runs_at_the_root_of_the_machine_are_not_those_of_this_directory(
 @pytest.mark.parametrize(
     ("content", "what", "line"),
     [
-        (b"name: demo\nsed: 1\n", "the key 'tokenizer' is missing", ""),
+        (b"name: demo\nsed: 1\n", "the key 'sources' is missing", ""),
         (b"a: [", "the run file is not valid YAML", ", line 1"),
     ],
 )

@@ -23,7 +23,7 @@ from mixray.data.tasks import keep_rows, task_of
 from mixray.errors import InputError
 from mixray.robust_pipeline import train_robust
 from mixray.store import Artifacts, Storage
-from tests.end_to_end.conftest import content_of, kill_at
+from tests.end_to_end.conftest import content_of, kill_at, mixray
 
 ROOT = Path(__file__).parents[2]
 ADULT = ROOT.parent / "shared" / "data" / "groups" / "adult.parquet"
@@ -72,6 +72,15 @@ def test_the_job_prints_arms_groups_measures_and_claims(digits: tuple[Path, str]
     ):
         assert wanted in text
     assert re.search(r"group_dro\s+\S*\d±\d", text)
+
+
+def test_show_prints_the_comparison_again(digits: tuple[Path, str]) -> None:
+    (folder,) = (digits[0] / "runs").iterdir()
+    shown = mixray("show", folder)
+    assert shown.returncode == 0, shown.stderr
+    tables, _, _ = digits[1].partition("run folder: ")
+    assert shown.stdout.partition("run folder: ")[0] == tables
+    assert json.loads(mixray("show", folder, "--json").stdout)["arms"] == results(digits[0])["arms"]
 
 
 def test_a_job_that_is_killed_goes_on_where_it_was(digits: tuple[Path, str], tmp_path: Path) -> None:

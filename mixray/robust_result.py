@@ -1,0 +1,41 @@
+"""What the robust job has come to, and the tables that say it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from rich.console import Console
+
+from mixray.report.robust_tables import robust_report
+from mixray.run_folder import located
+
+RESULTS = "results.json"
+"""In the run folder."""
+
+
+@dataclass(frozen=True)
+class RobustResult:
+    """``folder``: the run folder, where ``results.json`` is ``results``; ``view_command``: opens the run in MLflow."""
+
+    folder: str
+    results: Mapping[str, Any]
+    view_command: str = ""
+
+    @classmethod
+    def find(cls, location: str) -> Self | None:
+        """Of an existing run folder; None where it is that of another kind of run, or has no results yet.
+
+        Raises InputError where it is no run folder."""
+        storage, path, _ = located(location)
+        if not storage.exists(f"{path}/{RESULTS}"):
+            return None
+        return cls(storage.location(path), json.loads(storage.read(f"{path}/{RESULTS}")))
+
+    def print(self) -> None:
+        Console().print(robust_report(self.results))
+        print(f"run folder: {self.folder}")
+        if self.view_command:
+            print(f"open it in MLflow: {self.view_command}")
