@@ -21,6 +21,7 @@ from mixray.cluster.mapping import run_tasks
 from mixray.cluster.proxies import train_proxies
 from mixray.cluster.retraining import retrain
 from mixray.cluster.scoring import score
+from mixray.cluster.target_shards import on_shards
 from mixray.config import load_config
 from mixray.config.loading import Overrides
 from mixray.config.schema import Stage
@@ -28,7 +29,7 @@ from mixray.data import prepare
 from mixray.forecast import forecast
 from mixray.result import Result
 from mixray.run_folder import RunFolder
-from mixray.search import feasible_set, mixture_targets, solve_once
+from mixray.search import feasible_set, in_memory, mixture_targets, solve_once
 from mixray.tracking import Progress, SilentProgress, Tracker, open_tracker
 
 
@@ -92,11 +93,13 @@ def _run(
 
     wanted = mixture_targets(config)
     with progress.stage("mixture", len(wanted)) as stage:
+        on_actors = partial(on_shards, session, config.mixture, stage.update)
+        opening = in_memory if config.mixture.shards is None else on_actors
         found = {}
         for name, targets in wanted.items():
             cached = {target: (data.targets[target], columns[target]) for target in targets}
             found[name] = solve_once(
-                artifacts, config, targets=cached, available_tokens=result.available_tokens, run=folder.name
+                artifacts, config, opening, targets=cached, available_tokens=result.available_tokens, run=folder.name
             )
             folder.save_mixture(name, found[name].mixture, keep_results=True)
             narration.mixture(tracker, stage, name, found[name])

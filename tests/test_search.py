@@ -14,6 +14,7 @@ import pytest
 
 from mixray.cache import PredictionCache, encode
 from mixray.config import RunConfig
+from mixray.config.mixture import ShardsConfig
 from mixray.errors import CorruptedArtifactError, InputError
 from mixray.mixture import Mixture
 from mixray.run_folder import RunFolder
@@ -354,6 +355,13 @@ def test_solving_again_without_changes_gives_the_same_bits(cache: PredictionCach
     assert list(again) == ["target", "other"]
 
 
+def test_a_run_with_shards_is_solved_again_in_memory(folder: RunFolder) -> None:
+    changed = folder.config.mixture.model_copy(update={"shards": ShardsConfig(actors=3)})
+    sharded = replace(folder, config=folder.config.model_copy(update={"mixture": changed}))
+    assert solve_again(sharded, [], None) == solve_again(folder, [], None)
+    assert solve_again(sharded, ["mixture.choose={rule: nearest_to_prior}"], "other")
+
+
 def test_solving_again_takes_new_settings_of_the_mixture(folder: RunFolder) -> None:
     changes = ["mixture.bounds.a=[0, 0.25]", "mixture.solver=em", "mixture.tolerance=1e-5"]
     found = solve_again(folder, changes, "other")
@@ -376,6 +384,7 @@ def test_solving_again_takes_new_settings_of_the_mixture(folder: RunFolder) -> N
         (["mixture.bounds.d=[0, 1]"], None, "mixture.bounds.d is wrong"),
         ([], "targt", "the run has no such target"),
         (["mixture.over=mean"], "target", "one target cannot be picked"),
+        (["mixture.shards.actors=2"], None, "to solve again needs no cluster"),
         (["mixture.bounds.a=[0.1..0.2, 0.5..0.6]"], None, "one range at a time"),
         (["mixture.bounds.a=[0, 0.1..0.2]", "mixture.max_epochs=1..2"], None, "one setting can be swept at a time"),
         (["mixture.max_epochs=2..1"], None, "the range is not understood"),

@@ -15,9 +15,11 @@ from typing import Any, Self
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from mixray.config.mixture import ShardsConfig
 from mixray.config.schema import RunConfig
 from mixray.config.training import Resources
 from mixray.errors import InputError
+from mixray.simplex.shard import process_bytes
 from mixray.store import Storage
 
 
@@ -80,6 +82,12 @@ class Session:
             )
         return many
 
+    def fits_shards(self, shards: ShardsConfig, targets: int) -> int:
+        """How many shard actors fit at once; InputError where these are too few for so many targets."""
+        memory = process_bytes(shards.memory, shards.resources.threads)
+        count = targets * (shards.actors or 1)
+        return self.fits(shards.resources, where="mixture.shards", count=count, memory=memory)
+
     def _start(self) -> None:
         # Ray Data's own actors draw a harmless error line from Ray's C++ side at each start.
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
@@ -102,6 +110,8 @@ class Session:
     def _check(self, config: RunConfig) -> None:
         self.fits(config.proxy.resources, where="proxy.resources")
         self.fits(config.cache.resources, where="cache.resources", count=config.cache.actors or 1)
+        if config.mixture.shards is not None:
+            self.fits_shards(config.mixture.shards, 1 if config.mixture.over == "each" else len(config.targets))
         fewest, _ = config.retrain.worker_range
         self.fits(config.retrain.resources_per_worker, where="retrain.workers", count=fewest)
         self.check_shared(Storage(config.storage))

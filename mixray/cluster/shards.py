@@ -25,6 +25,7 @@ from ray.exceptions import RayError, RayTaskError
 from mixray.cache import RowRanges
 from mixray.cluster.session import Session
 from mixray.cluster.watching import plain
+from mixray.config.mixture import ShardsConfig
 from mixray.config.training import Resources
 from mixray.errors import InputError, MixrayError, StageError
 from mixray.simplex.checks import Mask, Matrix, Vector
@@ -32,9 +33,8 @@ from mixray.simplex.cross_entropy import evaluations
 from mixray.simplex.draws import Draws
 from mixray.simplex.objective import Columns, Evaluation
 from mixray.simplex.passes import Partial, block_rows, blocks, total
-from mixray.simplex.shard import WORKING_BYTES, Shard, shard_spans
+from mixray.simplex.shard import Shard, process_bytes, shard_spans
 
-MEMORY = 2 * 2**30
 RETRIES = 3
 BATCH_ENTRIES = 2**20
 """Rows x replicates that a thread works on at once."""
@@ -156,6 +156,10 @@ class ShardedCrossEntropy:
             )
         return self
 
+    def single_losses(self) -> Vector:
+        """The loss under each source alone, ``(sources,)``, from the rows as they are stored."""
+        return total(self._ask("single_losses"))
+
     @property
     def documents(self) -> int:
         return self._parts[0].ranges.documents
@@ -218,7 +222,7 @@ class ShardedCrossEntropy:
         return StageError(
             f"the actor of shard {shard + 1} of {len(self._parts)} died {times} times at one question",
             got=plain(str(error)),
-            wanted=f"room for {(part.memory + WORKING_BYTES) / 2**20:.0f} MiB a shard",
+            wanted=f"room for {process_bytes(part.memory, part.threads) / 2**20:.0f} MiB a shard",
             remedy="allow less memory per shard, or find in Ray's logs what ends its workers",
         )
 
@@ -290,7 +294,7 @@ def open_shards(
     *,
     shards: int | None = None,
     resources: Resources | None = None,
-    memory: int = MEMORY,
+    memory: int = ShardsConfig().memory,
     reserve_memory: bool = False,
     scratch: str | None = None,
     allowed: Mask | None = None,
@@ -304,7 +308,7 @@ def open_shards(
         resources: of one actor; its CPUs are its threads. One CPU by default.
         memory: bytes that an actor's rows may take (4 per source and 16 more, each row; another 8 or 16 for a cache
             where documents have several rows or count by their tokens); those of a shard that has more lie in a file.
-            The actor's process stays below ``memory`` and ``WORKING_BYTES`` for each thread.
+            The actor's process stays below ``process_bytes(memory, threads)``.
         reserve_memory: have Ray set that memory aside, too.
         scratch: a folder on every machine, for these files; where temporary files go by default.
         allowed: ``(sources,)``, the sources whose share may be above 0: rows are rescaled by these alone. All by
@@ -320,7 +324,7 @@ def open_shards(
         raise InputError("shards: no shards", got=shards, wanted=">= 1")
     with ExitStack() as stack:
         joined = session if isinstance(session, Session) else stack.enter_context(Session(session))
-        reserved = memory + WORKING_BYTES * asked.threads if reserve_memory else 0
+        reserved = process_bytes(memory, asked.threads) if reserve_memory else 0
         room = joined.fits(asked, where="shards", count=shards or 1, memory=reserved)
         parts = [
             ShardPart(

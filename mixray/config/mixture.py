@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from mixray.config.section import Misfit, Name, Positive, Section, Share
+from mixray.config.training import Resources
 
 
 class GroupConfig(Section):
@@ -52,6 +53,22 @@ class ChooseConfig(Section):
     the prior, paired over documents."""
 
 
+class ShardsConfig(Section):
+    """Ray actors that hold the rows of the convex problem, where a prediction cache is larger than a machine's memory.
+
+    That there are any changes the numbers, by rounding: rows are kept in float32. How many and how large does not."""
+
+    actors: Positive | None = None
+    """For each target of a mixture; as many as fit by default."""
+    resources: Resources = Resources()
+    """Of one actor."""
+    memory: Positive = 2 * 2**30
+    """Bytes that an actor's rows may take, 4 per source and 16 to 32 more for each; if they need more they lie in a
+    file. Ray sets it aside together with what the process needs beside its rows."""
+    scratch: str | None = None
+    """The folder of these files, on every machine; where temporary files go by default."""
+
+
 Solver = Literal["newton", "entropic", "em", "working_set", "auto"]
 
 
@@ -76,6 +93,8 @@ class MixtureConfig(Section):
     """Replicates for the 95 % intervals; 0 for none."""
     prior: PriorConfig = PriorConfig()
     choose: ChooseConfig = ChooseConfig()
+    shards: ShardsConfig | None = None
+    """null: all rows lie in the memory of the process that solves."""
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> Self:
@@ -97,4 +116,6 @@ class MixtureConfig(Section):
             raise Misfit("solver", "newton or entropic: working_set knows no prior")
         if self.solver == "entropic" and self.over == "worst" and self.worst.tau == 0:
             raise Misfit("solver", "newton, or worst.tau > 0: a plain maximum has kinks")
+        if self.shards is not None and self.choose.rule == "nearest_to_prior" and self.choose.within == "one_se":
+            raise Misfit("choose.within", "a part of the loss beside shards; one_se needs every row's loss at once")
         return self

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from mixray.cache import read_cache
 from mixray.config import RunConfig, dump_config, parse_config
 from mixray.config.loading import Overrides, override_items
 from mixray.errors import InputError
@@ -21,7 +20,7 @@ from mixray.mixture import Mixture
 from mixray.run_folder import RunFolder
 from mixray.search.answer import find_mixture
 from mixray.search.constraints import natural_tokens
-from mixray.search.stored import mixture_targets
+from mixray.search.stored import in_memory, mixture_targets
 
 NUMBER = r"(\d+(?:\.\d+)?|\.\d+)"
 RANGE = re.compile(rf"\s*{NUMBER}\s*\.\.\s*{NUMBER}\s*(?::\s*{NUMBER}\s*)?")
@@ -50,6 +49,8 @@ def solve_again(folder: RunFolder, overrides: Overrides, target: str | None) -> 
             raise InputError(
                 "only 'mixture' can be changed after the fact", got=key, wanted="mixture.KEY=VALUE", remedy="mixray run"
             )
+        if key.startswith("mixture.shards"):
+            raise InputError("to solve again needs no cluster: all rows are in memory", got=key, remedy="mixray run")
     ranges = {key: values for key, value in items.items() if (values := _steps(key, value)) is not None}
     if not ranges:
         return _solve(folder, items, target)
@@ -72,7 +73,8 @@ def solve_again(folder: RunFolder, overrides: Overrides, target: str | None) -> 
 
 
 def _config(folder: RunFolder, overrides: Mapping[str, Any]) -> RunConfig:
-    return parse_config(dump_config(folder.config), overrides, name=f"{folder.location}/config.yaml")
+    alone = {**overrides, "mixture.shards": None}
+    return parse_config(dump_config(folder.config), alone, name=f"{folder.location}/config.yaml")
 
 
 def _solve(folder: RunFolder, overrides: Mapping[str, Any], target: str | None) -> dict[str, Mixture]:
@@ -87,9 +89,11 @@ def _solve(folder: RunFolder, overrides: Mapping[str, Any], target: str | None) 
     available = folder.available_tokens()
     found = {}
     for name, targets in mixture_targets(config, rows if target is None else [target]).items():
-        caches = {each: read_cache(folder.storage, rows[each], "fit", columns[each]) for each in targets}
+        cached = {each: (rows[each], columns[each]) for each in targets}
+        assert all(list(columns[each]) == list(available) for each in targets), "other columns than sources"
         sizes = natural_tokens(config, available)
-        answer = find_mixture(caches, config, available_tokens=available, sizes=sizes, run=folder.name)
+        with in_memory(folder.storage, cached) as caches:
+            answer = find_mixture(caches, config, available_tokens=available, sizes=sizes, run=folder.name)
         found[name] = answer.mixture
     return found
 

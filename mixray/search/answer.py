@@ -14,7 +14,7 @@ from mixray.config import RunConfig
 from mixray.config.mixture import MixtureConfig
 from mixray.mixture import Mixture
 from mixray.search.constraints import baseline_mixtures, feasible_set, natural_tokens, prior_shares, vector
-from mixray.search.rows import rows_of
+from mixray.search.rows import Rows, rows_of
 from mixray.search.targets import problem_of
 from mixray.simplex import (
     Bootstrap,
@@ -32,6 +32,7 @@ from mixray.simplex import (
     shadow_prices,
     solve_problem,
 )
+from mixray.simplex.objective import Resampling
 
 FEW_DOCUMENTS = 50
 MOST_EXPLAINED = 100
@@ -47,29 +48,30 @@ class Found:
 
 
 def find_mixture(
-    caches: Mapping[str, PredictionCache],
+    predictions: Mapping[str, PredictionCache | Resampling],
     config: RunConfig,
     *,
     available_tokens: Mapping[str, int],
     sizes: Mapping[str, int] | None = None,
     run: str | None = None,
 ) -> Found:
-    """The certified mixture of the targets of ``caches`` (target -> its cache), with intervals, the baselines'
-    predicted losses and warnings.
+    """The certified mixture of some targets, with intervals, the baselines' predicted losses and warnings.
 
-    ``available_tokens``: source -> training tokens there are, in the cache's order; ``sizes``: what the natural
-    baseline is in proportion to, if that is something else. Raises InputError for constraints that no mixture
-    satisfies.
+    ``predictions``: target -> its cache or, where that is larger than memory, an objective whose rows are elsewhere:
+    then what each source is worth is left out. ``available_tokens``: source -> training tokens there are, in the
+    cache's order; ``sizes``: what the natural baseline is in proportion to, if that is something else. Raises
+    InputError for constraints that no mixture satisfies.
     """
     settings, sources, budget = config.mixture, list(available_tokens), config.retrain.tokens
-    for cache in caches.values():
-        assert list(cache.models) == sources, "the cache's columns and the sources differ"
     sizes = sizes or natural_tokens(config, available_tokens)
     feasible = feasible_set(settings, sources, available_tokens, budget)
-    rows = {target: rows_of(cache, settings) for target, cache in caches.items()}
+    rows = {
+        target: rows_of(own, settings) if isinstance(own, PredictionCache) else own
+        for target, own in predictions.items()
+    }
     prior = prior_shares(settings, sizes)
     problem = problem_of(rows, settings, feasible, prior)
-    documents = [target.drawn() for target in rows.values()]
+    documents = [own.drawn() for own in rows.values() if isinstance(own, Rows)] or None
 
     optimum = solve_problem(
         problem, solver=settings.solver, tolerance=settings.tolerance, max_rounds=settings.max_rounds
@@ -81,7 +83,7 @@ def find_mixture(
     losses = {"mixmin": chosen.loss} | {arm: problem.loss(rival) for arm, rival in rivals.items()}
 
     fields: dict[str, Any] = {}
-    warnings = _warnings(optimum, settings, caches)
+    warnings = _warnings(optimum, settings, predictions)
     if settings.bootstrap:
         spread = bootstrap(
             problem,
@@ -97,20 +99,24 @@ def find_mixture(
     # With a pull to the prior they would be of the loss and the pull together.
     pulled = settings.prior.strength > 0
     if len(sources) <= MOST_EXPLAINED and not pulled:
-        fields["worth"] = _worth(optimum, documents, sources, settings.tolerance)
+        if documents is None:
+            message = "what each source is worth is not worked out where rows lie with shards"
+            warnings.append({"code": "no_worth", "message": message})
+        else:
+            fields["worth"] = _worth(optimum, documents, sources, settings.tolerance)
         fields["path"] = [
             _path_point(point, sources) for point in prior_path(optimum, prior, tolerance=settings.tolerance)
         ]
-    if len(caches) > 1:
-        fields["target_loss"] = dict(zip(caches, chosen.losses.tolist(), strict=True))
-        fields["target_weights"] = dict(zip(caches, optimum.target_weights.tolist(), strict=True))
+    if len(rows) > 1:
+        fields["target_loss"] = dict(zip(rows, chosen.losses.tolist(), strict=True))
+        fields["target_weights"] = dict(zip(rows, optimum.target_weights.tolist(), strict=True))
     if near is not None:
         fields["choice"] = _choice(near, optimum, settings, sources)
     weights = _by_source(sources, shares)
     mixture = Mixture.from_weights(
         weights,
         run=run,
-        targets=list(caches),
+        targets=list(rows),
         over=None if settings.over == "each" else settings.over,
         unit=settings.unit,
         loss=losses,
@@ -134,7 +140,7 @@ def _by_source(sources: Sequence[str], shares: NDArray[np.float64]) -> dict[str,
 
 
 def _near_optimal(
-    optimum: Solution, config: MixtureConfig, prior: NDArray[np.float64], documents: Sequence[Documents]
+    optimum: Solution, config: MixtureConfig, prior: NDArray[np.float64], documents: Sequence[Documents] | None
 ) -> NearOptimal | None:
     """The chosen one of the near-optimal mixtures, unless the optimum itself is wanted."""
     if config.choose.rule == "optimum":
@@ -228,17 +234,17 @@ def _prices(optimum: Solution, sources: Sequence[str], feasible: FeasibleSet) ->
 
 
 def _warnings(
-    optimum: Solution, config: MixtureConfig, caches: Mapping[str, PredictionCache]
+    optimum: Solution, config: MixtureConfig, predictions: Mapping[str, PredictionCache | Resampling]
 ) -> list[dict[str, object]]:
     found: list[dict[str, object]] = []
     if optimum.status != "converged":
         reached = f"a gap of {optimum.gap:.3g} nats per token, not {config.tolerance:g}"
         message = f"the solver stopped ({optimum.status}) at {reached}"
         found.append({"code": "not_converged", "message": message, "gap": optimum.gap})
-    for target, cache in caches.items():
-        count = len(cache.document_ids)
+    for target, own in predictions.items():
+        count = len(own.document_ids) if isinstance(own, PredictionCache) else own.documents
         if count < FEW_DOCUMENTS:
-            of_target = f" of {target}" if len(caches) > 1 else ""
+            of_target = f" of {target}" if len(predictions) > 1 else ""
             message = f"the fit part{of_target} has only {count} documents: intervals are rough"
             found.append({"code": "few_documents", "message": message, "documents": count})
     return found

@@ -25,7 +25,8 @@ def feasible_set(
 ) -> FeasibleSet:
     """The run file's bounds and groups and, where the sources' sizes are known, what ``max_epochs`` leaves of them.
 
-    Raises InputError where no mixture satisfies all: it names constraints that conflict.
+    Raises InputError where no mixture satisfies all: it names constraints that conflict; and for sources without any
+    share beside shards, which divide rows by their largest likelihood under every source.
     """
     pairs = [config.bounds.get(source, (0.0, 1.0)) for source in sources]
     lower, upper = np.array(pairs, np.float64).T.copy()
@@ -33,7 +34,17 @@ def feasible_set(
         upper = _capped(config.max_epochs, lower, upper, available_tokens, budget)
     place = {source: number for number, source in enumerate(sources)}
     groups = [Group([place[source] for source in group.sources], group.min, group.max) for group in config.groups]
-    return FeasibleSet.of(len(sources), lower, upper, groups, list(sources))
+    feasible = FeasibleSet.of(len(sources), lower, upper, groups, list(sources))
+    excluded = [source for source, high in zip(sources, feasible.upper, strict=True) if high == 0]
+    if excluded and config.shards is not None:
+        raise InputError(
+            "shards are of sources that may have a share",
+            where="mixture.shards",
+            got=f"at most 0 for {', '.join(excluded)}",
+            wanted="room for every source",
+            remedy=f"leave {', '.join(excluded)} out of the run file, or the shards",
+        )
+    return feasible
 
 
 def _capped(

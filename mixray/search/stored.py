@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 
-from mixray.cache import read_cache
+from mixray.cache import PredictionCache, read_cache
 from mixray.config import RunConfig
 from mixray.mixture import Mixture
 from mixray.search.answer import Found, find_mixture
 from mixray.search.constraints import natural_tokens
-from mixray.store import Artifact, Artifacts, fingerprint
+from mixray.simplex.objective import Resampling
+from mixray.store import Artifact, Artifacts, Storage, fingerprint
+
+Targets = Mapping[str, tuple[Artifact, Mapping[str, Artifact]]]
+"""Target -> the artifacts that hold its rows and, by source, its columns."""
+Opening = Callable[[Storage, Targets], AbstractContextManager[Mapping[str, PredictionCache | Resampling]]]
+"""How the predictions for some targets are had, for as long as the block lasts."""
 
 
 def mixture_targets(config: RunConfig, targets: Iterable[str] | None = None) -> dict[str, list[str]]:
@@ -21,19 +28,30 @@ def mixture_targets(config: RunConfig, targets: Iterable[str] | None = None) -> 
     return {target: [target] for target in targets} if config.mixture.over == "each" else {config.mixture.over: targets}
 
 
+def in_memory(storage: Storage, targets: Targets) -> AbstractContextManager[Mapping[str, PredictionCache]]:
+    """The fit part of every target's cache, whole."""
+    return nullcontext(
+        {target: read_cache(storage, rows, "fit", columns) for target, (rows, columns) in targets.items()}
+    )
+
+
 def solve_once(
     artifacts: Artifacts,
     config: RunConfig,
+    opening: Opening = in_memory,
     *,
-    targets: Mapping[str, tuple[Artifact, Mapping[str, Artifact]]],
+    targets: Targets,
     available_tokens: Mapping[str, int],
     run: str,
 ) -> Found:
-    """``find_mixture`` from the caches of some targets (name -> rows and columns), kept as an artifact.
+    """``find_mixture`` from the caches of some targets, kept as an artifact.
 
     So a run that goes on elsewhere has the same shares to the last bit, whatever the processor, and trained arms fit.
     """
-    settings = config.mixture.model_dump(mode="json")
+    assert all(list(columns) == list(available_tokens) for _, columns in targets.values()), "other columns than sources"
+    settings = config.mixture.model_dump(mode="json", exclude={"shards"})
+    if config.mixture.shards is not None:  # any: their number and their size change nothing
+        settings["rows"] = "float32"
     sizes = natural_tokens(config, available_tokens)
     cache_ids = [[(source, column.id) for source, column in columns.items()] for _, columns in targets.values()]
     known = [list(available_tokens.items()), list(sizes.items()), config.retrain.tokens]
@@ -42,10 +60,8 @@ def solve_once(
     draft = artifacts.draft("solution", identity)
     stored = artifacts.find(draft.kind, draft.id)
     if stored is None:
-        caches = {
-            target: read_cache(artifacts.storage, rows, "fit", columns) for target, (rows, columns) in targets.items()
-        }
-        found = find_mixture(caches, config, available_tokens=available_tokens, sizes=sizes)
+        with opening(artifacts.storage, targets) as predictions:
+            found = find_mixture(predictions, config, available_tokens=available_tokens, sizes=sizes)
         files = {
             "mixture.json": draft.write("mixture.json", found.mixture.to_json().encode()),
             "trace.json": draft.write("trace.json", json.dumps(found.trace.tolist()).encode()),

@@ -9,20 +9,25 @@ from numpy.typing import NDArray
 
 from mixray.config.mixture import MixtureConfig
 from mixray.search.rows import Rows
-from mixray.simplex import FeasibleSet, Goal, Mean, Objective, Prior, Problem, Worst, solve_problem
+from mixray.simplex import CrossEntropy, FeasibleSet, Goal, Mean, Prior, Problem, Worst, solve_problem
+from mixray.simplex.objective import Resampling
+
+Losses = tuple[CrossEntropy | Resampling, ...]
+"""One of every target."""
 
 
 def problem_of(
-    rows: Mapping[str, Rows], config: MixtureConfig, feasible: FeasibleSet, prior: NDArray[np.float64]
+    rows: Mapping[str, Rows | Resampling], config: MixtureConfig, feasible: FeasibleSet, prior: NDArray[np.float64]
 ) -> Problem:
-    """``rows``: target -> its rows; ``prior``: the shares that ``mixture.prior`` pulls to."""
+    """``rows``: target -> its rows, or an objective whose rows are elsewhere; ``prior``: the shares that
+    ``mixture.prior`` pulls to."""
     pull = Prior.of(prior, config.prior.strength, len(prior))
     allowed = (feasible.upper > 0) & ((prior > 0) if pull else True)
-    objectives = tuple(target.objective(allowed) for target in rows.values())
+    objectives = tuple(own.objective(allowed) if isinstance(own, Rows) else own for own in rows.values())
     return Problem(objectives, feasible, _goal(list(rows), objectives, config, feasible), pull)
 
 
-def _goal(targets: list[str], objectives: tuple[Objective, ...], config: MixtureConfig, feasible: FeasibleSet) -> Goal:
+def _goal(targets: list[str], objectives: Losses, config: MixtureConfig, feasible: FeasibleSet) -> Goal:
     if config.over != "worst":
         weights = np.array([config.target_weights.get(target, 1.0) for target in targets])
         return Mean.of(weights / weights.sum(), len(targets))
@@ -36,14 +41,11 @@ def _goal(targets: list[str], objectives: tuple[Objective, ...], config: Mixture
     )
 
 
-def _offsets(
-    objectives: tuple[Objective, ...], config: MixtureConfig, feasible: FeasibleSet
-) -> NDArray[np.float64] | None:
+def _offsets(objectives: Losses, config: MixtureConfig, feasible: FeasibleSet) -> NDArray[np.float64] | None:
     """What every target's loss is compared with: nothing, its best single source, or its own best mixture."""
     if config.worst.offsets == "none":
         return None
     if config.worst.offsets == "best_single":
-        corners = np.eye(feasible.lower.size)
-        return np.array([min(objective.row_losses(corner).sum() for corner in corners) for objective in objectives])
+        return np.array([objective.single_losses().min() for objective in objectives])
     alone = [solve_problem(Problem((objective,), feasible), solver="auto") for objective in objectives]
     return np.array([solution.loss for solution in alone])

@@ -177,6 +177,10 @@ class CrossEntropy:
         losses[counts] = -self.row_weights[counts] * mixed_log_probs(table, source_shares)
         return losses
 
+    def single_losses(self) -> Vector:
+        """The loss under each source alone, ``(sources,)``."""
+        return np.array([self.row_losses(corner).sum() for corner in np.eye(self.sources)])
+
 
 def rescaled(log_probs: NDArray[np.floating], excluded: Mask | None) -> Vector:
     """Turn log-probabilities, in place, into likelihoods divided by each row's largest; the logs of these.

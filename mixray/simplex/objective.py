@@ -85,6 +85,10 @@ class Resampling(Objective, Protocol):
         """How many replicates it can work on at once."""
         ...
 
+    def single_losses(self) -> Vector:
+        """The value at each source alone, ``(sources,)``, from the rows as they were before any rounding."""
+        ...
+
     def replicates(self, seed: int, target: int, numbers: range) -> Replicates:
         """The replicates of these numbers, the same whenever they are asked for; ``target``: this one's number, for
         draws of its own."""

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 from mixray.simplex.checks import Matrix, Vector, checked_shares
 from mixray.simplex.feasible import FeasibleSet
 from mixray.simplex.goal import Goal, Mean
-from mixray.simplex.objective import Columns, Evaluation, Objective
+from mixray.simplex.objective import Columns, Evaluation, Objective, Resampling
 from mixray.simplex.prior import Prior, log_shares
 
 START_BLEND = 1e-3
@@ -68,8 +68,15 @@ class Problem:
         return Point(self, source_shares, tuple(evaluations), columns, proof)
 
     def loss(self, source_shares: Vector) -> float:
-        """What the losses come to at any shares, feasible or not; inf where a row that counts cannot occur."""
-        losses = [objective.row_losses(source_shares).sum() for objective in self.objectives]
+        """What the losses come to at any shares, feasible or not (where rows are elsewhere: of sources that these were
+        scaled by); inf where a row that counts cannot occur."""
+        losses = [
+            # What each row of those elsewhere adds may be more than this process can hold.
+            objective.at(source_shares[None])[0].value
+            if isinstance(objective, Resampling)
+            else objective.row_losses(source_shares).sum()
+            for objective in self.objectives
+        ]
         return self.goal.value(np.array(losses))
 
     def at_each(self, points: Sequence[Vector]) -> list[Point]:

@@ -16,7 +16,7 @@ import daqp
 import numpy as np
 from numpy.typing import NDArray
 
-from mixray.simplex.checks import Matrix, Vector
+from mixray.simplex.checks import Mask, Matrix, Vector
 from mixray.simplex.feasible import DAQP_EQUALITY, DAQP_SOLVED, FeasibleSet
 from mixray.simplex.goal import Worst
 from mixray.simplex.objective import Columns
@@ -31,6 +31,8 @@ LEVEL_CURVATURE = 1e-9
 REFINEMENTS = 4
 """How often H is made anew from the pi that its own solution gave."""
 INNER_ROUNDS, INNER_TRIALS = 60, 40
+STEEP = 1e8
+"""How many times the others' largest curvature a source's own may be before their digits are lost beside it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,25 +49,42 @@ def model_step(point: Point, lower: Vector, upper: Vector) -> Step | None:
     the feasible set's; only sources in ``point.columns`` move. None where nothing can move or daqp finds no solution.
     """
     assert point.columns is not None
-    free = point.columns[upper[point.columns] > lower[point.columns]]
-    if free.size < 2:
-        return None
-    model = _Model.of(point, free, lower[free], upper[free])
     pi = point.target_weights if point.proof is None else point.proof.target_weights
-    found = None
+    free = point.columns[upper[point.columns] > lower[point.columns]]
+    # At first any target may count: pi is a guess where the worst case has a kink.
+    found, stays = None, _steep_at_cap(point, free, upper, np.full(len(pi), 1 / len(pi)))
     for _ in range(REFINEMENTS if len(pi) > 1 else 1):
+        moving = free[~stays]
+        if moving.size < 2:
+            return None
+        model = _Model.of(point, moving, lower[moving], upper[moving])
         hessian = model.hessian(pi)
         found = model.minimise(hessian)
         if found is None:
             return None
-        if np.abs(found[1] - pi).max() < 1e-3:
+        before, stays = stays, _steep_at_cap(point, free, upper, found[1])
+        if np.abs(found[1] - pi).max() < 1e-3 and np.array_equal(stays, before):
             break
         pi = found[1]
     assert found is not None
     moved, pi, prices = found
     direction = np.zeros(point.shares.size)
-    direction[free] = moved
+    direction[moving] = moved
     return Step(direction, max(0.0, model.fall(moved, hessian)), Proof(pi, prices))
+
+
+def _steep_at_cap(point: Point, free: Columns, upper: Vector, pi: Vector) -> Mask:
+    """Which of the free sources stay at their upper bound without being asked: those that pay more than any other, and
+    whose curvature drowns the others'. Such a source alone explains some row, and its bound makes that row unlikely."""
+    assert point.columns is not None
+    capped: Mask = point.shares[free] >= upper[free]
+    if not capped.any():
+        return capped
+    curvature = point.curvature(pi).diagonal()[np.searchsorted(point.columns, free)]
+    gradient = (pi @ point.jacobian)[free]
+    steep = capped & (curvature > STEEP * curvature[~capped].max(initial=0.0))
+    stays: Mask = steep & (gradient < gradient[~steep].min(initial=np.inf))
+    return stays
 
 
 def optimal_target_weights(point: Point) -> Vector:

@@ -68,6 +68,11 @@ class Block:
         return self.drawn(draws) * draws.scale[:, None] * self.row_weights
 
 
+def process_bytes(memory: int, threads: int) -> int:
+    """The most that the process of a shard takes whose rows may take ``memory`` bytes."""
+    return memory + WORKING_BYTES * threads
+
+
 def shard_spans(rows: int, sources: int, shards: int) -> list[tuple[int, int]]:
     """[first, last) block of every shard; fewer shards where there are fewer blocks."""
     count = len(blocks(rows, sources))
@@ -77,10 +82,11 @@ def shard_spans(rows: int, sources: int, shards: int) -> list[tuple[int, int]]:
 
 
 class Shard:
-    """``first``: the number of its first block; ``stored``: its blocks, in order."""
+    """``first``: the number of its first block; ``stored``: its blocks, in order; ``single_losses``: of each block, the
+    loss under every source alone."""
 
-    def __init__(self, first: int, stored: Sequence[Block], threads: int = 1) -> None:
-        self._first, self._stored, self._threads = first, stored, threads
+    def __init__(self, first: int, stored: Sequence[Block], single_losses: Sequence[Vector], threads: int = 1) -> None:
+        self._first, self._stored, self._single_losses, self._threads = first, stored, single_losses, threads
         self._size = sum(block.likelihood.size for block in stored)
 
     @classmethod
@@ -106,15 +112,19 @@ class Shard:
         file cannot be written.
         """
         excluded = None if allowed is None or allowed.all() else ~allowed
-        ready = (
-            _block(chunk, excluded, start)
-            for (start, _), chunk in zip(spans, _by_span(chunks, spans, sources), strict=True)
-        )
+        single_losses: list[Vector] = []
+
+        def blocks_ready() -> Iterator[Block]:
+            for (start, _), chunk in zip(spans, _by_span(chunks, spans, sources), strict=True):
+                single_losses.append(_single_losses(chunk))
+                yield _block(chunk, excluded, start)
+
+        ready = blocks_ready()
         first_block = next(ready)
         rows, whole = spans[-1][1] - spans[0][0], chain([first_block], ready)
         fits = rows * _row_bytes(first_block) <= memory
         stored = _in_memory(whole, first_block, rows) if fits else _Scratch(whole, first_block, len(spans), scratch)
-        return cls(first, stored, threads)
+        return cls(first, stored, single_losses, threads)
 
     @property
     def in_memory(self) -> bool:
@@ -160,6 +170,10 @@ class Shard:
     def weight_sums(self) -> list[Partial]:
         """Partial sums of the row weights and of the loss's offset."""
         return summed(self._each(lambda block: weight_sums(block.row_weights, block.row_max), 0), self._first)
+
+    def single_losses(self) -> list[Partial]:
+        """Partial sums of the loss under each source alone, from the rows before they were rounded."""
+        return summed(self._single_losses, self._first)
 
     def row_tokens(self) -> list[Partial]:
         """Partial sums of row weight times tokens, or of the rows where that is the same for all."""
@@ -215,6 +229,14 @@ def _by_span(chunks: Iterable[Chunk], spans: Sequence[tuple[int, int]], sources:
             )
             filled += taken
         yield block
+
+
+def _single_losses(chunk: Chunk) -> Vector:
+    """What a block of rows adds to the loss under every source alone: inf where a row that counts cannot occur."""
+    counts = chunk[1] > 0
+    with np.errstate(invalid="ignore"):  # what are no numbers is refused when the block is made
+        losses: Vector = -(chunk[1][counts, None] * chunk[0][counts]).sum(axis=0)
+    return losses
 
 
 def _block(chunk: Chunk, excluded: Mask | None, first: int) -> Block:

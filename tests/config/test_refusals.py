@@ -201,6 +201,21 @@ def test_a_wrong_value_is_named_with_its_line(
             "shares that sum to 1; they sum to 1.2",
         ),
         ("{choose: {within: -1}}", "mixture.choose.within", "-1", "greater than 0"),
+        ("{shards: {actors: 0}}", "mixture.shards.actors", "0", "greater than 0"),
+        ("{shards: {memory: 2 GiB}}", "mixture.shards.memory", "'2 GiB'", "a valid integer"),
+        ("{shards: {resources: {cpus: 0}}}", "mixture.shards.resources.cpus", "0", "greater than 0"),
+        (
+            "{shards: {}, choose: {rule: nearest_to_prior, within: one_se}}",
+            "mixture.choose.within",
+            "'one_se'",
+            "a part of the loss beside shards",
+        ),
+        (
+            "{shards: {}, choose: {rule: nearest_to_prior}}",
+            "mixture.choose.within",
+            None,
+            "a part of the loss beside shards",
+        ),
     ],
 )
 def test_settings_of_the_mixture_that_allow_none_are_refused(

@@ -180,6 +180,23 @@ def test_one_mixture_for_all_targets_costs_one_more_model(finished: Path) -> Non
     assert "Targets: loss in nats per token" in shown.stdout
 
 
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize("over", ["each", "worst"])
+def test_shard_actors_find_the_same_mixtures(finished: Path, over: str) -> None:
+    """From the same cache, whose rows they keep in files."""
+    found = {}
+    for shards in (None, {"actors": 1, "resources": {"cpus": 0.5}, "memory": 1}):
+        overrides = {"name": "sharded", "mixture.over": over, "mixture.shards": shards}
+        found[shards is None] = mixray.run(finished / "run.yaml", overrides, until="mixture").mixtures
+    here, there = found[True], found[False]
+    assert list(there) == list(here) == (["zoo", "mixed"] if over == "each" else ["worst"])
+    for name, mixture in there.items():
+        assert mixture.status == "converged"
+        assert mixture.weights == pytest.approx(here[name].weights, abs=1e-4)
+        assert mixture.loss == pytest.approx(here[name].loss, abs=3e-8)  # the tolerance and float32
+        assert mixture.target_loss == pytest.approx(here[name].target_loss, abs=1e-5)
+
+
 def test_solve_sweeps_a_cap(finished: Path) -> None:
     asked = ["solve", the_run(finished), "mixture.bounds.animals=[0, 0.2..0.6:0.2]", "--target", "zoo"]
     swept = json.loads(command(*asked, "--json").stdout)

@@ -25,6 +25,7 @@ from mixray.simplex import (
     Worst,
     quadratic,
     solve,
+    solve_problem,
 )  # fmt: skip
 from mixray.simplex.quadratic import Step, model_step
 
@@ -167,6 +168,22 @@ def test_sources_that_shall_have_no_share_cost_no_curvature(monkeypatch: pytest.
     assert solution.status == "converged"
     assert np.count_nonzero(solution.weights) <= 5
     assert widths[-2] <= 6
+
+
+@pytest.mark.parametrize("cap", [1e-5, 1e-7, 1e-9, 1e-12])
+@pytest.mark.parametrize("goal", [Mean(np.ones(2) / 2), Worst.of(2), Worst.of(2, tau=0.01)])
+def test_a_source_that_alone_explains_a_row_may_be_all_but_excluded(cap: float, goal: Goal) -> None:
+    """Its curvature there is 1 / cap^2 times the others'."""
+    draw = np.random.default_rng(0)
+    tables = draw.normal(-5, 1, (2, 150, 1)) - draw.exponential(1, (2, 150, 12))
+    tables[0, :2] = -1000.0
+    tables[0, :2, 0] = 0.0
+    upper = np.r_[cap, np.ones(11)]
+    objectives = tuple(CrossEntropy.from_log_probs(table) for table in tables)
+    problem = Problem(objectives, FeasibleSet.of(12, None, upper, [Group([1, 2], upper=0.3)]), goal)
+    solution = solve_problem(problem, tolerance=1e-10, max_rounds=30)
+    assert solution.status == "converged"
+    assert solution.weights[0] == cap
 
 
 def test_a_warm_start_saves_rounds() -> None:

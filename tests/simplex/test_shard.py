@@ -74,6 +74,27 @@ def test_the_sums_have_the_bits_of_one_table(table: Any, shards: int, memory: in
     np.testing.assert_allclose(losses, whole.row_losses(POINTS[0]), rtol=1e-6, atol=1e-9)  # rounded, exact
 
 
+@pytest.mark.parametrize("memory", [2**30, 0])
+def test_single_losses_are_those_of_the_rows_before_rounding(table: Any, memory: int) -> None:
+    """Where a row is a thousand nats below its largest, and where a source cannot explain a row that does not count."""
+    log_probs, row_weights = table[0].copy(), table[1].copy()
+    log_probs[5] = 0
+    log_probs[5, 3:6] = -1000
+    log_probs[:, 7] = np.where(np.isneginf(log_probs[:, 7]), -1, log_probs[:, 7])
+    log_probs[9, 7] = -np.inf
+    row_weights[9] = 0
+    found = []
+    for shards in (1, 3):
+        spans = shard_spans(ROWS, SOURCES, shards)
+        parts = [load((log_probs, row_weights), *span, memory=memory) for span in spans]
+        found.append(total(partial for part in parts for partial in part.single_losses()))
+    np.testing.assert_array_equal(*found)
+    exact = CrossEntropy.from_log_probs(log_probs, row_weights).single_losses()
+    assert np.isfinite(exact[7])
+    assert np.isinf(exact).any()
+    np.testing.assert_allclose(found[0], exact, rtol=1e-12)
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 def test_threads_change_no_bit(table: Any, threads: int) -> None:
     one, many = load(table, 0, 5), load(table, 0, 5, threads=threads)
