@@ -38,6 +38,12 @@ FLOOR = 1e-140
 only with no weight, or at the far end of a line search, which then turns back."""
 LEAST_KEPT = 1e-100
 """Of a row's largest likelihood under the sources that a mixture may have."""
+LEAST_LOG = -600.0
+"""Of a likelihood beside its row's largest, which is 1. It stands for all below, 0 too: an exponential too small for a
+normal number takes several times as long, and for long documents most would be."""
+NARROW = 7
+"""Up to so many columns, with the rows of a block, BLAS multiplies two matrices in half the time that it takes for a
+matrix with itself, whose product is symmetric."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +73,8 @@ class CrossEntropy:
         table = checked_table(log_probs)
         weights = checked_row_weights(row_weights, table.shape[0])
         some = None if allowed is None or allowed.all() else ~allowed
-        likelihood, row_max = np.empty(table.shape), np.empty(len(table))
+        # Column after column: to scale rows, take maxima or leave columns out is then fast however few there are.
+        likelihood, row_max = np.empty(table.shape, order="F"), np.empty(len(table))
 
         def rescale(start: int, stop: int) -> Vector:
             np.copyto(likelihood[start:stop], table[start:stop])
@@ -194,6 +201,7 @@ def rescaled(log_probs: NDArray[np.floating], excluded: Mask | None) -> Vector:
         log_probs[:, excluded] = -np.inf
         largest = row_maxima(log_probs)
     np.subtract(log_probs, np.where(np.isneginf(largest), 0.0, largest)[:, None], out=log_probs)
+    np.maximum(log_probs, LEAST_LOG, out=log_probs)
     np.exp(log_probs, out=log_probs)
     return largest
 
@@ -213,16 +221,22 @@ def cross_entropy_sums(
     part = likelihood.astype(np.float64, copy=False)
     mixed = np.maximum(part @ points.T, FLOOR)
     values = row_weights @ np.log(mixed)
-    gradients = (row_weights[:, None] / mixed).T @ part
+    quotients = row_weights[:, None] / mixed
+    gradients = quotients.T @ part
     if columns is None:
         return np.concatenate([-values, -gradients.ravel()])
-    root = np.sqrt(row_weights)
     some = part if len(columns) == part.shape[1] else part[:, columns]
-    curvatures = []
-    for column in mixed.T:
-        scaled = some * (root / column)[:, None]
-        curvatures.append((scaled.T @ scaled).ravel())
+    curvatures = [_weighted_product(some, weights).ravel() for weights in (quotients / mixed).T]
     return np.concatenate([-values, -gradients.ravel(), *curvatures])
+
+
+def _weighted_product(part: Matrix, row_weights: Vector) -> Matrix:
+    """``part^T diag(row_weights) part``, symmetric to the last bit."""
+    if part.shape[1] <= NARROW:
+        product: Matrix = part.T @ (part * row_weights[:, None])
+        return (product + product.T) / 2
+    scaled = part * np.sqrt(row_weights)[:, None]
+    return scaled.T @ scaled
 
 
 def replicate_sums(

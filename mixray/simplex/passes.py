@@ -70,11 +70,12 @@ def mapped(
 
     BLAS keeps to one thread meanwhile: blocks are what runs side by side, and a block's bits depend on nothing else.
     """
+    threads = threads or len(os.sched_getaffinity(0))
     with one_blas_thread():
         if entries <= SERIAL_ENTRIES or len(spans) == 1 or threads == 1:
             yield from (work(*span) for span in spans)
         else:
-            yield from _pool(threads or len(os.sched_getaffinity(0))).map(lambda span: work(*span), spans)
+            yield from _pool(threads).map(lambda span: work(*span), spans)
 
 
 def one_blas_thread() -> Any:

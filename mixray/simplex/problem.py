@@ -155,7 +155,9 @@ class Point:
     def gap(self) -> float:
         """A bound on ``value`` minus the least value."""
         own = self._gap(self.target_weights, None)
-        return own if self.proof is None else min(own, self._gap(self.proof.target_weights, self.proof.group_prices))
+        if self.proof is None or (isinstance(self.problem.goal, Mean) and not self.problem.feasible.groups):
+            return own  # with one choice of target weights and no group a proof suggests nothing
+        return min(own, self._gap(self.proof.target_weights, self.proof.group_prices))
 
     def _gap(self, target_weights: Vector, group_prices: Vector | None) -> float:
         problem = self.problem

@@ -123,7 +123,7 @@ class Shard:
         first_block = next(ready)
         rows, whole = spans[-1][1] - spans[0][0], chain([first_block], ready)
         fits = rows * _row_bytes(first_block) <= memory
-        stored = _in_memory(whole, first_block, rows) if fits else _Scratch(whole, first_block, len(spans), scratch)
+        stored = list(whole) if fits else _Scratch(whole, first_block, len(spans), scratch)
         return cls(first, stored, single_losses, threads)
 
     @property
@@ -215,7 +215,7 @@ def _by_span(chunks: Iterable[Chunk], spans: Sequence[tuple[int, int]], sources:
             if not filled:
                 document = None if rest[2] is None else np.empty(rows, np.int64)
                 row_tokens = None if rest[3] is None else np.empty(rows)
-                block: Chunk = (np.empty((rows, sources)), np.empty(rows), document, row_tokens)
+                block: Chunk = (np.empty((rows, sources), order="F"), np.empty(rows), document, row_tokens)
             taken = min(len(rest[0]), rows - filled)
             for whole, part in zip(block, rest, strict=True):
                 if whole is not None and part is not None:
@@ -265,18 +265,6 @@ def _row_bytes(block: Block) -> int:
     return sum(array[0].nbytes for array in _arrays(block).values())
 
 
-def _in_memory(ready: Iterable[Block], like: Block, rows: int) -> list[Block]:
-    whole = {name: np.empty((rows, *array.shape[1:]), array.dtype) for name, array in _arrays(like).items()}
-    stored = []
-    for block in ready:
-        place = slice(block.first - like.first, block.first - like.first + len(block.likelihood))
-        for name, array in _arrays(block).items():
-            whole[name][place] = array
-        kept: dict[str, Any] = {name: array[place] for name, array in whole.items()}
-        stored.append(replace(block, **kept))
-    return stored
-
-
 class _Scratch(Sequence[Block]):
     """Blocks in a file: a record each, array after array, from the start of a page. None is larger than the first."""
 
@@ -294,7 +282,7 @@ class _Scratch(Sequence[Block]):
             try:
                 self._file.seek(number * self._record)
                 for array in _arrays(block).values():
-                    self._file.write(array.data)
+                    self._file.write(array.ravel(order="K").data)
                 self._file.flush()
             except OSError as error:
                 raise _no_scratch(folder, error) from error
@@ -313,7 +301,7 @@ class _Scratch(Sequence[Block]):
         offset = 0
         for name, array in _arrays(like).items():
             values = np.frombuffer(record, array.dtype, rows * array[0].size, offset)
-            arrays[name], offset = values.reshape(rows, *array.shape[1:]), offset + values.nbytes
+            arrays[name], offset = values.reshape(rows, *array.shape[1:], order="F"), offset + values.nbytes
         return replace(like, first=like.first + number * len(like.likelihood), **arrays)
 
 

@@ -154,17 +154,22 @@ def test_without_any_quadratic_solution_the_rounds_are_those_of_em(monkeypatch: 
     np.testing.assert_allclose(solution.weights, by_em.weights, atol=1e-12)
 
 
-def test_sources_that_shall_have_no_share_cost_no_curvature(monkeypatch: pytest.MonkeyPatch) -> None:
-    draw = np.random.default_rng(0)
-    table = draw.normal(-5, 1, (300, 40)) - 30.0 * (np.arange(40) >= 5)
-    widths, real = [], CrossEntropy.at
+@pytest.fixture
+def widths(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of sources in the curvature of every pass over the rows from here on."""
+    found, real = list[int](), CrossEntropy.at
 
     def seen(self: CrossEntropy, points: Array, columns: Any = None) -> list[Evaluation]:
-        widths.append(0 if columns is None else len(columns))
+        found.append(0 if columns is None else len(columns))
         return real(self, points, columns)
 
     monkeypatch.setattr(CrossEntropy, "at", seen)
-    solution = solve(table)
+    return found
+
+
+def test_sources_that_shall_have_no_share_cost_no_curvature(widths: list[int]) -> None:
+    draw = np.random.default_rng(0)
+    solution = solve(draw.normal(-5, 1, (300, 40)) - 30.0 * (np.arange(40) >= 5))
     assert solution.status == "converged"
     assert np.count_nonzero(solution.weights) <= 5
     assert widths[-2] <= 6
@@ -184,6 +189,18 @@ def test_a_source_that_alone_explains_a_row_may_be_all_but_excluded(cap: float, 
     solution = solve_problem(problem, tolerance=1e-10, max_rounds=30)
     assert solution.status == "converged"
     assert solution.weights[0] == cap
+
+
+@pytest.mark.parametrize("sources", [7, 100])
+def test_long_documents_need_few_rounds_and_few_sources_no_curvature(sources: int, widths: list[int]) -> None:
+    # 200 to 20,000 tokens, sources apart by a tenth of a nat per token; the loss in nats per token.
+    draw = np.random.default_rng(0)
+    tokens = np.exp(draw.uniform(np.log(200), np.log(20_000), 10_000))
+    per_token = -3.5 + 0.05 * draw.normal(size=sources) + 0.1 * draw.normal(size=(tokens.size, sources))
+    solution = solve(tokens[:, None] * per_token, row_weights=1 / tokens / tokens.size)
+    assert solution.status == "converged"
+    assert solution.rounds <= 10
+    assert sources > 7 or not any(widths)
 
 
 def test_a_warm_start_saves_rounds() -> None:
