@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -71,15 +72,20 @@ class Killer:
 
 
 def workers_named(name: str) -> Iterator[int]:
-    """Processes that Ray has titled after what they run."""
+    """Processes of this process's cluster that Ray has titled after what they run."""
+    parents, titles = dict[int, int](), dict[int, str]()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
-            try:
-                title = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            except OSError:
-                continue
-            if title.startswith(f"ray::{name}"):
-                yield int(entry.name)
+            with contextlib.suppress(OSError):
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                titles[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+    for pid, title in titles.items():
+        if title.startswith(f"ray::{name}"):
+            above = pid
+            while above in parents and above != os.getpid():
+                above = parents[above]
+            if above == os.getpid():
+                yield pid
 
 
 def test_a_proxy_whose_actor_is_killed_ends_with_the_same_bits(
