@@ -19,6 +19,7 @@ from mixray.errors import InputError
 
 SCHEMA: Literal["mixray.mixture/1"] = "mixray.mixture/1"
 SUM_TOLERANCE = 1e-12
+TRAINING_TOKENS = "training tokens"
 
 Share = Annotated[float, Field(ge=0.0, le=1.0 + SUM_TOLERANCE)]
 
@@ -35,7 +36,7 @@ class Mixture(BaseModel):
     """What several targets' losses come to; None for one target."""
     unit: Literal["document", "window", "token"] | None = None
     """What the likelihood was taken over."""
-    share_of: str = "training tokens"
+    share_of: str = TRAINING_TOKENS
     sources: list[str]
     weights: dict[str, Share]
     """Source -> its share; in the order of ``sources``; the sum is 1 within 1e-12."""

@@ -17,7 +17,7 @@ from mixray.run_folder import RunFolder
 from mixray.search import Found
 from mixray.store import Artifact
 from mixray.store.storage import without_credentials
-from mixray.tracking import Progress, Stage, Tracker
+from mixray.tracking import Progress, Stage, Tracker, metric_names
 from mixray.training import Progress as TrainingRecord
 
 
@@ -68,8 +68,9 @@ def training(tracker: Tracker, stage: Stage, kind: str) -> News:
             "tokens_per_second": record.tokens_per_second,
             "learning_rate": record.learning_rate,
         }
-        points |= {f"group_loss/{name}": loss for name, loss in (record.group_losses or {}).items()}
-        points |= {f"group_weight/{name}": weight for name, weight in (record.group_weights or {}).items()}
+        names = metric_names(record.group_weights or {})
+        points |= {f"group_loss/{names[group]}": loss for group, loss in (record.group_losses or {}).items()}
+        points |= {f"group_weight/{names[group]}": weight for group, weight in (record.group_weights or {}).items()}
         tracker.metrics(f"{kind}/{key}", [(name, value, record.tokens) for name, value in points.items()])
 
     return news
@@ -83,9 +84,10 @@ def trained(tracker: Tracker, stage: Stage, kind: str, models: Mapping[str, Arti
             key, params={"parameters": meta["parameters"], "tokens": meta["tokens"]}, tags={"artifact": model.id}
         )
         tracker.metrics(key, [("loss", loss, tokens) for tokens, loss in meta["curve"]])
+        names = metric_names(meta.get("group_weights", {}))
         for metric, kind_of_curve in (("group_loss", "group_losses"), ("group_weight", "group_weights")):
             for group, curve in meta.get(kind_of_curve, {}).items():
-                tracker.metrics(key, [(f"{metric}/{group}", value, tokens) for tokens, value in curve])
+                tracker.metrics(key, [(f"{metric}/{names[group]}", value, tokens) for tokens, value in curve])
         tracker.metrics(key, [("seconds", meta["seconds"], meta["tokens"])])
         tracker.finish(key)
         stage.update(name, 1, 1, loss=meta["curve"][-1][1])

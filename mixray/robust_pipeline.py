@@ -21,7 +21,7 @@ from mixray.robust_result import RESULTS, RobustResult
 from mixray.run_folder import created
 from mixray.store import Artifacts
 from mixray.store.storage import without_credentials
-from mixray.tracking import Progress, SilentProgress, Tracker, open_tracker
+from mixray.tracking import Progress, SilentProgress, Tracker, numbered_name, open_tracker
 
 SCHEMA = "mixray.robust/1"
 Told = dict[str, Any]
@@ -130,7 +130,7 @@ def _heads_at(seeds: list[Mapping[str, Any]]) -> Told:
 
 def _tell_arm(tracker: Tracker, key: str, told: Mapping[str, Any], artifact: str) -> None:
     """One arm under one seed as a child run: curves of every group over the steps, group weights, the test part."""
-    names = [_metric_name(group, name) for group, name in enumerate(told["group_names"])]
+    names = [numbered_name(group, name) for group, name in enumerate(told["group_names"])]
     keys = dict(zip(told["group_names"], names, strict=True))
     tracker.start(key, params={"arm": told["arm"], "seed": told["seed"]}, tags={"artifact": artifact})
     points: list[tuple[str, float, int]] = []
@@ -159,10 +159,3 @@ def _headline(results: Mapping[str, Any]) -> Iterator[tuple[str, float, int]]:
             found = told["summary"][name]
             if found is not None:
                 yield f"{name}/{arm}", found["mean"], 0
-
-
-def _metric_name(group: int, name: str) -> str:
-    """MLflow allows few signs in a metric's name; the number keeps two groups apart."""
-    return f"{group}_" + "".join(
-        sign if sign.isascii() and (sign.isalnum() or sign in "_-. ") else "_" for sign in name
-    )

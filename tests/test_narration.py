@@ -66,3 +66,17 @@ def test_other_arms_have_none() -> None:
         narration.trained(told, stage, "arm", {"natural": model()})
     assert told.values
     assert not group_metrics(told)
+
+
+def test_groups_of_whatever_name_are_metrics_that_mlflow_takes() -> None:
+    """The number is the group's, also where others have no loss yet."""
+    told = Told()
+    weights = {"10 - 20 km": 0.2, "<10 km": 0.5, ">10 km": 0.3}
+    with SilentProgress().stage("retrain") as stage:
+        narration.training(told, stage, "arm")("a", record(group_losses={">10 km": 2.0}, group_weights=weights))
+    assert group_metrics(told) == {
+        "group_loss/2__10 km": 2.0,
+        "group_weight/10 - 20 km": 0.2,
+        "group_weight/1__10 km": 0.5,
+        "group_weight/2__10 km": 0.3,
+    }

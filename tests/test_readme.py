@@ -32,5 +32,11 @@ def test_a_section_of_the_readme_is_accepted(block: str) -> None:
     assert parse_config(REST + block).name == "readme"
 
 
-def test_there_is_one() -> None:
-    assert any(block.startswith("mixture:") for block in BLOCKS)
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block.startswith("name:")])
+def test_a_whole_run_file_of_the_readme_is_accepted(block: str) -> None:
+    assert parse_config(block).examples is not None
+
+
+@pytest.mark.parametrize("start", ["mixture:", "retrain:", "name:"])
+def test_there_is_one(start: str) -> None:
+    assert any(block.startswith(start) for block in BLOCKS)

@@ -108,11 +108,13 @@ def train_proxies(
 
 
 def proxy_id(config: ProxyConfig, source: Artifact, *, steps: int, seed: int) -> str:
-    """What decides a proxy's weights. The tokens artifact stands for source, tokenizer and window."""
+    """What decides a proxy's weights. The tokens artifact stands for source, tokenizer and window; proxies see no
+    groups of examples."""
     settings = config.model_dump(
         mode="json", exclude={"tokens", "fraction", "resources", "max_restarts", "checkpoints"}
     )
-    return fingerprint(["proxy", 1, settings, model_identity(config.model), source.id, steps, seed])
+    rows = source.meta.get("content", source.id)
+    return fingerprint(["proxy", 1, settings, model_identity(config.model), rows, steps, seed])
 
 
 def _train_all(session: Session, config: ProxyConfig, jobs: list[ProxyJob], news: News) -> dict[str, Artifact]:

@@ -23,8 +23,8 @@ from ray.train.torch import TorchTrainer
 from mixray.cluster.session import Session
 from mixray.cluster.watching import POLL_SECONDS, News, Watcher, plain
 from mixray.config.schema import RetrainConfig
-from mixray.data import ExampleInputs, MixtureStream, ModelInputs, TrainingRows, group_shares, open_rows
-from mixray.errors import InputError, MixrayError, StageError
+from mixray.data import ExampleInputs, Examples, MixtureStream, ModelInputs, TrainingRows, group_shares, open_rows
+from mixray.errors import MixrayError, StageError
 from mixray.proxies import model_identity, new_model
 from mixray.robust import new_objective
 from mixray.store import Artifact, Artifacts, Draft, fingerprint
@@ -112,17 +112,18 @@ def _grouped(
     if config.kind == "erm":
         return stream, None, None
     grouped: BatchStream
+    shares = {name: job.source_shares[name] for name in stream.source_names}
     if config.group_column is None:
         grouped = SourcesAsGroups(stream)
-        shares = {name: job.source_shares[name] for name in stream.source_names}
         presence = stream.presence(batch, job.steps)
     else:
-        assert isinstance(job.inputs, ExampleInputs)
-        by_group = group_shares(rows, job.source_shares, len(job.inputs.group_names))
+        assert isinstance(job.inputs, ExampleInputs), "windows of text have no columns"
+        ids = {name: some.group_ids() for name, some in rows.items() if isinstance(some, Examples)}
+        by_group = group_shares(ids, shares, len(job.inputs.group_names))
         present = np.flatnonzero(by_group)
         grouped = ColumnAsGroups(stream, present)
         shares = {job.inputs.group_names[group]: float(by_group[group]) for group in present.tolist()}
-        presence = 1 - (1 - by_group[present]) ** batch
+        presence = stream.presence(batch, job.steps, ids)[present]
     objective = new_objective(
         config,
         shares,
@@ -150,7 +151,6 @@ def retrain(
     ``proxies``: by source; the objective may measure losses from theirs.
     Raises StageError naming every arm that failed, after the others have finished.
     """
-    _check_groups(config, inputs)
     steps = step_count(config.tokens, config.batch, inputs.row_tokens)
     jobs: dict[str, ArmJob] = {}
     for arm, shares in arms.items():
@@ -165,20 +165,6 @@ def retrain(
     if missing:
         _train_all(session, config, list(missing.values()), news)
     return {arm: artifacts.get("model", job.draft.id) for arm, job in jobs.items()}
-
-
-def _check_groups(config: RetrainConfig, inputs: ModelInputs) -> None:
-    objective = config.objective
-    if objective.kind == "erm" or objective.group_column is None or not isinstance(objective.prior, dict):
-        return
-    assert isinstance(inputs, ExampleInputs)
-    if set(objective.prior) != set(inputs.group_names):
-        raise InputError(
-            "the prior does not fit the groups",
-            where="retrain.objective.prior",
-            got=", ".join(objective.prior),
-            wanted=f"a weight for every value of {objective.group_column}: {', '.join(inputs.group_names)}",
-        )
 
 
 def _references(

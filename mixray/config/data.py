@@ -37,7 +37,7 @@ class PoolConfig(Section):
     parquet: str | Globs | None = None
     """Parquet files by glob, or folders of them."""
     csv: str | Globs | None = None
-    """CSV files with a header line, by glob: of examples."""
+    """CSV files with a header line, by glob, plain, ``.gz`` or ``.zst``: of examples. Each is read whole."""
     dataset: str | None = None
     """A Hugging Face data set: a hub name or a folder written by ``save_to_disk`` or readable by ``load_dataset``."""
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from mixray.config.section import Misfit, Name, Section
+from mixray.config.section import Misfit, Section
 
 GROUP_COLUMN = "column:"
 """``column:NAME`` says that NAME holds the groups themselves."""
@@ -58,8 +58,8 @@ class GroupObjective(GroupWeights):
 
     groups: str = "source"
     """``source``, or for examples ``column:NAME``."""
-    prior: Literal["uniform", "shares"] | dict[Name, Annotated[float, Field(gt=0)]] = "uniform"
-    """Where the group weights start and what they are pulled to; ``shares``: the arm's; else source -> weight."""
+    prior: Literal["uniform", "shares"] | dict[str, Annotated[float, Field(gt=0)]] = "uniform"
+    """Where the group weights start and what they are pulled to; ``shares``: the arm's; else group -> weight."""
     excess: Literal["none", "proxy"] = "none"
     """``proxy``: judge a source by its loss above what its own proxy reached on it in training."""
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
@@ -27,7 +30,7 @@ from mixray.data.parts import FilePart, FileSlice
 from mixray.data.pools import Pool
 from mixray.data.rows import FILE_ROWS, SIDES, RowsResult, SideResult, side_of
 from mixray.data.selection import changed
-from mixray.data.streams import reading
+from mixray.data.streams import opened, reading
 from mixray.data.tables import write_table
 from mixray.data.typed_columns import MISSING, Texts, check_columns, ids_in, lists, numbers, texts
 from mixray.errors import InputError
@@ -35,6 +38,8 @@ from mixray.store import Draft, FileRecord, fingerprint
 
 MOST_VALUES = 10_000
 """Of one categorical column, or classes of a label."""
+ROUNDING = 1e-13
+"""A deviation below so much of the mean is that of a constant column, whose mean is not exact."""
 NAMED = 5
 """Values that an error names."""
 
@@ -53,24 +58,37 @@ class ExampleTable:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @classmethod
+    def joined(cls, tables: Sequence[ExampleTable]) -> ExampleTable:
+        """All their rows. Raises InputError where features differ in length."""
+        filtered = sum(table.filtered for table in tables)
+        tables = [table for table in tables if len(table)] or list(tables[:1])
+        check_widths(table.numeric.shape[1] for table in tables)
+        return cls(
+            np.concatenate([table.numeric for table in tables]),
+            {name: np.concatenate([table.categorical[name] for table in tables]) for name in tables[0].categorical},
+            np.concatenate([table.labels for table in tables]),
+            np.concatenate([table.groups for table in tables]) if tables[0].groups is not None else None,
+            filtered,
+        )
+
     def first(self, rows: int | None) -> ExampleTable:
         categorical = {name: values[:rows] for name, values in self.categorical.items()}
         groups = None if self.groups is None else self.groups[:rows]
         return ExampleTable(self.numeric[:rows], categorical, self.labels[:rows], groups, self.filtered)
 
     def contents(self) -> list[bytes]:
-        """A hash of every row's values, 16 bytes each."""
-        columns = [*self.categorical.values(), self.labels, *([] if self.groups is None else [self.groups])]
-        words = zip(*columns, strict=True)
+        """A hash of every row's inputs and label, 16 bytes each."""
+        words = zip(*self.categorical.values(), self.labels, strict=True)
         return [
-            hashlib.blake2b(row.tobytes() + "\x1f".join(texts).encode(), digest_size=HASH_BYTES).digest()
+            hashlib.blake2b(row.tobytes() + json.dumps(texts).encode(), digest_size=HASH_BYTES).digest()
             for row, texts in zip(self.numeric, words, strict=True)
         ]
 
 
 @dataclass(frozen=True)
 class Columns:
-    """What the run file says of the columns. ``group``: the column of groups, if there is one."""
+    """What the run file says of a pool's columns. ``group``: the column of groups, if there is one: of sources."""
 
     examples: ExamplesConfig
     group: str | None
@@ -90,7 +108,8 @@ class Columns:
 
 @dataclass(frozen=True)
 class ExamplePart:
-    """A part of a pool. ``rows``: at most so many of it, None for all; ``digest``: of what was seen there."""
+    """A part of a pool. ``rows``: at most so many of it, None for all; ``digests``: of the rows and their groups, as
+    they were seen there."""
 
     pool: Pool
     part: FilePart
@@ -98,7 +117,7 @@ class ExamplePart:
     columns: Columns
     draft: Draft
     rows: int | None = None
-    digest: str | None = None
+    digests: tuple[str, str] | None = None
 
 
 # -------------------------------------------------------------------------------------------------------------- reading
@@ -106,17 +125,31 @@ class ExamplePart:
 
 def read_part(pool: Pool, part: FilePart, columns: Columns, rows: int | None) -> ExampleTable:
     """Raises InputError naming the column and what is wrong with it, or the file that cannot be read."""
-    tables = [_filtered(_read(pool, piece, columns), pool) for piece in part.slices]
-    filtered = sum(dropped for _, dropped in tables)
+    return ExampleTable.joined([_read_piece(pool, piece, columns) for piece in part.slices]).first(rows)
+
+
+def _read_piece(pool: Pool, piece: FileSlice, columns: Columns) -> ExampleTable:
+    read = _read_parquet if pool.config.reader == "parquet" else _read_csv
+    with reading(piece.file, pool):
+        table = read(pool, piece, columns)
+    kept, filtered = _filtered(table, pool)
     try:
-        table = pa.concat_tables([kept for kept, _ in tables], promote_options="permissive").combine_chunks()
-    except pa.ArrowException as error:
-        raise InputError("the files do not have the same columns", where=pool.files_key, got=str(error)) from error
-    if not table.num_rows:
-        table = table.slice(0, 0)
+        return _typed(kept, columns, filtered)
+    except InputError as error:
+        got = f"{error.got}, in {piece.file.location}"
+        raise InputError(error.what, where=error.where, got=got, wanted=error.wanted, remedy=error.remedy) from error
+
+
+def _typed(table: Any, columns: Columns, filtered: int) -> ExampleTable:
+    """The columns in their roles. Where there are no rows their types say nothing."""
     config = columns.examples
+    if not table.num_rows:
+        nothing = np.empty(0, dtype=np.str_)
+        categorical = dict.fromkeys(config.categorical, nothing)
+        groups = None if columns.group is None else nothing
+        return ExampleTable(np.empty((0, len(config.numeric))), categorical, nothing, groups, filtered)
     parts = [numbers(table, name, "examples.numeric") for name in config.numeric]
-    if config.features is not None and table.num_rows:
+    if config.features is not None:
         parts.append(lists(table, config.features, "examples.features"))
     return ExampleTable(
         np.column_stack(parts) if parts else np.empty((table.num_rows, 0)),
@@ -124,25 +157,36 @@ def read_part(pool: Pool, part: FilePart, columns: Columns, rows: int | None) ->
         texts(table, config.label, "examples.label"),
         None if columns.group is None else texts(table, columns.group, "retrain.objective.groups"),
         filtered,
-    ).first(rows)
+    )
 
 
-def _read(pool: Pool, piece: FileSlice, columns: Columns) -> Any:
+def _read_parquet(pool: Pool, piece: FileSlice, columns: Columns) -> Any:
     """The columns that are named, and those that rows are filtered by."""
-    file, place = piece.file, piece.file.location
-    wanted = list(dict.fromkeys([name for names in columns.named.values() for name in names] + list(pool.config.where)))
-    with reading(file, pool), open_filesystem(file.filesystem)[0].open_input_file(file.path) as stream:
-        if pool.config.reader == "parquet":
-            parquet = pq.ParquetFile(stream)
-            _check(parquet.schema_arrow, pool, columns, place)
-            groups = range(piece.start, parquet.num_row_groups if piece.stop is None else piece.stop)
-            return parquet.read_row_groups(list(groups), columns=wanted)
-        # A text that is empty is missing, as a number is; classes are not numbers, so that 01 and 1 differ.
-        types = dict.fromkeys([*columns.texts, *pool.config.where], pa.string())
-        options = pyarrow.csv.ConvertOptions(strings_can_be_null=True, column_types=types)
+    file = piece.file
+    with open_filesystem(file.filesystem)[0].open_input_file(file.path) as stream:
+        parquet = pq.ParquetFile(stream)
+        _check(parquet.schema_arrow, pool, columns, file.location)
+        groups = range(piece.start, parquet.num_row_groups if piece.stop is None else piece.stop)
+        return parquet.read_row_groups(list(groups), columns=_wanted(pool, columns))
+
+
+def _read_csv(pool: Pool, piece: FileSlice, columns: Columns) -> Any:
+    """The same. Classes are not numbers, so that 01 and 1 differ; one that is empty is missing, one named NA is not."""
+    numeric = set(columns.examples.numeric)
+    classes = [*columns.texts, *(name for name in pool.config.where if name not in numeric)]
+    options = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(classes, pa.string()))
+    with opened(piece.file) as stream:
         table = pyarrow.csv.read_csv(stream, convert_options=options)
-        _check(table.schema, pool, columns, place)
-        return table.select(wanted)
+    _check(table.schema, pool, columns, piece.file.location)
+    table = table.select(_wanted(pool, columns))
+    for name in columns.texts:
+        place, values = table.schema.get_field_index(name), table.column(name)
+        table = table.set_column(place, name, pc.if_else(pc.equal(values, ""), None, values))
+    return table
+
+
+def _wanted(pool: Pool, columns: Columns) -> list[str]:
+    return list(dict.fromkeys([name for names in columns.named.values() for name in names] + list(pool.config.where)))
 
 
 def _check(schema: Any, pool: Pool, columns: Columns, place: str) -> None:
@@ -166,7 +210,8 @@ def _filtered(table: Any, pool: Pool) -> tuple[Any, int]:
 @dataclass(frozen=True)
 class Look:
     """What is known of some rows before they are encoded. mean, squares: of each numeric column, the latter summed
-    squares of the deviations from the mean; categories: column -> values; digests: of each part's rows in order."""
+    squares of the deviations from the mean; categories: column -> values; digests, group_digests: of each part's rows
+    in order, and of their groups."""
 
     rows: int
     filtered: int
@@ -176,6 +221,7 @@ class Look:
     labels: list[str]
     groups: list[str]
     digests: list[str]
+    group_digests: list[str]
 
     @property
     def inputs(self) -> ExampleInputs:
@@ -198,36 +244,49 @@ def look_of(table: ExampleTable) -> Look:
         _values(table.labels, "examples.label"),
         [] if table.groups is None else _values(table.groups, "retrain.objective.groups"),
         [_digest(table)],
+        [_group_digest(table)],
     )
 
 
 def together(looks: Sequence[Look]) -> Look:
     """The look at all their rows (Chan, Golub and LeVeque 1979 for the sums of squares)."""
     digests = [digest for look in looks for digest in look.digests]
+    group_digests = [digest for look in looks for digest in look.group_digests]
+    filtered = sum(look.filtered for look in looks)
     looks = [look for look in looks if look.rows] or list(looks[:1])
-    widths = sorted({len(look.mean) for look in looks})
-    if len(widths) > 1:
-        raise InputError(
-            "the features differ in length", where="examples.features", got=f"lengths {widths[:5]}", wanted="one length"
-        )
+    check_widths(len(look.mean) for look in looks)
     counts = np.array([look.rows for look in looks], dtype=np.float64)
     means = np.array([look.mean for look in looks])
-    mean = counts @ means / max(counts.sum(), 1)
-    squares = np.array([look.squares for look in looks]).sum(axis=0) + counts @ (means - mean) ** 2
+    mean = _sum(counts[:, None] * means) / max(counts.sum(), 1)
+    squares = _sum(np.array([look.squares for look in looks]) + counts[:, None] * (means - mean) ** 2)
     categories = {
         name: _union([look.categories[name] for look in looks], f"examples.categorical, column {name}")
         for name in looks[0].categories
     }
     return Look(
         int(counts.sum()),
-        sum(look.filtered for look in looks),
+        filtered,
         mean.tolist(),
         squares.tolist(),
         categories,
         _union([look.labels for look in looks], "examples.label"),
         _union([look.groups for look in looks], "retrain.objective.groups"),
         digests,
+        group_digests,
     )
+
+
+def _sum(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Over the first axis; exactly rounded, so that the order of parts and sources touches no bit."""
+    return np.array([math.fsum(column) for column in values.T])
+
+
+def check_widths(widths: Iterable[int]) -> None:
+    found = sorted(set(widths))
+    if len(found) > 1:
+        raise InputError(
+            "the features differ in length", where="examples.features", got=f"lengths {found[:NAMED]}", wanted="one"
+        )
 
 
 def _values(values: Texts, where: str) -> list[str]:
@@ -249,6 +308,10 @@ def _union(values: Sequence[Sequence[str]], where: str) -> list[str]:
 
 def _digest(table: ExampleTable) -> str:
     return hashlib.sha256(b"".join(table.contents())).hexdigest()
+
+
+def _group_digest(table: ExampleTable) -> str:
+    return fingerprint(None if table.groups is None else table.groups.tolist())
 
 
 # ------------------------------------------------------------------------------------------------------------- encoding
@@ -274,26 +337,36 @@ class ExampleEncoder:
                 got=", ".join(sources.labels) or "no rows",
                 wanted="two classes or more over all sources",
             )
-        deviation = np.sqrt(np.array(sources.squares) / sources.rows)
+        mean, deviation = np.array(sources.mean), np.sqrt(np.array(sources.squares) / sources.rows)
+        deviation[deviation <= ROUNDING * np.abs(mean)] = 0
         categories = {name: tuple(values) for name, values in sources.categories.items()}
         names = tuple(sources.labels), tuple(sources.groups)
-        return cls(tuple(sources.mean), tuple(deviation.tolist()), categories, *names)
+        return cls(tuple(mean.tolist()), tuple(deviation.tolist()), categories, *names)
 
     @property
     def digest(self) -> str:
-        return fingerprint({"examples": 1, **asdict(self)})
+        """Of what features and labels are made by; groups are no part of either."""
+        settings = asdict(self)
+        del settings["group_names"]
+        return fingerprint({"examples": 1, **settings})
+
+    @property
+    def features(self) -> int:
+        return len(self.mean) + sum(map(len, self.categories.values()))
 
     def encode(self, table: ExampleTable) -> NDArray[np.void]:
         """Records (rows,): features float32 (features,), label and group int64; a group that no source has is -1."""
         mean, deviation = np.array(self.mean), np.array(self.deviation)
-        scaled = np.zeros_like(table.numeric)
-        np.divide(table.numeric - mean, deviation, out=scaled, where=deviation > 0)
-        columns = [scaled]
+        records = np.zeros(len(table), record_type(self.features))
+        features, first = records["features"], len(mean)
+        features[:, :first] = np.divide(
+            table.numeric - mean, deviation, out=np.zeros_like(table.numeric), where=deviation > 0
+        )
         for name, values in table.categorical.items():
-            columns.append(ids_in(values, self.categories[name])[:, None] == np.arange(len(self.categories[name])))
-        features = np.column_stack(columns)
-        records = np.zeros(len(table), record_type(features.shape[1]))
-        records["features"] = features
+            ids = ids_in(values, self.categories[name])
+            known = np.flatnonzero(ids >= 0)
+            features[known, first + ids[known]] = 1
+            first += len(self.categories[name])
         records["label"] = ids_in(table.labels, self.label_names)
         records["group"] = -1 if table.groups is None else ids_in(table.groups, self.group_names)
         return records
@@ -357,6 +430,6 @@ def _cache_rows(documents: list[bytes], records: NDArray[np.void]) -> Any:
 
 def _read_again(task: ExamplePart) -> ExampleTable:
     table = read_part(task.pool, task.part, task.columns, task.rows)
-    if _digest(table) != task.digest:
+    if (_digest(table), _group_digest(table)) != task.digests:
         raise changed(task.pool)
     return table

@@ -6,7 +6,7 @@ Identity is content, as it is for texts: what is encoded hangs on the values tha
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from mixray.config.data import ExamplesConfig, TargetConfig
@@ -37,26 +37,30 @@ from mixray.store import Artifact, Artifacts, Draft, FileRecord, fingerprint
 
 KIND = "examples"
 LOOK = "look"
+TOO_FEW = "more rows, or another held_out; rows that are alike stay together"
 
 
 def prepare_examples(
     config: RunConfig, examples: ExamplesConfig, artifacts: Artifacts, run_tasks: RunTasks, notify: Notify
 ) -> Prepared:
     """As ``prepare`` of texts: make, or find, everything that training and scoring read."""
-    columns = columns_of(config, examples)
     inputs = [PoolInput(pool) for pool in [*source_pools(config), *target_pools(config)]]
-    found = make_all([_wanted_look(item, columns) for item in inputs], artifacts, run_tasks, "look")
+    columns = {item.pool.label: _columns_of(item.pool, config, examples) for item in inputs}
+    found = make_all([_wanted_look(item, columns[item.pool.label]) for item in inputs], artifacts, run_tasks, "look")
     looks = {item.pool.label: Look(**artifact.meta) for item, artifact in zip(inputs, found, strict=True)}
+    for item in inputs:
+        _check_some(item.pool, looks[item.pool.label])
     sources = together([looks[item.pool.label] for item in inputs if item.pool.role == "source"])
     encoder = ExampleEncoder.of(sources)
+    _check_prior(config, encoder)
     for item in inputs:
-        _check(item.pool, looks[item.pool.label], encoder)
-    wanted = [_wanted(item, looks[item.pool.label], columns, encoder) for item in inputs]
+        _check_fit(item.pool, looks[item.pool.label], encoder)
+    wanted = [_wanted(item, looks[item.pool.label], columns[item.pool.label], encoder) for item in inputs]
     made = by_label(inputs, make_all(wanted, artifacts, run_tasks, "encode"))
     for item in inputs:
         notify(f"{item.pool.label}: {looks[item.pool.label].rows} examples")
         if item.pool.role == "target":
-            rows.check_rows(item.pool, made[item.pool.label])
+            rows.check_rows(item.pool, made[item.pool.label], remedy=TOO_FEW)
     notify(f"{sources.inputs.features} features, {len(encoder.label_names)} classes")
     return Prepared(
         inputs=sources.inputs,
@@ -70,22 +74,37 @@ def prepare_examples(
 
 def look_ahead(config: RunConfig, examples: ExamplesConfig) -> tuple[ExampleInputs, dict[str, int]]:
     """What models will read, and the examples of every pool ("source NAME", "target NAME"), guessed from the first part
-    of each. Raises InputError for columns that are missing or hold something else."""
-    columns = columns_of(config, examples)
+    of each that has any. Raises InputError for columns that are missing or hold something else, and for no rows."""
     looks, counts = [], {}
     for pool in [*source_pools(config), *target_pools(config)]:
-        first, *others = PoolInput(pool).parts
-        assert isinstance(first, FilePart)
-        table = read_part(pool, first, columns, None)
+        columns, parts = _columns_of(pool, config, examples), _file_parts(PoolInput(pool))
+        seen: list[Look] = []
+        for part in parts:
+            seen.append(look_of(read_part(pool, part, columns, None)))
+            if seen[-1].rows:
+                break
+        look = together(seen)
+        _check_some(pool, look)
         if pool.role == "source":
-            looks.append(look_of(table))
-        counts[pool.label] = len(table) * (1 + len(others))
+            looks.append(look)
+        counts[pool.label] = round(look.rows * len(parts) / len(seen))
     return together(looks).inputs, counts
 
 
-def columns_of(config: RunConfig, examples: ExamplesConfig) -> Columns:
+def _columns_of(pool: Pool, config: RunConfig, examples: ExamplesConfig) -> Columns:
+    """Groups are of what is trained on; the split of a target does not hang on them."""
     objective = config.retrain.objective
-    return Columns(examples, objective.group_column if isinstance(objective, GroupObjective) else None)
+    if pool.role == "target" or not isinstance(objective, GroupObjective):
+        return Columns(examples, None)
+    return Columns(examples, objective.group_column)
+
+
+def _file_parts(item: PoolInput) -> list[FilePart]:
+    """Raises InputError where there are none: Parquet files may have no row groups."""
+    parts = [part for part in item.parts if isinstance(part, FilePart)]
+    if not parts:
+        raise _no_rows(item.pool, 0)
+    return parts
 
 
 def _wanted_look(item: PoolInput, columns: Columns) -> Wanted:
@@ -100,44 +119,67 @@ def _wanted_look(item: PoolInput, columns: Columns) -> Wanted:
 
 def _wanted(item: PoolInput, look: Look, columns: Columns, encoder: ExampleEncoder) -> Wanted:
     def tasks(draft: Draft) -> list[EncodeTask]:
-        return [EncodeTask(part, encoder) for part in _parts(item, columns, draft, look.digests)]
+        parts, seen = _parts(item, columns, draft), zip(look.digests, look.group_digests, strict=True)
+        return [EncodeTask(replace(part, digests=digests), encoder) for part, digests in zip(parts, seen, strict=True)]
 
     config = item.pool.config
     if isinstance(config, TargetConfig):
         id = fingerprint([rows.KIND, 1, encoder.digest, look.digests, config.held_out])
         return Wanted(rows.KIND, id, write_target_examples, tasks, _publish_rows)
-    return Wanted(KIND, fingerprint([KIND, 1, encoder.digest, look.digests]), write_examples, tasks, _publish_examples)
+    content = fingerprint([KIND, 1, encoder.digest, look.digests])
+    groups = [encoder.group_names, look.group_digests] if encoder.group_names else []
+
+    def publish(draft: Draft, _: Sequence[EncodeTask], results: Sequence[tuple[FileRecord, int]]) -> Artifact:
+        """``meta``: tokens (examples in all), shards ({file: examples}, in order), content (what they are but for their
+        groups)."""
+        files = {f"{index:06d}.npy": record for index, (record, count) in enumerate(results) if count}
+        shards = {f"{index:06d}.npy": count for index, (_, count) in enumerate(results) if count}
+        return draft.publish(files, {"tokens": sum(shards.values()), "shards": shards, "content": content})
+
+    return Wanted(KIND, fingerprint([content, *groups]) if groups else content, write_examples, tasks, publish)
 
 
-def _parts(item: PoolInput, columns: Columns, draft: Draft, digests: Sequence[str] | None = None) -> list[ExamplePart]:
-    parts = [part for part in item.parts if isinstance(part, FilePart)]
+def _parts(item: PoolInput, columns: Columns, draft: Draft) -> list[ExamplePart]:
+    parts = _file_parts(item)
     quotas = rows.token_quotas(item.pool.config.max_tokens, len(parts))
-    seen: Sequence[str | None] = digests or [None] * len(parts)
     return [
-        ExamplePart(item.pool, part, index, columns, draft, quota, digest)
-        for index, (part, quota, digest) in enumerate(zip(parts, quotas, seen, strict=True))
+        ExamplePart(item.pool, part, index, columns, draft, quota)
+        for index, (part, quota) in enumerate(zip(parts, quotas, strict=True))
     ]
-
-
-def _publish_examples(draft: Draft, _: Sequence[EncodeTask], results: Sequence[tuple[FileRecord, int]]) -> Artifact:
-    """``meta``: tokens (examples in all), shards ({file: examples}, in order)."""
-    files = {f"{index:06d}.npy": record for index, (record, count) in enumerate(results) if count}
-    shards = {f"{index:06d}.npy": count for index, (_, count) in enumerate(results) if count}
-    return draft.publish(files, {"tokens": sum(shards.values()), "shards": shards})
 
 
 def _publish_rows(draft: Draft, _: Sequence[EncodeTask], results: Sequence[rows.RowsResult]) -> Artifact:
     return rows.publish(draft, 1, results)
 
 
-def _check(pool: Pool, look: Look, encoder: ExampleEncoder) -> None:
+def _check_some(pool: Pool, look: Look) -> None:
     if not look.rows:
+        raise _no_rows(pool, look.filtered)
+
+
+def _no_rows(pool: Pool, filtered: int) -> InputError:
+    return InputError(
+        f"the {pool.label} has no rows",
+        where=pool.files_key,
+        got=f"{filtered} rows, none of which 'where' keeps" if filtered else "empty files",
+        wanted="at least one row",
+    )
+
+
+def _check_prior(config: RunConfig, encoder: ExampleEncoder) -> None:
+    objective = config.retrain.objective
+    if not isinstance(objective, GroupObjective) or not objective.group_column:
+        return
+    if isinstance(objective.prior, dict) and set(objective.prior) != set(encoder.group_names):
         raise InputError(
-            f"the {pool.label} has no rows",
-            where=pool.files_key,
-            got=f"{look.filtered} rows, none of which 'where' keeps" if look.filtered else "empty files",
-            wanted="at least one row",
+            "the prior does not fit the groups",
+            where="retrain.objective.prior",
+            got=", ".join(objective.prior),
+            wanted=f"a weight for every value of {objective.group_column}: {', '.join(encoder.group_names)}",
         )
+
+
+def _check_fit(pool: Pool, look: Look, encoder: ExampleEncoder) -> None:
     if pool.role == "target" and (unknown := sorted(set(look.labels) - set(encoder.label_names))):
         raise InputError(
             f"the {pool.label} has a class that no source has",
@@ -171,9 +213,10 @@ def _counts(item: PoolInput, look: Look, made: Made) -> dict[str, int]:
 def _warnings(looks: Mapping[str, Look], encoder: ExampleEncoder) -> Iterator[dict[str, Any]]:
     seen: dict[str, str] = {}
     for label, look in looks.items():
-        role, content = label.partition(" ")[0], fingerprint(look.digests)
-        if (other := seen.setdefault(f"{role} {content}", label)) != label:
-            message = f"{other} and {label} hold the same rows: shares between them mean nothing"
+        if (other := seen.setdefault(fingerprint(look.digests), label)) != label:
+            one_role = other.split()[0] == label.split()[0]
+            so = "shares between them mean nothing" if one_role else "models are judged by what they have learnt"
+            message = f"{other} and {label} hold the same rows: {so}"
             yield {"code": "identical_pools", "message": message, "pools": [other, label]}
         for column, values in look.categories.items():
             if unknown := sorted(set(values) - set(encoder.categories[column])):

@@ -27,6 +27,7 @@ from mixray.store import Artifact, Draft, FileRecord, fingerprint
 
 KIND = "rows"
 FILE_ROWS = 2048
+TOO_FEW = "more documents, another held_out, or a smaller document_chars, which cuts long ones into several"
 SCHEMA = pa.schema(
     [
         ("document", pa.binary(HASH_BYTES)),
@@ -122,7 +123,7 @@ def publish(draft: Draft, window: int, results: Sequence[RowsResult]) -> Artifac
     return draft.publish(files, meta)
 
 
-def check_rows(pool: Pool, rows: Artifact) -> None:
+def check_rows(pool: Pool, rows: Artifact, remedy: str = TOO_FEW) -> None:
     """Raise InputError if a part of the split is empty."""
     fit, held_out = (rows.meta[side]["documents"] for side in SIDES)
     limit = pool.config.max_tokens
@@ -134,7 +135,7 @@ def check_rows(pool: Pool, rows: Artifact) -> None:
         got=f"{fit} documents to fit on and {held_out} held out"
         + (f", max_tokens {limit}" if limit is not None else ""),
         wanted="at least one document in each part",
-        remedy="more documents, another held_out, or a smaller document_chars, which cuts long ones into several",
+        remedy=remedy,
     )
 
 

@@ -15,7 +15,7 @@ A source's own windows come in an order that depends on (seed, its name, epoch) 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -90,22 +90,37 @@ class MixtureStream:
             result[here] = rows[source]
         return result, sources
 
-    def presence(self, batch: int, steps: int) -> NDArray[np.float64]:
+    def presence(
+        self, batch: int, steps: int, group_ids: Mapping[str, NDArray[np.int64]] | None = None
+    ) -> NDArray[np.float64]:
         """The share of the first ``steps`` batches that have a window of each source, counted: float64 (sources,).
 
+        ``group_ids``: source -> the groups of its windows, from 0; then of each group, to the last one that occurs.
         At least 1 / steps. Windows of a source are evenly spread, so that a batch misses one more rarely than a batch
         of independent draws would: about 1 - batch x share of the time in place of (1 - share)^batch.
         """
-        seen = np.zeros(len(self._shares), dtype=np.int64)
-        at_once = max(1, COUNTED_AT_ONCE // batch)
+        groups = None if group_ids is None else [group_ids[name] for name in self.source_names]
+        seen = np.zeros(len(self._shares) if groups is None else 1 + max(map(np.max, groups)), dtype=np.int64)
+        at_once = max(1, COUNTED_AT_ONCE // max(batch, len(seen)))
         for first in range(0, steps, at_once):
             last = min(first + at_once, steps)
-            sources, _ = self._draws(first * batch, last * batch)
+            drawn = self._drawn(first * batch, last * batch, groups)
             has = np.zeros((last - first, len(seen)), dtype=np.bool_)
-            has[np.arange(len(sources)) // batch, sources] = True
+            has[np.arange(len(drawn)) // batch, drawn] = True
             seen += has.sum(axis=0)
         shares: NDArray[np.float64] = np.maximum(seen, 1) / steps
         return shares
+
+    def _drawn(self, start: int, stop: int, groups: Sequence[NDArray[np.int64]] | None) -> NDArray[np.int64]:
+        """Of the windows at positions [start, stop) their sources, or their groups."""
+        if groups is None:
+            return self._draws(start, stop)[0]
+        sources, indices = self.locate(start, stop)
+        drawn = np.empty_like(sources)
+        for source, ids in enumerate(groups):
+            here = np.flatnonzero(sources == source)
+            drawn[here] = ids[indices[here]]
+        return drawn
 
     def _draws(self, start: int, stop: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Positions [start, stop) -> (source, how many windows it has given before)."""

@@ -23,9 +23,7 @@ def compression_of(file: SourceFile) -> str | None:
 
 def read_blocks(file: SourceFile, start: int = 0) -> Iterator[bytes]:
     """The file's bytes, decompressed, from byte ``start`` (which needs a file that is not compressed)."""
-    filesystem = open_filesystem(file.filesystem)[0]
-    compression = compression_of(file)
-    with _opened(filesystem, file, compression) as stream:
+    with opened(file) as stream:
         if start:
             stream.seek(start)
         while block := stream.read(BLOCK_BYTES):
@@ -46,7 +44,9 @@ def reading(file: SourceFile, pool: Pool) -> Iterator[None]:
         ) from error
 
 
-def _opened(filesystem: Any, file: SourceFile, compression: str | None) -> Any:
+def opened(file: SourceFile) -> Any:
+    """The file's bytes, decompressed; seekable where it is not compressed."""
+    filesystem, compression = open_filesystem(file.filesystem)[0], compression_of(file)
     if compression is None:
         return filesystem.open_input_file(file.path)
     return filesystem.open_input_stream(file.path, compression=compression)

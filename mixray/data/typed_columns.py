@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -35,10 +36,15 @@ def ids_in(values: Texts, names: tuple[str, ...]) -> NDArray[np.int64]:
 
 
 def check_columns(present: Iterable[str], named: Mapping[str, Iterable[str]], place: str) -> None:
-    """Raise InputError for a column that is missing. ``named``: dotted key of the run file -> the columns it names."""
-    known = set(present)
+    """Raise InputError for a column that is missing or stands twice. ``named``: dotted key of the run file -> the
+    columns it names."""
+    known = Counter(present)
     for key, names in named.items():
         for name in names:
+            if known[name] > 1:
+                raise InputError(
+                    "a column stands twice", where=key, got=f"{name}, in {place}", wanted="columns of different names"
+                )
             if name not in known:
                 raise InputError(
                     "a column is missing",
@@ -51,7 +57,8 @@ def check_columns(present: Iterable[str], named: Mapping[str, Iterable[str]], pl
 def numbers(table: Any, name: str, key: str) -> NDArray[np.float64]:
     column = table.column(name)
     kind = column.type
-    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+    are_numbers = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    if not (are_numbers or pa.types.is_null(kind)):
         raise InputError(
             "a numeric column does not hold numbers",
             where=f"{key}, column {name}",
@@ -122,7 +129,7 @@ def texts(table: Any, name: str, key: str, *, missing: str | None = None) -> Tex
             wanted="a value in every row",
             remedy="drop the rows or fill the gaps before",
         )
-    return np.array([missing if value is None else _written(value) for value in values])
+    return np.array([missing if value is None else _written(value) for value in values], dtype=np.str_)
 
 
 def _written(value: Any) -> str:

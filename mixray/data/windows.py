@@ -72,12 +72,9 @@ class Windows(TrainingRows):
 class Examples(TrainingRows):
     """Records (rows,) of features, label and group; see ``mixray.data.example_rows``."""
 
-    def group_counts(self, groups: int) -> NDArray[np.int64]:
-        """Rows of each group, (groups,)."""
-        counts = np.zeros(groups, dtype=np.int64)
-        for shard in range(len(self._names)):
-            counts += np.bincount(self._open(shard)["group"], minlength=groups)
-        return counts
+    def group_ids(self) -> NDArray[np.int64]:
+        """Of all rows, (rows,)."""
+        return np.concatenate([self._open(shard)["group"] for shard in range(len(self._names))])
 
     def _empty(self, rows: int) -> NDArray[np.void]:
         return np.empty(rows, dtype=self._open(0).dtype)
@@ -94,12 +91,10 @@ def open_rows(storage: Storage, artifact: Artifact) -> TrainingRows:
 
 
 def group_shares(
-    rows: Mapping[str, TrainingRows], source_shares: Mapping[str, float], groups: int
+    group_ids: Mapping[str, NDArray[np.int64]], source_shares: Mapping[str, float], groups: int
 ) -> NDArray[np.float64]:
-    """The share of each group in a mixture of examples, (groups,)."""
+    """The share of each group in a mixture of examples, (groups,). ``group_ids``: source -> its rows' groups."""
     shares = np.zeros(groups)
     for source, share in source_shares.items():
-        examples = rows[source]
-        assert isinstance(examples, Examples), "texts have no groups"
-        shares += share * examples.group_counts(groups) / len(examples)
+        shares += share * np.bincount(group_ids[source], minlength=groups) / len(group_ids[source])
     return shares

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mixray.cache import PredictionCache
 from mixray.config import RunConfig
 from mixray.config.mixture import MixtureConfig
-from mixray.mixture import Mixture
+from mixray.mixture import TRAINING_TOKENS, Mixture
 from mixray.search.constraints import baseline_mixtures, feasible_set, natural_tokens, prior_shares, vector
 from mixray.search.rows import Rows, rows_of
 from mixray.search.targets import problem_of
@@ -119,6 +119,7 @@ def find_mixture(
         targets=list(rows),
         over=None if settings.over == "each" else settings.over,
         unit=settings.unit,
+        share_of=TRAINING_TOKENS if config.examples is None else "training examples",
         loss=losses,
         gap=max(0.0, optimum.gap + (near.chosen.rise if near else 0.0)),
         rounds=optimum.rounds,

@@ -8,7 +8,7 @@ from mixray.tracking.address import default_uri, view_command
 from mixray.tracking.delivery import MlflowTracker
 from mixray.tracking.opening import open_tracker, replay
 from mixray.tracking.progress import Progress, SilentProgress, Stage, open_progress
-from mixray.tracking.records import Context, Status, flatten
+from mixray.tracking.records import Context, Status, flatten, metric_names, numbered_name
 from mixray.tracking.tracker import NoTracker, Tracker
 
 __all__ = [
@@ -22,6 +22,8 @@ __all__ = [
     "Tracker",
     "default_uri",
     "flatten",
+    "metric_names",
+    "numbered_name",
     "open_progress",
     "open_tracker",
     "replay",

@@ -7,13 +7,29 @@ from __future__ import annotations
 
 import base64
 import json
+import string
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+METRIC_SIGNS = frozenset(string.ascii_letters + string.digits + "_-. ")
+"""Of those that MLflow allows in a metric's name; ``/`` makes sections."""
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 Context = Literal["training", "evaluation"]
+
+
+def numbered_name(number: int, name: str) -> str:
+    """Of a group, as part of a metric's name; the number keeps apart what MLflow's signs do not."""
+    return f"{number}_" + "".join(sign if sign in METRIC_SIGNS else "_" for sign in name)
+
+
+def metric_names(groups: Iterable[str]) -> dict[str, str]:
+    """Group -> its part of a metric's name: itself, where MLflow allows it."""
+    return {
+        name: name if METRIC_SIGNS.issuperset(name) else numbered_name(number, name)
+        for number, name in enumerate(groups)
+    }
 
 
 def now() -> int:

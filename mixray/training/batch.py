@@ -88,5 +88,7 @@ def read_batch(stream: BatchStream | WindowStream, start: int, stop: int) -> Bat
 def row_batch(rows: NDArray[Any], group_ids: NDArray[np.int64] | None = None) -> Batch:
     """rows: windows of token ids (rows, window), or examples, records (rows,) of features and label."""
     if rows.dtype.names:
-        return Batch((rows["features"], rows["label"]), group_ids)
+        # Torch takes no columns whose stride is not a multiple of their item's size.
+        features, labels = (np.ascontiguousarray(rows[name]) for name in ("features", "label"))
+        return Batch((features, labels), group_ids)
     return Batch((rows,), group_ids, tokens_per_row=rows.shape[1])

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from mixray.data import Windows, check_inputs, prepare
+from mixray.config.schema import RunConfig
+from mixray.data import Windows, check_inputs, open_rows, prepare
 from mixray.data.locations import find_files
 from mixray.data.parts import list_pool
 from mixray.errors import InputError
@@ -92,3 +93,27 @@ def test_an_error_names_the_place_without_its_options(bucket: Bucket, source: An
         list_pool(source(parquet=bucket.uri("nothing/*.parquet")))
     assert "the source code has no files\n  where: sources.code.parquet\n" in str(caught.value)
     assert f"\n  got: {bucket.base}/nothing/*.parquet\n" in str(caught.value)
+
+
+def test_tabular_examples_lie_there_like_anything_else(bucket: Bucket, mapper: Any, tmp_path: Path) -> None:
+    """In a folder of Parquet and in compressed CSV; the store too."""
+    storage, rows = Storage(bucket.uri("")), range(40)
+    pq.write_table(pa.table({"x": [row * 0.5 for row in rows], "y": [row % 3 for row in rows]}), tmp_path / "table")
+    lines = "".join(f"{row * 0.5},{row % 3}\n" for row in rows)
+    storage.write("tables/a.parquet", (tmp_path / "table").read_bytes())
+    storage.write("rows.csv.gz", gzip.compress(f"x,y\n{lines}".encode()))
+    training = {"model": {"head": "linear"}, "tokens": 40}
+    config = RunConfig.model_validate(
+        {
+            "name": "test",
+            "examples": {"numeric": ["x"], "label": "y"},
+            "sources": {"a": {"parquet": bucket.uri("tables/")}, "b": {"csv": bucket.uri("rows.csv.gz")}},
+            "targets": {"goal": {"csv": bucket.uri("rows.csv.gz")}},
+            "proxy": {"kind": "classifier", **training},
+            "retrain": training,
+        }
+    )
+    prepared = prepare(config, Artifacts(Storage(bucket.uri("store")), "attempt"), mapper, lambda _: None)
+    assert prepared.sources["a"] == prepared.sources["b"]
+    records = open_rows(Storage(bucket.uri("store")), prepared.sources["a"]).read(np.arange(40))
+    assert records["label"].tolist() == [row % 3 for row in rows]

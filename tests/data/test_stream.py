@@ -144,6 +144,21 @@ def test_presence_is_what_batches_have(shares: list[float], batch: int, steps: i
         assert mixture.presence(batch, steps).tolist() == (np.maximum(has, 1) / steps).tolist()
 
 
+@given(shares_strategy, st.integers(1, 20), st.integers(1, 40), st.sampled_from([1, 1 << 20]))
+def test_presence_of_groups_is_what_batches_have(shares: list[float], batch: int, steps: int, at_once: int) -> None:
+    """Every source has windows of its own group and of one that all have; a group that no batch has counts once."""
+    mixture = stream(shares)
+    groups = {name: 1 + number * (np.arange(7) % 3 > 0) for number, name in enumerate(mixture.source_names)}
+    has = np.zeros(1 + max(ids.max() for ids in groups.values()))
+    for step in range(steps):
+        sources, indices = mixture.locate(step * batch, (step + 1) * batch)
+        drawn = [groups[mixture.source_names[source]][index] for source, index in zip(sources, indices, strict=True)]
+        has[np.unique(drawn)] += 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mixray.data.stream.COUNTED_AT_ONCE", at_once)
+        assert mixture.presence(batch, steps, groups).tolist() == (np.maximum(has, 1) / steps).tolist()
+
+
 def test_batches_miss_a_source_more_rarely_than_independent_draws() -> None:
     found = stream([0.8, 0.15, 0.05]).presence(10, 2000)
     assert found == pytest.approx([1, 1, 0.5], abs=0.01)

@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy
 from mixray.robust import ALSO, ALSOObjective, GroupDRO, GroupDROObjective
 from mixray.store import Storage
 from mixray.training import Batch, Objective, RowLoss, StorageCheckpoint, TrainReport, World, train, weighted_sum
-from mixray.training.batch import window_batch
+from mixray.training.batch import row_batch
 from mixray.training.loss import NextTokenLoss
 
 ROOT = Path(__file__).parents[2]
@@ -52,7 +52,7 @@ class GroupedStream:
                 windows[row] = np.random.default_rng(position).integers(self.vocabulary, size=windows.shape[1])
             elif group == 2:
                 windows[row] = windows[row][::-1]
-        return window_batch(windows, groups)
+        return row_batch(windows, groups)
 
     def groups(self, start: int, stop: int) -> np.ndarray:
         positions = np.arange(start, stop)
