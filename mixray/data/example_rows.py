@@ -32,14 +32,12 @@ from mixray.data.rows import FILE_ROWS, SIDES, RowsResult, SideResult, side_of
 from mixray.data.selection import changed
 from mixray.data.streams import opened, reading
 from mixray.data.tables import write_table
-from mixray.data.typed_columns import MISSING, Texts, check_columns, ids_in, lists, numbers, texts
+from mixray.data.typed_columns import MISSING, Texts, check_columns, ids_in, lists, numbers, texts, without_rounding
 from mixray.errors import InputError
 from mixray.store import Draft, FileRecord, fingerprint
 
 MOST_VALUES = 10_000
 """Of one categorical column, or classes of a label."""
-ROUNDING = 1e-13
-"""A deviation below so much of the mean is that of a constant column, whose mean is not exact."""
 NAMED = 5
 """Values that an error names."""
 
@@ -337,8 +335,8 @@ class ExampleEncoder:
                 got=", ".join(sources.labels) or "no rows",
                 wanted="two classes or more over all sources",
             )
-        mean, deviation = np.array(sources.mean), np.sqrt(np.array(sources.squares) / sources.rows)
-        deviation[deviation <= ROUNDING * np.abs(mean)] = 0
+        mean = np.array(sources.mean)
+        deviation = without_rounding(np.sqrt(np.array(sources.squares) / sources.rows), mean)
         categories = {name: tuple(values) for name, values in sources.categories.items()}
         names = tuple(sources.labels), tuple(sources.groups)
         return cls(tuple(mean.tolist()), tuple(deviation.tolist()), categories, *names)

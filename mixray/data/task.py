@@ -13,7 +13,7 @@ from scipy.optimize import linear_sum_assignment
 
 from mixray.config.robust import GroupedConfig
 from mixray.data.examples import SPLITS, Examples
-from mixray.data.typed_columns import Texts, ids_in, names_of
+from mixray.data.typed_columns import Texts, ids_in, names_of, without_rounding
 from mixray.errors import InputError
 
 Ids = NDArray[np.int64]
@@ -184,7 +184,8 @@ def _encoded(examples: Examples, in_train: NDArray[np.bool_]) -> tuple[NDArray[n
 
 def standardised(values: NDArray[np.float64], in_train: NDArray[np.bool_]) -> NDArray[np.float32]:
     """(rows, columns), less the training rows' mean, over their standard deviation; a constant column becomes 0."""
-    mean, spread = values[in_train].mean(axis=0), values[in_train].std(axis=0)
+    mean = values[in_train].mean(axis=0)
+    spread = without_rounding(values[in_train].std(axis=0), mean)
     scaled: NDArray[np.float64] = np.divide(values - mean, spread, out=np.zeros_like(values), where=spread > 0)
     return scaled.astype(np.float32)
 

@@ -19,6 +19,8 @@ from mixray.errors import InputError
 
 MISSING = "(missing)"
 """The value of a categorical column where there is none."""
+ROUNDING = 1e-13
+"""A deviation below so much of the mean is rounding."""
 Texts = NDArray[np.str_]
 
 
@@ -33,6 +35,11 @@ def ids_in(values: Texts, names: tuple[str, ...]) -> NDArray[np.int64]:
     places = np.searchsorted(np.array(names)[order], values).clip(max=len(names) - 1)
     found = order[places]
     return np.where(np.array(names)[found] == values, found, -1).astype(np.int64)
+
+
+def without_rounding(deviation: NDArray[np.float64], mean: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The columns' deviations, 0 for those of constant columns, whose means are not exact."""
+    return np.where(deviation > ROUNDING * np.abs(mean), deviation, 0.0)
 
 
 def check_columns(present: Iterable[str], named: Mapping[str, Iterable[str]], place: str) -> None:

@@ -80,9 +80,12 @@ def test_numbers_are_standardised_with_the_training_rows_alone() -> None:
     assert task.train.features[:, 0].mean() == pytest.approx(0, abs=1e-6)
 
 
-def test_a_constant_column_becomes_zero() -> None:
-    task = split_and_encode(examples(numeric=np.full((ROWS, 1), 7.0)), config(), 0)
-    assert not task.train.features[:, 0].any()
+@pytest.mark.parametrize("constant", [7.0, 0.1, 0.0])  # the mean of 0.1s is not 0.1
+def test_a_column_that_is_constant_in_training_becomes_zero(constant: float) -> None:
+    splits = np.repeat(["train", "validation", "test"], [100, 50, 50])
+    numbers = np.where(splits == "test", 5.0, constant)[:, None]
+    task = split_and_encode(examples(numeric=numbers, splits=splits), config(), 0)
+    assert not any(part.features[:, 0].any() for _, part in task.parts())
 
 
 def test_a_category_that_no_training_row_has_is_all_zeros_and_counted() -> None:
