@@ -36,11 +36,13 @@ settings.load_profile("mixray")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of two workers (pytest -n 2) one does the whole runs, which share a finished one; the other the rest."""
-    items.sort(key=lambda item: not item.nodeid.startswith("tests/end_to_end/"))
+    """Of two workers (pytest -n 2) one does what needs Ray, which shares a cluster and a finished run; first, because
+    that takes longest. The other does the rest, file by file."""
+    with_ray = ("tests/end_to_end/", "tests/cluster/")
+    items.sort(key=lambda item: not item.nodeid.startswith(with_ray))
     for item in items:
         file = item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group("end_to_end" if file.startswith("tests/end_to_end/") else file))
+        item.add_marker(pytest.mark.xdist_group("ray" if file.startswith(with_ray) else file))
 
 
 def pytest_unconfigure() -> None:

@@ -13,6 +13,7 @@ from scipy.special import logsumexp
 
 import mixray
 from mixray.baselines import balanced
+from mixray.cli import app
 from mixray.cluster import Session
 from tests.end_to_end.conftest import content_of, results, small_run
 from tests.end_to_end.conftest import mixray as command
@@ -82,17 +83,12 @@ def test_a_second_run_trains_and_scores_nothing_and_starts_no_cluster(finished: 
     storage = finished / "runs-here"
     kinds = ("tokens", "rows", "proxy", "column", "model")
     before = {kind: content_of(storage, kind) for kind in kinds}, results(storage)
-    again = command("run", finished / "run.yaml", "--json")
+    again = command("run", finished / "run.yaml")
     assert again.returncode == 0, again.stderr
-    assert json.loads(again.stdout) == json.loads((finished / "stdout.json").read_text())
     assert ({kind: content_of(storage, kind) for kind in kinds}, results(storage)) == before
     assert "tokens/s" not in again.stderr
     assert "ray log level" not in again.stderr  # what a starting Ray says first
-
-
-def test_the_last_lines_name_the_folder_and_how_to_open_mlflow(finished: Path) -> None:
-    shown = command("run", finished / "run.yaml")
-    *_, folder, view = shown.stdout.rstrip().splitlines()
+    *_, folder, view = again.stdout.rstrip().splitlines()
     assert folder == f"run folder: {the_run(finished)}"
     assert view == f"open it in MLflow: mlflow ui --backend-store-uri sqlite:///{finished / 'runs-here' / 'mlflow.db'}"
 
@@ -133,13 +129,13 @@ def test_solve_keeps_new_bounds(finished: Path) -> None:
     assert mixture["weights"]["animals"] == pytest.approx(0.25)
 
 
-def test_until_a_stage_stops_there(finished: Path) -> None:
+def test_until_a_stage_stops_there(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for stage, shown in {"data": "Data", "proxies": "Proxies", "cache": "Prediction cache of zoo"}.items():
-        stopped = command("run", finished / "run.yaml", "--until", stage)
-        assert stopped.returncode == 0, stopped.stderr
-        assert shown in stopped.stdout
+        app(["run", str(finished / "run.yaml"), "--until", stage], standalone_mode=False)
+        assert shown in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("ray_session")
 def test_a_new_target_costs_scoring_alone(finished: Path, tmp_path: Path) -> None:
     """Nothing is trained again: the tokens, and so the proxies, are the same artifacts."""
     path = small_run(tmp_path, storage=str(finished / "runs-here"))
@@ -150,23 +146,21 @@ def test_a_new_target_costs_scoring_alone(finished: Path, tmp_path: Path) -> Non
     lines = [json.dumps({"text": f"seven {' eight' * (index % 5)} nine {index}"}) for index in range(40)]
     (tmp_path / "numerals.jsonl").write_text("\n".join(lines))
     before = content_of(finished / "runs-here", "proxy")
-    done = command("run", path, "--until", "mixture", "--json")
-    assert done.returncode == 0, done.stderr
+    found = mixray.run(path, until="mixture").mixtures
     assert content_of(finished / "runs-here", "proxy") == before
-    assert json.loads(done.stdout)["mixtures"]["numerals"]["weights"]["numbers"] > 0.9
+    assert found["numerals"].weights["numbers"] > 0.9
 
 
+@pytest.mark.usefixtures("ray_session")
 def test_one_mixture_for_all_targets_costs_one_more_model(finished: Path) -> None:
     """The worst case over targets, a capped group, the near-optimal mixture nearest to balanced, all from one cache."""
     before = content_of(finished / "runs-here", "proxy")
     settings = ["name=together", "mixture.over=worst", "mixture.choose={rule: nearest_to_prior, within: 0.002}"]
     settings += ["mixture.groups=[{sources: [animals, numbers], max: 0.7}]"]
-    done = command("run", finished / "run.yaml", *settings, "--json")
-    assert done.returncode == 0, done.stderr
+    done = mixray.run(finished / "run.yaml", settings)
     assert content_of(finished / "runs-here", "proxy") == before
-    printed = json.loads(done.stdout)
-    (name,) = printed["mixtures"]
-    worst = mixray.load_mixture(Path(printed["run"]) / "mixtures" / "worst.json")
+    (name,) = done.mixtures
+    worst = mixray.load_mixture(Path(done.folder) / "mixtures" / "worst.json")
     assert (name, worst.over, worst.targets) == ("worst", "worst", ["zoo", "mixed"])
     assert worst.weights["animals"] + worst.weights["numbers"] <= 0.7 + 1e-12
     assert sum(worst.target_weights.values()) == pytest.approx(1)
@@ -174,8 +168,8 @@ def test_one_mixture_for_all_targets_costs_one_more_model(finished: Path) -> Non
     for arm in ("mixmin", "balanced"):
         assert set(worst.retrain[arm]["targets"]) == {"zoo", "mixed"}
         assert "nll" not in worst.retrain[arm]  # there is no one number to judge a worst case by
-    assert (Path(printed["run"]) / "report" / "worst_path.png").stat().st_size > 10_000
-    shown = command("show", printed["run"])
+    assert (Path(done.folder) / "report" / "worst_path.png").stat().st_size > 10_000
+    shown = command("show", done.folder)
     assert "What a source is worth" in shown.stdout
     assert "Targets: loss in nats per token" in shown.stdout
 
