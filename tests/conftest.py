@@ -35,6 +35,7 @@ settings.register_profile("mixray", derandomize=True, deadline=None)
 settings.load_profile("mixray")
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Of two workers (pytest -n 2) one does what needs Ray, which shares a cluster and a finished run; first, because
     that takes longest. The other does the rest, file by file."""
