@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
@@ -35,15 +35,25 @@ settings.register_profile("mixray", derandomize=True, deadline=None)
 settings.load_profile("mixray")
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
+WITH_RAY = ("tests/end_to_end/", "tests/cluster/")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of two workers (pytest -n 2) one does what needs Ray, which shares a cluster and a finished run; first, because
-    that takes longest. The other does the rest, file by file."""
-    with_ray = ("tests/end_to_end/", "tests/cluster/")
-    items.sort(key=lambda item: not item.nodeid.startswith(with_ray))
-    for item in items:
-        file = item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group("ray" if file.startswith(with_ray) else file))
+    """First what takes longest."""
+    items.sort(key=lambda item: not item.nodeid.startswith(WITH_RAY))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Of several workers (pytest -n 2) one does what needs Ray, which shares a cluster and a finished run; the others
+    do the rest, file by file."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneWithRay(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "ray" if nodeid.startswith(WITH_RAY) else nodeid.partition("::")[0]
+
+    return OneWithRay(config, log)
 
 
 def pytest_unconfigure() -> None:
