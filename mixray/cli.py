@@ -103,7 +103,7 @@ def show(run_folder: RunFolderArgument, as_json: Json = False) -> None:
     from mixray.run_folder import RunFolder
     from mixray.tracking import open_progress, replay
 
-    if (compared := RobustResult.find(run_folder)) is not None:
+    if (compared := RobustResult.find(run_folder, open_progress().warn)) is not None:
         if as_json:
             print(json.dumps({"run": compared.folder, **compared.results}, allow_nan=False))
         else:

@@ -1,6 +1,6 @@
 """What a run will cost, told before it is started: tokens, epochs, operations, memory, the search's share of it all.
 
-Nothing is read but sizes and the run file, and of examples the first rows of every pool. Where a pool's size is not to
+Nothing is read but sizes and the run file, and of examples the first part of every pool. Where a pool's size is not to
 be had (a hub data set), its ``max_tokens`` is taken; where there is none either, what hangs on it is left out.
 """
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 from rich.console import Console
 
+from mixray.config import parse_config
+from mixray.config.robust import RobustConfig
 from mixray.report.robust_tables import robust_report
 from mixray.run_folder import located
+from mixray.tracking import replay
 
 RESULTS = "results.json"
 """In the run folder."""
@@ -25,13 +28,15 @@ class RobustResult:
     view_command: str = ""
 
     @classmethod
-    def find(cls, location: str) -> Self | None:
+    def find(cls, location: str, warn: Callable[[str], None]) -> Self | None:
         """Of an existing run folder; None where it is that of another kind of run, or has no results yet.
 
-        Raises InputError where it is no run folder."""
-        storage, path, _ = located(location)
+        Delivers to MLflow what earlier commands could not. Raises InputError where it is no run folder."""
+        storage, path, text = located(location)
         if not storage.exists(f"{path}/{RESULTS}"):
             return None
+        config = parse_config(text, name=storage.location(f"{path}/config.yaml"), kind=RobustConfig)
+        replay(config, storage, path, warn)
         return cls(storage.location(path), json.loads(storage.read(f"{path}/{RESULTS}")))
 
     def print(self) -> None:

@@ -54,7 +54,7 @@ class ALSOSettings(GroupWeights):
 
 
 class GroupObjective(GroupWeights):
-    """What the objectives of retrained models say beside: their groups are the sources of the arm."""
+    """What the objectives of retrained models say beside. Their groups are the sources of the arm, or of a column."""
 
     groups: str = "source"
     """``source``, or for examples ``column:NAME``."""

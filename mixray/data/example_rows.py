@@ -188,7 +188,9 @@ def _wanted(pool: Pool, columns: Columns) -> list[str]:
 
 
 def _check(schema: Any, pool: Pool, columns: Columns, place: str) -> None:
-    check_columns(schema.names, columns.named, place)
+    heads = [path if path in schema.names else path.partition(".")[0] for path in pool.config.where]
+    filtered_by = {pool.key("where"): [head for head in heads if head in schema.names]}
+    check_columns(schema.names, columns.named | filtered_by, place)
     for path in pool.config.where:
         if type_at(schema, path) is None:
             raise missing_column(pool, "where", path, schema.names, place)
@@ -356,6 +358,8 @@ class ExampleEncoder:
         """Records (rows,): features float32 (features,), label and group int64; a group that no source has is -1."""
         mean, deviation = np.array(self.mean), np.array(self.deviation)
         records = np.zeros(len(table), record_type(self.features))
+        if not len(table):  # nor does such a table say how long its features are
+            return records
         features, first = records["features"], len(mean)
         features[:, :first] = np.divide(
             table.numeric - mean, deviation, out=np.zeros_like(table.numeric), where=deviation > 0

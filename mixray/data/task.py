@@ -77,7 +77,7 @@ def split_and_encode(examples: Examples, config: GroupedConfig, seed: int) -> Ta
             got=", ".join(labels),
             wanted="two classes or more",
         )
-    groups, spurious = names_of(examples.groups[in_train]), _spuriousnames_of(examples, in_train, labels)
+    groups, spurious = names_of(examples.groups[in_train]), _spurious_names(examples, in_train, labels)
     for values, known, key, what in (
         (examples.labels, labels, "label", "class"),
         (examples.groups, groups, "group", "group"),
@@ -190,7 +190,7 @@ def standardised(values: NDArray[np.float64], in_train: NDArray[np.bool_]) -> ND
     return scaled.astype(np.float32)
 
 
-def _spuriousnames_of(examples: Examples, in_train: NDArray[np.bool_], labels: tuple[str, ...]) -> tuple[str, ...]:
+def _spurious_names(examples: Examples, in_train: NDArray[np.bool_], labels: tuple[str, ...]) -> tuple[str, ...]:
     """The attribute's values, ordered so that each stands where the label is that it goes with most."""
     if examples.spurious is None:
         return ()

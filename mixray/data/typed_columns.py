@@ -21,6 +21,8 @@ MISSING = "(missing)"
 """The value of a categorical column where there is none."""
 ROUNDING = 1e-13
 """A deviation below so much of the mean is rounding."""
+LARGEST = 1e100
+"""Of numbers: the squares of larger ones, summed, may be none."""
 Texts = NDArray[np.str_]
 
 
@@ -74,7 +76,7 @@ def numbers(table: Any, name: str, key: str) -> NDArray[np.float64]:
             remedy="name it under categorical, or mend the column",
         )
     values: NDArray[np.float64] = pc.cast(column, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
-    _refuse_not_finite(values[:, None], f"{key}, column {name}")
+    _refuse_no_numbers(values[:, None], f"{key}, column {name}")
     return values
 
 
@@ -95,11 +97,11 @@ def lists(table: Any, name: str, key: str) -> NDArray[np.float64]:
         )
     flat = pc.cast(column.flatten(), pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     values: NDArray[np.float64] = flat.reshape(len(column), lengths[0])
-    _refuse_not_finite(values, where)
+    _refuse_no_numbers(values, where)
     return values
 
 
-def _refuse_not_finite(values: NDArray[np.float64], where: str) -> None:
+def _refuse_no_numbers(values: NDArray[np.float64], where: str) -> None:
     bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if len(bad):
         raise InputError(
@@ -108,6 +110,15 @@ def _refuse_not_finite(values: NDArray[np.float64], where: str) -> None:
             got=f"{len(bad)} of {len(values)} rows with null, NaN or infinity",
             wanted="a finite number in every row",
             remedy="fill the gaps or drop the rows before; a categorical column may have gaps",
+        )
+    large = np.flatnonzero((np.abs(values) > LARGEST).any(axis=1))
+    if len(large):
+        raise InputError(
+            "a number is too large",
+            where=f"{where}, row {large[0]}",
+            got=f"{len(large)} of {len(values)} rows with more than {LARGEST:g}",
+            wanted=f"numbers from {-LARGEST:g} to {LARGEST:g}",
+            remedy="drop the rows before, or fill them if the number stands for none",
         )
 
 

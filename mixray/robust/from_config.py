@@ -1,4 +1,4 @@
-"""The objective of a run file (``retrain.objective``) for an arm whose groups are its sources."""
+"""The objective of a run file (``retrain.objective``) for an arm whose groups are its sources, or of a column."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mixray.training.objective import Objective
 
 def new_objective(
     config: ObjectiveConfig,
-    source_shares: Mapping[str, float],
+    group_shares: Mapping[str, float],
     *,
     windows: int,
     presence: Sequence[float],
@@ -24,23 +24,23 @@ def new_objective(
 ) -> Objective | None:
     """None for ERM.
 
-    source_shares: share of training tokens by source, in the order of the groups, all positive. windows: in the run.
-    presence: P(a step has a window of the source), in the same order. reference_losses: nats per token, by source;
-    needed where the config says ``excess: proxy``.
+    group_shares: share of training tokens by group, in the order of the groups, all positive. windows: in the run.
+    presence: P(a step has a window of the group), in the same order. reference_losses: nats per token, by source;
+    needed where the config says ``excess: proxy``, whose groups are the sources.
     """
     if isinstance(config, ErmConfig):
         return None
     settings: dict[str, Any] = {
-        "num_groups": len(source_shares),
+        "num_groups": len(group_shares),
         "step_size": config.step_size,
         "missing": config.missing,
         "tau": config.tau,
-        "prior": _prior(config, source_shares),
+        "prior": _prior(config, group_shares),
     }
     references: list[float] | None = None
     if config.excess == "proxy":
         assert reference_losses is not None, "excess: proxy needs the proxies' losses"
-        references = [reference_losses[source] for source in source_shares]
+        references = [reference_losses[source] for source in group_shares]
     if isinstance(config, ALSOConfig):
         settings |= {"mode": config.mode, "weighting": config.weighting}
         if config.missing == "inverse_presence" and config.weighting == "group_mean":
@@ -49,14 +49,14 @@ def new_objective(
     settings |= {
         "adjustment": config.adjustment,
         "alpha": config.alpha,
-        "training_counts": [share * windows for share in source_shares.values()],
+        "training_counts": [share * windows for share in group_shares.values()],
         "presence": presence if config.missing == "inverse_presence" else None,
     }
     return GroupDROObjective(GroupDRO(**settings), reference_losses=references)
 
 
-def _prior(config: GroupObjective, source_shares: Mapping[str, float]) -> PerGroup | None:
+def _prior(config: GroupObjective, group_shares: Mapping[str, float]) -> PerGroup | None:
     if config.prior == "uniform":
         return None
-    weights = source_shares if config.prior == "shares" else config.prior
-    return [weights[source] for source in source_shares]
+    weights = group_shares if config.prior == "shares" else config.prior
+    return [weights[group] for group in group_shares]

@@ -255,6 +255,24 @@ def test_where_keeps_rows_and_counts_the_others(run: Run, monkeypatch: pytest.Mo
     assert csv.counts["source one"]["filtered"] == 60
 
 
+@pytest.mark.parametrize("left_out", [{}, {"where": {"year": "2024"}}], ids=["empty", "filtered"])
+def test_a_part_without_rows_does_not_know_how_long_its_features_are(
+    left_out: dict[str, Any], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts_module, "PART_BYTES", 1)
+
+    def rows_of(count: int, year: str) -> Any:
+        features = np.arange(3.0 * count).reshape(-1, 3).tolist()
+        types = {"v": pa.list_(pa.float64()), "label": pa.string(), "year": pa.string()}
+        columns = {"v": features, "label": ["no", "yes"] * (count // 2), "year": [year] * count}
+        return pa.table(columns, schema=pa.schema(types))
+
+    some, none = run.write("some", rows_of(60, "2024")), run.write("none", rows_of(20 if left_out else 0, "2023"))
+    pool = {"parquet": [some["parquet"], none["parquet"]], **left_out}
+    prepared = run.prepare({"one": pool}, pool, examples={"features": "v", "label": "label"})
+    assert len(run.records(prepared, "one")) == 60
+
+
 def test_random_access_by_number_and_by_place_in_a_mixture(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parts_module, "PART_BYTES", 1)
     prepared = run.prepare(*pools(run, row_group_size=20))
@@ -362,6 +380,7 @@ def test_an_unknown_value_is_all_zeros(run: Run) -> None:
         ({"label": [None, *["no"] * 89]}, "a value is missing", "column label, row 0", "1 of 90"),
         ({"age": [float("nan")] * 90}, "missing or not finite", "column age, row 0", "90 of 90"),
         ({"age": pa.nulls(90)}, "missing or not finite", "column age, row 0", "90 of 90"),
+        ({"age": [1.0] * 89 + [-1.7e308]}, "a number is too large", "column age, row 89", "1 of 90"),
         ({"age": ["old"] * 90}, "does not hold numbers", "examples.numeric, column age", "'old'"),
         ({"place": np.linspace(0, 1, 90)}, "does not hold classes", "examples.categorical, column place", "double"),
     ],
@@ -464,6 +483,14 @@ def test_a_column_of_too_many_values_is_refused(run: Run, monkeypatch: pytest.Mo
         run.prepare(sources | {"one": one, "two": two}, goal)
     assert caught.value.where == "examples.categorical, column place"
     assert str(caught.value.got).startswith("8, for instance '0', '1'")
+
+
+def test_a_column_to_filter_by_that_stands_twice_is_refused(run: Run) -> None:
+    text = "year,year,age,pay,size,place,code,label\n" + "2024,2023,1,1,1,a,b,no\n" * 9
+    one = run.text("one.csv", text) | {"where": {"year": "2024"}}
+    with pytest.raises(InputError, match="a column stands twice") as caught:
+        run.prepare({"one": one}, run.write("goal", table(80, 3)))
+    assert caught.value.where == "sources.one.where"
 
 
 def test_a_prior_must_fit_the_groups(run: Run) -> None:
