@@ -1,6 +1,6 @@
 """The prediction cache: per target, one row per window of text and one column of log-probabilities per proxy."""
 
-from mixray.cache.columns import KEY, column_id, column_table, encode
+from mixray.cache.columns import KEY, column_id, column_table
 from mixray.cache.comparison import compare
 from mixray.cache.row_ranges import CacheRows, NpyRows, RowRanges
 from mixray.cache.table import PredictionCache, read_cache, read_file, split_files
@@ -14,7 +14,6 @@ __all__ = [
     "column_id",
     "column_table",
     "compare",
-    "encode",
     "read_cache",
     "read_file",
     "split_files",

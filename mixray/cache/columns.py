@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from mixray.errors import InputError
 from mixray.store import fingerprint
@@ -51,10 +50,3 @@ def column_table(
             [values.astype(np.float32) for values in token_log_probs], pa.list_(pa.float32())
         )
     return pa.table(columns)
-
-
-def encode(table: pa.Table) -> bytes:
-    """The table as the bytes of a Parquet file; equal tables give equal bytes."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    return bytes(sink.getvalue())

@@ -2,11 +2,8 @@
 
 from mixray.classifiers.arm import TrainedArm, results_of, train_arm
 from mixray.classifiers.mechanism import measured_rows, measures_of_heads
-from mixray.proxies import Classifier, ClassifierLoss
 
 __all__ = [
-    "Classifier",
-    "ClassifierLoss",
     "TrainedArm",
     "measured_rows",
     "measures_of_heads",

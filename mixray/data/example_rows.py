@@ -16,13 +16,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mixray.config.data import ExamplesConfig, TargetConfig
 from mixray.data.columns import column_at, missing_column, type_at, written
+from mixray.data.csv_rows import read_csv, with_gaps
 from mixray.data.documents import HASH_BYTES
 from mixray.data.inputs import ExampleInputs
 from mixray.data.locations import open_filesystem
@@ -30,11 +29,10 @@ from mixray.data.parts import FilePart, FileSlice
 from mixray.data.pools import Pool
 from mixray.data.rows import FILE_ROWS, SIDES, RowsResult, SideResult, side_of
 from mixray.data.selection import changed
-from mixray.data.streams import opened, reading
-from mixray.data.tables import write_table
+from mixray.data.streams import reading
 from mixray.data.typed_columns import MISSING, Texts, check_columns, ids_in, lists, numbers, texts, without_rounding
 from mixray.errors import InputError
-from mixray.store import Draft, FileRecord, fingerprint
+from mixray.store import Draft, FileRecord, encode, fingerprint
 
 MOST_VALUES = 10_000
 """Of one categorical column, or classes of a label."""
@@ -169,18 +167,12 @@ def _read_parquet(pool: Pool, piece: FileSlice, columns: Columns) -> Any:
 
 
 def _read_csv(pool: Pool, piece: FileSlice, columns: Columns) -> Any:
-    """The same. Classes are not numbers, so that 01 and 1 differ; one that is empty is missing, one named NA is not."""
+    """The same."""
     numeric = set(columns.examples.numeric)
     classes = [*columns.texts, *(name for name in pool.config.where if name not in numeric)]
-    options = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(classes, pa.string()))
-    with opened(piece.file) as stream:
-        table = pyarrow.csv.read_csv(stream, convert_options=options)
+    table = read_csv(piece.file, classes)
     _check(table.schema, pool, columns, piece.file.location)
-    table = table.select(_wanted(pool, columns))
-    for name in columns.texts:
-        place, values = table.schema.get_field_index(name), table.column(name)
-        table = table.set_column(place, name, pc.if_else(pc.equal(values, ""), None, values))
-    return table
+    return with_gaps(table.select(_wanted(pool, columns)), columns.texts)
 
 
 def _wanted(pool: Pool, columns: Columns) -> list[str]:
@@ -411,7 +403,7 @@ def write_target_examples(task: EncodeTask) -> RowsResult:
             chosen = mine[start : start + FILE_ROWS]
             name = f"{side}-{source.index:06d}-{number:05d}.parquet"
             rows = _cache_rows([documents[row] for row in chosen], records[chosen])
-            result.files.append(write_table(source.draft, name, rows))
+            result.files.append(source.draft.write(name, encode(rows)))
     return results
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mixray.config.robust import GroupedConfig
+from mixray.data.csv_rows import read_csv, with_gaps
 from mixray.data.locations import SourceFile, find_files, open_filesystem
 from mixray.data.typed_columns import MISSING, Texts, check_columns, lists, numbers, texts
 from mixray.data.wording import said
@@ -92,15 +92,15 @@ def examples_of(table: Any, config: GroupedConfig) -> Examples:
 
 def _read(file: SourceFile, kind: str, config: GroupedConfig, columns: list[str]) -> Any:
     """The columns of a file, which must have them."""
-    with open_filesystem(file.filesystem)[0].open_input_file(file.path) as stream:
-        if kind == "parquet":
-            parquet = pq.ParquetFile(stream)
-            check_columns(parquet.schema_arrow.names, _named(config), file.location)
-            return parquet.read(columns).select(columns)
-        # A text that is empty is missing, as a number is.
-        table = pyarrow.csv.read_csv(stream, convert_options=pyarrow.csv.ConvertOptions(strings_can_be_null=True))
+    if kind == "csv":
+        classes = [name for name in columns if name not in (*config.numeric, config.features)]
+        table = read_csv(file, classes)
         check_columns(table.schema.names, _named(config), file.location)
-        return table.select(columns)
+        return with_gaps(table.select(columns), classes)
+    with open_filesystem(file.filesystem)[0].open_input_file(file.path) as stream:
+        parquet = pq.ParquetFile(stream)
+        check_columns(parquet.schema_arrow.names, _named(config), file.location)
+        return parquet.read(columns).select(columns)
 
 
 def _named(config: GroupedConfig) -> dict[str, list[str]]:

@@ -30,13 +30,6 @@ def write_rows(draft: Draft, name: str, schema: Any, rows: Iterable[Sequence[Any
         return draft.storage.put(draft.path(name), path)
 
 
-def write_table(draft: Draft, name: str, table: Any) -> FileRecord:
-    """A table that fits into memory as one Parquet file."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    return draft.write(name, sink.getvalue().to_pybytes())
-
-
 def read_batches(storage: Storage, record: FileRecord) -> Iterator[Any]:
     """The record batches of a stored Parquet file."""
     with storage.filesystem.open_input_file(storage.full(record.path)) as stream:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import io
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from mixray.config.robust import GroupedConfig
 from mixray.data.digits import digits_task
 from mixray.data.examples import examples_of, read_examples
 from mixray.data.tables import read_table
 from mixray.data.task import Task, split_and_encode
-from mixray.store import Artifact, Artifacts, Storage
+from mixray.store import Artifact, Artifacts, Storage, encode
 
 TABLE = "rows.parquet"
 
@@ -27,9 +25,7 @@ def keep_rows(config: GroupedConfig, artifacts: Artifacts) -> Artifact | None:
         return None
     table = read_examples(config)
     examples_of(table, config)
-    sink = io.BytesIO()
-    pq.write_table(table.cast(_plain(table.schema)), sink, compression="zstd")
-    data = sink.getvalue()
+    data = encode(table.cast(_plain(table.schema)))
     id = hashlib.sha256(data).hexdigest()
     if (known := artifacts.find("rows_table", id)) is not None:
         return known

@@ -3,5 +3,6 @@
 from mixray.store.artifacts import Artifact, Artifacts, Draft
 from mixray.store.fingerprint import fingerprint
 from mixray.store.storage import FileRecord, Storage
+from mixray.store.tables import encode
 
-__all__ = ["Artifact", "Artifacts", "Draft", "FileRecord", "Storage", "fingerprint"]
+__all__ = ["Artifact", "Artifacts", "Draft", "FileRecord", "Storage", "encode", "fingerprint"]

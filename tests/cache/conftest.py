@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from mixray.cache import PredictionCache, encode
-from mixray.store import Artifact, Artifacts, Storage
+from mixray.cache import PredictionCache
+from mixray.store import Artifact, Artifacts, Storage, encode
 
 Row = tuple[int, int, Any]
 """Document (a number), window, and what the table says of it."""

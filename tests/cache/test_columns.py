@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mixray.cache import column_id, column_table, encode
+from mixray.cache import column_id, column_table
 from mixray.errors import InputError
+from mixray.store import encode
 
 DOCUMENTS = [b"\x00" * 16, b"\xab" * 16, b"\xab" * 16]
 ROWS = pa.table({"document": pa.array(DOCUMENTS, pa.binary(16)), "window": pa.array([0, 0, 1], pa.int32())})

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from mixray.classifiers import Classifier, measured_rows, measures_of_heads
+from mixray.classifiers import measured_rows, measures_of_heads
 from mixray.classifiers.mechanism import completeness_of, measures_of_arm, references
 from mixray.config.robust import MeasuresConfig
 from mixray.config.training import HeadConfig
 from mixray.data.task import Task
+from mixray.proxies import Classifier
 from tests.classifiers.conftest import toy_part
 
 CONFIG = MeasuresConfig(rows=300)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from mixray.classifiers import Classifier, ClassifierLoss
 from mixray.config.training import HeadConfig
+from mixray.proxies import Classifier, ClassifierLoss
 
 LINEAR, MLP = HeadConfig(), HeadConfig.model_validate({"head": "mlp", "hidden": [8, 4]})
 

@@ -156,3 +156,13 @@ def test_a_table_without_rows_is_refused() -> None:
 def test_large_integers_are_rounded_not_refused() -> None:
     found = examples(COLUMNS | {"age": [2**60 + 1, 1, 2, 3]})
     assert np.isclose(found.numeric[0, 0], 2.0**60)
+
+
+def test_classes_of_csv_are_text_and_only_an_empty_one_is_missing(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("number,colour,y,s\n1,01,NA,f\n2,1,no,f\n3,,no,m\n")
+    settings = {"numeric": ["number"], "categorical": ["colour"], "label": "y", "group": ["y", "s"]}
+    read = GroupedConfig.model_validate({"csv": str(path), **settings})
+    found = examples_of(read_examples(read), read)
+    assert found.categorical["colour"].tolist() == ["01", "1", "(missing)"]
+    assert found.groups.tolist() == ["NA|f", "no|f", "no|m"]
