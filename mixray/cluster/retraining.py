@@ -23,7 +23,7 @@ from ray.train.torch import TorchTrainer
 from mixray.cluster.session import Session
 from mixray.cluster.watching import POLL_SECONDS, News, Watcher, plain
 from mixray.config.schema import RetrainConfig
-from mixray.data import ExampleInputs, Examples, MixtureStream, ModelInputs, TrainingRows, group_shares, open_rows
+from mixray.data import ExampleInputs, ExampleRows, MixtureStream, ModelInputs, TrainingRows, group_shares, open_rows
 from mixray.errors import MixrayError, StageError
 from mixray.proxies import model_identity, new_model
 from mixray.robust import new_objective
@@ -118,7 +118,7 @@ def _grouped(
         presence = stream.presence(batch, job.steps)
     else:
         assert isinstance(job.inputs, ExampleInputs), "windows of text have no columns"
-        ids = {name: some.group_ids() for name, some in rows.items() if isinstance(some, Examples)}
+        ids = {name: some.group_ids() for name, some in rows.items() if isinstance(some, ExampleRows)}
         by_group = group_shares(ids, shares, len(job.inputs.group_names))
         present = np.flatnonzero(by_group)
         grouped = ColumnAsGroups(stream, present)

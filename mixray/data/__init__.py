@@ -11,11 +11,11 @@ from mixray.data.prepare_examples import look_ahead
 from mixray.data.prepared import Prepared
 from mixray.data.stream import MixtureStream
 from mixray.data.tokenizer import vocabulary
-from mixray.data.windows import Examples, TrainingRows, Windows, group_shares, open_rows
+from mixray.data.windows import ExampleRows, TrainingRows, Windows, group_shares, open_rows
 
 __all__ = [
     "ExampleInputs",
-    "Examples",
+    "ExampleRows",
     "MixtureStream",
     "ModelInputs",
     "Prepared",

@@ -69,7 +69,7 @@ class Windows(TrainingRows):
         return np.memmap(path, dtype=self.artifact.meta["dtype"], mode="r").reshape(-1, self.window)
 
 
-class Examples(TrainingRows):
+class ExampleRows(TrainingRows):
     """Records (rows,) of features, label and group; see ``mixray.data.example_rows``."""
 
     def group_ids(self) -> NDArray[np.int64]:
@@ -87,7 +87,7 @@ class Examples(TrainingRows):
 
 def open_rows(storage: Storage, artifact: Artifact) -> TrainingRows:
     """A source's rows, whichever they are."""
-    return (Windows if artifact.kind == "tokens" else Examples)(storage, artifact)
+    return (Windows if artifact.kind == "tokens" else ExampleRows)(storage, artifact)
 
 
 def group_shares(

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mixray.config.schema import RunConfig
-from mixray.data import Examples, MixtureStream, Prepared, group_shares, look_ahead, open_rows, prepare, rows
+from mixray.data import ExampleRows, MixtureStream, Prepared, group_shares, look_ahead, open_rows, prepare, rows
 from mixray.data import example_rows as example_rows_module
 from mixray.data import parts as parts_module
 from mixray.errors import InputError, StageError
@@ -298,7 +298,7 @@ def test_shares_and_presence_of_groups_are_counted(run: Run) -> None:
     }
     prepared = run.prepare(sources, run.write("goal", table(80, 3)), retrain=BY_GROUP)
     opened = {name: open_rows(run.artifacts.storage, source) for name, source in prepared.sources.items()}
-    ids = {name: some.group_ids() for name, some in opened.items() if isinstance(some, Examples)}
+    ids = {name: some.group_ids() for name, some in opened.items() if isinstance(some, ExampleRows)}
     shares = {"one": 0.1, "two": 0.9}
     assert group_shares(ids, shares, 3).tolist() == pytest.approx([0.1, 0.09, 0.81])
     stream = MixtureStream(opened, shares, seed=0)
