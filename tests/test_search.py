@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from mixray.cache import PredictionCache, encode
+from mixray.cache import PredictionCache
 from mixray.config import RunConfig
 from mixray.config.mixture import ShardsConfig
 from mixray.errors import CorruptedArtifactError, InputError
