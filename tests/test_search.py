@@ -19,7 +19,7 @@ from mixray.errors import CorruptedArtifactError, InputError
 from mixray.mixture import Mixture
 from mixray.run_folder import RunFolder
 from mixray.search import Sweep, baseline_mixtures, find_mixture, natural_tokens, solve_again, solve_once
-from mixray.store import Artifact
+from mixray.store import Artifact, encode
 
 PLANTED = {"a": 0.55, "b": 0.3, "c": 0.15}
 AVAILABLE = {"a": 6_000, "b": 3_000, "c": 1_000}
