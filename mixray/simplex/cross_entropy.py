@@ -31,7 +31,7 @@ from mixray.simplex.checks import (
 )
 from mixray.simplex.evaluate import mixed_log_probs
 from mixray.simplex.objective import Columns, Evaluation
-from mixray.simplex.passes import blocks, mapped, summed, total
+from mixray.simplex.passes import Span, added, blocks, mapped, total
 
 FLOOR = 1e-140
 """The smallest likelihood of a row that enters a quotient: its square and its inverse are still numbers. Rows get there
@@ -41,9 +41,10 @@ LEAST_KEPT = 1e-100
 LEAST_LOG = -600.0
 """Of a likelihood beside its row's largest, which is 1. It stands for all below, 0 too: an exponential too small for a
 normal number takes several times as long, and for long documents most would be."""
-NARROW = 7
-"""Up to so many columns, with the rows of a block, BLAS multiplies two matrices in half the time that it takes for a
-matrix with itself, whose product is symmetric."""
+NARROW, STRIP = 32, 512
+"""Up to the first number of columns BLAS multiplies two matrices, so many rows at a time, in half the time that it
+takes for a block with itself, whose product is symmetric. And numpy lets other threads work only where a product has
+more than 500 numbers, as those of many strips have together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,10 +77,10 @@ class CrossEntropy:
         # Column after column: to scale rows, take maxima or leave columns out is then fast however few there are.
         likelihood, row_max = np.empty(table.shape, order="F"), np.empty(len(table))
 
-        def rescale(start: int, stop: int) -> Vector:
-            np.copyto(likelihood[start:stop], table[start:stop])
-            row_max[start:stop] = rescaled(likelihood[start:stop], some)
-            return row_max[:0]
+        def rescale(span: Span) -> None:
+            here = slice(*span)
+            np.copyto(likelihood[here], table[here])
+            row_max[here] = rescaled(likelihood[here], some)
 
         list(mapped(rescale, blocks(*table.shape), table.size))
         refuse_no_numbers(row_max)
@@ -153,28 +154,30 @@ class CrossEntropy:
 
     @cached_property
     def _weight_sums(self) -> Vector:
-        def work(start: int, stop: int) -> Vector:
-            return weight_sums(self.row_weights[start:stop], self.row_max[start:stop])
+        def work(span: Span) -> Vector:
+            here = slice(*span)
+            return weight_sums(self.row_weights[here], self.row_max[here])
 
-        return total(summed(mapped(work, blocks(self.rows, self.sources), self.rows)))
+        return total(added(work, blocks(self.rows, self.sources), self.rows))
 
     def at(self, points: Matrix, columns: Columns | None = None) -> list[Evaluation]:
-        def work(start: int, stop: int) -> Vector:
-            return cross_entropy_sums(self.likelihood[start:stop], self.row_weights[start:stop], points, columns)
+        def work(span: Span) -> Vector:
+            here = slice(*span)
+            return cross_entropy_sums(self.likelihood[here], self.row_weights[here], points, columns)
 
-        parts = mapped(work, blocks(self.rows, self.sources), self.likelihood.size * len(points))
-        return evaluations(total(summed(parts)), self.offset, len(points), self.sources, columns)
+        sums = total(added(work, blocks(self.rows, self.sources), self.likelihood.size * len(points)))
+        return evaluations(sums, self.offset, len(points), self.sources, columns)
 
     def replicates_at(self, points: Matrix, row_weights: Matrix, *, values: bool) -> list[Evaluation]:
         """Each point under row weights of its own, ``(points, rows)``: two matrix products for all of them. Without
         ``values`` these are 0: a logarithm per row and replicate is most of the work."""
 
-        def work(start: int, stop: int) -> Vector:
-            here = slice(start, stop)
+        def work(span: Span) -> Vector:
+            here = slice(*span)
             return replicate_sums(self.likelihood[here], self.row_max[here], row_weights[:, here], points, values)
 
-        parts = mapped(work, blocks(self.rows, self.sources), self.likelihood.size * len(points))
-        return evaluations(total(summed(parts)), 0.0, len(points), self.sources, None)
+        sums = total(added(work, blocks(self.rows, self.sources), self.likelihood.size * len(points)))
+        return evaluations(sums, 0.0, len(points), self.sources, None)
 
     def row_losses(self, source_shares: Vector) -> Vector:
         """inf for a row that counts and cannot occur. Any shares will do, those of excluded sources too."""
@@ -200,8 +203,10 @@ def rescaled(log_probs: NDArray[np.floating], excluded: Mask | None) -> Vector:
     if excluded is not None:
         log_probs[:, excluded] = -np.inf
         largest = row_maxima(log_probs)
-    np.subtract(log_probs, np.where(np.isneginf(largest), 0.0, largest)[:, None], out=log_probs)
-    np.maximum(log_probs, LEAST_LOG, out=log_probs)
+    known = largest if largest.min() > -np.inf else np.where(np.isneginf(largest), 0.0, largest)
+    np.subtract(log_probs, known[:, None], out=log_probs)
+    if log_probs.min() < LEAST_LOG:
+        np.maximum(log_probs, LEAST_LOG, out=log_probs)
     np.exp(log_probs, out=log_probs)
     return largest
 
@@ -225,17 +230,21 @@ def cross_entropy_sums(
     gradients = quotients.T @ part
     if columns is None:
         return np.concatenate([-values, -gradients.ravel()])
-    some = part if len(columns) == part.shape[1] else part[:, columns]
-    curvatures = [_weighted_product(some, weights).ravel() for weights in (quotients / mixed).T]
+    curvatures = [_weighted_product(part, weights, columns).ravel() for weights in (quotients / mixed).T]
     return np.concatenate([-values, -gradients.ravel(), *curvatures])
 
 
-def _weighted_product(part: Matrix, row_weights: Vector) -> Matrix:
-    """``part^T diag(row_weights) part``, symmetric to the last bit."""
-    if part.shape[1] <= NARROW:
-        product: Matrix = part.T @ (part * row_weights[:, None])
-        return (product + product.T) / 2
-    scaled = part * np.sqrt(row_weights)[:, None]
+def _weighted_product(part: Matrix, row_weights: Vector, columns: Columns) -> Matrix:
+    """``part^T diag(row_weights) part`` over ``columns``, symmetric to the last bit."""
+    rows, sources = part.shape
+    if sources <= NARROW:  # to leave columns out would cost more than it saves
+        scaled, whole = part * row_weights[:, None], rows - rows % STRIP
+        left, right = (table[:whole].reshape(-1, STRIP, sources) for table in (part, scaled))
+        product: Matrix = (left.transpose(0, 2, 1) @ right).sum(axis=0) + part[whole:].T @ scaled[whole:]
+        product = (product + product.T) / 2
+        return product if len(columns) == sources else product[np.ix_(columns, columns)]
+    some = part if len(columns) == sources else part[:, columns]
+    scaled = some * np.sqrt(row_weights)[:, None]
     return scaled.T @ scaled
 
 

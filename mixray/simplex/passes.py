@@ -1,28 +1,37 @@
 """One pass over the rows of a table: what every block of rows adds, summed in an order that the table alone decides.
 
-A block is as many rows as fit a core's cache, and no fewer than there are sources: to add up its curvature, sources x
-sources numbers, is then not the larger part of the work. The sums of blocks are added in pairs, pairs of pairs and so
-on (blocks 0-1, 2-3, ..., then 0-3, 4-7, ...), so any run of neighbouring blocks can be summed elsewhere, as a few
-partial sums, and the whole still ends with the same bits. Sums are float64.
+A block is as many rows as a core's cache nearly holds (smaller ones would wait for the interpreter's lock more often
+than they work), and no fewer than there are sources: to add up its curvature, sources x sources numbers, is then not
+the larger part of the work. The sums of blocks are added in pairs, pairs of pairs and so on (blocks 0-1, 2-3, ..., then
+0-3, 4-7, ...), so any run of neighbouring blocks can be summed elsewhere, as a few partial sums, and the whole still
+ends with the same bits. Sums are float64.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import Any
+from itertools import chain, pairwise
+from typing import Any, TypeVar
 
 import numpy as np
 
 from mixray.simplex.checks import Vector
 
-BLOCK_BYTES = 2**20
-SERIAL_ENTRIES = 2**18
+BLOCK_BYTES = 2**21
+SERIAL_ENTRIES = 2**20
 """Tables up to this size are not worth waking a thread for."""
+RUNS_A_THREAD = 2
+"""So that one that is held up leaves the rest to the others; each run costs a thread's waking."""
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+Span = tuple[int, int]
+"""[start, stop) of a block's rows."""
 Partial = tuple[int, int, Vector]
 """A partial sum: level, place and sum; it covers blocks [place << level, (place + 1) << level)."""
 
@@ -32,8 +41,8 @@ def block_rows(sources: int) -> int:
     return max(64, sources, BLOCK_BYTES // (8 * sources))
 
 
-def blocks(rows: int, sources: int) -> list[tuple[int, int]]:
-    """[start, stop) of every block of a table."""
+def blocks(rows: int, sources: int) -> list[Span]:
+    """Those of a table."""
     size = block_rows(sources)
     return [(start, min(start + size, rows)) for start in range(0, rows, size)]
 
@@ -63,19 +72,40 @@ def total(partials: Iterable[Partial]) -> Vector:
     return sums[0]
 
 
+def added(
+    work: Callable[[Item], Vector], items: Sequence[Item], entries: int, threads: int | None = None, first: int = 0
+) -> list[Partial]:
+    """The partial sums of ``work(item)``, the items consecutive blocks from number ``first`` on: each thread adds up
+    runs of neighbours."""
+    threads = threads or processors()
+    runs = min(RUNS_A_THREAD * threads, len(items))
+    edges = [len(items) * run // runs for run in range(runs + 1)]
+
+    def add(run: tuple[int, int]) -> list[Partial]:
+        return summed((work(items[number]) for number in range(*run)), first + run[0])
+
+    return joined(chain.from_iterable(mapped(add, list(pairwise(edges)), entries, threads)))
+
+
 def mapped(
-    work: Callable[[int, int], Vector], spans: list[tuple[int, int]], entries: int, threads: int | None = None
-) -> Iterator[Vector]:
-    """``work(start, stop)`` of every block, in order, by as many threads as this process has processors, or as given.
+    work: Callable[[Item], Result], items: Sequence[Item], entries: int, threads: int | None = None
+) -> Iterator[Result]:
+    """``work(item)`` of each, in order, by as many threads as this process has processors, or as given; ``entries``:
+    the size of what they work on.
 
     BLAS keeps to one thread meanwhile: blocks are what runs side by side, and a block's bits depend on nothing else.
     """
-    threads = threads or len(os.sched_getaffinity(0))
+    threads = threads or processors()
     with one_blas_thread():
-        if entries <= SERIAL_ENTRIES or len(spans) == 1 or threads == 1:
-            yield from (work(*span) for span in spans)
+        if entries <= SERIAL_ENTRIES or len(items) == 1 or threads == 1:
+            yield from map(work, items)
         else:
-            yield from _pool(threads).map(lambda span: work(*span), spans)
+            yield from _pool(threads).map(work, items)
+
+
+def processors() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def one_blas_thread() -> Any:

@@ -32,7 +32,7 @@ from mixray.simplex.checks import Mask, Matrix, Vector, name_rows, refuse_no_num
 from mixray.simplex.cross_entropy import FLOOR, cross_entropy_sums, replicate_sums, rescaled, weight_sums
 from mixray.simplex.draws import Draws
 from mixray.simplex.objective import Columns
-from mixray.simplex.passes import Partial, blocks, mapped, summed
+from mixray.simplex.passes import Partial, added, blocks, mapped, summed
 
 SMALLEST = np.finfo(np.float32).tiny
 """Smaller float32 numbers have fewer digits, and cost a processor a hundred times what others do."""
@@ -138,7 +138,7 @@ class Shard:
             weights = block.row_weights if draws is None else block.weights(draws)[0]
             return cross_entropy_sums(block.likelihood, weights, points, columns)
 
-        return summed(self._each(work, self._size * len(points)), self._first)
+        return self._added(work, self._size * len(points))
 
     def replicate_sums(self, points: Matrix, draws: Draws, values: bool) -> list[Partial]:
         """Partial sums of value and gradient of each point under the weights of its replicate."""
@@ -146,7 +146,7 @@ class Shard:
         def work(block: Block) -> Vector:
             return replicate_sums(block.likelihood, block.row_max, block.weights(draws), points, values)
 
-        return summed(self._each(work, self._size * len(points)), self._first)
+        return self._added(work, self._size * len(points))
 
     def replicate_weights(self, draws: Draws) -> list[Partial]:
         """Partial sums of the row weights, the loss's offset and the row tokens of each replicate, in this order."""
@@ -156,7 +156,7 @@ class Shard:
             tokens = times.sum(axis=1) if block.row_tokens is None else times @ block.row_tokens
             return np.concatenate([times @ block.row_weights, -(times @ (block.row_weights * block.row_max)), tokens])
 
-        return summed(self._each(work, self._size), self._first)
+        return self._added(work, self._size)
 
     def replicate_losses(self, draws: Draws, mixtures: Matrix) -> list[Partial]:
         """Partial sums of the loss of every mixture in each replicate, ``(replicates, mixtures)``."""
@@ -165,11 +165,11 @@ class Shard:
             mixed = np.maximum(block.likelihood @ mixtures.T, FLOOR)
             return -(block.weights(draws) @ (np.log(mixed) + block.row_max[:, None])).ravel()
 
-        return summed(self._each(work, self._size * len(mixtures)), self._first)
+        return self._added(work, self._size * len(mixtures))
 
     def weight_sums(self) -> list[Partial]:
         """Partial sums of the row weights and of the loss's offset."""
-        return summed(self._each(lambda block: weight_sums(block.row_weights, block.row_max), 0), self._first)
+        return self._added(lambda block: weight_sums(block.row_weights, block.row_max), 0)
 
     def single_losses(self) -> list[Partial]:
         """Partial sums of the loss under each source alone, from the rows before they were rounded."""
@@ -182,7 +182,7 @@ class Shard:
             tokens = block.row_tokens
             return np.array([len(block.likelihood) if tokens is None else tokens.sum()], np.float64)
 
-        return summed(self._each(work, 0), self._first)
+        return self._added(work, 0)
 
     def keeps(self, allowed: Mask) -> bool:
         """Whether each row's largest likelihood under the allowed sources is not lost."""
@@ -196,11 +196,13 @@ class Shard:
             mixed = np.maximum(block.likelihood @ source_shares, FLOOR)
             return -weights * (np.log(mixed) + block.row_max)
 
-        return np.concatenate(list(self._each(work, self._size)))
+        numbers = range(len(self._stored))
+        parts = mapped(lambda number: work(self._stored[number]), numbers, self._size, self._threads)
+        return np.concatenate(list(parts))
 
-    def _each(self, work: Callable[[Block], Vector], entries: int) -> Iterator[Vector]:
-        numbers = [(number, number + 1) for number in range(len(self._stored))]
-        return mapped(lambda number, _: work(self._stored[number]), numbers, entries, self._threads)
+    def _added(self, work: Callable[[Block], Vector], entries: int) -> list[Partial]:
+        numbers = range(len(self._stored))  # a block is read where it is worked on
+        return added(lambda number: work(self._stored[number]), numbers, entries, self._threads, self._first)
 
 
 def _by_span(chunks: Iterable[Chunk], spans: Sequence[tuple[int, int]], sources: int) -> Iterator[Chunk]:

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from mixray.errors import InputError
 from mixray.simplex.checks import Mask, Matrix, Vector, checked_row_weights, name_rows
 from mixray.simplex.objective import Columns, Evaluation
-from mixray.simplex.passes import blocks, mapped, summed, total
+from mixray.simplex.passes import Span, added, blocks, total
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,13 +56,13 @@ class SquaredError:
     def gram(self) -> Matrix:
         rows, sources, outputs = self.errors.shape
 
-        def work(start: int, stop: int) -> Vector:
-            part = self.errors[start:stop] * np.sqrt(self.row_weights[start:stop])[:, None, None]
+        def work(span: Span) -> Vector:
+            here = slice(*span)
+            part = self.errors[here] * np.sqrt(self.row_weights[here])[:, None, None]
             flat = part.transpose(0, 2, 1).reshape(-1, sources)
             return (flat.T @ flat).ravel()
 
-        parts = mapped(work, blocks(rows, sources * outputs), self.errors.size)
-        return total(summed(parts)).reshape(sources, sources)
+        return total(added(work, blocks(rows, sources * outputs), self.errors.size)).reshape(sources, sources)
 
     def reweighted(self, row_weights: Vector) -> SquaredError:
         """The same rows under other weights; the errors are shared."""

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mixray.simplex import CrossEntropy, SquaredError, passes
-from mixray.simplex.passes import block_rows, blocks, joined, mapped, summed, total
+from mixray.simplex.passes import added, block_rows, blocks, joined, mapped, summed, total
 
 Array = NDArray[np.float64]
 
@@ -95,13 +95,26 @@ def test_threads_change_no_bit(columns: NDArray[np.intp] | None, request: pytest
 
 @pytest.mark.usefixtures("many_threads")
 def test_blocks_come_back_in_order_and_errors_come_through() -> None:
-    spans = [(i, i + 1) for i in range(50)]
-    assert [int(found[0]) for found in mapped(lambda start, _: np.array([float(start)]), spans, 1)] == list(range(50))
+    assert list(mapped(lambda number: 2 * number, range(50), 1)) == list(range(0, 100, 2))
 
-    def fails(start: int, _: int) -> Array:
-        if start == 30:
+    def fails(number: int) -> Array:
+        if number == 30:
             raise ZeroDivisionError
         return np.zeros(1)
 
     with pytest.raises(ZeroDivisionError):
-        list(mapped(fails, spans, 1))
+        list(mapped(fails, range(50), 1))
+    with pytest.raises(ZeroDivisionError):
+        added(fails, range(50), 1)
+
+
+@pytest.mark.usefixtures("many_threads")
+@pytest.mark.parametrize("first", [0, 1, 6])
+@pytest.mark.parametrize("count", [1, 2, 7, 50])
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_threads_that_add_up_runs_make_the_same_partial_sums(first: int, count: int, threads: int) -> None:
+    terms = uneven(0, count)
+    found, alone = added(terms.__getitem__, range(count), 1, threads, first), summed(terms, first)
+    assert [(level, place, term.tobytes()) for level, place, term in found] == [
+        (level, place, term.tobytes()) for level, place, term in alone
+    ]
