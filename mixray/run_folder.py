@@ -141,14 +141,26 @@ def located(location: str) -> tuple[Storage, str, str]:
 
 def created(config: RunConfig | RobustConfig) -> tuple[Storage, str]:
     """The storage of a run, and its folder there with its resolved config in it."""
-    storage = Storage(config.storage)
+    storage, path = _place(config)
     storage.check_writable()
+    storage.write(f"{path}/config.yaml", dump_config(config).encode())
+    return storage, path
+
+
+def has_begun(config: RunConfig) -> bool:
+    """Whether the run's folder is there already."""
+    storage, path = _place(config)
+    try:
+        return storage.exists(f"{path}/config.yaml")
+    except OSError:  # told when the folder is to be created
+        return False
+
+
+def _place(config: RunConfig | RobustConfig) -> tuple[Storage, str]:
     # Where results are kept and told is not what the run is.
     settings = config.model_dump(mode="json")
     digest = fingerprint({key: settings[key] for key in settings if key not in ("storage", "tracking")})
-    path = f"runs/{config.name}-{digest[:8]}"
-    storage.write(f"{path}/config.yaml", dump_config(config).encode())
-    return storage, path
+    return Storage(config.storage), f"runs/{config.name}-{digest[:8]}"
 
 
 def _not_a_run_folder(location: str, got: str) -> InputError:

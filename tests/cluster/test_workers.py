@@ -196,7 +196,7 @@ def test_two_workers_learn_what_one_learns(
 def test_an_elastic_range_and_a_worker_that_dies(
     ray_session: Session, artifacts: Artifacts, sources: dict[str, Artifact]
 ) -> None:
-    config = RetrainConfig(model=MODEL, tokens=2000 * 4 * WINDOW, batch=4, checkpoints=50, workers=(1, 2))
+    config = RetrainConfig(model=MODEL, tokens=800 * 4 * WINDOW, batch=4, checkpoints=50, workers=(1, 2))
     killed: list[int] = []
 
     def kill_one() -> None:
@@ -213,7 +213,7 @@ def test_an_elastic_range_and_a_worker_that_dies(
     model = arm(ray_session, artifacts, sources, config)
     thread.join()
     assert killed, "no worker was there to kill"
-    assert model.meta["tokens"] == 2000 * 4 * WINDOW
+    assert model.meta["tokens"] == 800 * 4 * WINDOW
     steps = [tokens for tokens, _ in model.meta["curve"]]
     assert steps == sorted(set(steps))
     assert not Path(artifacts.storage.root, "checkpoints/model", model.id, "test").exists()
