@@ -93,6 +93,8 @@ class Session:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
         if self._address is None:
+            # Nobody takes a local node away: a process less for every arm.
+            os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
             # A Ray Train group is many processes; Ray warns of them where it starts few at a time.
             start_up = {"worker_maximum_startup_concurrency": max(4, self._cpus)}
             ray.init(address="local", num_cpus=self._cpus, include_dashboard=False, _system_config=start_up, **quiet)
