@@ -28,7 +28,7 @@ from mixray.config.schema import Stage
 from mixray.data import prepare
 from mixray.forecast import forecast
 from mixray.result import Result
-from mixray.run_folder import RunFolder, has_begun
+from mixray.run_folder import RunFolder, is_finished
 from mixray.search import feasible_set, in_memory, mixture_targets, solve_once
 from mixray.tracking import Progress, SilentProgress, Tracker, open_tracker
 
@@ -48,7 +48,7 @@ def run(
     make corrupted artifacts anew. Raises InputError for what the user can mend, StageError for work that failed.
     """
     config = load_config(run_file, overrides)
-    if not has_begun(config):
+    if not is_finished(config):
         forecast(config)  # finds what can be wrong before anything is done
     folder = RunFolder.create(config)
     progress = progress or SilentProgress()

@@ -147,13 +147,14 @@ def created(config: RunConfig | RobustConfig) -> tuple[Storage, str]:
     return storage, path
 
 
-def has_begun(config: RunConfig) -> bool:
-    """Whether the run's folder is there already."""
+def is_finished(config: RunConfig) -> bool:
+    """Whether nothing dear is left to do: all mixtures of the run have their retraining results."""
     storage, path = _place(config)
     try:
-        return storage.exists(f"{path}/config.yaml")
-    except OSError:  # told when the folder is to be created
+        mixtures = RunFolder(storage, path, config).mixtures().values()
+    except (OSError, UnicodeDecodeError, InputError):  # told, or mended, by those who need them
         return False
+    return bool(mixtures) and all(mixture.retrain for mixture in mixtures)
 
 
 def _place(config: RunConfig | RobustConfig) -> tuple[Storage, str]:

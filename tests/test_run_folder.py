@@ -12,7 +12,7 @@ import pytest
 from mixray.config import RunConfig, parse_config
 from mixray.errors import CorruptedArtifactError, InputError
 from mixray.mixture import Mixture
-from mixray.run_folder import RunFolder
+from mixray.run_folder import RunFolder, is_finished
 from mixray.store import Artifact
 
 MakeConfig = Callable[..., RunConfig]
@@ -241,3 +241,26 @@ def test_a_run_that_has_no_cache_yet_says_so(folder: RunFolder) -> None:
             ask()
         assert caught.value.where == folder.location
         assert caught.value.remedy == "mixray run its run file again"
+
+
+# ------------------------------------------------------------------------------------------- when it is finished
+
+
+def test_a_run_is_finished_when_every_mixture_has_its_results(make_config: MakeConfig) -> None:
+    assert not is_finished(make_config())
+    folder = RunFolder.create(make_config())
+    assert not is_finished(make_config())
+    with_results = MIXTURE.model_copy(update={"retrain": {"mixmin": {"nll": 1.0}}})
+    folder.save_mixture("docs", MIXTURE)
+    folder.save_mixture("code", with_results)
+    assert not is_finished(make_config())
+    folder.save_mixture("docs", with_results)
+    assert is_finished(make_config())
+    assert not is_finished(make_config(seed=1))
+    folder.storage.write(f"{folder.path}/mixtures/docs.json", b"{")
+    assert not is_finished(make_config())
+
+
+def test_a_run_in_a_storage_that_does_not_answer_is_not_finished(make_config: MakeConfig, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    assert not is_finished(make_config(storage=str(tmp_path / "file")))

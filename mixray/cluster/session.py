@@ -19,6 +19,7 @@ from mixray.config.mixture import ShardsConfig
 from mixray.config.schema import RunConfig
 from mixray.config.training import Resources
 from mixray.errors import InputError
+from mixray.simplex.passes import processors
 from mixray.simplex.shard import process_bytes
 from mixray.store import Storage
 
@@ -31,7 +32,7 @@ class Session:
         a local cluster claims to have, the machine's (and two at least) by default."""
         self._address = address or os.environ.get("RAY_ADDRESS")
         self._config = config
-        self._cpus = cpus or max(2, _processors())  # one must stay free for Ray Data while an actor holds another
+        self._cpus = cpus or max(2, processors())  # one must stay free for Ray Data while an actor holds another
         self._ours = self._checked = False
 
     def __enter__(self) -> Self:
@@ -93,8 +94,6 @@ class Session:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
         if self._address is None:
-            # Nobody takes a local node away: a process less for every arm.
-            os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
             # A Ray Train group is many processes; Ray warns of them where it starts few at a time.
             start_up = {"worker_maximum_startup_concurrency": max(4, self._cpus)}
             ray.init(address="local", num_cpus=self._cpus, include_dashboard=False, _system_config=start_up, **quiet)
@@ -139,11 +138,6 @@ class Session:
                 got=f"{storage.uri}, seen on {sum(seen)} of {len(seen)} machines",
                 wanted="a shared folder, or object storage such as s3://bucket/prefix",
             )
-
-
-def _processors() -> int:
-    """Those that this process may run on, where the system tells."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _machines() -> list[tuple[dict[str, float], int]]:

@@ -30,7 +30,7 @@ SMALL_SHARE, SMALLEST_CUT = 1e-8, 1e-3
 """With a prior, whose slope is infinite at 0, shares below the first are left to the multiplicative step, and no share
 falls below the second part of itself in one round."""
 FEW_SOURCES = 32
-"""So few are always all in the curvature: leaving some out saves nothing, and leaving out the wrong costs a pass."""
+"""So few are always all in the curvature: leaving some out saves little, and leaving out the wrong costs a pass."""
 GAP_KEPT, GAP_KEPT_ALONE = 0.5, 0.25
 """The model fits where a whole step leaves at most the first part of the gap; it is not asked where the multiplicative
 step alone leaves at most the second."""

@@ -14,7 +14,8 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from itertools import chain, pairwise
+from itertools import chain, pairwise, takewhile
+from threading import Event
 from typing import Any, TypeVar
 
 import numpy as np
@@ -42,7 +43,7 @@ def block_rows(sources: int) -> int:
 
 
 def blocks(rows: int, sources: int) -> list[Span]:
-    """Those of a table."""
+    """All of a table."""
     size = block_rows(sources)
     return [(start, min(start + size, rows)) for start in range(0, rows, size)]
 
@@ -80,11 +81,17 @@ def added(
     threads = threads or processors()
     runs = min(RUNS_A_THREAD * threads, len(items))
     edges = [len(items) * run // runs for run in range(runs + 1)]
+    stopped = Event()
 
     def add(run: tuple[int, int]) -> list[Partial]:
-        return summed((work(items[number]) for number in range(*run)), first + run[0])
+        numbers = takewhile(lambda _: not stopped.is_set(), range(*run))
+        return summed((work(items[number]) for number in numbers), first + run[0])
 
-    return joined(chain.from_iterable(mapped(add, list(pairwise(edges)), entries, threads)))
+    try:
+        return joined(chain.from_iterable(mapped(add, list(pairwise(edges)), entries, threads)))
+    except BaseException:
+        stopped.set()  # the other threads end with the block that they are at
+        raise
 
 
 def mapped(
@@ -104,8 +111,8 @@ def mapped(
 
 
 def processors() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0))
+    """Those that this process may run on, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def one_blas_thread() -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
@@ -106,6 +107,23 @@ def test_blocks_come_back_in_order_and_errors_come_through() -> None:
         list(mapped(fails, range(50), 1))
     with pytest.raises(ZeroDivisionError):
         added(fails, range(50), 1)
+
+
+@pytest.mark.usefixtures("many_threads")
+def test_after_an_error_no_thread_works_on() -> None:
+    begun: list[int] = []
+
+    def work(number: int) -> Array:
+        begun.append(number)
+        if number == 0:
+            raise ZeroDivisionError
+        time.sleep(0.01)
+        return np.zeros(1)
+
+    with pytest.raises(ZeroDivisionError):
+        added(work, range(1000), 1, 2)
+    time.sleep(0.1)
+    assert len(begun) < 20
 
 
 @pytest.mark.usefixtures("many_threads")
