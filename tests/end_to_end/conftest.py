@@ -50,7 +50,7 @@ def small_run(folder: Path, **changes: Any) -> Path:
             "mixed": {"jsonl": str(folder / "mixed.jsonl")},
         },
         "proxy": {"model": model, "tokens": 30_000, "batch": 8},
-        "cache": {"batch_tokens": 2048},
+        "cache": {"batch_tokens": 2048, "actors": 1},
         "mixture": {"bootstrap": 50},
         "retrain": {"model": model, "tokens": 20_000, "batch": 8, "arms": ["mixmin", "balanced"]},
         **changes,
