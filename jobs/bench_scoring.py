@@ -21,8 +21,8 @@ import numpy as np
 import torch
 
 from mixray.config.training import TrainingConfig
-from mixray.proxies import CausalLM
-from mixray.proxies.scoring import batches
+from mixray.models import CausalLM
+from mixray.models.scoring import batches
 from mixray.training import autocast
 
 

@@ -40,11 +40,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixray.cache import read_cache
-from mixray.run_folder import RunFolder
+from mixray.runs import RunFolder
 from mixray.search.rows import rows_of
 from mixray.simplex import CrossEntropy, Entropic, FeasibleSet, Point, Problem, Solution, solve, solve_problem
-from mixray.simplex.passes import one_blas_thread
-from mixray.simplex.solve import SOLVERS, TOLERANCE
+from mixray.simplex.objectives.passes import one_blas_thread
+from mixray.simplex.solvers.solve import SOLVERS, TOLERANCE
 
 Array = NDArray[np.float64]
 

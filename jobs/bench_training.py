@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from mixray.config.training import TrainingConfig
-from mixray.proxies import build_model
+from mixray.models import build_model
 from mixray.training import autocast, train
 
 

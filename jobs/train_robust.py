@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 from mixray.errors import InputError, MixrayError
+from mixray.progress import open_progress
 from mixray.robust_pipeline import train_robust
-from mixray.tracking import open_progress
 
 
 def main(arguments: list[str]) -> int:

@@ -41,7 +41,7 @@ def run(
 ) -> None:
     """Run the whole flow, or as far as a stage. What an earlier run left is not done again."""
     from mixray import pipeline
-    from mixray.tracking import open_progress
+    from mixray.progress import open_progress
 
     result = pipeline.run(
         file, overrides or [], address=address, until=until, rebuild=rebuild, progress=open_progress()
@@ -76,10 +76,11 @@ def solve(
 
     One setting may be a range: mixture.bounds.python=[0,0.1..0.9] solves for 0.1, 0.2, ... 0.9.
     """
+    from mixray.progress import open_progress
     from mixray.result import mixture_tables, sweep_tables
-    from mixray.run_folder import RunFolder
+    from mixray.runs import RunFolder
     from mixray.search import Sweep, natural_tokens, solve_again
-    from mixray.tracking import open_progress, replay
+    from mixray.tracking import replay
 
     folder = RunFolder.open(run_folder)
     replay(folder.config, folder.storage, folder.path, open_progress().warn)
@@ -98,10 +99,11 @@ def solve(
 @app.command()
 def show(run_folder: RunFolderArgument, as_json: Json = False) -> None:
     """Weights with intervals, the gap, losses per arm, warnings of a run; the comparison of jobs/train_robust.py."""
+    from mixray.progress import open_progress
     from mixray.result import folder_tables
     from mixray.robust_result import RobustResult
-    from mixray.run_folder import RunFolder
-    from mixray.tracking import open_progress, replay
+    from mixray.runs import RunFolder
+    from mixray.tracking import replay
 
     if (compared := RobustResult.find(run_folder, open_progress().warn)) is not None:
         if as_json:

@@ -18,7 +18,7 @@ from mixray.config import RunConfig, load_config
 from mixray.config.data import PoolConfig
 from mixray.config.loading import Overrides
 from mixray.data import TextInputs, check_inputs, look_ahead, vocabulary
-from mixray.proxies import model_size
+from mixray.models import model_size
 from mixray.report import SearchCost, Work, count_text, new_table, titled
 from mixray.search import feasible_set, mixture_targets
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from mixray import narration
-from mixray.arms import arm_shares, arms_of, with_results
 from mixray.cache import compare, read_cache
 from mixray.cluster import Session
 from mixray.cluster.mapping import run_tasks
@@ -27,10 +26,12 @@ from mixray.config.loading import Overrides
 from mixray.config.schema import Stage
 from mixray.data import prepare
 from mixray.forecast import forecast
+from mixray.progress import Progress, SilentProgress
 from mixray.result import Result
-from mixray.run_folder import RunFolder, is_finished
+from mixray.runs import RunFolder, is_finished
 from mixray.search import feasible_set, in_memory, mixture_targets, solve_once
-from mixray.tracking import Progress, SilentProgress, Tracker, open_tracker
+from mixray.search.arms import arm_shares, arms_of, with_results
+from mixray.tracking import Tracker, open_tracker
 
 
 def run(

@@ -13,7 +13,7 @@ from mixray.config import RunConfig
 from mixray.data import Prepared
 from mixray.mixture import Mixture
 from mixray.report import closing_report, new_table, sweep_table, titled
-from mixray.run_folder import RunFolder
+from mixray.runs import RunFolder
 from mixray.search import Sweep, baseline_mixtures, natural_tokens
 from mixray.store import Artifact
 

@@ -9,19 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from mixray.classifiers.summary import claims, spread, summary_of_arm
 from mixray.cluster import Session
 from mixray.cluster.classifiers import train_classifiers
 from mixray.config import dump_config, load_config
 from mixray.config.loading import Overrides
 from mixray.config.robust import RobustConfig
-from mixray.data.task import Task
-from mixray.data.tasks import keep_rows, task_of
+from mixray.data.tabular.task import Task
+from mixray.data.tabular.tasks import keep_rows, task_of
+from mixray.progress import Progress, SilentProgress
 from mixray.robust_result import RESULTS, RobustResult
-from mixray.run_folder import created
+from mixray.runs import created
 from mixray.store import Artifacts
 from mixray.store.storage import without_credentials
-from mixray.tracking import Progress, SilentProgress, Tracker, numbered_name, open_tracker
+from mixray.study.summary import claims, spread, summary_of_arm
+from mixray.tracking import Tracker, numbered_name, open_tracker
 
 SCHEMA = "mixray.robust/1"
 Told = dict[str, Any]

@@ -12,7 +12,7 @@ from rich.console import Console
 from mixray.config import parse_config
 from mixray.config.robust import RobustConfig
 from mixray.report.robust_tables import robust_report
-from mixray.run_folder import located
+from mixray.runs import located
 from mixray.tracking import replay
 
 RESULTS = "results.json"

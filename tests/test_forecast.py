@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from mixray.config.schema import RunConfig
-from mixray.data import parts as parts_module
+from mixray.data.reading import parts as parts_module
 from mixray.forecast import Forecast, forecast
-from mixray.proxies import model_size, new_model
+from mixray.models import model_size, new_model
 
 
 def rows(count: int, first: int = 0) -> pa.Table:

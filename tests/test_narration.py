@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mixray import narration
+from mixray.progress import SilentProgress
 from mixray.store import Artifact
-from mixray.tracking import SilentProgress
 from mixray.tracking.tracker import NoTracker
 from mixray.training import Progress
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from mixray.config import load_config
 from mixray.config.robust import RobustConfig
 from mixray.robust_result import RESULTS, RobustResult
-from mixray.run_folder import created
+from mixray.runs import created
 from mixray.tracking.records import Finish
 from mixray.tracking.spool import Spool
 

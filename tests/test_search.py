@@ -17,7 +17,7 @@ from mixray.config import RunConfig
 from mixray.config.mixture import ShardsConfig
 from mixray.errors import CorruptedArtifactError, InputError
 from mixray.mixture import Mixture
-from mixray.run_folder import RunFolder
+from mixray.runs import RunFolder
 from mixray.search import Sweep, baseline_mixtures, find_mixture, natural_tokens, solve_again, solve_once
 from mixray.store import Artifact, encode
 

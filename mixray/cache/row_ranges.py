@@ -298,7 +298,7 @@ class CacheRows:
         starts = _document_starts(table)
         tokens = np.add.reduceat(counts, starts)
         tokens[0], tokens[-1] = place.head, place.tail
-        # As in mixray.simplex.rows: 1 / (documents * tokens of the document), or 1 / all tokens.
+        # As in mixray.simplex.objectives.rows: 1 / (documents * tokens of the document), or 1 / all tokens.
         by_document = self.weighting == "document"
         weights = 1 / (self.documents * tokens) if by_document else np.full(len(tokens), 1 / self.tokens)
         if self.unit != "token":

@@ -12,13 +12,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mixray.classifiers import measured_rows, measures_of_heads, results_of, train_arm
 from mixray.cluster.mapping import run_on_actors
 from mixray.cluster.session import Session
 from mixray.config.robust import RobustArm, RobustConfig
-from mixray.data.task import Task
-from mixray.data.tasks import task_of
+from mixray.data.tabular.task import Task
+from mixray.data.tabular.tasks import task_of
 from mixray.store import Artifact, Artifacts, Draft, fingerprint
+from mixray.study import measured_rows, measures_of_heads, results_of, train_arm
 from mixray.training import StorageCheckpoint
 
 

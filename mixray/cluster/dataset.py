@@ -10,7 +10,7 @@ import ray.data
 
 from mixray.cache import read_file, split_files
 from mixray.errors import InputError
-from mixray.run_folder import RunFolder
+from mixray.runs import RunFolder
 from mixray.store import Artifact, Storage
 
 

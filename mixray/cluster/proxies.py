@@ -20,7 +20,7 @@ from mixray.cluster.watching import News, Watcher, plain
 from mixray.config.training import ProxyConfig
 from mixray.data import MixtureStream, ModelInputs, open_rows
 from mixray.errors import InputError, MixrayError, StageError
-from mixray.proxies import model_identity, new_model
+from mixray.models import model_identity, new_model
 from mixray.store import Artifact, Artifacts, Draft, fingerprint
 from mixray.training import StorageCheckpoint, device_for, step_count
 

@@ -25,7 +25,7 @@ from mixray.cluster.watching import POLL_SECONDS, News, Watcher, plain
 from mixray.config.schema import RetrainConfig
 from mixray.data import ExampleInputs, ExampleRows, MixtureStream, ModelInputs, TrainingRows, group_shares, open_rows
 from mixray.errors import MixrayError, StageError
-from mixray.proxies import model_identity, new_model
+from mixray.models import model_identity, new_model
 from mixray.robust import new_objective
 from mixray.store import Artifact, Artifacts, Draft, fingerprint
 from mixray.training import (

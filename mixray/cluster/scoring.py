@@ -18,7 +18,7 @@ from mixray.cache import KEY, column_id, column_table, split_files
 from mixray.cluster.mapping import run_on_actors
 from mixray.cluster.session import Session
 from mixray.config.training import CacheConfig, TrainingConfig
-from mixray.proxies import Proxy, load_model
+from mixray.models import Proxy, load_model
 from mixray.store import Artifact, Artifacts, Draft, FileRecord, encode
 from mixray.store.artifacts import fetch_folder
 from mixray.training import device_for

@@ -19,8 +19,8 @@ from mixray.config.mixture import ShardsConfig
 from mixray.config.schema import RunConfig
 from mixray.config.training import Resources
 from mixray.errors import InputError
-from mixray.simplex.passes import processors
-from mixray.simplex.shard import process_bytes
+from mixray.simplex.objectives.passes import processors
+from mixray.simplex.objectives.shard import process_bytes
 from mixray.store import Storage
 
 

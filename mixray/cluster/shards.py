@@ -28,12 +28,12 @@ from mixray.cluster.watching import plain
 from mixray.config.mixture import ShardsConfig
 from mixray.config.training import Resources
 from mixray.errors import InputError, MixrayError, StageError
+from mixray.simplex.analysis.draws import Draws
 from mixray.simplex.checks import Mask, Matrix, Vector
-from mixray.simplex.cross_entropy import evaluations
-from mixray.simplex.draws import Draws
-from mixray.simplex.objective import Columns, Evaluation
-from mixray.simplex.passes import Partial, block_rows, blocks, total
-from mixray.simplex.shard import Shard, process_bytes, shard_spans
+from mixray.simplex.objectives.cross_entropy import evaluations
+from mixray.simplex.objectives.objective import Columns, Evaluation
+from mixray.simplex.objectives.passes import Partial, block_rows, blocks, total
+from mixray.simplex.objectives.shard import Shard, process_bytes, shard_spans
 
 RETRIES = 3
 BATCH_ENTRIES = 2**20

@@ -7,11 +7,11 @@ whatever mapper it is given.
 from mixray.data.check import check_inputs
 from mixray.data.inputs import ExampleInputs, ModelInputs, TextInputs
 from mixray.data.prepare import prepare
-from mixray.data.prepare_examples import look_ahead
 from mixray.data.prepared import Prepared
 from mixray.data.stream import MixtureStream
-from mixray.data.tokenizer import vocabulary
-from mixray.data.windows import ExampleRows, TrainingRows, Windows, group_shares, open_rows
+from mixray.data.tabular.prepare_examples import look_ahead
+from mixray.data.text.tokenizer import vocabulary
+from mixray.data.training_rows import ExampleRows, TrainingRows, Windows, group_shares, open_rows
 
 __all__ = [
     "ExampleInputs",

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from mixray.config.schema import RunConfig
-from mixray.data.hf_dataset import check_local
-from mixray.data.hub import HubUnreachableError
-from mixray.data.json_lines import check_json_lines
-from mixray.data.parquet import check_parquet
-from mixray.data.parts import list_pool
 from mixray.data.pools import Pool, source_pools, target_pools
-from mixray.data.tokenizer import existing_folder
+from mixray.data.reading.hf_dataset import check_local
+from mixray.data.reading.hub import HubUnreachableError
+from mixray.data.reading.json_lines import check_json_lines
+from mixray.data.reading.parquet import check_parquet
+from mixray.data.reading.parts import list_pool
+from mixray.data.text.tokenizer import existing_folder
 from mixray.errors import InputError
 
 Checked = TypeVar("Checked")

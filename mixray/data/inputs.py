@@ -21,7 +21,7 @@ class TextInputs:
 
 @dataclass(frozen=True)
 class ExampleInputs:
-    """Records of ``mixray.data.example_rows``: so many features, and the names behind labels and groups."""
+    """Records of ``mixray.data.tabular.example_rows``: so many features, and the names behind labels and groups."""
 
     features: int
     label_names: tuple[str, ...]

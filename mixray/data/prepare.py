@@ -11,15 +11,16 @@ from collections.abc import Sequence
 
 from mixray.config.data import TargetConfig, TrainTokenizer
 from mixray.config.schema import RunConfig
-from mixray.data import rows, scan, selection, tokenizer, tokens
-from mixray.data.data_warnings import data_warnings
-from mixray.data.encoding import Encoder
+from mixray.data import target_rows as rows
 from mixray.data.inputs import TextInputs
 from mixray.data.pools import source_pools, target_pools
-from mixray.data.prepare_examples import prepare_examples
 from mixray.data.prepared import Made, Notify, PoolInput, Prepared, by_label
-from mixray.data.sample import SampleTask, sample
 from mixray.data.steps import RunTasks, Wanted, make_all
+from mixray.data.tabular.prepare_examples import prepare_examples
+from mixray.data.text import scan, selection, tokenizer, tokens
+from mixray.data.text.data_warnings import data_warnings
+from mixray.data.text.encoding import Encoder
+from mixray.data.text.sample import SampleTask, sample
 from mixray.store import Artifact, Artifacts, Draft
 
 

@@ -8,8 +8,8 @@ from functools import cached_property
 from typing import Any
 
 from mixray.data.inputs import ModelInputs
-from mixray.data.parts import Part, list_pool, split_into_parts
 from mixray.data.pools import Pool
+from mixray.data.reading.parts import Part, list_pool, split_into_parts
 from mixray.store import Artifact
 
 Notify = Callable[[str], None]

@@ -17,7 +17,7 @@ from mixray.config import RunConfig, dump_config, parse_config
 from mixray.config.loading import Overrides, override_items
 from mixray.errors import InputError
 from mixray.mixture import Mixture
-from mixray.run_folder import RunFolder
+from mixray.runs import RunFolder
 from mixray.search.answer import find_mixture
 from mixray.search.constraints import natural_tokens
 from mixray.search.stored import in_memory, mixture_targets

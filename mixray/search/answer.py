@@ -32,7 +32,7 @@ from mixray.simplex import (
     shadow_prices,
     solve_problem,
 )
-from mixray.simplex.objective import Resampling
+from mixray.simplex.objectives.objective import Resampling
 
 FEW_DOCUMENTS = 50
 MOST_EXPLAINED = 100

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mixray.baselines import balanced, natural
 from mixray.config import RunConfig
 from mixray.config.mixture import MixtureConfig
 from mixray.config.schema import Arm
 from mixray.errors import InputError
+from mixray.methods import balanced, natural
 from mixray.mixture import SUM_TOLERANCE, Mixture
 from mixray.simplex import FeasibleSet, Group
 

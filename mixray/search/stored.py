@@ -13,7 +13,7 @@ from mixray.config import RunConfig
 from mixray.mixture import Mixture
 from mixray.search.answer import Found, find_mixture
 from mixray.search.constraints import natural_tokens
-from mixray.simplex.objective import Resampling
+from mixray.simplex.objectives.objective import Resampling
 from mixray.store import Artifact, Artifacts, Storage, fingerprint
 
 Targets = Mapping[str, tuple[Artifact, Mapping[str, Artifact]]]

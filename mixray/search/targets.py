@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from mixray.config.mixture import MixtureConfig
 from mixray.search.rows import Rows
 from mixray.simplex import CrossEntropy, FeasibleSet, Goal, Mean, Prior, Problem, Worst, solve_problem
-from mixray.simplex.objective import Resampling
+from mixray.simplex.objectives.objective import Resampling
 
 Losses = tuple[CrossEntropy | Resampling, ...]
 """One of every target."""

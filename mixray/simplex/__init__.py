@@ -1,26 +1,26 @@
 """The convex problem: objectives, solvers, constraints, certificate, error bars. It sees numbers, not a cache."""
 
-from mixray.simplex.bootstrap import Bootstrap, Documents, bootstrap
-from mixray.simplex.cross_entropy import CrossEntropy
-from mixray.simplex.em import EM
-from mixray.simplex.entropic import Entropic
-from mixray.simplex.evaluate import mixed_log_probs, mixture_loss
+from mixray.simplex.analysis.bootstrap import Bootstrap, Documents, bootstrap
+from mixray.simplex.analysis.near_optimal import NearOptimal, PathPoint, nearest_to_prior, prior_path
+from mixray.simplex.analysis.paired import paired_difference
+from mixray.simplex.analysis.prices import Prices, shadow_prices
+from mixray.simplex.analysis.spread import Interchangeable, effective_number, interchangeable
+from mixray.simplex.analysis.worth import Worth, leave_one_out
 from mixray.simplex.feasible import FeasibleSet, Group
 from mixray.simplex.goal import Goal, Mean, Worst
-from mixray.simplex.loop import Solution, Solver
-from mixray.simplex.near_optimal import NearOptimal, PathPoint, nearest_to_prior, prior_path
-from mixray.simplex.newton import Newton
-from mixray.simplex.objective import Evaluation, Objective
-from mixray.simplex.paired import paired_difference
-from mixray.simplex.prices import Prices, shadow_prices
+from mixray.simplex.objectives.cross_entropy import CrossEntropy
+from mixray.simplex.objectives.evaluate import mixed_log_probs, mixture_loss
+from mixray.simplex.objectives.objective import Evaluation, Objective
+from mixray.simplex.objectives.rows import Weighting, row_weights, sum_by_document
+from mixray.simplex.objectives.squared_error import SquaredError
 from mixray.simplex.prior import Prior
 from mixray.simplex.problem import Point, Problem
-from mixray.simplex.rows import Weighting, row_weights, sum_by_document
-from mixray.simplex.solve import solve, solve_problem
-from mixray.simplex.spread import Interchangeable, effective_number, interchangeable
-from mixray.simplex.squared_error import SquaredError
-from mixray.simplex.working_set import WorkingSet
-from mixray.simplex.worth import Worth, leave_one_out
+from mixray.simplex.solvers.em import EM
+from mixray.simplex.solvers.entropic import Entropic
+from mixray.simplex.solvers.loop import Solution, Solver
+from mixray.simplex.solvers.newton import Newton
+from mixray.simplex.solvers.solve import solve, solve_problem
+from mixray.simplex.solvers.working_set import WorkingSet
 
 __all__ = [
     "EM",

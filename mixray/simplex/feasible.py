@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from mixray.errors import InputError
 from mixray.simplex.box import Box
 from mixray.simplex.checks import Matrix, Vector
-from mixray.simplex.passes import one_blas_thread
+from mixray.simplex.objectives.passes import one_blas_thread
 
 SUM_TOLERANCE = 1e-12
 """How far from 1 the sum of shares may be."""

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 from mixray.simplex.checks import Matrix, Vector, checked_shares
 from mixray.simplex.feasible import FeasibleSet
 from mixray.simplex.goal import Goal, Mean
-from mixray.simplex.objective import Columns, Evaluation, Objective, Resampling
+from mixray.simplex.objectives.objective import Columns, Evaluation, Objective, Resampling
 from mixray.simplex.prior import Prior, log_shares
 
 START_BLEND = 1e-3

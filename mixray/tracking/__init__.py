@@ -1,13 +1,12 @@
 """What a run did, told to MLflow and to the person watching. The only folder that imports mlflow.
 
 ``Tracker`` takes records (params, metrics, figures, data sets) keyed by run key; ``MlflowTracker`` delivers them from
-one background thread and keeps what cannot be delivered in the run folder until ``replay``. ``progress`` is for people.
+one background thread and keeps what cannot be delivered in the run folder until ``replay``.
 """
 
 from mixray.tracking.address import default_uri, view_command
 from mixray.tracking.delivery import MlflowTracker
 from mixray.tracking.opening import open_tracker, replay
-from mixray.tracking.progress import Progress, SilentProgress, Stage, open_progress
 from mixray.tracking.records import Context, Status, flatten, metric_names, numbered_name
 from mixray.tracking.tracker import NoTracker, Tracker
 
@@ -15,16 +14,12 @@ __all__ = [
     "Context",
     "MlflowTracker",
     "NoTracker",
-    "Progress",
-    "SilentProgress",
-    "Stage",
     "Status",
     "Tracker",
     "default_uri",
     "flatten",
     "metric_names",
     "numbered_name",
-    "open_progress",
     "open_tracker",
     "replay",
     "view_command",

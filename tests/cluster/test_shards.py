@@ -22,9 +22,9 @@ from mixray.config.training import Resources
 from mixray.errors import InputError, StageError
 from mixray.search.rows import rows_of
 from mixray.simplex import CrossEntropy, FeasibleSet, Group, Problem, Solution, bootstrap, solve_problem
-from mixray.simplex.objective import Columns, Evaluation
-from mixray.simplex.passes import block_rows
-from mixray.simplex.shard import WORKING_BYTES
+from mixray.simplex.objectives.objective import Columns, Evaluation
+from mixray.simplex.objectives.passes import block_rows
+from mixray.simplex.objectives.shard import WORKING_BYTES
 from tests.cache.conftest import Shelf
 from tests.cluster.test_workers import workers_named
 

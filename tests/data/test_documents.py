@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixray.data import parts as parts_module
-from mixray.data import streams
-from mixray.data.documents import read_documents, split_text
-from mixray.data.parts import list_pool, split_into_parts
+from mixray.data.reading import parts as parts_module
+from mixray.data.reading import streams
+from mixray.data.reading.parts import list_pool, split_into_parts
+from mixray.data.text.documents import read_documents, split_text
 
 text_strategy = st.text(st.sampled_from("ab\n é"), max_size=60)
 

@@ -16,9 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from mixray.config.schema import RunConfig
-from mixray.data import ExampleRows, MixtureStream, Prepared, group_shares, look_ahead, open_rows, prepare, rows
-from mixray.data import example_rows as example_rows_module
-from mixray.data import parts as parts_module
+from mixray.data import ExampleRows, MixtureStream, Prepared, group_shares, look_ahead, open_rows, prepare
+from mixray.data import target_rows as rows
+from mixray.data.reading import parts as parts_module
+from mixray.data.tabular import example_rows as example_rows_module
 from mixray.errors import InputError, StageError
 from mixray.store import Artifacts, Storage
 

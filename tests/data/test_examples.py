@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mixray.config.robust import GroupedConfig
-from mixray.data.examples import Examples, examples_of, read_examples
+from mixray.data.tabular.examples import Examples, examples_of, read_examples
 from mixray.errors import InputError
 
 COLUMNS: dict[str, Any] = {

@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mixray.data import parts as parts_module
 from mixray.data.check import check_inputs
-from mixray.data.documents import read_documents
-from mixray.data.hub import HubUnreachableError
-from mixray.data.parts import list_pool, split_into_parts
 from mixray.data.pools import Pool
+from mixray.data.reading import parts as parts_module
+from mixray.data.reading.hub import HubUnreachableError
+from mixray.data.reading.parts import list_pool, split_into_parts
+from mixray.data.text.documents import read_documents
 from mixray.errors import InputError
 
 ROWS = [{"text": f"document {number}", "meta": {"set": "ab"[number % 2]}} for number in range(30)]

@@ -10,10 +10,10 @@ from transformers import PreTrainedTokenizerFast
 
 from mixray.config.data import TokenizerConfig
 from mixray.data import TextInputs, prepare
-from mixray.data.hf_dataset import hub_revision
-from mixray.data.hub import HubUnreachableError
-from mixray.data.parts import list_pool
-from mixray.data.tokenizer import existing_folder
+from mixray.data.reading.hf_dataset import hub_revision
+from mixray.data.reading.hub import HubUnreachableError
+from mixray.data.reading.parts import list_pool
+from mixray.data.text.tokenizer import existing_folder
 from mixray.errors import InputError
 from mixray.store import Artifacts
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mixray.data.locations import find_files, glob_regex
+from mixray.data.reading.locations import find_files, glob_regex
 from mixray.errors import InputError
 
 TREE = [

@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mixray.data import parts as parts_module
-from mixray.data import streams
-from mixray.data.documents import Document, read_documents
-from mixray.data.parts import list_pool, split_into_parts
-from mixray.data.scan import ScanTask, scan_part
+from mixray.data.reading import parts as parts_module
+from mixray.data.reading import streams
+from mixray.data.reading.parts import list_pool, split_into_parts
+from mixray.data.text.documents import Document, read_documents
+from mixray.data.text.scan import ScanTask, scan_part
 from mixray.store import Artifacts
 
 LINE = "x" * 999 + "\n"
@@ -61,7 +61,7 @@ def test_scanning_ten_times_as_much_takes_no_more_memory(
 
     monkeypatch.setattr(parts_module, "PART_BYTES", 1 << 40)
     monkeypatch.setattr(streams, "BLOCK_BYTES", 1 << 18)
-    monkeypatch.setattr(sys.modules["mixray.data.scan"], "read_documents", watched)
+    monkeypatch.setattr(sys.modules["mixray.data.text.scan"], "read_documents", watched)
     for count in (300, 300, 3000):
         arrow, held = 0, pa.total_allocated_bytes()
         WRITERS[reader](tmp_path / f"{count}", count)

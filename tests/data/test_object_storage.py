@@ -13,8 +13,8 @@ import zstandard
 
 from mixray.config.schema import RunConfig
 from mixray.data import Windows, check_inputs, open_rows, prepare
-from mixray.data.locations import find_files
-from mixray.data.parts import list_pool
+from mixray.data.reading.locations import find_files
+from mixray.data.reading.parts import list_pool
 from mixray.errors import InputError
 from mixray.store import Artifacts, Storage
 

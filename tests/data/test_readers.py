@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from mixray.data import parts as parts_module
-from mixray.data.documents import read_documents
-from mixray.data.parts import FilePart, list_pool, split_into_parts
 from mixray.data.pools import Pool
+from mixray.data.reading import parts as parts_module
+from mixray.data.reading.parts import FilePart, list_pool, split_into_parts
+from mixray.data.text.documents import read_documents
 from mixray.errors import InputError
 
 TEXTS = ["one\n", "zwei é ü\n", "трі\r\n", "\ufeffbom", "four 𝄞"]

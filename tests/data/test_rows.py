@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixray.data import parts as parts_module
-from mixray.data import prepare, rows
-from mixray.data.documents import Document
-from mixray.data.encoding import Encoder
+from mixray.data import prepare
+from mixray.data import target_rows as rows
 from mixray.data.prepare import Prepared
-from mixray.data.rows import document_rows, side_of
+from mixray.data.reading import parts as parts_module
+from mixray.data.target_rows import document_rows, side_of
+from mixray.data.text.documents import Document
+from mixray.data.text.encoding import Encoder
 from mixray.errors import InputError
 from mixray.store import Artifact, Artifacts
 

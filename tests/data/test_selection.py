@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixray.data import parts as parts_module
-from mixray.data.parts import list_pool, split_into_parts
 from mixray.data.pools import Pool
-from mixray.data.scan import ScanTask, publish_scan, scan_id, scan_part
-from mixray.data.selection import (
+from mixray.data.reading import parts as parts_module
+from mixray.data.reading.parts import list_pool, split_into_parts
+from mixray.data.text.scan import ScanTask, publish_scan, scan_id, scan_part
+from mixray.data.text.selection import (
     SelectTask,
     check_selection,
     first_occurrences,

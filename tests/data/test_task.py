@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from mixray.config.robust import GroupedConfig
-from mixray.data.examples import Examples
-from mixray.data.task import split_and_encode
+from mixray.data.tabular.examples import Examples
+from mixray.data.tabular.task import split_and_encode
 from mixray.errors import InputError
 
 ROWS = 200

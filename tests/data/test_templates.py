@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from mixray.data.check import check_inputs
-from mixray.data.documents import read_documents
-from mixray.data.parts import list_pool, split_into_parts
 from mixray.data.pools import Pool
+from mixray.data.reading.parts import list_pool, split_into_parts
+from mixray.data.text.documents import read_documents
 from mixray.errors import InputError
 
 PIQA = {"goal": "Boil an egg:", "sol1": "in water", "sol2": "in glue", "label": 0, "note": None}

@@ -13,12 +13,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from mixray.config.data import TokenizerConfig
-from mixray.data.documents import Document
-from mixray.data.encoding import Encoder
 from mixray.data.prepare import prepare
-from mixray.data.sample import SampleTask, sample
 from mixray.data.tables import read_table, write_rows
-from mixray.data.tokenizer import TrainTask, existing_folder, existing_id, import_existing, train
+from mixray.data.text.documents import Document
+from mixray.data.text.encoding import Encoder
+from mixray.data.text.sample import SampleTask, sample
+from mixray.data.text.tokenizer import TrainTask, existing_folder, existing_id, import_existing, train
 from mixray.errors import InputError
 from mixray.store import Artifact, Artifacts, FileRecord
 from mixray.store.artifacts import fetch_folder
@@ -63,7 +63,7 @@ def test_a_small_sample_gives_a_smaller_vocabulary(artifacts: Artifacts) -> None
 
 SCRIPT = """
 import sys
-from mixray.data.tokenizer import TrainTask, train
+from mixray.data.text.tokenizer import TrainTask, train
 from mixray.store import Draft, FileRecord, Storage
 storage = Storage(sys.argv[1])
 print(train(TrainTask((FileRecord(sys.argv[2], 0, ""),), 400, Draft(storage, "tokenizer", "x", "y"))).meta["digest"])

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 
 from mixray.config.schema import RunConfig
-from mixray.data import Windows, prepare, tokens
-from mixray.data import parts as parts_module
-from mixray.data.documents import Document, read_documents
-from mixray.data.encoding import Encoder
-from mixray.data.parts import list_pool, split_into_parts
+from mixray.data import Windows, prepare
 from mixray.data.pools import source_pools
 from mixray.data.prepare import Prepared
-from mixray.data.tokens import dtype_of, window_quotas
+from mixray.data.reading import parts as parts_module
+from mixray.data.reading.parts import list_pool, split_into_parts
+from mixray.data.text import tokens
+from mixray.data.text.documents import Document, read_documents
+from mixray.data.text.encoding import Encoder
+from mixray.data.text.tokens import dtype_of, window_quotas
 from mixray.errors import InputError
 from mixray.store import Artifacts
 

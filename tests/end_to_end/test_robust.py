@@ -15,14 +15,14 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from mixray.classifiers import train_arm
-from mixray.classifiers.selection import accuracy
 from mixray.config import load_config
 from mixray.config.robust import RobustConfig
-from mixray.data.tasks import keep_rows, task_of
+from mixray.data.tabular.tasks import keep_rows, task_of
 from mixray.errors import InputError
 from mixray.robust_pipeline import train_robust
 from mixray.store import Artifacts, Storage
+from mixray.study import train_arm
+from mixray.study.selection import accuracy
 from tests.end_to_end.conftest import content_of, kill_at, mixray
 
 ROOT = Path(__file__).parents[2]

@@ -12,9 +12,9 @@ import yaml
 from scipy.special import logsumexp
 
 import mixray
-from mixray.baselines import balanced
 from mixray.cli import app
 from mixray.cluster import Session
+from mixray.methods import balanced
 from tests.end_to_end.conftest import content_of, results, small_run
 from tests.end_to_end.conftest import mixray as command
 

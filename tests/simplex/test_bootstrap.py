@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mixray.errors import InputError
-from mixray.simplex import (
+from mixray.simplex import (  # fmt: skip
     Bootstrap,
     CrossEntropy,
     Documents,
@@ -27,7 +27,7 @@ from mixray.simplex import (
     bootstrap,
     mixture_loss,
     solve_problem,
-)  # fmt: skip
+)
 
 Array = NDArray[np.float64]
 
@@ -168,7 +168,7 @@ def test_batches_change_the_memory_and_not_the_draws(name: str, monkeypatch: pyt
     problem = PROBLEMS[name]()
     shares = solve_problem(problem).weights
     whole = bootstrap(problem, shares, seed=1, replicates=20)
-    monkeypatch.setattr(import_module("mixray.simplex.bootstrap"), "BATCH_ENTRIES", 2000)
+    monkeypatch.setattr(import_module("mixray.simplex.analysis.bootstrap"), "BATCH_ENTRIES", 2000)
     again: Bootstrap = bootstrap(problem, shares, seed=1, replicates=20)
     np.testing.assert_allclose(again.replicate_shares, whole.replicate_shares, atol=1e-9)
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mixray.simplex import (
+from mixray.simplex import (  # fmt: skip
     CrossEntropy,
     Evaluation,
     FeasibleSet,
@@ -23,11 +23,11 @@ from mixray.simplex import (
     Problem,
     SquaredError,
     Worst,
-    quadratic,
     solve,
     solve_problem,
-)  # fmt: skip
-from mixray.simplex.quadratic import Step, model_step
+)
+from mixray.simplex.solvers import quadratic
+from mixray.simplex.solvers.quadratic import Step, model_step
 
 Array = NDArray[np.float64]
 

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mixray.simplex import CrossEntropy, SquaredError, passes
-from mixray.simplex.passes import added, block_rows, blocks, joined, mapped, summed, total
+from mixray.simplex import CrossEntropy, SquaredError
+from mixray.simplex.objectives import passes
+from mixray.simplex.objectives.passes import added, block_rows, blocks, joined, mapped, summed, total
 
 Array = NDArray[np.float64]
 

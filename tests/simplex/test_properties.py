@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from scipy.optimize import linprog
 
-from mixray.simplex import (
+from mixray.simplex import (  # fmt: skip
     CrossEntropy,
     FeasibleSet,
     Group,
@@ -27,7 +27,7 @@ from mixray.simplex import (
     mixture_loss,
     solve,
     solve_problem,
-)  # fmt: skip
+)
 from mixray.simplex.problem import Proof
 
 Array = NDArray[np.float64]

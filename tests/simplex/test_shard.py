@@ -13,10 +13,10 @@ import pytest
 
 from mixray.errors import InputError, StageError
 from mixray.simplex import CrossEntropy
-from mixray.simplex.cross_entropy import evaluations
-from mixray.simplex.draws import THRESHOLDS, Draws
-from mixray.simplex.passes import block_rows, blocks, total
-from mixray.simplex.shard import SMALLEST, Shard, shard_spans
+from mixray.simplex.analysis.draws import THRESHOLDS, Draws
+from mixray.simplex.objectives.cross_entropy import evaluations
+from mixray.simplex.objectives.passes import block_rows, blocks, total
+from mixray.simplex.objectives.shard import SMALLEST, Shard, shard_spans
 
 SOURCES = 128
 ROWS = 4 * block_rows(SOURCES) + 100

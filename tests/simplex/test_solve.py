@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mixray.errors import InputError
-from mixray.simplex import (
+from mixray.simplex import (  # fmt: skip
     EM,
     CrossEntropy,
     Entropic,
@@ -25,7 +25,7 @@ from mixray.simplex import (
     row_weights,
     solve,
     solve_problem,
-)  # fmt: skip
+)
 
 Array = NDArray[np.float64]
 NOTHING = -np.inf

@@ -6,7 +6,7 @@ import logging
 import pytest
 from rich.console import Console
 
-from mixray.tracking.progress import BarProgress, LineProgress, SilentProgress, describe, open_progress
+from mixray.progress import BarProgress, LineProgress, SilentProgress, describe, open_progress
 
 
 class Clock:

@@ -1,0 +1,144 @@
+"""Hugging Face data sets: a folder or a hub name, map-style by ranges of rows, streaming by shards.
+
+``datasets`` is heavy, so it is imported where it is used.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from mixray.data.pools import Pool
+from mixray.data.reading.columns import missing_column
+from mixray.data.reading.hub import snapshot
+from mixray.data.reading.templates import named_columns, whole_columns
+from mixray.data.reading.texts import check_row, check_schema, row_text, table_texts
+from mixray.data.wording import said
+from mixray.errors import InputError
+
+ROWS = 64
+
+
+@dataclass(frozen=True)
+class DatasetRef:
+    """What to load: an absolute folder or a hub name, at a ``revision``: of a folder the fingerprint of its listing."""
+
+    path: str
+    is_local: bool
+    subset: str | None
+    split: str
+    revision: str
+    streaming: bool
+
+
+def local_folder(pool: Pool) -> Path | None:
+    """The folder that the pool's data set is; None if it is a name on the hub. Raises InputError if it is neither."""
+    assert pool.config.dataset is not None
+    folder = Path(pool.config.dataset).expanduser().absolute()
+    if folder.is_dir():
+        return folder
+    if re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", pool.config.dataset):
+        return None
+    raise InputError(
+        "a data set is missing",
+        where=pool.files_key,
+        got=pool.config.dataset,
+        wanted="a folder that exists or a name on the Hugging Face hub",
+    )
+
+
+def hub_revision(pool: Pool) -> str:
+    """The commit that the pool's revision stands for: itself, or what the hub says, or, offline, what it said last.
+
+    Raises InputError if it is not there, HubUnreachableError if there is no telling.
+    """
+    if pool.config.revision and re.fullmatch(r"[0-9a-f]{40}", pool.config.revision):
+        return pool.config.revision
+    return snapshot(str(pool.config.dataset), "dataset", pool.config.revision, ["README.md"], pool.files_key).name
+
+
+def load(ref: DatasetRef, pool: Pool) -> Any:
+    """A ``datasets.Dataset`` or, streaming, ``IterableDataset``. Raises InputError where it cannot be loaded."""
+    from datasets.exceptions import DatasetsError
+
+    try:
+        return _load(ref)
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:  # RuntimeError: it is a script
+        raise InputError(
+            "a data set cannot be loaded",
+            where=pool.files_key,
+            got=f"{ref.path}, split {ref.split} ({said(error)})",
+            wanted="a folder of save_to_disk or of data files, or a hub name, with this split",
+        ) from error
+
+
+def read_rows(ref: DatasetRef, start: int, stop: int, pool: Pool, counts: Counter[str]) -> Iterator[Iterable[str]]:
+    """The documents of rows [start, stop) of a map-style data set."""
+    rows = load(ref, pool)
+    check_schema(rows.features.arrow_schema, pool, ref.path)
+    rows = rows.select_columns(whole_columns(pool, rows.column_names)).with_format("arrow")
+    for first in range(start, stop, ROWS):
+        for text in table_texts(rows[first : min(first + ROWS, stop)], pool, counts, ref.path):
+            yield [text]
+
+
+def read_shard(ref: DatasetRef, index: int, pool: Pool, counts: Counter[str]) -> Iterator[Iterable[str]]:
+    """The documents of one shard of a streaming data set."""
+    rows = load(ref, pool)
+    if rows.column_names is not None:
+        _check_columns(rows.column_names, pool, ref.path)
+        rows = rows.select_columns(whole_columns(pool, rows.column_names))
+    for row in rows.shard(num_shards=rows.num_shards, index=index):
+        text = row_text(row, pool, counts, lambda: ref.path)
+        if text is not None:
+            yield [text]
+
+
+def row_ranges(ref: DatasetRef, pool: Pool, part_bytes: int) -> list[tuple[int, int]]:
+    """Ranges of rows of about ``part_bytes``; of a streaming data set, one range a shard."""
+    rows = load(ref, pool)
+    if ref.streaming:
+        return [(index, index + 1) for index in range(rows.num_shards)]
+    step = max(1, part_bytes * len(rows) // max(1, rows.data.nbytes))
+    return [(first, min(first + step, len(rows))) for first in range(0, len(rows), step)]
+
+
+def check_local(ref: DatasetRef, pool: Pool) -> None:
+    """Raise InputError unless the data set has its split and its first row the columns that the run file names."""
+    row = next(iter(load(replace(ref, streaming=True), pool)), None)
+    if row is not None:
+        check_row(row, pool, lambda: ref.path)
+
+
+def _check_columns(columns: Collection[str], pool: Pool, place: str) -> None:
+    for field, path in named_columns(pool):
+        if path not in columns and path.partition(".")[0] not in columns:
+            raise missing_column(pool, field, path, columns, place)
+
+
+@lru_cache(maxsize=8)
+def _load(ref: DatasetRef) -> Any:
+    import datasets
+
+    datasets.disable_progress_bars()
+    if ref.is_local and (Path(ref.path) / "dataset_dict.json").exists():
+        splits = datasets.load_from_disk(ref.path)
+        if ref.split not in splits:
+            raise ValueError(f"it has the splits {', '.join(splits)}")
+        rows = splits[ref.split]
+    elif ref.is_local and (Path(ref.path) / "state.json").exists():
+        rows = datasets.load_from_disk(ref.path)
+    else:
+        return datasets.load_dataset(
+            ref.path,
+            ref.subset,
+            split=ref.split,
+            revision=None if ref.is_local else ref.revision,
+            streaming=ref.streaming,
+        )
+    return rows.to_iterable_dataset(num_shards=1) if ref.streaming else rows

@@ -1,0 +1,1 @@
+"""Text: documents, duplicates, the tokenizer, tokens and windows."""

@@ -1,0 +1,84 @@
+"""Documents: what a pool's texts become before anything is counted, compared or tokenised.
+
+Blank documents and those that are not UTF-8 are left out and counted. A document longer than ``document_chars`` becomes
+several, cut after a line end where there is one, so that nothing is lost and no document is larger than memory likes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from mixray.data.pools import Pool
+from mixray.data.reading import hf_dataset
+from mixray.data.reading.json_lines import read_json_lines
+from mixray.data.reading.parquet import read_parquet
+from mixray.data.reading.parts import DatasetPart, Part
+from mixray.data.reading.text_files import read_text_file
+
+HASH_BYTES = 16
+
+
+class Document(NamedTuple):
+    """``content``: 16-byte BLAKE2b hash of the text as UTF-8; ``bytes``: the size of that."""
+
+    text: str
+    content: bytes
+    bytes: int
+
+
+def read_documents(pool: Pool, part: Part, counts: Counter[str]) -> Iterator[Document]:
+    """The part's documents, always in the same order, up to its ``byte_limit``.
+
+    ``counts`` gathers what was kept, skipped and split.
+
+    Raises InputError where a file cannot be read, a line is no JSON object or a column is missing.
+    """
+    read = 0
+    for text in _texts(pool, part, counts):
+        pieces = 0
+        for piece in split_text(text, pool.config.document_chars):
+            if not piece or piece.isspace():
+                counts["skipped_empty"] += 1
+                continue
+            data = piece.encode()
+            content = hashlib.blake2b(data, digest_size=HASH_BYTES).digest()
+            pieces += 1
+            counts["documents"] += 1
+            counts["bytes"] += len(data)
+            counts["split"] += pieces == 2
+            read += len(data)
+            yield Document(piece, content, len(data))
+            if part.byte_limit is not None and read >= part.byte_limit:
+                return
+
+
+def split_text(chunks: Iterable[str], limit: int) -> Iterator[str]:
+    """Pieces of at most ``limit`` characters whose concatenation is that of ``chunks``, however that was chunked."""
+    rest = ""
+    for chunk in chunks:
+        rest, start = rest + chunk, 0
+        while len(rest) - start > limit:
+            cut = rest.rfind("\n", start, start + limit) + 1 or start + limit
+            yield rest[start:cut]
+            start = cut
+        rest = rest[start:]
+    yield rest
+
+
+def _texts(pool: Pool, part: Part, counts: Counter[str]) -> Iterator[Iterable[str]]:
+    if isinstance(part, DatasetPart):
+        if part.dataset.streaming:
+            yield from hf_dataset.read_shard(part.dataset, part.start, pool, counts)
+        else:
+            yield from hf_dataset.read_rows(part.dataset, part.start, part.stop, pool, counts)
+        return
+    for piece in part.slices:
+        if pool.config.reader == "files":
+            yield from read_text_file(piece.file, pool, counts)
+        elif pool.config.reader == "jsonl":
+            yield from read_json_lines(piece.file, piece.start, piece.stop, pool, counts)
+        else:
+            yield from read_parquet(piece.file, piece.start, piece.stop, pool, counts)

@@ -1,0 +1,92 @@
+"""A proxy that is a causal language model from Hugging Face transformers."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mixray.config.training import TrainingConfig
+from mixray.errors import InputError
+from mixray.models.building import build_model, quieten
+from mixray.models.protocol import Proxy, Scores
+from mixray.models.scoring import Rows, score
+from mixray.training.device import Precision
+from mixray.training.loss import NextTokenNll
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class CausalLM(Proxy):
+    """Its rows are sequences of token ids, whose log-probability is that of every id after the first."""
+
+    row_columns = ("tokens",)
+    model: PreTrainedModel
+
+    @classmethod
+    def create(
+        cls,
+        config: TrainingConfig,
+        *,
+        vocab_size: int,
+        window: int,
+        seed: int,
+        device: torch.device,
+        bos_id: int | None = None,
+        eos_id: int | None = None,
+    ) -> Self:
+        """An untrained (or ``pretrained``) proxy; see ``build_model`` for arguments and errors."""
+        model = build_model(config.model, vocab_size=vocab_size, window=window, seed=seed, bos_id=bos_id, eos_id=eos_id)
+        return cls(model, device=device, precision=config.precision)
+
+    @classmethod
+    def load(cls, folder: Path, *, device: torch.device, precision: Precision = "auto") -> Self:
+        from transformers import AutoModelForCausalLM
+
+        quieten()
+        return cls(
+            AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), device=device, precision=precision
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write ``config.json``, ``generation_config.json`` and ``model.safetensors``: what transformers loads."""
+        self.model.save_pretrained(folder)
+
+    @staticmethod
+    def rows_of(table: Any) -> list[NDArray[np.integer[Any]]]:
+        return [row.values.to_numpy() for row in table["tokens"]]
+
+    def log_probs(self, rows: Rows, *, batch_tokens: int, per_token: bool = False) -> Scores:
+        """Score rows of n + 1 ids, 1 <= n <= window; see ``mixray.models.scoring.score``.
+
+        Raises InputError for a row that is longer than the model can read or holds an id that it does not know.
+        """
+        self._check(rows)
+        self.model.eval()
+        return score(self._nll, rows, batch_tokens=batch_tokens, precision=self.precision, per_token=per_token)
+
+    @cached_property
+    def _nll(self) -> NextTokenNll:
+        return NextTokenNll(self.model, self.device)
+
+    def _check(self, rows: Rows) -> None:
+        # On a GPU an index out of range kills the process' CUDA context without naming anything.
+        positions = getattr(self.model.config, "max_position_embeddings", None)
+        vocabulary = self.model.config.vocab_size
+        for index, row in enumerate(rows):
+            if positions is not None and len(row) - 1 > positions:
+                raise InputError(
+                    "a row is too long", got=f"row {index}: {len(row)} ids", wanted=f"at most {positions + 1}"
+                )
+            if len(row) and not 0 <= int(row.min()) <= int(row.max()) < vocabulary:
+                raise InputError(
+                    "a row holds a token id that the proxy does not know",
+                    got=f"row {index}: ids {row.min()} to {row.max()}",
+                    wanted=f"0 to {vocabulary - 1}",
+                    remedy="score with the tokenizer that the proxy was trained with",
+                )

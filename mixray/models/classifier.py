@@ -1,0 +1,114 @@
+"""A proxy that is a classifier of fixed-length rows: a linear head, or a head on a small multi-layer perceptron."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from mixray.config.training import HeadConfig
+from mixray.data import ExampleInputs
+from mixray.models.protocol import Proxy, Scores
+from mixray.training import RowLoss, autocast, weighted_sum
+from mixray.training.device import Precision
+
+SETTINGS, WEIGHTS = "config.json", "model.safetensors"
+
+
+class Classifier(nn.Module):
+    """features (rows, columns) -> logits (rows, classes). ``trunk`` gives the representation, ``head`` is linear."""
+
+    def __init__(self, config: HeadConfig, *, features: int, classes: int, seed: int) -> None:
+        super().__init__()
+        self.settings = {"features": features, "classes": classes, **config.model_dump(mode="json")}
+        widths = [features, *(config.hidden if config.head == "mlp" else [])]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            layers = [layer for before, after in pairwise(widths) for layer in (nn.Linear(before, after), nn.ReLU())]
+            self.trunk = nn.Sequential(*layers)
+            self.head = nn.Linear(widths[-1], classes)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(self.trunk(features))
+        return logits
+
+
+class ClassifierLoss(RowLoss):
+    """Cross-entropies of rows, nats, each with mu / 2 |parameters|^2 added to what is differentiated.
+
+    So every group's loss has the penalty in it, whatever the groups' weights (which sum to 1 on average), and is
+    mu-strongly convex for a linear head. The losses that are told are without it.
+    """
+
+    def __init__(self, model: nn.Module, l2: float) -> None:
+        super().__init__()
+        self.model, self.l2 = model, l2
+
+    def forward(
+        self, features: torch.Tensor, labels: torch.Tensor, row_weights: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """features float32 (rows, columns), labels int64 (rows,)."""
+        losses = cross_entropy(self.model(features).float(), labels, reduction="none")
+        total, plain = weighted_sum(losses, row_weights)
+        if not self.l2:
+            return total, plain
+        squares = torch.stack([parameter.square().sum() for parameter in self.model.parameters()]).sum()
+        weight = len(labels) if row_weights is None else row_weights.sum()
+        return total + weight * self.l2 / 2 * squares, plain
+
+
+class ExampleClassifier(Proxy):
+    """Its log-probabilities are those of the true labels: the likelihood of a mixture of conditionals."""
+
+    row_columns = ("features", "label")
+    loss = staticmethod(partial(ClassifierLoss, l2=0.0))
+    model: Classifier
+
+    @classmethod
+    def create(
+        cls, config: HeadConfig, inputs: ExampleInputs, *, seed: int, device: torch.device, precision: Precision
+    ) -> Self:
+        """An untrained one, its weights drawn from ``seed``."""
+        model = Classifier(config, features=inputs.features, classes=len(inputs.label_names), seed=seed)
+        return cls(model, device=device, precision=precision)
+
+    @classmethod
+    def load(cls, folder: Path, *, device: torch.device, precision: Precision = "auto") -> Self:
+        from safetensors.torch import load_file
+
+        settings = json.loads((folder / SETTINGS).read_text())
+        sizes = {name: settings.pop(name) for name in ("features", "classes")}
+        model = Classifier(HeadConfig.model_validate(settings), **sizes, seed=0)
+        model.load_state_dict(load_file(folder / WEIGHTS))
+        return cls(model, device=device, precision=precision)
+
+    def save(self, folder: Path) -> None:
+        """Write ``config.json`` and ``model.safetensors``."""
+        from safetensors.torch import save_file
+
+        (folder / SETTINGS).write_text(json.dumps(self.model.settings))
+        save_file({name: weights.cpu() for name, weights in self.model.state_dict().items()}, folder / WEIGHTS)
+
+    @staticmethod
+    def rows_of(table: Any) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        features = table["features"].combine_chunks()
+        return features.flatten().to_numpy().reshape(len(features), -1), table["label"].to_numpy()
+
+    def log_probs(
+        self, rows: tuple[NDArray[np.float32], NDArray[np.int64]], *, batch_tokens: int, per_token: bool = False
+    ) -> Scores:
+        """Of the true labels. ``rows``: features (rows, columns) and labels (rows,); a row is one token."""
+        features, labels = (torch.tensor(values) for values in rows)
+        self.model.eval()
+        with torch.inference_mode(), autocast(self.device, self.precision):
+            blocks = [self.model(some.to(self.device)).float() for some in torch.split(features, batch_tokens)]
+            totals = -cross_entropy(torch.cat(blocks), labels.to(self.device), reduction="none").cpu().numpy()
+        return Scores(totals.astype(np.float64), list(totals[:, None]) if per_token else None)

@@ -1,0 +1,47 @@
+"""The kind of model that a section of the run file describes, new or from its folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from mixray.config.training import TrainingConfig
+from mixray.data import ExampleInputs, ModelInputs
+from mixray.models.building import count_parameters
+from mixray.models.causal_lm import CausalLM
+from mixray.models.classifier import Classifier, ExampleClassifier
+from mixray.models.protocol import Proxy
+
+
+def new_model(config: TrainingConfig, inputs: ModelInputs, *, seed: int, device: torch.device) -> Proxy:
+    """An untrained (or ``pretrained``) model. Raises InputError as ``build_model``."""
+    if config.head is not None:
+        assert isinstance(inputs, ExampleInputs), "a classifier reads examples"
+        return ExampleClassifier.create(config.head, inputs, seed=seed, device=device, precision=config.precision)
+    assert not isinstance(inputs, ExampleInputs), "a language model reads texts"
+    return CausalLM.create(
+        config,
+        vocab_size=inputs.vocab_size,
+        window=inputs.window,
+        eos_id=inputs.end_of_document,
+        seed=seed,
+        device=device,
+    )
+
+
+def load_model(config: TrainingConfig, folder: Path, *, device: torch.device) -> Proxy:
+    """The model that ``save`` wrote into ``folder``, which was trained as ``config`` says."""
+    kind = CausalLM if config.head is None else ExampleClassifier
+    return kind.load(folder, device=device, precision=config.precision)
+
+
+def model_size(config: TrainingConfig, inputs: ModelInputs) -> int:
+    """All parameters, embeddings included, tied ones once. Raises InputError as ``build_model``."""
+    if config.head is not None:
+        assert isinstance(inputs, ExampleInputs), "a classifier reads examples"
+        with torch.device("meta"):
+            model = Classifier(config.head, features=inputs.features, classes=len(inputs.label_names), seed=0)
+        return sum(parameter.numel() for parameter in model.parameters())
+    assert not isinstance(inputs, ExampleInputs), "a language model reads texts"
+    return count_parameters(config.model, inputs.vocab_size, inputs.window)

@@ -1,0 +1,1 @@
+"""Objectives: the convex losses that a mixture is chosen by, and how their rows are read."""

@@ -1,0 +1,1 @@
+"""Solvers: methods that share one loop with a certified stopping rule."""

@@ -1,0 +1,259 @@
+"""The step of Newton's method: the minimiser of a quadratic model over the feasible set, by daqp's active-set method.
+
+    one target, or a weighted sum    min <g, d> + d^T H d / 2
+    worst case, tau = 0              min z + d^T H d / 2   with  L_t + <g_t, d> - b_t <= z for every target t
+    worst case, tau > 0              min tau log sum_t pi_hat_t exp((L_t + <g_t, d> - b_t) / tau) + d^T H d / 2
+
+``H`` is the curvature of the losses under the weights pi that the solution itself gives the targets. The third is no
+quadratic program but costs no pass over the rows: it is solved by Newton's method of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import daqp
+import numpy as np
+from numpy.typing import NDArray
+
+from mixray.simplex.checks import Mask, Matrix, Vector
+from mixray.simplex.feasible import DAQP_EQUALITY, DAQP_SOLVED, FeasibleSet
+from mixray.simplex.goal import Worst
+from mixray.simplex.objectives.objective import Columns
+from mixray.simplex.problem import Point, Proof
+
+Senses = NDArray[np.int32]
+"""What kind of constraint a row is, in daqp's numbers."""
+RIDGES = (1e-12, 1e-9, 1e-6, 1e-3)
+"""Added to the curvature's diagonal, relative to its largest entry; the next one is tried where daqp fails."""
+LEVEL_CURVATURE = 1e-9
+"""Of the bound z of the worst case: daqp wants every variable to have some."""
+REFINEMENTS = 4
+"""How often H is made anew from the pi that its own solution gave."""
+INNER_ROUNDS, INNER_TRIALS = 60, 40
+STEEP = 1e8
+"""How many times the others' largest curvature a source's own may be before their digits are lost beside it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """``direction``: ``(sources,)``, feasible from the point; ``predicted``: by how much the model falls, >= 0."""
+
+    direction: Vector
+    predicted: float
+    proof: Proof
+
+
+def model_step(point: Point, lower: Vector, upper: Vector) -> Step | None:
+    """The step from a point with curvature to the model's minimiser, within bounds on the shares that are no wider than
+    the feasible set's; only sources in ``point.columns`` move. None where nothing can move or daqp finds no solution.
+    """
+    assert point.columns is not None
+    pi = point.target_weights if point.proof is None else point.proof.target_weights
+    free = point.columns[upper[point.columns] > lower[point.columns]]
+    # At first any target may count: pi is a guess where the worst case has a kink.
+    found, stays = None, _steep_at_cap(point, free, upper, np.full(len(pi), 1 / len(pi)))
+    for _ in range(REFINEMENTS if len(pi) > 1 else 1):
+        moving = free[~stays]
+        if moving.size < 2:
+            return None
+        model = _Model.of(point, moving, lower[moving], upper[moving])
+        hessian = model.hessian(pi)
+        found = model.minimise(hessian)
+        if found is None:
+            return None
+        before, stays = stays, _steep_at_cap(point, free, upper, found[1])
+        if np.abs(found[1] - pi).max() < 1e-3 and np.array_equal(stays, before):
+            break
+        pi = found[1]
+    assert found is not None
+    moved, pi, prices = found
+    direction = np.zeros(point.shares.size)
+    direction[moving] = moved
+    return Step(direction, max(0.0, model.fall(moved, hessian)), Proof(pi, prices))
+
+
+def _steep_at_cap(point: Point, free: Columns, upper: Vector, pi: Vector) -> Mask:
+    """Which of the free sources stay at their upper bound without being asked: those that pay more than any other, and
+    whose curvature drowns the others'. Such a source alone explains some row, and its bound makes that row unlikely."""
+    assert point.columns is not None
+    capped: Mask = point.shares[free] >= upper[free]
+    if not capped.any():
+        return capped
+    curvature = point.curvature(pi).diagonal()[np.searchsorted(point.columns, free)]
+    gradient = (pi @ point.jacobian)[free]
+    steep = capped & (curvature > STEEP * curvature[~capped].max(initial=0.0))
+    stays: Mask = steep & (gradient < gradient[~steep].min(initial=np.inf))
+    return stays
+
+
+def optimal_target_weights(point: Point) -> Vector:
+    """How much each target counts at an optimum, ``(targets,)``. Where the worst case has a kink, its own subgradient
+    says no more than which target is worst: there the multipliers of the model at the optimum tell."""
+    goal, feasible = point.problem.goal, point.problem.feasible
+    if not (isinstance(goal, Worst) and goal.tau == 0):
+        return point.target_weights
+    curved = point.problem.at(point.shares, np.flatnonzero(feasible.free), point.proof)
+    step = model_step(curved, feasible.lower, feasible.upper)
+    if step is not None:
+        return step.proof.target_weights
+    return point.target_weights if point.proof is None else point.proof.target_weights
+
+
+@dataclass(frozen=True, eq=False)
+class _Model:
+    """The model over the free sources: ``jacobian`` ``(targets, free)``, ``extra``: the prior's gradient."""
+
+    point: Point
+    free: Columns
+    lower: Vector
+    upper: Vector
+    jacobian: Matrix
+    extra: Vector
+    feasible: FeasibleSet
+
+    @classmethod
+    def of(cls, point: Point, free: Columns, lower: Vector, upper: Vector) -> _Model:
+        jacobian = point.jacobian[:, free]
+        prior = point.problem.prior
+        extra = prior.gradient(point.shares)[free] if prior else np.zeros(free.size)
+        return cls(point, free, lower, upper, jacobian, extra, point.problem.feasible)
+
+    def hessian(self, target_weights: Vector) -> Matrix:
+        """Only curvature along directions that sum to 0 matters; with the rest projected out, nearly equal columns
+        keep their digits. Along the sum there is as much as elsewhere, so that it is definite."""
+        assert self.point.columns is not None
+        places = np.searchsorted(self.point.columns, self.free)
+        tangent = self.point.curvature(target_weights)[np.ix_(places, places)]
+        tangent = tangent - tangent.mean(axis=0)
+        tangent = tangent - tangent.mean(axis=1, keepdims=True)
+        tangent = (tangent + tangent.T) / 2 + tangent.trace() / self.free.size**2
+        if (prior := self.point.problem.prior) is not None:
+            tangent = tangent + np.diag(prior.curvature(self.point.shares)[self.free])
+        curvature: Matrix = tangent
+        return curvature
+
+    def fall(self, moved: Vector, hessian: Matrix) -> float:
+        goal, losses = self.point.problem.goal, self.point.losses
+        rise = goal.value(losses + self.jacobian @ moved) - goal.value(losses)
+        return -(rise + float(self.extra @ moved) + float(moved @ hessian @ moved) / 2)
+
+    def minimise(self, hessian: Matrix) -> tuple[Vector, Vector, Vector] | None:
+        """(direction, pi, group prices) or None."""
+        goal, losses = self.point.problem.goal, self.point.losses
+        still = np.zeros(self.free.size)
+        if not isinstance(goal, Worst):
+            pi = goal.target_weights(losses)
+            found = self._quadratic(hessian, pi @ self.jacobian + self.extra, still)
+            return None if found is None else (found[0], pi, found[1])
+        if goal.tau == 0:
+            return self._epigraph(hessian, losses - goal.offsets)
+        return self._smooth(hessian, goal, losses)
+
+    def _quadratic(self, hessian: Matrix, gradient: Vector, moved: Vector) -> tuple[Vector, Vector] | None:
+        """The minimiser ``d`` of ``<gradient, d> + d^T hessian d / 2`` with ``moved + d`` feasible; group prices."""
+        size = self.free.size
+        scale = max(float(hessian.diagonal().max()), float(np.ptp(gradient)))
+        if scale == 0:
+            return None
+        slopes = (gradient - gradient.mean()) / scale
+        rows, upper, lower, senses = self._rows(moved)
+        found = _solve(hessian / scale, slopes, rows, upper, lower, senses)
+        return None if found is None else (found[0], -scale * found[1][size + 1 :])
+
+    def _epigraph(self, hessian: Matrix, above: Vector) -> tuple[Vector, Vector, Vector] | None:
+        size, targets = self.free.size, above.size
+        scale = max(float(hessian.diagonal().max()), float(np.ptp(self.jacobian, axis=1).max()), float(np.ptp(above)))
+        if scale == 0:
+            return None
+        rows, upper, lower, senses = self._rows(np.zeros(size))
+        wide = np.zeros((size + 1, size + 1))
+        wide[:size, :size] = hessian / scale
+        wide[size, size] = LEVEL_CURVATURE
+        slopes = np.append((self.extra - self.extra.mean()) / scale, 1.0)
+        centred = self.jacobian - self.jacobian.mean(axis=1, keepdims=True)
+        cuts = np.column_stack([centred / scale, -np.ones(targets)])
+        found = _solve(
+            wide,
+            slopes,
+            np.vstack([np.column_stack([rows, np.zeros(len(rows))]), cuts]),
+            np.concatenate([upper[:size], [1e6], upper[size:], (above.max() - above) / scale]),
+            np.concatenate([lower[:size], [-1e6], lower[size:], np.full(targets, -1e30)]),
+            np.concatenate([senses[:size], [0], senses[size:], np.zeros(targets, np.int32)]).astype(np.int32),
+        )
+        if found is None:
+            return None
+        multipliers = np.maximum(found[1][-targets:], 0.0)
+        pi = multipliers / multipliers.sum() if multipliers.sum() > 0 else np.eye(targets)[int(np.argmax(above))]
+        return found[0][:size], pi, -scale * found[1][size + 2 : -targets]
+
+    def _smooth(self, hessian: Matrix, goal: Worst, losses: Vector) -> tuple[Vector, Vector, Vector] | None:
+        """From the better of no step and the step of tau = 0, by Newton's method with a backtracking line search."""
+        moved, prices = np.zeros(self.free.size), np.zeros(self.feasible.groups)
+        sharp = self._epigraph(hessian, losses - goal.offsets)
+        if sharp is not None and self.fall(sharp[0], hessian) > 0:
+            moved = sharp[0]
+        for _ in range(INNER_ROUNDS):
+            reached = losses + self.jacobian @ moved
+            pi, bend = goal.target_weights(reached), goal.bend(reached)
+            assert bend is not None
+            gradient = pi @ self.jacobian + self.extra + hessian @ moved
+            centred = self.jacobian - self.jacobian.mean(axis=1, keepdims=True)
+            found = self._quadratic(hessian + centred.T @ bend @ centred, gradient, moved)
+            if found is None:
+                break
+            change, prices = found
+            decrease = -float(gradient @ change)
+            before, length = self.fall(moved, hessian), 1.0
+            if decrease <= 1e-15 * (1 + abs(float(reached.max()))):
+                moved = moved + change
+                break
+            for _ in range(INNER_TRIALS):
+                if self.fall(moved + length * change, hessian) >= before + 0.1 * length * decrease:
+                    break
+                length /= 2
+            moved = moved + length * change
+        pi = goal.target_weights(losses + self.jacobian @ moved)
+        return moved, pi, prices
+
+    def _rows(self, moved: Vector) -> tuple[Matrix, Vector, Vector, Senses]:
+        """Constraints on a further step from ``point.shares + moved``, as daqp takes them."""
+        here, feasible = self.point.shares[self.free] + moved, self.feasible
+        member = feasible.member[:, self.free]
+        sums = feasible.member @ self.point.shares + member @ moved
+        senses = np.zeros(here.size + 1 + feasible.groups, np.int32)
+        senses[here.size] = DAQP_EQUALITY
+        return (
+            np.vstack([np.ones(here.size), member]),
+            np.concatenate([np.maximum(self.upper - here, 0), [0.0], np.maximum(feasible.group_upper - sums, 0)]),
+            np.concatenate([np.minimum(self.lower - here, 0), [0.0], np.minimum(feasible.group_lower - sums, 0)]),
+            senses,
+        )
+
+
+def _solve(
+    hessian: Matrix, gradient: Vector, rows: Matrix, upper: Vector, lower: Vector, senses: Senses
+) -> tuple[Vector, Vector] | None:
+    """daqp with the smallest ridge that it can do with: the solution and all multipliers (> 0: at its upper limit).
+
+    What is at a bound by its multiplier is put there exactly; the other constraints hold but for rounding.
+    """
+    size = gradient.size
+    # In units in which every variable's own curvature is 1: a pull to a prior bends small shares most.
+    diagonal = hessian.diagonal()
+    unit = np.where(diagonal > 2 * LEVEL_CURVATURE, 1 / np.sqrt(np.maximum(diagonal, LEVEL_CURVATURE)), 1.0)
+    hessian, gradient, rows = hessian * unit * unit[:, None], gradient * unit, rows * unit
+    upper, lower = upper.copy(), lower.copy()
+    upper[:size] /= unit
+    lower[:size] /= unit
+    for ridge in RIDGES:
+        found, _, flag, info = daqp.solve(
+            hessian + ridge * np.eye(size), gradient, rows, upper, lower, senses, primal_tol=1e-12
+        )
+        if flag == DAQP_SOLVED and np.isfinite(found).all():
+            multipliers = np.array(info["lam"])
+            own, low, high = multipliers[:size], lower[:size], upper[:size]
+            found = np.where(own < 0, low, np.where(own > 0, high, np.clip(found, low, high)))
+            multipliers[:size] = own / unit
+            return unit * found, multipliers
+    return None

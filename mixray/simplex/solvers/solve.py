@@ -1,0 +1,128 @@
+"""``solve``: from a table of log-probabilities to the best mixture, with a certificate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from difflib import get_close_matches
+
+from numpy.typing import ArrayLike
+
+from mixray.errors import InputError
+from mixray.simplex.checks import checked_table
+from mixray.simplex.feasible import FeasibleSet, Group
+from mixray.simplex.goal import Worst
+from mixray.simplex.objectives.cross_entropy import CrossEntropy
+from mixray.simplex.prior import Prior
+from mixray.simplex.problem import Problem
+from mixray.simplex.solvers.em import EM
+from mixray.simplex.solvers.entropic import Entropic
+from mixray.simplex.solvers.loop import Solution, Solver, minimise
+from mixray.simplex.solvers.newton import Newton
+from mixray.simplex.solvers.working_set import WorkingSet
+
+SOLVERS: dict[str, Solver] = {
+    "newton": Newton(),
+    "entropic": Entropic(),
+    "em": EM(),
+    "working_set": WorkingSet(),
+}
+TOLERANCE = 1e-8
+MAX_ROUNDS = 10_000
+MOST_CURVED = 256
+"""Sources up to which ``auto`` takes Newton's method with its sources x sources curvature."""
+
+
+def solve(
+    log_probs: ArrayLike,
+    *,
+    row_weights: ArrayLike | None = None,
+    lower: ArrayLike | None = None,
+    upper: ArrayLike | None = None,
+    groups: Sequence[Group] = (),
+    prior: ArrayLike | None = None,
+    prior_strength: float = 0.0,
+    solver: str | Solver = "newton",
+    tolerance: float = TOLERANCE,
+    max_rounds: int = MAX_ROUNDS,
+    start: ArrayLike | None = None,
+) -> Solution:
+    """The source shares that minimise ``-sum_i w_i log sum_k shares_k exp(l_ik)`` over the simplex within constraints.
+
+    This is MixMin's convex problem (arXiv 2502.10510): ``l_ik`` is the log-probability of row i under the proxy of
+    source k, ``w_i`` the row's weight. Other objectives, and several at once: ``solve_problem``.
+
+    Args:
+        log_probs: nats, shape ``(rows, sources)``; computed in float64. -inf is allowed, NaN and +inf are not.
+        row_weights: shape ``(rows,)``, finite, >= 0; 1/rows each by default. See ``row_weights`` for nats per token.
+        lower, upper: bounds on the shares, one number or shape ``(sources,)``, within [0, 1].
+        groups: limits on sums over sources, e.g. ``[Group([0, 2], upper=0.3)]``.
+        prior: shares ``(sources,)`` to stay near to; balanced by default. Matters only with a ``prior_strength``.
+        prior_strength: adds ``prior_strength * KL(shares || prior)`` to the loss; nats per token.
+        solver: ``newton``, ``entropic``, ``em``, ``working_set`` (for thousands of sources), ``auto`` (by their
+            number), or an object such as ``Entropic(fixed_step=1.0)``.
+        tolerance: on the certified gap, nats per token.
+        max_rounds: the status is ``round_limit`` when they did not suffice.
+        start: shares to start from; the feasible ones nearest to balanced (or to the prior) by default.
+
+    Returns:
+        A ``Solution``.
+
+    Raises:
+        InputError: for a bad table (naming rows), bad weights, constraints that no mixture satisfies (naming a smallest
+            conflict), an unknown solver.
+    """
+    _check(solver)
+    table = checked_table(log_probs)
+    sources = table.shape[1]
+    feasible = FeasibleSet.of(sources, lower, upper, groups)
+    pull = Prior.of(prior, prior_strength, sources)
+    allowed = feasible.upper > 0 if pull is None else (feasible.upper > 0) & (pull.shares > 0)
+    objective = CrossEntropy.from_log_probs(table, row_weights, allowed)
+    problem = Problem((objective,), feasible, prior=pull)
+    return solve_problem(problem, solver=solver, tolerance=tolerance, max_rounds=max_rounds, start=start)
+
+
+def solve_problem(
+    problem: Problem,
+    *,
+    solver: str | Solver = "newton",
+    tolerance: float = TOLERANCE,
+    max_rounds: int = MAX_ROUNDS,
+    start: ArrayLike | None = None,
+) -> Solution:
+    """The same for any ``Problem``: other objectives, several targets, rows that live elsewhere."""
+    chosen, why = _chosen(solver, problem)
+    first = problem.centre() if start is None else problem.inside(start)
+    found = minimise(problem, chosen, first, tolerance, max_rounds)
+    name = next((name for name, known in SOLVERS.items() if known == chosen), type(chosen).__name__)
+    return replace(found, solver=name, why=why)
+
+
+def _check(solver: str | Solver) -> None:
+    if isinstance(solver, str) and solver not in ("auto", *SOLVERS):
+        known = ["auto", *SOLVERS]
+        near = get_close_matches(solver, known, n=1, cutoff=0.0)[0]
+        raise InputError(f"unknown solver {solver!r}", wanted=", ".join(known), remedy=f"did you mean {near!r}?")
+
+
+def _has_kinks(problem: Problem) -> bool:
+    return isinstance(problem.goal, Worst) and problem.goal.tau == 0
+
+
+def _chosen(solver: str | Solver, problem: Problem) -> tuple[Solver, str]:
+    """The solver and, where it was left to ``auto``, the reason."""
+    _check(solver)
+    if not isinstance(solver, str):
+        return solver, ""
+    if solver != "auto":
+        return SOLVERS[solver], ""
+    rows, sources = sum(objective.rows for objective in problem.objectives), problem.sources
+    size = f"{sources:,} sources, {rows:,} rows"
+    if sources <= MOST_CURVED:
+        return SOLVERS["newton"], f"{size}: a curvature over all sources is cheap"
+    if problem.prior is not None and _has_kinks(problem):
+        return SOLVERS["newton"], f"{size}, a prior and a worst case with kinks: nothing else can"
+    if problem.prior is None:
+        return SOLVERS["working_set"], f"{size}: a curvature over all sources would be dear"
+    return SOLVERS["entropic"], f"{size} and a prior, which gives every one a share: no curvature"

@@ -1,0 +1,172 @@
+"""What the run file's ``model`` becomes, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mixray.errors import InputError
+from mixray.models import build_model, count_parameters
+from mixray.training.loss import split
+
+VOCABULARY, WINDOW = 40, 24
+
+
+def build(model: dict[str, Any], **options: Any) -> Any:
+    return build_model(model, **({"vocab_size": VOCABULARY, "window": WINDOW, "seed": 0} | options))
+
+
+def weights(model: Any) -> torch.Tensor:
+    return torch.cat([value.flatten() for value in model.state_dict().values()])
+
+
+def test_what_is_not_given_comes_from_the_run(model: dict[str, Any]) -> None:
+    config = build(model, bos_id=3, eos_id=5).config
+    assert (config.vocab_size, config.bos_token_id, config.eos_token_id, config.pad_token_id) == (40, 3, 5, None)
+    assert config.max_position_embeddings == WINDOW
+    assert getattr(config, "intermediate_size", 128) == 128
+    assert getattr(config, "num_key_value_heads", 4) == 4
+
+
+@pytest.mark.parametrize(
+    ("given", "key", "value"),
+    [
+        ({"intermediate_size": 48}, "intermediate_size", 48),
+        ({"vocab_size": 64}, "vocab_size", 64),
+        ({"max_position_embeddings": 100}, "max_position_embeddings", 100),
+        ({"pad_token_id": 7}, "pad_token_id", 7),
+    ],
+)
+def test_what_is_given_stays(neox: dict[str, Any], given: dict[str, Any], key: str, value: int) -> None:
+    assert getattr(build(neox | given).config, key) == value
+
+
+@pytest.mark.parametrize("key", ["n_positions", "max_position_embeddings"])
+def test_either_of_an_architectures_two_names_will_do(key: str) -> None:
+    model = {"architecture": "gpt2", "hidden_size": 32, "n_layer": 1, "num_attention_heads": 4, key: 99}
+    assert build(model).config.n_positions == 99
+
+
+def test_older_names_that_transformers_turns_into_newer_ones(neox: dict[str, Any]) -> None:
+    model = neox | {"architecture": "llama", "rope_theta": 500.0}
+    assert build(model).config.rope_parameters["rope_theta"] == 500.0
+
+
+def test_key_value_heads_follow_the_heads(neox: dict[str, Any]) -> None:
+    # mistral's own default, 8, is impossible with 4 heads.
+    assert build(neox | {"architecture": "mistral"}).config.num_key_value_heads == 4
+    assert build(neox | {"architecture": "mistral", "num_key_value_heads": 2}).config.num_key_value_heads == 2
+
+
+def test_weights_are_float32_and_depend_on_the_seed_alone(model: dict[str, Any]) -> None:
+    torch.manual_seed(123)
+    before = torch.get_rng_state()
+    one, again, other = build(model, seed=1), build(model, seed=1), build(model, seed=2)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(weights(one), weights(again))
+    assert not torch.equal(weights(one), weights(other))
+    assert {value.dtype for value in one.parameters()} == {torch.float32}
+    assert one.config is not again.config
+
+
+def test_the_loss_goes_blockwise_where_the_architecture_allows_it(model: dict[str, Any]) -> None:
+    assert (split(build(model))[1] is not None) == (model["architecture"] != "cohere")
+
+
+def test_counting_parameters_allocates_nothing(model: dict[str, Any]) -> None:
+    assert count_parameters(model, VOCABULARY, WINDOW) == sum(p.numel() for p in build(model).parameters())
+
+
+def test_counting_by_hand() -> None:
+    model = {"architecture": "gpt_neox", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    embeddings, norms = 2 * 40 * 8, 3 * 2 * 8
+    attention, feed_forward = 4 * (8 * 8 + 8), 2 * 8 * 32 + 32 + 8
+    assert count_parameters(model, VOCABULARY, WINDOW) == embeddings + norms + attention + feed_forward
+
+
+def test_counting_a_model_larger_than_any_memory() -> None:
+    model = {"architecture": "llama", "hidden_size": 16384, "num_hidden_layers": 4, "num_attention_heads": 128}
+    assert count_parameters(model, 128_000, 8192) > 2e10
+
+
+def test_a_pretrained_folder_is_continued(neox: dict[str, Any], tmp_path: Path) -> None:
+    original = build(neox, seed=3)
+    original.half().save_pretrained(tmp_path)
+    continued = build({"pretrained": str(tmp_path)}, seed=4)
+    assert {value.dtype for value in continued.parameters()} == {torch.float32}
+    assert torch.equal(weights(continued), weights(original).float())
+    assert count_parameters({"pretrained": str(tmp_path)}, VOCABULARY, WINDOW) == count_parameters(neox, 40, 24)
+    with pytest.raises(InputError, match="max_position_embeddings is less than the window"):
+        build({"pretrained": str(tmp_path)}, window=WINDOW + 1)
+
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+REFUSALS = {
+    "unknown architecture": (
+        {"architecture": "gptneox", **SMALL},
+        ["not a causal language model that transformers knows", "model.architecture", "gptneox", "gpt_neox"],
+    ),
+    "not a language model": ({"architecture": "vit", **SMALL}, ["not a causal language model"]),
+    "architecture is no name": ({"architecture": 3}, ["not a causal language model", "got: 3"]),
+    "unknown key": (
+        {"architecture": "gpt_neox", **SMALL, "num_attn_heads": 4},
+        ["gpt_neox has no setting 'num_attn_heads'", "model.num_attn_heads", "num_attention_heads"],
+    ),
+    "another architecture's key": (
+        {"architecture": "gpt_neox", **SMALL, "n_inner": 4},
+        ["gpt_neox has no setting 'n_inner'"],
+    ),
+    "precision is not the model's": ({"architecture": "llama", **SMALL, "dtype": "bfloat16"}, ["no setting 'dtype'"]),
+    "heads do not divide": (
+        {"architecture": "gpt_neox", **SMALL, "hidden_size": 30},
+        ["the model cannot be built", "hidden size is not divisible by the number of attention heads"],
+    ),
+    "wrong type": ({"architecture": "gpt_neox", **SMALL, "hidden_size": "wide"}, ["expected int, got str"]),
+    "no heads": ({"architecture": "gpt_neox", **SMALL, "num_attention_heads": 0}, ["the model cannot be built"]),
+    "unknown activation": ({"architecture": "gpt_neox", **SMALL, "hidden_act": "nope"}, ["cannot be built", "nope"]),
+    "vocabulary too small": (
+        {"architecture": "gpt_neox", **SMALL, "vocab_size": 39},
+        ["vocab_size is less than the tokenizer's", "got: 39", "at least 40"],
+    ),
+    "positions too few": (
+        {"architecture": "gpt2", **SMALL, "n_positions": 16},
+        ["max_position_embeddings is less than the window", "got: 16", "at least 24"],
+    ),
+    "pretrained is nowhere": ({"pretrained": "/no/such/folder"}, ["the model cannot be built", "/no/such/folder"]),
+    "pretrained with settings": (
+        {"pretrained": "/no/such/folder", "hidden_size": 3},
+        ["a pretrained model has no setting 'hidden_size'", "pretrained, revision"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("model", "parts"), REFUSALS.values(), ids=REFUSALS.keys())
+def test_refusals(model: dict[str, Any], parts: list[str]) -> None:
+    with pytest.raises(InputError) as caught:
+        build(model)
+    for part in parts:
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [name for name in REFUSALS if name not in ("no heads", "unknown activation")])
+def test_planning_refuses_alike(name: str) -> None:
+    model, parts = REFUSALS[name]
+    with pytest.raises(InputError) as caught:
+        count_parameters(model, VOCABULARY, WINDOW)
+    for part in parts:
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("architecture", ["bert", "electra"])
+def test_a_model_that_looks_ahead_is_refused(architecture: str) -> None:
+    model = {"architecture": architecture, **SMALL}
+    with pytest.raises(InputError, match="sees the tokens it has to predict") as caught:
+        build(model)
+    assert "is_decoder: true" in str(caught.value)
+
+
+def test_an_encoder_made_a_decoder_is_fine() -> None:
+    assert build({"architecture": "bert", **SMALL, "is_decoder": True}).config.is_decoder
