@@ -57,10 +57,15 @@ class Box:
         return self.repair(shares)
 
     def repair(self, shares: Vector) -> Vector:
-        """The same shares with rounding errors removed: within bounds, the remainder given to the roomiest source."""
+        """Return the same shares without rounding errors: within bounds, and the remainder given to the roomiest source.
+
+        A source at its lower bound takes a remainder only where no other source has room for it: a share of 0 stays 0.
+        """
         shares = np.clip(shares, self.lower, self.upper)
         remainder = 1 - shares.sum()
         room = self.upper - shares if remainder > 0 else shares - self.lower
+        above = np.where(shares > self.lower, room, 0.0)
+        room = above if above.max() >= abs(remainder) else room
         roomiest = int(np.argmax(room))
         shares[roomiest] = np.clip(shares[roomiest] + remainder, self.lower[roomiest], self.upper[roomiest])
         return shares

@@ -143,6 +143,18 @@ def test_repair_moves_rounding_errors_only(feasible: FeasibleSet, seed: int) -> 
     np.testing.assert_allclose(repaired, shares, atol=1e-11)
 
 
+def test_repair_gives_no_share_to_a_source_that_has_none() -> None:
+    shares = np.array([0.7, 0.3 - 2**-53, 0.0])
+    repaired = FeasibleSet.of(3).box.repair(shares)
+    assert repaired.sum() == 1
+    assert repaired[2] == 0
+
+
+def test_repair_raises_a_source_above_its_lower_bound_where_no_other_has_room() -> None:
+    repaired = FeasibleSet.of(2, upper=[0.4, 1.0]).box.repair(np.array([0.4, 0.0]))
+    np.testing.assert_array_equal(repaired, [0.4, 0.6])
+
+
 @given(st.one_of(boxes(), sets_with_groups()), st.integers(0, 2**32 - 1))
 def test_repair_brings_any_shares_into_the_set(feasible: FeasibleSet, seed: int) -> None:
     draw = np.random.default_rng(seed)
