@@ -57,7 +57,7 @@ class Box:
         return self.repair(shares)
 
     def repair(self, shares: Vector) -> Vector:
-        """Return the same shares without rounding errors: within bounds, and the remainder given to the roomiest source.
+        """Return the shares without rounding errors: within bounds, and the remainder given to the roomiest source.
 
         A source at its lower bound takes a remainder only where no other source has room for it: a share of 0 stays 0.
         """
