@@ -1,4 +1,4 @@
-"""Counts that tell how the code reads. ``python tests/counts.py`` prints them; tests/test_structure.py holds the limits.
+"""Counts of how the code reads. ``python tests/counts.py`` prints them; tests/test_structure.py holds the limits.
 
 Generic names are those that say how a value came about rather than what it is, such as ``found``. All names that are
 bound count: variables, parameters, functions and classes. ``wanted`` is a part of every error and does not count in
