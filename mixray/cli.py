@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from mixray.config.schema import Stage
 from mixray.errors import InputError, MixrayError
@@ -77,9 +76,9 @@ def solve(
     One setting may be a range: mixture.bounds.python=[0,0.1..0.9] solves for 0.1, 0.2, ... 0.9.
     """
     from mixray.progress import open_progress
-    from mixray.result import mixture_tables, sweep_tables
+    from mixray.report import mixture_tables, sweep_tables
     from mixray.runs import RunFolder
-    from mixray.search import Sweep, natural_tokens, solve_again
+    from mixray.search import Sweep, baseline_shares, natural_tokens, solve_again
     from mixray.tracking import replay
 
     folder = RunFolder.open(run_folder)
@@ -89,11 +88,12 @@ def solve(
         if as_json:
             _print_sweep(folder.location, found)
         else:
-            _print(*sweep_tables(found))
+            _print(*sweep_tables(found.key, found.values, found.mixtures))
     elif as_json:
         _print_json(folder.location, found)
     else:
-        _print(*mixture_tables(found, natural_tokens(folder.config, folder.available_tokens())))
+        sizes = natural_tokens(folder.config, folder.available_tokens())
+        _print(*mixture_tables(found, baseline_shares(sizes)))
 
 
 @app.command()
@@ -136,9 +136,9 @@ def _files(mixtures: Any) -> dict[str, Any]:
 
 
 def _print(*parts: Any) -> None:
-    console = Console()
-    for part in parts:
-        console.print(part)
+    from mixray.report import print_report
+
+    print_report(parts)
 
 
 def _closing(folder: str, view_command: str) -> None:

@@ -3,15 +3,15 @@
 from mixray.report.comparison import Difference, difference, winner
 from mixray.report.compute import SearchCost, Work
 from mixray.report.figures import convergence_figure, curves_figure, losses_figure, path_figure, weights_figure
-from mixray.report.numbers import count_text, percent, share_text
+from mixray.report.layout import count_text, new_table, percent, print_report, share_text, titled
+from mixray.report.stage_tables import ModelRow, cache_table, data_table, proxy_table
 from mixray.report.tables import (
     ArmShares,
     arms_table,
     closing_report,
-    new_table,
+    mixture_tables,
     summary_lines,
-    sweep_table,
-    titled,
+    sweep_tables,
     warning_lines,
     weights_table,
 )
@@ -19,21 +19,27 @@ from mixray.report.tables import (
 __all__ = [
     "ArmShares",
     "Difference",
+    "ModelRow",
     "SearchCost",
     "Work",
     "arms_table",
+    "cache_table",
     "closing_report",
     "convergence_figure",
     "count_text",
     "curves_figure",
+    "data_table",
     "difference",
     "losses_figure",
+    "mixture_tables",
     "new_table",
     "path_figure",
     "percent",
+    "print_report",
+    "proxy_table",
     "share_text",
     "summary_lines",
-    "sweep_table",
+    "sweep_tables",
     "titled",
     "warning_lines",
     "weights_figure",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mixray.report.numbers import percent
+from mixray.report.layout import percent
 
 TRAINING_OPERATIONS, SCORING_OPERATIONS = 6, 2
 """Per parameter and token."""

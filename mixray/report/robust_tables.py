@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from mixray.report.tables import new_table, titled
+from mixray.report.layout import new_table, titled
 
 Told = Mapping[str, Any]
 BOUND = ("gap", "distance", "slack")

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from mixray.mixture import Mixture
@@ -21,12 +19,26 @@ from mixray.report.comparison import (
     rival,
     winner,
 )
-from mixray.report.numbers import count_text, percent, share_text
+from mixray.report.layout import (
+    count_text,
+    counted,
+    difference_text,
+    new_table,
+    percent,
+    share_text,
+    small_text,
+    titled,
+)
 
 MOST_PRICES = 5
 """Limits whose prices are told, the dearest ones."""
 ArmShares = Mapping[str, Mapping[str, float]]
 """Arm -> (source -> share of the training tokens): the baselines' shares, which a mixture does not hold."""
+
+
+def mixture_tables(mixtures: Mapping[str, Mixture], arm_shares: ArmShares) -> list[RenderableType]:
+    """Return the whole report of every mixture, beside the shares of the baselines."""
+    return [closing_report(mixture, arm_shares) for mixture in mixtures.values()]
 
 
 def closing_report(mixture: Mixture, arm_shares: ArmShares) -> RenderableType:
@@ -45,16 +57,14 @@ def closing_report(mixture: Mixture, arm_shares: ArmShares) -> RenderableType:
 
 def weights_table(mixture: Mixture, arm_shares: ArmShares) -> RenderableType:
     """Sources, largest share first, with interval, epochs and the baselines' shares."""
-    table = new_table()
-    table.add_column("source", overflow="fold")
-    table.add_column("share", justify="right")
+    table = new_table("source", "share")
     if mixture.interval:
-        table.add_column("95 % interval", justify="right")
+        table.add_column("95 % interval", justify="right", no_wrap=True)
     if mixture.epochs:
-        table.add_column("epochs", justify="right")
+        table.add_column("epochs", justify="right", no_wrap=True)
     others = [arm for arm in arm_shares if arm != SEARCHED]
     for arm in others:
-        table.add_column(arm, justify="right", style="dim")
+        table.add_column(arm, justify="right", no_wrap=True, style="dim")
     for source in sorted(mixture.sources, key=lambda name: -mixture.weights[name]):
         cells = [source, share_text(mixture.weights[source])]
         if mixture.interval:
@@ -70,11 +80,11 @@ def arms_table(mixture: Mixture) -> RenderableType:
     """Arms, best first: predicted and held-out loss, and the difference to the anchor arm with its interval."""
     table = new_table()
     table.add_column("arm")
-    table.add_column("predicted", justify="right")
+    table.add_column("predicted", justify="right", no_wrap=True)
     held_out, base, best = held_out_losses(mixture), anchor(mixture), winner(mixture)
     if base is not None:
         for name in ("held-out", f"vs {base}", "95 % interval", "in %"):
-            table.add_column(name, justify="right")
+            table.add_column(name, justify="right", no_wrap=True)
     for arm in arms_best_first(mixture):
         cells = [f"{arm} *" if arm == best else arm]
         cells += [f"{losses[arm]:.4f}" if arm in losses else "" for losses in (mixture.loss, held_out)]
@@ -91,7 +101,7 @@ def targets_table(mixture: Mixture) -> RenderableType:
     table = new_table()
     table.add_column("target", overflow="fold")
     for column in ("weight", "predicted", *arms):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for target, loss in mixture.target_loss.items():
         reached = [f"{mixture.retrain[arm]['targets'][target]['nll']:.4f}" for arm in arms]
         table.add_row(target, share_text(mixture.target_weights[target]), f"{loss:.4f}", *reached)
@@ -104,7 +114,7 @@ def worth_table(mixture: Mixture) -> RenderableType:
     table = new_table()
     table.add_column("without", overflow="fold")
     for column in ("loss rises by", "95 % interval"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     known = {source: worth for source, worth in mixture.worth.items() if worth is not None}
     needed = [source for source, worth in mixture.worth.items() if worth is None]
     for source in sorted(known, key=lambda name: -known[name]["loss_rise"]):
@@ -117,24 +127,34 @@ def worth_table(mixture: Mixture) -> RenderableType:
     return titled("What a source is worth: nats per token, predicted", table, caption)
 
 
-def sweep_table(key: str, values: Sequence[Any], mixtures: Sequence[Mixture | None]) -> RenderableType:
-    """One mixture under a range of settings: its predicted loss and its largest shares for each."""
-    table = new_table()
-    table.add_column(key, overflow="fold")
-    for column in ("loss", "gap", "sources"):
-        table.add_column(column, justify="right")
+def sweep_tables(
+    key: str, values: Sequence[object], mixtures: Sequence[Mapping[str, Mixture] | None]
+) -> list[RenderableType]:
+    """Return one table per mixture: its predicted loss and its largest shares for every value of a setting.
+
+    ``mixtures``: per value, name -> mixture; None where no mixture satisfies the constraints.
+    """
+    names = next((list(by_name) for by_name in mixtures if by_name is not None), [])
+    return [
+        _sweep_table(key, values, [None if by_name is None else by_name[name] for by_name in mixtures])
+        for name in names
+    ]
+
+
+def _sweep_table(key: str, values: Sequence[object], mixtures: Sequence[Mixture | None]) -> RenderableType:
+    table = new_table(key, "loss", "gap", "sources")
     table.add_column("largest shares", overflow="fold")
-    name = ""
+    title = ""
     for value, mixture in zip(values, mixtures, strict=True):
         if mixture is None:
             table.add_row(str(value), "", "", "", "no mixture satisfies the constraints")
             continue
-        name = _targets(mixture)
-        leaders = sorted(mixture.weights.items(), key=lambda item: -item[1])[:3]
-        shares = ", ".join(f"{source} {share_text(share)}" for source, share in leaders)
+        title = _targets(mixture)
+        largest = sorted(mixture.weights.items(), key=lambda item: -item[1])[:3]
+        shares = ", ".join(f"{source} {share_text(share)}" for source, share in largest)
         effective = "" if mixture.effective_sources is None else f"{mixture.effective_sources:.1f}"
-        table.add_row(str(value), f"{mixture.loss[SEARCHED]:.6f}", f"{mixture.gap or 0.0:.0e}", effective, shares)
-    return titled(f"Sweep for {name}: predicted loss in nats per token", table, "sources: their effective number")
+        table.add_row(str(value), f"{mixture.loss[SEARCHED]:.6f}", small_text(mixture.gap or 0.0), effective, shares)
+    return titled(f"Sweep for {title}: predicted loss in nats per token", table, "sources: their effective number")
 
 
 def summary_lines(mixture: Mixture) -> list[str]:
@@ -148,14 +168,14 @@ def summary_lines(mixture: Mixture) -> list[str]:
         lines.append(f"{_targets(mixture)}: {what} {searched:.4f} nats per token, {plain - searched:.4f} below {PLAIN}")
     if mixture.gap is not None:
         lines.append(
-            f"solver: {mixture.status} after {mixture.rounds} rounds, "
-            f"at most {mixture.gap:.1e} nats per token above the optimum"
+            f"solver: {mixture.status} after {counted(mixture.rounds or 0, 'round')}, "
+            f"at most {small_text(mixture.gap)} nats per token above the optimum"
         )
     if mixture.choice:
         chosen = mixture.choice
         lines.append(
-            f"chosen: the near-optimal mixture nearest to the prior, predicted loss {chosen['loss_rise']:.2e} above "
-            f"the optimum's, where {chosen['allowed_rise']:.2e} was allowed"
+            f"chosen: the near-optimal mixture nearest to the prior, predicted loss {small_text(chosen['loss_rise'])} "
+            f"above the optimum's, where {small_text(chosen['allowed_rise'])} was allowed"
         )
     lines += [_price_line(price) for price in mixture.prices[:MOST_PRICES]]
     for pair in mixture.interchangeable:
@@ -170,22 +190,6 @@ def warning_lines(mixture: Mixture) -> list[str]:
     return [f"warning ({entry['code']}): {entry['message']}" for entry in mixture.warnings]
 
 
-def new_table(*columns: str) -> Table:
-    """The look of mixray's tables. ``columns``: the first is text, the others are numbers."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for text in columns[:1]:
-        table.add_column(text, overflow="fold")
-    for number in columns[1:]:
-        table.add_column(number, justify="right")
-    return table
-
-
-def titled(title: str, table: Table, caption: str = "") -> RenderableType:
-    """The table between its title and its caption, which, unlike Rich's own, may be wider than the table."""
-    below: list[RenderableType] = [Text(caption, style="italic"), ""] if caption else []
-    return Group(Text(title, style="bold"), table, *below)
-
-
 # ------------------------------------------------------------------------------------------------------------ helpers
 
 
@@ -193,7 +197,9 @@ def _price_line(price: Mapping[str, Any]) -> str:
     limit = {"min": "at least", "max": "at most"}[price["limit"]]
     names = " + ".join(price["sources"])
     gain = price["nats_per_token_per_unit_share"] / 100
-    return f"limit {names} {limit} {price['at']:g}: loosened by one percent of share, the loss falls by {gain:.1e}"
+    return (
+        f"limit {names} {limit} {price['at']:g}: loosened by one percent of share, the loss falls by {small_text(gain)}"
+    )
 
 
 def _targets(mixture: Mixture) -> str:
@@ -202,8 +208,8 @@ def _targets(mixture: Mixture) -> str:
 
 def _difference_cells(mixture: Mixture, arm: str, base: str) -> list[str]:
     above = difference(mixture, arm, base)
-    interval = f"{above.interval[0]:+.4f} to {above.interval[1]:+.4f}" if above.interval else ""
-    return [f"{above.value:+.4f}", interval, f"{100 * above.share:+.2f} %"]
+    interval = " to ".join(map(difference_text, above.interval)) if above.interval else ""
+    return [difference_text(above.value), interval, f"{difference_text(100 * above.share, 2)} %"]
 
 
 def _arms_caption(mixture: Mixture) -> str:

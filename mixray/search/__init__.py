@@ -5,13 +5,14 @@ Numbers only: it runs the same inside ``mixray run`` and, later and without a cl
 
 from mixray.search.again import Sweep, solve_again
 from mixray.search.answer import Found, find_mixture
-from mixray.search.constraints import baseline_mixtures, feasible_set, natural_tokens
+from mixray.search.constraints import baseline_mixtures, baseline_shares, feasible_set, natural_tokens
 from mixray.search.stored import in_memory, mixture_targets, solve_once
 
 __all__ = [
     "Found",
     "Sweep",
     "baseline_mixtures",
+    "baseline_shares",
     "feasible_set",
     "find_mixture",
     "in_memory",

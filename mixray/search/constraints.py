@@ -83,6 +83,11 @@ def baseline_mixtures(natural_tokens: Mapping[str, int]) -> dict[Arm, Mixture]:
     return {"balanced": balanced(list(natural_tokens)), "natural": natural(natural_tokens)}
 
 
+def baseline_shares(natural_tokens: Mapping[str, int]) -> dict[str, dict[str, float]]:
+    """Return the source shares of every arm that needs no search."""
+    return {arm: mixture.weights for arm, mixture in baseline_mixtures(natural_tokens).items()}
+
+
 def prior_shares(config: MixtureConfig, natural_tokens: Mapping[str, int]) -> NDArray[np.float64]:
     """The prior of ``mixture.prior.shares``, in the sources' order."""
     chosen = config.prior.shares

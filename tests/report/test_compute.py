@@ -1,7 +1,4 @@
-import pytest
-
 from mixray.report import SearchCost, Work
-from mixray.report.numbers import count_text, percent, share_text
 
 
 def test_training_costs_six_and_scoring_two_operations_a_parameter_and_token() -> None:
@@ -27,34 +24,3 @@ def test_the_formula_shows_every_number_it_comes_from() -> None:
 
 def test_large_models_do_not_overflow() -> None:
     assert Work(parameters=70_000_000_000, tokens=15_000_000_000_000).training_flops == 6.3e24
-
-
-@pytest.mark.parametrize(
-    ("share", "text"), [(0, "0 %"), (1e-9, "< 0.1 %"), (0.0005, "0.1 %"), (0.62134, "62.1 %"), (1, "100.0 %")]
-)
-def test_shares(share: float, text: str) -> None:
-    assert share_text(share) == text
-
-
-@pytest.mark.parametrize(
-    ("share", "text"),
-    [(0.001586, "0.159 %"), (0.0041, "0.41 %"), (0.066, "6.6 %"), (2.5, "250.0 %"), (1e-5, "0.001 %")],
-)
-def test_percentages(share: float, text: str) -> None:
-    assert percent(share) == text
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [
-        (0, "0"),
-        (999, "999"),
-        (1000, "1.00 k"),
-        (12_345, "12.3 k"),
-        (200_000, "200 k"),
-        (2e6, "2.00 M"),
-        (3e11, "300 G"),
-    ],
-)
-def test_counts(count: float, text: str) -> None:
-    assert count_text(count) == text
