@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from mixray.config import RunConfig, dump_config, parse_config
-from mixray.config.robust import RobustConfig
+from mixray.config.section import RunFile
 from mixray.errors import InputError
 from mixray.mixture import Mixture
 from mixray.store import Artifact, Artifacts, Storage, fingerprint
@@ -139,7 +139,7 @@ def located(location: str) -> tuple[Storage, str, str]:
         raise InputError("the run folder cannot be read", where=location, got=error) from error
 
 
-def created(config: RunConfig | RobustConfig) -> tuple[Storage, str]:
+def created(config: RunFile) -> tuple[Storage, str]:
     """The storage of a run, and its folder there with its resolved config in it."""
     storage, path = _place(config)
     storage.check_writable()
@@ -157,7 +157,7 @@ def is_finished(config: RunConfig) -> bool:
     return bool(mixtures) and all(mixture.retrain for mixture in mixtures)
 
 
-def _place(config: RunConfig | RobustConfig) -> tuple[Storage, str]:
+def _place(config: RunFile) -> tuple[Storage, str]:
     # Where results are kept and told is not what the run is.
     settings = config.model_dump(mode="json")
     digest = fingerprint({key: settings[key] for key in settings if key not in ("storage", "tracking")})

@@ -11,20 +11,24 @@ from pydantic import ValidationError
 
 from mixray.config import yaml_text
 from mixray.config.explain import explain
+from mixray.config.robust import RobustConfig
 from mixray.config.schema import RunConfig
-from mixray.config.section import Section
+from mixray.config.section import RunFile
 from mixray.errors import InputError
 
 Overrides = Sequence[str] | Mapping[str, Any]
-Kind = TypeVar("Kind", bound=Section)
+Kind = TypeVar("Kind", bound=RunFile)
 
 
 @overload
 def load_config(path: str | Path, overrides: Overrides = ()) -> RunConfig: ...
 @overload
 def load_config(path: str | Path, overrides: Overrides = (), *, kind: type[Kind]) -> Kind: ...
-def load_config(path: str | Path, overrides: Overrides = (), *, kind: type[Section] = RunConfig) -> Section:
-    """The checked config of a run file of a kind. Raises InputError with the line of every problem."""
+def load_config(path: str | Path, overrides: Overrides = (), *, kind: type[RunFile] = RunConfig) -> RunFile:
+    """Read and check a run file of one ``kind``, or of either kind where ``kind`` is ``RunFile``.
+
+    Raises InputError with the line of every problem.
+    """
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -40,18 +44,34 @@ def parse_config(text: str, overrides: Overrides = (), *, name: str = "run file"
 @overload
 def parse_config(text: str, overrides: Overrides = (), *, name: str = "run file", kind: type[Kind]) -> Kind: ...
 def parse_config(
-    text: str, overrides: Overrides = (), *, name: str = "run file", kind: type[Section] = RunConfig
-) -> Section:
+    text: str, overrides: Overrides = (), *, name: str = "run file", kind: type[RunFile] = RunConfig
+) -> RunFile:
     """Like ``load_config`` for text already read; ``name`` stands for the file in messages."""
     raw, lines = _read_yaml(text, name)
     merged = with_overrides(raw, overrides)
+    if kind is RunFile:
+        kind = _kind_of(merged, name)
     try:
         return kind.model_validate(merged)
     except ValidationError as error:
         explain(error, merged, name, lines, overridden_keys(overrides), kind)
 
 
-def dump_config(config: Section) -> str:
+def _kind_of(document: Mapping[str, Any], name: str) -> type[RunFile]:
+    """Return the kind of run file that has more of the document's keys to itself."""
+    shared = set(RunFile.model_fields)
+    matches = {kind: len((set(kind.model_fields) - shared) & set(document)) for kind in (RunConfig, RobustConfig)}
+    if not any(matches.values()):
+        raise InputError(
+            "this is not a valid run file",
+            where=name,
+            got=f"the keys {', '.join(map(str, document)) or 'of an empty file'}",
+            wanted="'sources' and 'targets' to search for a mixture, or 'data' and 'arms' to compare robust training",
+        )
+    return RobustConfig if matches[RobustConfig] > matches[RunConfig] else RunConfig
+
+
+def dump_config(config: RunFile) -> str:
     """The whole config as a run file, defaults included: ``parse_config`` of it is equal to ``config``."""
     return yaml_text.dump(config.model_dump(mode="json"))
 

@@ -1,4 +1,4 @@
-"""The run file of ``jobs/train_robust.py``: classifiers of grouped rows under several objectives, side by side."""
+"""The run file of a robust comparison: classifiers of grouped rows under several objectives, side by side."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from pydantic import Field, model_validator
 
 from mixray.config.data import ExampleColumns
 from mixray.config.objective import GROUP_COLUMN, ALSOSettings, GroupDROSettings, Missing
-from mixray.config.schema import TrackingConfig
-from mixray.config.section import Globs, Misfit, Name, Positive, Section
+from mixray.config.section import Globs, Misfit, Positive, RunFile, Section
 from mixray.config.training import HeadConfig, OptimizerConfig, Resources
 
 Above0 = Annotated[float, Field(gt=0)]
@@ -112,15 +111,13 @@ class MeasuresConfig(Section):
     """Cut the representation to so many principal components first."""
 
 
-class RobustConfig(Section):
-    """A whole run file."""
+class RobustConfig(RunFile):
+    """A run file that trains every one of ``arms`` on the grouped rows of ``data`` and compares them."""
 
-    name: Name
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """The first one; a seed draws splits, batches, first weights and (digits) patches."""
     seeds: Positive = 3
     """How many, counted up from ``seed``."""
-    storage: str = "./mixray-runs"
     data: GroupedConfig
     model: HeadConfig = HeadConfig()
     l2: Annotated[float, Field(ge=0)] = 0.01
@@ -140,7 +137,6 @@ class RobustConfig(Section):
     measures: MeasuresConfig = MeasuresConfig()
     resources: Resources = Resources()
     """Of one arm under one seed, a task of its own."""
-    tracking: TrackingConfig = TrackingConfig()
 
     @model_validator(mode="before")
     @classmethod

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from mixray.config.data import TEXT_KEYS, ExamplesConfig, PoolConfig, SourceConfig, TargetConfig, TokenizerConfig
 from mixray.config.mixture import MixtureConfig
 from mixray.config.objective import ErmConfig, GroupObjective, ObjectiveConfig
-from mixray.config.section import KEY_COLUMNS, PRIOR_ROUNDING, SHARE_ROUNDING, Misfit, Name, Positive, Section
+from mixray.config.section import KEY_COLUMNS, PRIOR_ROUNDING, SHARE_ROUNDING, Misfit, Name, Positive, RunFile
 from mixray.config.training import CacheConfig, ProxyConfig, Resources, TrainingConfig
 
 Stage = Literal["data", "proxies", "cache", "mixture", "retrain", "report"]
@@ -45,20 +45,9 @@ class RetrainConfig(TrainingConfig):
         return self
 
 
-class TrackingConfig(Section):
-    uri: str | None = None
-    """MLflow's tracking URI; null: a database in the storage folder."""
-    experiment: str | None = None
-    """null: the run file's name."""
+class RunConfig(RunFile):
+    """A run file that searches for the best mixture of ``sources`` for every one of ``targets``."""
 
-
-class RunConfig(Section):
-    """A whole run file."""
-
-    name: Name
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    storage: str = "./mixray-runs"
-    """A folder or any URI that pyarrow.fs opens."""
     tokenizer: TokenizerConfig | None = None
     window: Annotated[int, Field(ge=2)] | None = None
     """Tokens per training window, and the longest context a target is scored with."""
@@ -70,7 +59,6 @@ class RunConfig(Section):
     cache: CacheConfig = CacheConfig()
     mixture: MixtureConfig = MixtureConfig()
     retrain: RetrainConfig
-    tracking: TrackingConfig = TrackingConfig()
 
     @property
     def proxy_tokens(self) -> int:

@@ -1,4 +1,4 @@
-"""What all parts of a run file are made of."""
+"""What every run file and its sections are built from: the base classes, and the types of names and numbers."""
 
 from __future__ import annotations
 
@@ -30,3 +30,22 @@ class Section(BaseModel):
     """A part of the run file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class TrackingConfig(Section):
+    """Where MLflow keeps what a run publishes."""
+
+    uri: str | None = None
+    """MLflow's tracking URI; null: a database in the storage folder."""
+    experiment: str | None = None
+    """null: the run file's name."""
+
+
+class RunFile(Section):
+    """What both kinds of run file have in common: one that searches for a mixture, one that compares robust arms."""
+
+    name: Name
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    storage: str = "./mixray-runs"
+    """A folder or any URI that pyarrow.fs opens."""
+    tracking: TrackingConfig = TrackingConfig()

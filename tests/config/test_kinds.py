@@ -1,0 +1,41 @@
+"""Which of the two kinds a run file is: the keys say it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mixray.config import RobustConfig, RunConfig, RunFile, load_config, parse_config
+from mixray.errors import InputError
+
+RUN_FILES = sorted((Path(__file__).parents[2] / "jobs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", RUN_FILES, ids=lambda path: path.name)
+def test_the_kind_of_every_run_file_in_jobs_is_recognised(path: Path) -> None:
+    kind = RobustConfig if path.name.startswith("robust_") else RunConfig
+    assert type(load_config(path, kind=RunFile)) is kind
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "message"),
+    [
+        ("name: a\ndata: {digits: {}}\narms: [erm]", [], "exactly one of epochs, steps"),
+        ("name: a\nsources: {}\nseeds: 3", [], "unknown key 'seeds'"),
+        ("name: a\ntargets: {}\nsources: {}\ndata: {}", [], "unknown key 'data'"),
+        ("name: a", ["data.digits={}"], "exactly one of epochs, steps"),
+    ],
+)
+def test_errors_are_those_of_the_kind_that_most_keys_belong_to(text: str, overrides: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        parse_config(text, overrides, kind=RunFile)
+
+
+@pytest.mark.parametrize("text", ["name: a\nseed: 1", "{}", "soruces: {}"])
+def test_a_file_of_neither_kind_is_told_about_both(text: str) -> None:
+    with pytest.raises(InputError, match="not a valid run file") as caught:
+        parse_config(text, name="run.yaml", kind=RunFile)
+    assert caught.value.where == "run.yaml"
+    for key in ("sources", "targets", "data", "arms"):
+        assert f"'{key}'" in str(caught.value.wanted)
