@@ -20,7 +20,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from mixray.config.training import TrainingConfig
+from mixray.config.training import NewModel, TrainingConfig
 from mixray.models import CausalLM
 from mixray.models.scoring import batches
 from mixray.training import autocast
@@ -44,7 +44,9 @@ class Case:
             "num_attention_heads": self.heads,
         }
         config = TrainingConfig.model_validate({"model": model, "precision": precision})
-        return CausalLM.create(config, vocab_size=self.vocabulary, window=self.window, seed=0, device=device)
+        assert isinstance(config.model, NewModel)
+        sizes = {"vocab_size": self.vocabulary, "window": self.window}
+        return CausalLM.create(config.model, **sizes, seed=0, device=device, precision=config.precision)
 
     def rows(self) -> list[np.ndarray]:
         """Documents of 9 ids to window + 1 ids, lengths log-uniform."""

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mixray.config.training import TrainingConfig
+from mixray.config.training import NewModel, TrainingConfig
 from mixray.models import build_model
 from mixray.training import autocast, train
 
@@ -94,6 +94,7 @@ def seconds(run: Any, device: torch.device) -> float:
 def measure(case: Case, device: torch.device, precision: str, rounds: int) -> tuple[list[float], list[float], int]:
     """Seconds of each round of our loop and of the bare one, and the model's parameters."""
     config, stream = case.config(precision), Windows(case)
+    assert isinstance(config.model, NewModel)
     model = build_model(config.model, vocab_size=case.vocabulary, window=case.window, seed=0).to(device)
     start = {name: value.clone() for name, value in model.state_dict().items()}
     ids = torch.from_numpy(stream.ids).view(case.steps, case.batch, case.window).to(device)

@@ -17,6 +17,7 @@ from rich.text import Text
 from mixray.config import RunConfig, load_config
 from mixray.config.data import PoolConfig
 from mixray.config.loading import Overrides
+from mixray.config.training import ModelConfig, NewModel, PretrainedModel
 from mixray.data import TextInputs, check_inputs, look_ahead, vocabulary
 from mixray.models import model_size
 from mixray.report import SearchCost, Work, count_text, new_table, titled
@@ -146,10 +147,12 @@ def _fit_tokens(pool: PoolForecast, held_out: float) -> int | None:
     return None if pool.tokens is None else round((1 - held_out) * pool.tokens)
 
 
-def _text_inputs(config: RunConfig, model: dict[str, Any]) -> TextInputs:
+def _text_inputs(config: RunConfig, model: ModelConfig) -> TextInputs:
     """A model that states its vocabulary needs no tokenizer; a trained tokenizer's size is in the run file."""
-    if "vocab_size" in model or "pretrained" in model:
-        return TextInputs(config.row_tokens, int(model.get("vocab_size", 1)), 0)
+    if isinstance(model, PretrainedModel):
+        return TextInputs(config.row_tokens, 1, 0)
+    if isinstance(model, NewModel) and "vocab_size" in model.settings:
+        return TextInputs(config.row_tokens, int(model.settings["vocab_size"]), 0)
     assert config.tokenizer is not None
     return TextInputs(config.row_tokens, vocabulary(config.tokenizer), 0)
 

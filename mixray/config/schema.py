@@ -13,7 +13,7 @@ from mixray.config.data import TEXT_KEYS, ExamplesConfig, PoolConfig, SourceConf
 from mixray.config.mixture import MixtureConfig
 from mixray.config.objective import ErmConfig, GroupObjective, ObjectiveConfig
 from mixray.config.section import KEY_COLUMNS, PRIOR_ROUNDING, SHARE_ROUNDING, Misfit, Name, Positive, RunFile
-from mixray.config.training import CacheConfig, ProxyConfig, Resources, TrainingConfig
+from mixray.config.training import CacheConfig, HeadConfig, ProxyConfig, Resources, TrainingConfig
 
 Stage = Literal["data", "proxies", "cache", "mixture", "retrain", "report"]
 """The stages of a run, in their order."""
@@ -83,10 +83,8 @@ class RunConfig(RunFile):
             for name, pool in pools.items():
                 if pool.reader == "csv":
                     raise Misfit(f"{role}.{name}.csv", "files, jsonl, parquet or dataset; csv is for examples")
-        if self.proxy.kind != "causal_lm":
-            raise Misfit("proxy.kind", "causal_lm; a classifier needs examples")
         for section, training in (("proxy", self.proxy), ("retrain", self.retrain)):
-            if training.head is not None:
+            if isinstance(training.model, HeadConfig):
                 raise Misfit(f"{section}.model", "architecture or pretrained; a head needs examples")
         if isinstance(self.retrain.objective, GroupObjective) and self.retrain.objective.group_column:
             raise Misfit("retrain.objective.groups", "source; windows of text have no columns")
@@ -103,10 +101,8 @@ class RunConfig(RunFile):
                 for key in TEXT_KEYS:
                     if getattr(pool, key) != PoolConfig.model_fields[key].default:
                         raise Misfit(f"{role}.{name}.{key}", "left out: it is for texts, and the run file has examples")
-        if self.proxy.kind != "classifier":
-            raise Misfit("proxy.kind", "classifier, because the run file has examples")
         for section, training in (("proxy", self.proxy), ("retrain", self.retrain)):
-            if training.head is None:
+            if not isinstance(training.model, HeadConfig):
                 raise Misfit(f"{section}.model", "{head: linear | mlp}, because the run file has examples")
         if self.mixture.unit == "token":
             raise Misfit("mixture.unit", "document or window: an example is one row")

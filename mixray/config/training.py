@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import (
+    ConfigDict,
+    Discriminator,
+    Field,
+    ModelWrapValidatorHandler,
+    SerializerFunctionWrapHandler,
+    Tag,
+    computed_field,
+    field_serializer,
+    model_validator,
+)
 
 from mixray.config.section import Misfit, Positive, Section, Share
 
@@ -51,42 +62,77 @@ class LoopConfig(Section):
     """How many times a training run saves its state on the way."""
 
 
+class NewModel(Section):
+    """A causal language model that is built from a Hugging Face config and trained from random weights.
+
+    Every other key is a setting of the architecture's config, for example ``hidden_size: 128``.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    architecture: str
+    """A ``model_type`` that transformers knows as a causal language model, such as gpt_neox, gpt2 or llama."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of the architecture's Hugging Face config that the run file states."""
+        return dict(self.model_extra or {})
+
+
+class PretrainedModel(Section):
+    """A trained causal language model whose training is continued."""
+
+    pretrained: str
+    """A folder that ``save_pretrained`` wrote, or a name on the Hugging Face hub."""
+    revision: str | None = None
+    """A branch, tag or commit of the hub's repository."""
+
+
 class HeadConfig(Section):
+    """A classifier of examples."""
+
     head: Literal["linear", "mlp"] = "linear"
     hidden: Annotated[tuple[Positive, ...], Field(min_length=1)] = (32,)
     """Units of the hidden layers of an mlp, ReLU between them; the last one is its representation."""
 
 
-MODEL_KINDS = ("architecture", "pretrained", "head")
+_MODEL_TAGS = {"architecture": "new model", "pretrained": "pretrained model", "head": "classifier"}
+"""The key that decides what kind of model a section describes -> the tag of that kind."""
+
+
+def _model_tag(model: Any) -> str | None:
+    """Return the tag of the kind of model, or None unless exactly one of the keys is there."""
+    keys = model if isinstance(model, Mapping) else getattr(model, "model_fields_set", ())
+    tags = [tag for key, tag in _MODEL_TAGS.items() if key in keys]
+    return tags[0] if len(tags) == 1 else None
+
+
+ModelConfig = Annotated[
+    Annotated[NewModel, Tag("new model")]
+    | Annotated[PretrainedModel, Tag("pretrained model")]
+    | Annotated[HeadConfig, Tag("classifier")],
+    Discriminator(
+        _model_tag,
+        custom_error_type="kind_of_model",
+        custom_error_message=f"exactly one of {', '.join(_MODEL_TAGS)}",
+    ),
+]
 
 
 class TrainingConfig(LoopConfig):
     """What proxies and retrained models share: a model, a token budget and how to spend it."""
 
-    model: dict[str, Any]
+    model: ModelConfig
     """``{architecture: NAME, ...}``: a language model built from a Hugging Face config; ``{pretrained: NAME}``: one
     to be continued; ``{head: linear | mlp, hidden: [32]}``: a classifier of examples."""
 
-    @property
-    def head(self) -> HeadConfig | None:
-        """The classifier; None where the model is a language model."""
-        return HeadConfig.model_validate(self.model) if "head" in self.model else None
-
-    @model_validator(mode="after")
-    def _model_kind(self) -> Self:
-        if sum(key in self.model for key in MODEL_KINDS) != 1:
-            raise Misfit("model", f"exactly one of {', '.join(MODEL_KINDS)}")
-        try:
-            _ = self.head
-        except ValidationError as error:
-            fault = error.errors()[0]
-            raise Misfit(".".join(["model", *map(str, fault["loc"])]), fault["msg"]) from error
-        return self
+    @field_serializer("model", mode="wrap")
+    def _stated_keys(self, model: ModelConfig, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Artifact ids are made from the keys that the run file states, so that a new optional key changes none.
+        stated = model.model_fields_set
+        return {key: value for key, value in serialize(model).items() if key in stated}
 
 
 class ProxyConfig(TrainingConfig):
-    kind: Literal["causal_lm", "classifier"] = "causal_lm"
-    """``classifier``: where the run file has ``examples``."""
     tokens: Positive | None = None
     """Training tokens per source."""
     fraction: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -94,6 +140,23 @@ class ProxyConfig(TrainingConfig):
     resources: Resources = Resources()
     max_restarts: Annotated[int, Field(ge=0)] = 3
     """How often one proxy's actor may die before the run gives up on it."""
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def kind(self) -> Literal["causal_lm", "classifier"]:
+        """The kind of model, which the ids of proxies and the names of run folders contain."""
+        return "classifier" if isinstance(self.model, HeadConfig) else "causal_lm"
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _kind_is_the_models(cls, section: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        # Run files may say the kind, though the model says it too.
+        if not isinstance(section, Mapping) or "kind" not in section:
+            return validate(section)
+        config = validate({key: value for key, value in section.items() if key != "kind"})
+        if section["kind"] != config.kind:
+            raise Misfit("kind", f"left out, or {config.kind} as the model is")
+        return config
 
     @model_validator(mode="after")
     def _budget(self) -> Self:

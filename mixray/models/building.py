@@ -1,12 +1,13 @@
 """Hugging Face causal language models from the run file's ``model``: built from a config, or continued.
 
-``{architecture: gpt_neox, hidden_size: 128, ...}``: keys are those of the architecture's Hugging Face config. What is
-not given comes from the run (``vocab_size`` from the tokenizer, ``max_position_embeddings`` from the window, token ids)
-or follows the width, where the architecture has it: ``intermediate_size = 4 x hidden_size`` and
-``num_key_value_heads = num_attention_heads`` (Hugging Face's defaults belong to models of billions of parameters).
-``{pretrained: NAME_OR_FOLDER, revision: ...}`` continues a trained model.
+``{architecture: gpt_neox, hidden_size: 128, ...}``: keys are those of the architecture's Hugging Face config. A key
+that the run file leaves out gets its value from the run (``vocab_size`` from the tokenizer,
+``max_position_embeddings`` from the window, token ids), or follows the width where the architecture has the key:
+``intermediate_size = 4 x hidden_size`` and ``num_key_value_heads = num_attention_heads`` (Hugging Face's defaults
+belong to models of billions of parameters).
+``{pretrained: NAME_OR_FOLDER, revision: ...}`` continues the training of a model.
 
-Weights are float32; a lower precision is the training loop's and the scorer's business.
+Weights are float32. The training loop and the scorer choose the precision of the computation.
 """
 
 from __future__ import annotations
@@ -17,24 +18,31 @@ import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
+from mixray.config.training import ModelConfig, NewModel, PretrainedModel
 from mixray.errors import InputError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-Model = dict[str, Any]
+LanguageModel = NewModel | PretrainedModel
 
 
 def build_model(
-    model: Model, *, vocab_size: int, window: int, seed: int, bos_id: int | None = None, eos_id: int | None = None
+    model: LanguageModel,
+    *,
+    vocab_size: int,
+    window: int,
+    seed: int,
+    bos_id: int | None = None,
+    eos_id: int | None = None,
 ) -> PreTrainedModel:
-    """A float32 model on the CPU, its weights drawn from ``seed`` (or trained, if ``pretrained``).
+    """Return a float32 model on the CPU whose weights are drawn from ``seed``, or are those of a pretrained model.
 
-    ``vocab_size``: the tokenizer's. ``window``: tokens it must be able to read at once.
+    ``vocab_size`` is the tokenizer's. ``window`` is the number of tokens that the model must be able to read at once.
     Raises InputError for a model that is unknown, impossible, too small for the tokenizer or the window, or that sees
     the tokens it has to predict.
     """
@@ -43,9 +51,9 @@ def build_model(
     config = _config(model, vocab_size, window, bos_id, eos_id)
     with _refusals(model), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if "pretrained" in model:
+        if isinstance(model, PretrainedModel):
             built = AutoModelForCausalLM.from_pretrained(
-                model["pretrained"], revision=model.get("revision"), config=config, dtype=torch.float32
+                model.pretrained, revision=model.revision, config=config, dtype=torch.float32
             )
         else:
             built = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -53,28 +61,31 @@ def build_model(
     return built
 
 
-def model_identity(model: Model) -> dict[str, str] | None:
-    """What pins down the weights of a ``pretrained`` model: its files' sha256, or its hub commit. None for a new one.
+def model_identity(model: ModelConfig) -> dict[str, str] | None:
+    """Return the sha256 of a pretrained model's files, or its commit on the hub; None for a model that starts new.
 
-    Raises InputError where it cannot be found.
+    Raises InputError where the pretrained model cannot be read.
     """
-    if "pretrained" not in model:
+    if not isinstance(model, PretrainedModel):
         return None
     from transformers.utils.hub import cached_file, extract_commit_hash
 
-    folder = Path(model["pretrained"]).expanduser()
+    folder = Path(model.pretrained).expanduser()
     if folder.is_dir():
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         return {path.relative_to(folder).as_posix(): _sha256(path) for path in files}
     with _refusals(model):
-        config = cached_file(model["pretrained"], "config.json", revision=model.get("revision"))
+        config = cached_file(model.pretrained, "config.json", revision=model.revision)
     commit = extract_commit_hash(str(config), None)
     assert commit is not None, f"{config} is not in the hub's cache"
     return {"commit": commit}
 
 
-def count_parameters(model: Model, vocab_size: int, window: int) -> int:
-    """All parameters, embeddings included, tied ones once; allocates nothing. Raises InputError as ``build_model``."""
+def count_parameters(model: LanguageModel, vocab_size: int, window: int) -> int:
+    """Count all parameters, embeddings included and tied ones once, without allocating any of them.
+
+    Raises the errors of ``build_model``.
+    """
     from transformers import AutoModelForCausalLM
 
     config = _config(model, vocab_size, window, None, None)
@@ -84,7 +95,7 @@ def count_parameters(model: Model, vocab_size: int, window: int) -> int:
 
 
 def quieten() -> None:
-    """No progress bars and no advice from transformers: proxies are many and small."""
+    """Silence the progress bars and the advice of transformers, because a run builds many small models."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()
@@ -96,80 +107,82 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _config(model: Model, vocab_size: int, window: int, bos_id: int | None, eos_id: int | None) -> PreTrainedConfig:
-    """A config of this model's own: two models that share one also share later changes of it."""
+def _config(
+    model: LanguageModel, vocab_size: int, window: int, bos_id: int | None, eos_id: int | None
+) -> PreTrainedConfig:
+    """Return a config that no other model holds, since two models that share one also share later changes of it."""
     from transformers import AutoConfig
 
     quieten()
-    if "pretrained" in model:
-        _refuse_unknown(
-            sorted(set(model) - {"pretrained", "revision"}), ["pretrained", "revision"], "a pretrained model"
-        )
+    if isinstance(model, PretrainedModel):
         with _refusals(model):
-            config = AutoConfig.from_pretrained(model["pretrained"], revision=model.get("revision"))
+            config = AutoConfig.from_pretrained(model.pretrained, revision=model.revision)
     else:
         config = _new_config(model, vocab_size, window, bos_id, eos_id)
-    for key, name, needed in (
+    for key, owner, smallest in (
         ("vocab_size", "the tokenizer's", vocab_size),
         ("max_position_embeddings", "the window", window),
     ):
         value = getattr(config, key, None)
-        if isinstance(value, int) and value < needed:
+        if isinstance(value, int) and value < smallest:
             raise InputError(
-                f"the model's {key} is less than {name}", where="model", got=value, wanted=f"at least {needed}"
+                f"the model's {key} is less than {owner}", where="model", got=value, wanted=f"at least {smallest}"
             )
     return config
 
 
-def _new_config(model: Model, vocab_size: int, window: int, bos_id: int | None, eos_id: int | None) -> PreTrainedConfig:
+def _new_config(
+    model: NewModel, vocab_size: int, window: int, bos_id: int | None, eos_id: int | None
+) -> PreTrainedConfig:
     from transformers import CONFIG_MAPPING, PreTrainedConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    architecture = model["architecture"]
+    architecture, settings = model.architecture, model.settings
     if architecture not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise InputError(
             "the architecture is not a causal language model that transformers knows",
             where="model.architecture",
             got=architecture,
-            wanted=_nearest(str(architecture), list(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)),
+            wanted=_nearest(architecture, list(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)),
         )
-    kind = CONFIG_MAPPING[architecture]
-    own = set(inspect.signature(kind).parameters) - set(inspect.signature(PreTrainedConfig).parameters)
-    known = own | set(kind.attribute_map)
-    given = {key: value for key, value in model.items() if key != "architecture"}
+    config_class = CONFIG_MAPPING[architecture]
+    parameters = set(inspect.signature(config_class).parameters) - set(inspect.signature(PreTrainedConfig).parameters)
+    valid_keys = parameters | set(config_class.attribute_map)
     defaults = {
         "vocab_size": vocab_size,
         "max_position_embeddings": window,
         "bos_token_id": bos_id,
         "eos_token_id": eos_id,
-        # Some defaults name an id, whose embedding then stays zero; nothing here is padded with a token of its own.
+        # Some architectures name a padding token by default, whose embedding then stays zero. Nothing is padded here.
         "pad_token_id": None,
-        "intermediate_size": 4 * given["hidden_size"] if isinstance(given.get("hidden_size"), int) else None,
-        "num_key_value_heads": given.get("num_attention_heads"),
+        "intermediate_size": 4 * settings["hidden_size"] if isinstance(settings.get("hidden_size"), int) else None,
+        "num_key_value_heads": settings.get("num_attention_heads"),
+    }
+    # gpt2, for example, calls hidden_size n_embd; a setting under either name replaces the default.
+    stated = {config_class.attribute_map.get(key, key) for key in settings}
+    optional = ("intermediate_size", "num_key_value_heads")
+    used_defaults = {
+        key: value
+        for key, value in defaults.items()
+        if key in valid_keys
+        and config_class.attribute_map.get(key, key) not in stated
+        and not (key in optional and value is None)
     }
     with _refusals(model):
-        config = kind(**_defaults(defaults, given, known, kind.attribute_map), **given)
-    # Older names such as rope_theta are taken and turned into newer ones; what is unknown stays as it was given.
-    left = [key for key in given if key not in known and key in config.to_dict()]
-    _refuse_unknown(left, sorted(known), f"architecture {architecture}")
+        config = config_class(**used_defaults, **settings)
+    # Transformers renames older keys such as rope_theta, and keeps unknown ones unchanged.
+    unknown = [key for key in settings if key not in valid_keys and key in config.to_dict()]
+    if unknown:
+        raise InputError(
+            f"architecture {architecture} has no setting {unknown[0]!r}",
+            where=f"model.{unknown[0]}",
+            wanted=_nearest(unknown[0], sorted(valid_keys)),
+        )
     return config
 
 
-def _defaults(
-    defaults: dict[str, Any], given: dict[str, Any], known: set[str], aliases: dict[str, str]
-) -> dict[str, Any]:
-    """Those defaults that the architecture has and the user gave under no name (gpt2 says n_embd for hidden_size)."""
-    settled = {aliases.get(key, key) for key in given}
-    optional = ("intermediate_size", "num_key_value_heads")
-    return {
-        key: value
-        for key, value in defaults.items()
-        if key in known and aliases.get(key, key) not in settled and not (key in optional and value is None)
-    }
-
-
-def _check_causal(model: Model, built: PreTrainedModel, length: int) -> None:
-    """Changing the last token must not change what is predicted before it (encoders, for one, look ahead)."""
+def _check_causal(model: LanguageModel, built: PreTrainedModel, length: int) -> None:
+    """Raise InputError where a change of the last token changes a prediction before it, as it does in an encoder."""
     ids = torch.arange(length).unsqueeze(0) % built.config.vocab_size
     changed = ids.clone()
     changed[:, -1] += 1
@@ -180,15 +193,15 @@ def _check_causal(model: Model, built: PreTrainedModel, length: int) -> None:
         raise InputError(
             "the model sees the tokens it has to predict: it is not causal",
             where="model",
-            got=model,
+            got=model.model_dump(exclude_unset=True),
             wanted="a decoder, such as gpt_neox, gpt2 or llama",
             remedy="some encoders become decoders with is_decoder: true",
         )
 
 
 @contextmanager
-def _refusals(model: Model) -> Iterator[None]:
-    """Turn the many ways in which transformers says that a config is impossible into one."""
+def _refusals(model: LanguageModel) -> Iterator[None]:
+    """Raise InputError for each of the many errors by which transformers says that a config is impossible."""
     from huggingface_hub.errors import StrictDataclassError
 
     impossible = (
@@ -205,16 +218,11 @@ def _refusals(model: Model) -> Iterator[None]:
     try:
         yield
     except impossible as error:
-        raise InputError(f"the model cannot be built: {error}", where="model", got=model) from error
-
-
-def _refuse_unknown(unknown: list[str], known: list[str], owner: str) -> None:
-    if unknown:
         raise InputError(
-            f"{owner} has no setting {unknown[0]!r}", where=f"model.{unknown[0]}", wanted=_nearest(unknown[0], known)
-        )
+            f"the model cannot be built: {error}", where="model", got=model.model_dump(exclude_unset=True)
+        ) from error
 
 
-def _nearest(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=3)
-    return f"perhaps {' or '.join(near)}" if near else f"one of {', '.join(sorted(known))}"
+def _nearest(name: str, valid_names: list[str]) -> str:
+    near = difflib.get_close_matches(name, valid_names, n=3)
+    return f"perhaps {' or '.join(near)}" if near else f"one of {', '.join(sorted(valid_names))}"

@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mixray.config.training import TrainingConfig
 from mixray.errors import InputError
-from mixray.models.building import build_model, quieten
+from mixray.models.building import LanguageModel, build_model, quieten
 from mixray.models.protocol import Proxy, Scores
 from mixray.models.scoring import Rows, score
 from mixray.training.device import Precision
@@ -31,18 +30,19 @@ class CausalLM(Proxy):
     @classmethod
     def create(
         cls,
-        config: TrainingConfig,
+        config: LanguageModel,
         *,
         vocab_size: int,
         window: int,
         seed: int,
         device: torch.device,
+        precision: Precision = "auto",
         bos_id: int | None = None,
         eos_id: int | None = None,
     ) -> Self:
         """An untrained (or ``pretrained``) proxy; see ``build_model`` for arguments and errors."""
-        model = build_model(config.model, vocab_size=vocab_size, window=window, seed=seed, bos_id=bos_id, eos_id=eos_id)
-        return cls(model, device=device, precision=config.precision)
+        model = build_model(config, vocab_size=vocab_size, window=window, seed=seed, bos_id=bos_id, eos_id=eos_id)
+        return cls(model, device=device, precision=precision)
 
     @classmethod
     def load(cls, folder: Path, *, device: torch.device, precision: Precision = "auto") -> Self:

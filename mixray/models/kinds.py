@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from mixray.config.training import TrainingConfig
+from mixray.config.training import HeadConfig, TrainingConfig
 from mixray.data import ExampleInputs, ModelInputs
 from mixray.models.building import count_parameters
 from mixray.models.causal_lm import CausalLM
@@ -16,32 +16,33 @@ from mixray.models.protocol import Proxy
 
 def new_model(config: TrainingConfig, inputs: ModelInputs, *, seed: int, device: torch.device) -> Proxy:
     """An untrained (or ``pretrained``) model. Raises InputError as ``build_model``."""
-    if config.head is not None:
+    if isinstance(config.model, HeadConfig):
         assert isinstance(inputs, ExampleInputs), "a classifier reads examples"
-        return ExampleClassifier.create(config.head, inputs, seed=seed, device=device, precision=config.precision)
+        return ExampleClassifier.create(config.model, inputs, seed=seed, device=device, precision=config.precision)
     assert not isinstance(inputs, ExampleInputs), "a language model reads texts"
     return CausalLM.create(
-        config,
+        config.model,
         vocab_size=inputs.vocab_size,
         window=inputs.window,
         eos_id=inputs.end_of_document,
         seed=seed,
         device=device,
+        precision=config.precision,
     )
 
 
 def load_model(config: TrainingConfig, folder: Path, *, device: torch.device) -> Proxy:
     """The model that ``save`` wrote into ``folder``, which was trained as ``config`` says."""
-    kind = CausalLM if config.head is None else ExampleClassifier
+    kind = ExampleClassifier if isinstance(config.model, HeadConfig) else CausalLM
     return kind.load(folder, device=device, precision=config.precision)
 
 
 def model_size(config: TrainingConfig, inputs: ModelInputs) -> int:
     """All parameters, embeddings included, tied ones once. Raises InputError as ``build_model``."""
-    if config.head is not None:
+    if isinstance(config.model, HeadConfig):
         assert isinstance(inputs, ExampleInputs), "a classifier reads examples"
         with torch.device("meta"):
-            model = Classifier(config.head, features=inputs.features, classes=len(inputs.label_names), seed=0)
+            model = Classifier(config.model, features=inputs.features, classes=len(inputs.label_names), seed=0)
         return sum(parameter.numel() for parameter in model.parameters())
     assert not isinstance(inputs, ExampleInputs), "a language model reads texts"
     return count_parameters(config.model, inputs.vocab_size, inputs.window)

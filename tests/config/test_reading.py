@@ -129,7 +129,7 @@ def test_a_key_that_overrides_a_merged_one_does_not_stand_twice(text: str) -> No
     text = text.replace('{files: "*.py"}', "{jsonl: a, where: &inner {<<: {x: a, y: b}, x: c}}")
     config = parse_config(text.replace("model: {", "model: {<<: *inner, "))
     assert config.sources["python"].where == {"x": "c", "y": "b"}
-    assert config.proxy.model == {"x": "c", "y": "b", "architecture": "gpt_neox"}
+    assert config.proxy.model.model_dump() == {"x": "c", "y": "b", "architecture": "gpt_neox"}
 
 
 def test_a_config_is_frozen(text: str) -> None:

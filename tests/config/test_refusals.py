@@ -8,6 +8,7 @@ import pytest
 
 from mixray.config import dump_config, parse_config
 from mixray.config.loading import Overrides
+from mixray.config.training import HeadConfig
 from mixray.errors import InputError
 
 
@@ -158,7 +159,7 @@ def test_an_unknown_key_is_named_with_its_line_and_the_nearest_one(
             "model: {}\n  tokens: 1",
             "proxy.model",
             11,
-            None,
+            "{}",
             "exactly one of",
         ),
     ],
@@ -297,7 +298,7 @@ sources:
   public: {csv: b.csv, where: {state: CA}}
 targets:
   goal: {csv: c.csv, held_out: 0.3}
-proxy: {kind: classifier, model: {head: linear}, tokens: 640}
+proxy: {model: {head: linear}, tokens: 640}
 retrain: {model: {head: mlp, hidden: [8]}, tokens: 640, objective: {kind: also, groups: "column:sex"}}
 """
 
@@ -305,9 +306,9 @@ retrain: {model: {head: mlp, hidden: [8]}, tokens: 640, objective: {kind: also, 
 def test_a_run_file_of_examples_is_read() -> None:
     config = parse_config(EXAMPLES)
     assert (config.row_tokens, config.proxy_tokens) == (1, 640)
-    assert config.proxy.head is not None
-    assert config.retrain.head is not None
-    assert (config.proxy.head.head, config.retrain.head.hidden) == ("linear", (8,))
+    assert config.proxy.model == HeadConfig(head="linear")
+    assert config.retrain.model == HeadConfig(head="mlp", hidden=(8,))
+    assert config.proxy.kind == "classifier"
     assert parse_config(dump_config(config)) == config
 
 
@@ -323,11 +324,11 @@ def test_a_run_file_of_examples_is_read() -> None:
         ("categorical: [sex]", "features: embedding", "examples", "features alone"),
         ('{parquet: "a/*.parquet"}', "{jsonl: a.jsonl}", "sources.private.jsonl", "parquet or csv"),
         ('{parquet: "a/*.parquet"}', "{parquet: a, text: body}", "sources.private.text", "it is for texts"),
-        ("kind: classifier, ", "", "proxy.kind", "classifier, because the run file has examples"),
+        ("{model: {head: linear}", "{kind: causal_lm, model: {head: linear}", "proxy.kind", "left out, or classifier"),
         ("model: {head: linear}", "model: {architecture: gpt2}", "proxy.model", "{head: linear | mlp}"),
         ("model: {head: linear}", "model: {head: tree}", "proxy.model.head", "'linear' or 'mlp'"),
         ("hidden: [8]", "hidden: [0]", "retrain.model.hidden.0", "greater than 0"),
-        ("hidden: [8]", "width: 8", "retrain.model.width", "Extra inputs are not permitted"),
+        ("hidden: [8]", "width: 8", "retrain.model.width", "hidden"),
         ("tokens: 640}", "tokens: 6}", "proxy.tokens", "at least one step of 16 examples (batch)"),
         ('"column:sex"', "sex", "retrain.objective.groups", "source or column:NAME"),
         ('"column:sex"}', '"column:sex", excess: proxy}', "retrain.objective.excess", "none beside groups of a column"),
@@ -343,7 +344,7 @@ def test_what_examples_do_not_go_with_is_refused(old: str, new: str, key: str, w
 
 def test_texts_have_no_examples_settings(text: str) -> None:
     for key, value, wanted in (
-        ("proxy.kind", "classifier", "a classifier needs examples"),
+        ("proxy.kind", "classifier", "left out, or causal_lm"),
         ("retrain.model", {"head": "linear"}, "a head needs examples"),
         ("sources.python", {"csv": "a.csv"}, "csv is for examples"),
     ):

@@ -31,7 +31,9 @@ def config_of(model: dict[str, Any]) -> TrainingConfig:
 
 
 def create(config: TrainingConfig) -> CausalLM:
-    return CausalLM.create(config, vocab_size=VOCABULARY, window=WINDOW, seed=0, device=CPU)
+    return CausalLM.create(
+        config.model, vocab_size=VOCABULARY, window=WINDOW, seed=0, device=CPU, precision=config.precision
+    )
 
 
 def test_it_learns_its_source_and_knows_it_again(model: dict[str, Any], tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mixray.config.training import NewModel, TrainingConfig
 from mixray.errors import InputError, StageError
 from mixray.models import CausalLM, build_model
 from mixray.models.scoring import batches
@@ -20,7 +21,9 @@ CPU = torch.device("cpu")
 
 def proxy_of(model: dict[str, Any], precision: Any = "auto") -> CausalLM:
     """Its weights are scaled up: at its start a model predicts nearly the same everywhere."""
-    built = build_model(model, vocab_size=VOCABULARY, window=WINDOW, seed=0)
+    config = TrainingConfig.model_validate({"model": model}).model
+    assert isinstance(config, NewModel)
+    built = build_model(config, vocab_size=VOCABULARY, window=WINDOW, seed=0)
     with torch.no_grad():
         for parameter in built.parameters():
             if parameter.ndim >= 2:
