@@ -1,20 +1,25 @@
-"""YAML as a run file uses it: with line numbers, ``3e-3`` a number, no key twice; and the writer that fits."""
+"""YAML as a run file uses it: with line numbers, ``3e-3`` as a number, no duplicate keys; and the matching writer."""
+
+# ruamel.yaml 0.19 was tried in place of this module. It gives line numbers only together with its round-trip types,
+# warns of 3e-3, accepts an alias that contains itself, and does not read back what it writes of U+0085 and U+2028. In
+# YAML 1.2, "yes" and "on" would become text in existing run files.
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from typing import Any
 
 import yaml
 
+MERGE = "tag:yaml.org,2002:merge"
 KeyPath = tuple[str, ...]
 Lines = Mapping[KeyPath, int]
 """The line (from 1) of every key path of a document."""
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 as PyYAML reads it, except that ``3e-3`` is a number and a key given twice is an error."""
+    """YAML 1.1 as PyYAML reads it, except that ``3e-3`` is a number and a duplicate key is an error."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
@@ -25,6 +30,26 @@ class _Loader(yaml.SafeLoader):
                     raise yaml.composer.ComposerError(None, None, f"the key {key.value!r} stands twice", key.start_mark)
                 seen.add(key.value)
         return node
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Insert the pairs of the mappings that ``<<`` names. A node's own key wins, then the first mapping's.
+
+        PyYAML 6.0.4 compares merged keys by the identity of their strings, so which of them wins depends on interning.
+        """
+        merged: dict[Hashable, tuple[yaml.Node, yaml.Node]] = {}
+        explicit: dict[Hashable, tuple[yaml.Node, yaml.Node]] = {}
+        for key, value in node.value:
+            if key.tag == MERGE:
+                for mapping in reversed(value.value if isinstance(value, yaml.SequenceNode) else [value]):
+                    if not isinstance(mapping, yaml.MappingNode):
+                        raise yaml.constructor.ConstructorError(
+                            None, None, "'<<' needs a mapping or a list of mappings", mapping.start_mark
+                        )
+                    self.flatten_mapping(mapping)
+                    merged.update({_identity(pair[0]): pair for pair in mapping.value})
+            else:
+                explicit[_identity(key)] = (key, value)
+        node.value = list((merged | explicit).values())
 
 
 class _Dumper(yaml.SafeDumper):
@@ -70,6 +95,11 @@ def fault(error: yaml.YAMLError) -> str:
     if not isinstance(error, yaml.MarkedYAMLError):
         return str(error).partition("\n")[0]
     return ": ".join(part for part in (error.context, error.problem) if part)
+
+
+def _identity(key: yaml.Node) -> Hashable:
+    """Return what is equal for two keys that are written alike."""
+    return (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else id(key)
 
 
 def _lines(node: yaml.Node, path: KeyPath, above: tuple[yaml.Node, ...]) -> Iterator[tuple[KeyPath, int]]:

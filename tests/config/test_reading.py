@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -130,6 +131,25 @@ def test_a_key_that_overrides_a_merged_one_does_not_stand_twice(text: str) -> No
     config = parse_config(text.replace("model: {", "model: {<<: *inner, "))
     assert config.sources["python"].where == {"x": "c", "y": "b"}
     assert config.proxy.model.model_dump() == {"x": "c", "y": "b", "architecture": "gpt_neox"}
+
+
+@pytest.mark.parametrize(
+    ("merged", "content"),
+    [
+        ("[*one, *two]", {"text": 1, "z": 3, "y": 2}),  # of several mappings, the first one's value wins
+        ("[*two, *one]", {"text": 9, "y": 2, "z": 3}),
+        ("*one", {"text": 1, "y": 2}),
+    ],
+)
+def test_merge_keys_with_long_names_do_not_depend_on_the_yaml_package(merged: str, content: dict[str, int]) -> None:
+    text = "a: &one {<<: {text: 0, y: 2}, text: 1}\nb: &two {text: 9, z: 3}\nc: {<<: " + merged + "}\n"
+    value = yaml_text.load(text)[0]["c"]
+    assert list(value.items()) == list(content.items())
+
+
+def test_a_merge_key_that_names_no_mapping_is_refused() -> None:
+    with pytest.raises(yaml.YAMLError, match="needs a mapping or a list of mappings"):
+        yaml_text.load("a: {<<: 3}")
 
 
 def test_a_config_is_frozen(text: str) -> None:
