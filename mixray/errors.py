@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 class MixrayError(Exception):
     """The base of every error a user can cause or meet.
@@ -42,3 +44,16 @@ class CorruptedArtifactError(InputError):
 
 class StageError(MixrayError):
     """Work failed after it had started: a proxy diverged, a worker died too often. What is finished is kept."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, or its class where it has none."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def without_credentials(text: str) -> str:
+    """Return a text whose URIs may be shown: without user, password, and the values of options that are secrets."""
+    text = re.sub(r"://[^/@\s]*@", "://", text)
+    return re.sub(
+        r"([?&][^=&\s]*(?:secret|token|password|key)[^=&\s]*=)[^&\s'\"]*", r"\1***", text, flags=re.IGNORECASE
+    )

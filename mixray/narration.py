@@ -11,13 +11,13 @@ from mixray.cluster.watching import News
 from mixray.config import RunConfig, dump_config
 from mixray.config.data import PoolConfig
 from mixray.data import Prepared
+from mixray.errors import without_credentials
 from mixray.mixture import Mixture
 from mixray.progress import Progress, Stage
 from mixray.report import convergence_figure, curves_figure, losses_figure, path_figure, summary_lines, weights_figure
 from mixray.runs import RunFolder
 from mixray.search import Found
 from mixray.store import Artifact
-from mixray.store.storage import without_credentials
 from mixray.tracking import Tracker, metric_names
 from mixray.training import Progress as TrainingRecord
 

@@ -16,11 +16,11 @@ from mixray.config.loading import Overrides
 from mixray.config.robust import RobustConfig
 from mixray.data.tabular.task import Task
 from mixray.data.tabular.tasks import keep_rows, task_of
+from mixray.errors import without_credentials
 from mixray.progress import Progress, SilentProgress
 from mixray.robust_result import RESULTS, RobustResult
 from mixray.runs import created
 from mixray.store import Artifacts
-from mixray.store.storage import without_credentials
 from mixray.study.summary import claims, spread, summary_of_arm
 from mixray.tracking import Tracker, numbered_name, open_tracker
 

@@ -5,9 +5,8 @@ whatever mapper it is given.
 """
 
 from mixray.data.check import check_inputs
-from mixray.data.inputs import ExampleInputs, ModelInputs, TextInputs
+from mixray.data.pools import ExampleInputs, ModelInputs, Prepared, TextInputs
 from mixray.data.prepare import prepare
-from mixray.data.prepared import Prepared
 from mixray.data.stream import MixtureStream
 from mixray.data.tabular.prepare_examples import look_ahead
 from mixray.data.text.tokenizer import vocabulary

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from mixray.config.schema import RunConfig
-from mixray.data.pools import Pool, source_pools, target_pools
+from mixray.data.pools import Pool, pools_of
 from mixray.data.reading.hf_dataset import check_local
 from mixray.data.reading.hub import HubUnreachableError
 from mixray.data.reading.json_lines import check_json_lines
@@ -26,7 +26,7 @@ def check_inputs(config: RunConfig) -> dict[str, int | None]:
     and where the hub cannot be reached there is nothing to say about it.
     Raises InputError: the one there is, or one that holds all.
     """
-    pools = [*source_pools(config), *target_pools(config)]
+    pools = pools_of(config)
     errors: list[InputError] = []
     check = _check_pool if config.examples is None else _size
     sizes = {pool.label: _gather(errors, check, pool) for pool in pools}

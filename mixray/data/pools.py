@@ -1,16 +1,22 @@
-"""A pool: one source or one target as the run file describes it, with the words an error needs to name it."""
+"""The pools that a run reads, and what the data stage makes of them for training and scoring."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from mixray.config.data import PoolConfig
 from mixray.config.schema import RunConfig
+from mixray.store import Artifact
+
+Notify = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Pool:
+    """One source or one target as the run file describes it, with the words that an error needs to name it."""
+
     role: Literal["source", "target"]
     name: str
     config: PoolConfig
@@ -20,7 +26,7 @@ class Pool:
         return f"{self.role} {self.name}"
 
     def key(self, field: str) -> str:
-        """The dotted key of a field in the run file."""
+        """Return the dotted key of a field in the run file."""
         return f"{self.role}s.{self.name}.{field}"
 
     @property
@@ -29,9 +35,57 @@ class Pool:
         return self.key(self.config.reader)
 
 
-def source_pools(config: RunConfig) -> list[Pool]:
-    return [Pool("source", name, pool) for name, pool in config.sources.items()]
+def pools_of(config: RunConfig) -> list[Pool]:
+    """Return the sources and then the targets of a run, in the order of the run file."""
+    sources = [Pool("source", name, pool) for name, pool in config.sources.items()]
+    return [*sources, *(Pool("target", name, pool) for name, pool in config.targets.items())]
 
 
-def target_pools(config: RunConfig) -> list[Pool]:
-    return [Pool("target", name, pool) for name, pool in config.targets.items()]
+@dataclass(frozen=True)
+class TextInputs:
+    """Models read windows of ``window`` token ids below ``vocab_size``."""
+
+    window: int
+    vocab_size: int
+    end_of_document: int
+
+    @property
+    def row_tokens(self) -> int:
+        """How many tokens a training row counts as."""
+        return self.window
+
+
+@dataclass(frozen=True)
+class ExampleInputs:
+    """Models read records of ``features`` numbers, a label and a group.
+
+    ``group_names``: the values of the column of groups; empty where the run file names none.
+    """
+
+    features: int
+    label_names: tuple[str, ...]
+    group_names: tuple[str, ...]
+
+    @property
+    def row_tokens(self) -> int:
+        return 1
+
+
+ModelInputs = TextInputs | ExampleInputs
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What training and scoring read: an artifact for each source (see ``open_rows``) and each target, by name.
+
+    ``inputs``: what a model must know about both. ``tokenizer``: None where pools hold examples instead of texts.
+    ``counts``: for "source NAME" and "target NAME", the documents and bytes that were read, skipped, dropped and used,
+    and the tokens that they gave. ``warnings``: {code, message, ...}.
+    """
+
+    inputs: ModelInputs
+    tokenizer: Artifact | None
+    sources: dict[str, Artifact]
+    targets: dict[str, Artifact]
+    counts: dict[str, dict[str, int]]
+    warnings: list[dict[str, Any]]

@@ -1,10 +1,10 @@
 """A target's rows: what proxies are scored on and models are judged by.
 
-A document with tokens t_1..t_T is the sequence [end of document, t_1, ..., t_T]; every token of it is predicted once.
+A document with tokens t_1..t_T is the sequence [end of document, t_1, ..., t_T]. Every token of it is predicted once.
 Window j of it holds ids j w .. j w + n of that sequence: the first n are inputs, the last n are labels, n <= w.
 
-The split into a fit and a held-out part goes by the hash of the document alone, so it does not move when documents are
-added, nor with the seed.
+The hash of a document alone decides whether it belongs to the ``fit`` or to the ``held_out`` part. So it stays in its
+part when documents are added or the seed changes.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from mixray.config.data import TargetConfig
 from mixray.data.pools import Pool
-from mixray.data.reading.parts import Part
-from mixray.data.tables import write_rows
+from mixray.data.reading.parts import Listing, Part
+from mixray.data.text.deduplicate import read_selected, selected_part
 from mixray.data.text.documents import HASH_BYTES
-from mixray.data.text.encoding import Encoder
-from mixray.data.text.selection import read_kept
-from mixray.data.text.tokens import equal_shares
+from mixray.data.text.tokenizer import Encoder
+from mixray.data.text.windows import equal_shares
 from mixray.errors import InputError
-from mixray.store import Artifact, Draft, FileRecord, fingerprint
+from mixray.store import Artifact, Draft, FileRecord, Step, fingerprint
+from mixray.store.tables import write_rows
 
 KIND = "rows"
 FILE_ROWS = 2048
@@ -36,17 +37,18 @@ SCHEMA = pa.schema(
         ("count", pa.int32()),
     ]
 )
-Side = Literal["fit", "held_out"]
-SIDES: tuple[Side, ...] = ("fit", "held_out")
+TargetPart = Literal["fit", "held_out"]
+PARTS: tuple[TargetPart, ...] = ("fit", "held_out")
 Row = tuple[bytes, int, list[int], int]
+"""Hash of the document, number of the window, token ids, number of labels: the columns of SCHEMA."""
 
 
 @dataclass(frozen=True)
 class RowsTask:
-    """``tokens``: at most this many of the part, in whole documents; None: all."""
+    """Write the rows of piece ``index`` of a pool's files. ``tokens``: at most this many, in whole documents."""
 
     pool: Pool
-    part: Part
+    piece: Part
     index: int
     selected: FileRecord
     encoder: Encoder
@@ -57,75 +59,118 @@ class RowsTask:
 
 
 @dataclass
-class SideResult:
+class PartResult:
+    """The files of one part of a target, and how much they hold."""
+
     files: list[FileRecord] = field(default_factory=list)
     rows: int = 0
     documents: int = 0
     tokens: int = 0
 
 
-RowsResult = dict[Side, SideResult]
+RowsResult = dict[TargetPart, PartResult]
 
 
-def rows_id(encoder: Encoder, window: int, selection: Artifact, held_out: float, max_tokens: int | None) -> str:
-    settings = {"tokenizer": encoder.digest, "window": window, "held_out": held_out, "max_tokens": max_tokens}
-    return fingerprint({"rows": 1, **settings, "documents": selection.meta["digest"]})
+@dataclass(frozen=True)
+class TargetRows(Step[RowsTask, RowsResult]):
+    """The rows of a target of texts. The meta is that of ``publish_rows``."""
+
+    kind = KIND
+    listing: Listing
+    selection: Artifact
+    encoder: Encoder
+    window: int
+
+    @property
+    def id(self) -> str:
+        config = self._config
+        numbers = {"window": self.window, "held_out": config.held_out, "max_tokens": config.max_tokens}
+        content = {"tokenizer": self.encoder.digest, "documents": self.selection.meta["digest"]}
+        return fingerprint({"rows": 1, **numbers, **content})
+
+    def tasks(self, draft: Draft) -> list[RowsTask]:
+        config, parts = self._config, self.listing.parts
+        quotas = token_quotas(config.max_tokens, len(parts))
+        return [
+            RowsTask(
+                self.listing.pool,
+                part,
+                index,
+                selected_part(self.selection, index),
+                self.encoder,
+                self.window,
+                config.held_out,
+                quota,
+                draft,
+            )
+            for index, (part, quota) in enumerate(zip(parts, quotas, strict=True))
+        ]
+
+    @staticmethod
+    def run(task: RowsTask) -> RowsResult:
+        """Encode the selected documents and write their rows, at most FILE_ROWS a file."""
+        results: RowsResult = {part: PartResult() for part in PARTS}
+        pending: dict[TargetPart, list[Row]] = {part: [] for part in PARTS}
+        for part, rows in _documents(task):
+            results[part].documents += 1
+            for row in rows:
+                results[part].rows += 1
+                results[part].tokens += row[3]
+                pending[part].append(row)
+                if len(pending[part]) == FILE_ROWS:
+                    _flush(task, part, pending[part], results[part])
+        for part in PARTS:
+            if pending[part]:
+                _flush(task, part, pending[part], results[part])
+        return results
+
+    def publish(self, draft: Draft, results: Sequence[RowsResult]) -> Artifact:
+        return publish_rows(draft, self.window, results)
+
+    def check(self, artifact: Artifact) -> None:
+        check_rows(self.listing.pool, artifact)
+
+    @property
+    def _config(self) -> TargetConfig:
+        assert isinstance(self.listing.pool.config, TargetConfig)
+        return self.listing.pool.config
 
 
 def token_quotas(max_tokens: int | None, parts: int) -> Sequence[int | None]:
+    """Return the number of tokens that each of ``parts`` pieces may give; None for each where there is no limit."""
     return [None] * parts if max_tokens is None else equal_shares(max_tokens, parts)
 
 
-def side_of(content: bytes, held_out: float) -> Side:
-    """Which part of the target a document belongs to: a pure function of its text."""
+def part_of(content: bytes, held_out: float) -> TargetPart:
+    """Return the part of the target that a document belongs to, from the hash of its text alone."""
     return "held_out" if int.from_bytes(content[:8], "little") < held_out * 2**64 else "fit"
 
 
 def document_rows(content: bytes, ids: Sequence[int], end_of_document: int, window: int) -> Iterator[Row]:
+    """Yield the rows of one document."""
     sequence = [end_of_document, *ids]
     for number, start in enumerate(range(0, len(ids), window)):
         piece = sequence[start : start + window + 1]
         yield content, number, piece, len(piece) - 1
 
 
-def write_target_rows(task: RowsTask) -> RowsResult:
-    """Tokenise a part's kept documents and write their rows, at most FILE_ROWS a file."""
-    results: RowsResult = {side: SideResult() for side in SIDES}
-    pending: dict[Side, list[Row]] = {side: [] for side in SIDES}
-    for side, rows in _documents(task):
-        results[side].documents += 1
-        for row in rows:
-            results[side].rows += 1
-            results[side].tokens += row[3]
-            pending[side].append(row)
-            if len(pending[side]) == FILE_ROWS:
-                _flush(task, side, pending[side], results[side])
-    for side in SIDES:
-        if pending[side]:
-            _flush(task, side, pending[side], results[side])
-    return results
-
-
-def publish_rows(draft: Draft, tasks: Sequence[RowsTask], results: Sequence[RowsResult]) -> Artifact:
-    """``meta``: window, and for ``fit`` and ``held_out``: files (names in order), rows, documents, tokens."""
-    return publish(draft, tasks[0].window, results)
-
-
-def publish(draft: Draft, window: int, results: Sequence[RowsResult]) -> Artifact:
+def publish_rows(draft: Draft, window: int, results: Sequence[RowsResult]) -> Artifact:
+    """Publish a target's rows. Meta: ``window``, and for each part ``files`` (in order), ``rows``, ``documents`` and
+    ``tokens``."""
     files: dict[str, FileRecord] = {}
     meta: dict[str, Any] = {"window": window}
-    for side in SIDES:
-        records = [record for result in results for record in result[side].files]
-        named = {f"{side}-{index:05d}.parquet": record for index, record in enumerate(records)}
+    for part in PARTS:
+        records = [record for result in results for record in result[part].files]
+        named = {f"{part}-{index:05d}.parquet": record for index, record in enumerate(records)}
         files |= named
-        sums = {key: sum(getattr(result[side], key) for result in results) for key in ("rows", "documents", "tokens")}
-        meta[side] = {"files": list(named), **sums}
+        sums = {key: sum(getattr(result[part], key) for result in results) for key in ("rows", "documents", "tokens")}
+        meta[part] = {"files": list(named), **sums}
     return draft.publish(files, meta)
 
 
 def check_rows(pool: Pool, rows: Artifact, remedy: str = TOO_FEW) -> None:
-    """Raise InputError if a part of the split is empty."""
-    fit, held_out = (rows.meta[side]["documents"] for side in SIDES)
+    """Raise InputError if one of the two parts is empty."""
+    fit, held_out = (rows.meta[part]["documents"] for part in PARTS)
     limit = pool.config.max_tokens
     if fit and held_out:
         return
@@ -139,20 +184,20 @@ def check_rows(pool: Pool, rows: Artifact, remedy: str = TOO_FEW) -> None:
     )
 
 
-def _documents(task: RowsTask) -> Iterator[tuple[Side, Iterator[Row]]]:
-    """Side and rows of every document that has tokens, while the quota lasts."""
+def _documents(task: RowsTask) -> Iterator[tuple[TargetPart, Iterator[Row]]]:
+    """Yield the part and the rows of every document that has tokens, while the quota lasts."""
     total = 0
-    kept = read_kept(task.pool, task.part, task.draft.storage, task.selected)
-    for document, ids in task.encoder.encode(kept):
+    selected = read_selected(task.pool, task.piece, task.draft.storage, task.selected)
+    for document, ids in task.encoder.encode(selected):
         total += len(ids)
         if task.tokens is not None and total > task.tokens:
             return
         if ids:
             rows = document_rows(document.content, ids, task.encoder.end_of_document, task.window)
-            yield side_of(document.content, task.held_out), rows
+            yield part_of(document.content, task.held_out), rows
 
 
-def _flush(task: RowsTask, side: Side, rows: list[Row], result: SideResult) -> None:
-    name = f"{side}-{task.index:06d}-{len(result.files):05d}.parquet"
+def _flush(task: RowsTask, part: TargetPart, rows: list[Row], result: PartResult) -> None:
+    name = f"{part}-{task.index:06d}-{len(result.files):05d}.parquet"
     result.files.append(write_rows(task.draft, name, SCHEMA, rows))
     rows.clear()

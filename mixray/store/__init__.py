@@ -2,7 +2,19 @@
 
 from mixray.store.artifacts import Artifact, Artifacts, Draft
 from mixray.store.fingerprint import fingerprint
+from mixray.store.step import RunTasks, Step, find_or_make
 from mixray.store.storage import FileRecord, Storage
 from mixray.store.tables import encode
 
-__all__ = ["Artifact", "Artifacts", "Draft", "FileRecord", "Storage", "encode", "fingerprint"]
+__all__ = [
+    "Artifact",
+    "Artifacts",
+    "Draft",
+    "FileRecord",
+    "RunTasks",
+    "Step",
+    "Storage",
+    "encode",
+    "find_or_make",
+    "fingerprint",
+]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from typing import IO, Any
 
 from pyarrow import fs as pafs
 
-from mixray.errors import CorruptedArtifactError, InputError
+from mixray.errors import CorruptedArtifactError, InputError, first_line, without_credentials
 
 READ_BYTES = 1 << 22
 PARTIAL = ".mixray-partial-"
@@ -53,11 +52,6 @@ class HashingWriter:
         self.record = FileRecord(self._path, self._bytes, self._hash.hexdigest())
 
 
-def without_credentials(uri: str) -> str:
-    """A URI that may be shown: no user and password before its host."""
-    return re.sub(r"://[^/@]*@", "://", uri)
-
-
 class Storage:
     """The storage root of a run: ``uri`` is a local folder or anything ``pyarrow.fs.FileSystem.from_uri`` opens.
 
@@ -72,7 +66,7 @@ class Storage:
             raise InputError(
                 "the storage cannot be opened",
                 where="storage",
-                got=f"{without_credentials(uri)} ({_first_line(error)})",
+                got=f"{without_credentials(uri)} ({first_line(error)})",
                 wanted="a folder or a URI such as s3://bucket/prefix",
             ) from error
         self.is_local = isinstance(self.filesystem, pafs.LocalFileSystem)
@@ -101,7 +95,7 @@ class Storage:
             raise InputError(
                 "the storage cannot be written",
                 where="storage",
-                got=f"{without_credentials(self.uri)} ({_first_line(error)})",
+                got=f"{without_credentials(self.uri)} ({first_line(error)})",
                 wanted="a folder or bucket this user may write",
                 remedy="storage=PATH on the command line names another one",
             ) from error
@@ -218,7 +212,3 @@ def _is_copy(path: Path, record: FileRecord) -> bool:
 def _copy(source: Any, sink: IO[bytes] | HashingWriter) -> None:
     while block := source.read(READ_BYTES):
         sink.write(block)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0]

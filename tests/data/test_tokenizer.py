@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,20 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from mixray.config.data import TokenizerConfig
 from mixray.data.prepare import prepare
-from mixray.data.tables import read_table, write_rows
 from mixray.data.text.documents import Document
-from mixray.data.text.encoding import Encoder
-from mixray.data.text.sample import SampleTask, sample
-from mixray.data.text.tokenizer import TrainTask, existing_folder, existing_id, import_existing, train
+from mixray.data.text.tokenizer import (
+    Encoder,
+    LearnTokenizer,
+    SampleTask,
+    TrainTokenizerTask,
+    existing_folder,
+    import_tokenizer,
+    write_sample,
+)
 from mixray.errors import InputError
 from mixray.store import Artifact, Artifacts, FileRecord
 from mixray.store.artifacts import fetch_folder
+from mixray.store.tables import read_table, write_rows
 
 WORDS = [f"{stem}{end}" for stem in ("walk", "talk", "jump", "über") for end in ("", "s", "ed", "ing")]
 TEXTS = [" ".join(WORDS[number % 7 :: number % 3 + 1]) for number in range(60)]
@@ -30,8 +37,8 @@ TEXTS = [" ".join(WORDS[number % 7 :: number % 3 + 1]) for number in range(60)]
 def trained(artifacts: Artifacts, texts: list[str], vocab_size: int = 300) -> Artifact:
     draft = artifacts.draft("tokenizer", "trained")
     sample = write_rows(draft, "sample", pa.schema([("text", pa.string())]), ((text,) for text in texts))
-    result = train(TrainTask((sample,), vocab_size, draft))
-    return draft.publish(result.files, result.meta)
+    result = LearnTokenizer.run(TrainTokenizerTask((sample,), vocab_size, draft))
+    return draft.publish(result.files, asdict(result.meta))
 
 
 def document(text: str) -> Document:
@@ -63,10 +70,11 @@ def test_a_small_sample_gives_a_smaller_vocabulary(artifacts: Artifacts) -> None
 
 SCRIPT = """
 import sys
-from mixray.data.text.tokenizer import TrainTask, train
+from mixray.data.text.tokenizer import LearnTokenizer, TrainTokenizerTask
 from mixray.store import Draft, FileRecord, Storage
 storage = Storage(sys.argv[1])
-print(train(TrainTask((FileRecord(sys.argv[2], 0, ""),), 400, Draft(storage, "tokenizer", "x", "y"))).meta["digest"])
+draft = Draft(storage, "tokenizer", "x", "y")
+print(LearnTokenizer.run(TrainTokenizerTask((FileRecord(sys.argv[2], 0, ""),), 400, draft)).meta.digest)
 """
 
 
@@ -91,23 +99,21 @@ def folder_of(tmp_path: Path, eos: str | None = "</s>") -> Path:
 
 
 def test_an_existing_tokenizer_is_used_whole(artifacts: Artifacts, tmp_path: Path) -> None:
-    folder = existing_folder(TokenizerConfig(path=str(folder_of(tmp_path))))
-    draft = artifacts.draft("tokenizer", existing_id(folder))
-    imported = import_existing(folder, draft, "tokenizer.path")
-    artifact = draft.publish(imported.files, imported.meta)
+    artifact = import_tokenizer(TokenizerConfig(path=str(folder_of(tmp_path))), artifacts)
     assert (artifact.meta["end_of_document"], artifact.meta["vocab_size"]) == (3, 8)
     assert encode(artifacts, artifact, "one two one", "two </s>", "") == [[1, 7, 1], [7, 0, 0, 0], []]
 
 
-def test_the_identity_of_an_existing_tokenizer_is_its_content(tmp_path: Path) -> None:
+def test_the_identity_of_an_existing_tokenizer_is_its_content(artifacts: Artifacts, tmp_path: Path) -> None:
     folder = folder_of(tmp_path)
-    id = existing_id(folder)
+    config = TokenizerConfig(path=str(folder))
+    id = import_tokenizer(config, artifacts).id
     (folder / "model.safetensors").write_bytes(b"weights")
     os.utime(folder / "tokenizer.json", (1, 1))
-    assert existing_id(folder) == id
+    assert import_tokenizer(config, artifacts).id == id
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"eos_token": "<unk>"}))
-    assert existing_id(folder) != id
+    assert import_tokenizer(config, artifacts).id != id
 
 
 def test_a_folder_that_is_no_tokenizer(tmp_path: Path) -> None:
@@ -122,14 +128,14 @@ def test_a_folder_that_is_no_tokenizer(tmp_path: Path) -> None:
 def test_a_tokenizer_without_end_of_document(artifacts: Artifacts, tmp_path: Path) -> None:
     folder = folder_of(tmp_path, eos=None)
     with pytest.raises(InputError, match=r"the tokenizer has no end-of-document token\n  where: tokenizer.path"):
-        import_existing(folder, artifacts.draft("tokenizer", "x"), "tokenizer.path")
+        import_tokenizer(TokenizerConfig(path=str(folder)), artifacts)
 
 
 def test_a_broken_tokenizer(artifacts: Artifacts, tmp_path: Path) -> None:
     folder = folder_of(tmp_path)
     (folder / "tokenizer.json").write_text("{}")
     with pytest.raises(InputError, match=r"the tokenizer cannot be loaded\n  where: tokenizer.path"):
-        import_existing(folder, artifacts.draft("tokenizer", "x"), "tokenizer.path")
+        import_tokenizer(TokenizerConfig(path=str(folder)), artifacts)
 
 
 def test_a_tokenizer_of_the_hub_without_a_network() -> None:
@@ -141,21 +147,21 @@ def test_the_sample_takes_equal_bytes_of_every_source(
     artifacts: Artifacts, run_config: Any, write_jsonl: Any, mapper: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A source of many short documents and one of few long ones; the quota is overrun by less than a document."""
-    seen: list[list[str]] = []
+    sampled: list[list[str]] = []
 
     def spy(task: SampleTask) -> FileRecord:
-        record = sample(task)
-        seen.append(read_table(task.draft.storage, record)["text"].to_pylist())
+        record = write_sample(task)
+        sampled.append(read_table(task.draft.storage, record)["text"].to_pylist())
         return record
 
-    monkeypatch.setattr(sys.modules["mixray.data.prepare"], "sample", spy)
+    monkeypatch.setattr(sys.modules["mixray.data.text.tokenizer"], "write_sample", spy)
     short = [f"short {number}" for number in range(2000)]
     long = [f"long {number} " + "x" * 500 for number in range(60)]
     sources = {name: {"jsonl": str(write_jsonl(f"{name}.jsonl", texts))} for name, texts in (("s", short), ("l", long))}
     goal = {"jsonl": str(write_jsonl("t.jsonl", ["a", "b", "c", "d", "e"]))}
     config = run_config(sources, {"goal": goal}, tokenizer={"train": {"vocab_size": 300, "sample_bytes": 6000}})
     prepare(config, artifacts, mapper, lambda _: None)
-    sizes = sorted((min(map(len, texts)), sum(map(len, texts))) for texts in seen)
+    sizes = sorted((min(map(len, texts)), sum(map(len, texts))) for texts in sampled)
     assert sizes[0][0] < 20 < sizes[1][0]
     assert all(3000 <= size < 3600 for _, size in sizes)
-    assert seen[0] != short[: len(seen[0])]
+    assert sampled[0] != short[: len(sampled[0])]

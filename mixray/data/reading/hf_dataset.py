@@ -18,8 +18,7 @@ from mixray.data.reading.columns import missing_column
 from mixray.data.reading.hub import snapshot
 from mixray.data.reading.templates import named_columns, whole_columns
 from mixray.data.reading.texts import check_row, check_schema, row_text, table_texts
-from mixray.data.wording import said
-from mixray.errors import InputError
+from mixray.errors import InputError, first_line
 
 ROWS = 64
 
@@ -72,7 +71,7 @@ def load(ref: DatasetRef, pool: Pool) -> Any:
         raise InputError(
             "a data set cannot be loaded",
             where=pool.files_key,
-            got=f"{ref.path}, split {ref.split} ({said(error)})",
+            got=f"{ref.path}, split {ref.split} ({first_line(error)})",
             wanted="a folder of save_to_disk or of data files, or a hub name, with this split",
         ) from error
 

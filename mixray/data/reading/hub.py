@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from mixray.data.wording import said
-from mixray.errors import InputError
+from mixray.errors import InputError, first_line
 
 
 class HubUnreachableError(InputError):
@@ -30,14 +29,14 @@ def snapshot(
         raise InputError(
             f"the {kind} is not found on the Hugging Face hub",
             where=where,
-            got=f"{name} ({said(error)})",
+            got=f"{name} ({first_line(error)})",
             wanted="a folder, or a name on the hub that this user may read",
         ) from error
     except OSError as error:
         raise HubUnreachableError(
             "the Hugging Face hub cannot be reached",
             where=where,
-            got=f"{name} ({said(error)})",
+            got=f"{name} ({first_line(error)})",
             wanted="a folder, or a way to reach the hub",
             remedy="what was downloaded before is found offline with HF_HUB_OFFLINE=1",
         ) from error

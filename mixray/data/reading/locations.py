@@ -19,8 +19,7 @@ from typing import Any
 
 from pyarrow import fs as pafs
 
-from mixray.data.wording import said, shown
-from mixray.errors import InputError
+from mixray.errors import InputError, first_line, without_credentials
 
 LOCAL = "file:///"
 WILDCARD = re.compile(r"[*?\[]")
@@ -53,7 +52,7 @@ def open_filesystem(uri: str) -> tuple[Any, str]:
     except (OSError, ValueError, ImportError, NotImplementedError) as error:
         raise InputError(
             "a location cannot be opened",
-            got=f"{shown(uri)} ({said(error).replace(uri, shown(uri))})",
+            got=f"{without_credentials(uri)} ({first_line(error).replace(uri, without_credentials(uri))})",
             wanted="a local path or a URI such as s3://bucket/prefix/*.jsonl",
         ) from error
     return filesystem, path
@@ -73,7 +72,9 @@ def find_files(patterns: Iterable[str], exclude: Iterable[str], *, folder_glob: 
             try:
                 files = sorted(_matches(expanded, left_out, folder_glob), key=lambda file: file.path)
             except OSError as error:
-                raise InputError("a location cannot be listed", got=f"{shown(expanded)} ({said(error)})") from error
+                raise InputError(
+                    "a location cannot be listed", got=f"{without_credentials(expanded)} ({first_line(error)})"
+                ) from error
             for file in files:
                 found.setdefault((file.filesystem, file.path), file)
     return list(found.values())

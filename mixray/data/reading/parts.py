@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 
 from mixray.data.pools import Pool
 from mixray.data.reading import hf_dataset
@@ -12,8 +13,7 @@ from mixray.data.reading.hf_dataset import DatasetRef
 from mixray.data.reading.locations import SourceFile, find_files
 from mixray.data.reading.parquet import row_group_bytes
 from mixray.data.reading.streams import compression_of
-from mixray.data.wording import shown
-from mixray.errors import InputError
+from mixray.errors import InputError, without_credentials
 from mixray.store import fingerprint
 
 PART_BYTES = 16 << 20
@@ -68,6 +68,11 @@ class Listing:
     dataset: DatasetRef | None
     key: str
 
+    @cached_property
+    def parts(self) -> list[Part]:
+        """The pool's parts, in the order of its files. Worked out when first read: that may open every file."""
+        return split_into_parts(self)
+
     @property
     def size_bytes(self) -> int | None:
         return sum(file.size for file in self.files) if self.files else None
@@ -89,7 +94,8 @@ def list_pool(pool: Pool) -> Listing:
         raise InputError(
             f"the {pool.label} has no files",
             where=pool.files_key,
-            got=", ".join(map(shown, pool.config.locations)) + (f", without {', '.join(left_out)}" if left_out else ""),
+            got=", ".join(map(without_credentials, pool.config.locations))
+            + (f", without {', '.join(left_out)}" if left_out else ""),
             wanted="patterns that match at least one file",
             remedy="** spans folders: folder/**/*.txt; relative patterns start in the current folder",
         )

@@ -10,8 +10,7 @@ import pyarrow as pa
 
 from mixray.data.pools import Pool
 from mixray.data.reading.locations import SourceFile, open_filesystem
-from mixray.data.wording import said
-from mixray.errors import InputError
+from mixray.errors import InputError, first_line
 
 BLOCK_BYTES = 1 << 20
 COMPRESSION = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
@@ -39,7 +38,7 @@ def reading(file: SourceFile, pool: Pool) -> Iterator[None]:
         raise InputError(
             "a file cannot be read",
             where=pool.files_key,
-            got=f"{file.location} ({said(error)})",
+            got=f"{file.location} ({first_line(error)})",
             wanted="a whole file that every machine of the cluster sees under this name",
         ) from error
 

@@ -20,8 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mixray.config.data import ExamplesConfig, TargetConfig
-from mixray.data.inputs import ExampleInputs
-from mixray.data.pools import Pool
+from mixray.data.pools import ExampleInputs, Pool
 from mixray.data.reading.columns import column_at, missing_column, type_at, written
 from mixray.data.reading.csv_rows import read_csv, with_gaps
 from mixray.data.reading.locations import open_filesystem
@@ -37,9 +36,9 @@ from mixray.data.tabular.typed_columns import (
     texts,
     without_rounding,
 )
-from mixray.data.target_rows import FILE_ROWS, SIDES, RowsResult, SideResult, side_of
+from mixray.data.target_rows import FILE_ROWS, PARTS, PartResult, RowsResult, part_of
+from mixray.data.text.deduplicate import pool_changed
 from mixray.data.text.documents import HASH_BYTES
-from mixray.data.text.selection import changed
 from mixray.errors import InputError
 from mixray.store import Draft, FileRecord, encode, fingerprint
 
@@ -399,13 +398,13 @@ def write_target_examples(task: EncodeTask) -> RowsResult:
     assert isinstance(config, TargetConfig)
     table = _read_again(source)
     contents, records = table.contents(), task.encoder.encode(table)
-    sides = np.array([side_of(content, config.held_out) for content in contents])
+    sides = np.array([part_of(content, config.held_out) for content in contents])
     # What tells alike rows apart is where they stand.
     marks = [f"{source.index}-{row}".encode() for row in range(len(table))]
     pairs = zip(contents, marks, strict=True)
     documents = [hashlib.blake2b(content + mark, digest_size=HASH_BYTES).digest() for content, mark in pairs]
-    results: RowsResult = {side: SideResult() for side in SIDES}
-    for side in SIDES:
+    results: RowsResult = {side: PartResult() for side in PARTS}
+    for side in PARTS:
         mine, result = np.flatnonzero(sides == side), results[side]
         result.rows = result.documents = result.tokens = len(mine)
         for number, start in enumerate(range(0, len(mine), FILE_ROWS)):
@@ -434,5 +433,5 @@ def _cache_rows(documents: list[bytes], records: NDArray[np.void]) -> Any:
 def _read_again(task: ExamplePart) -> ExampleTable:
     table = read_part(task.pool, task.part, task.columns, task.rows)
     if (_digest(table), _group_digest(table)) != task.digests:
-        raise changed(task.pool)
+        raise pool_changed(task.pool)
     return table

@@ -14,8 +14,7 @@ from mixray.config.robust import GroupedConfig
 from mixray.data.reading.csv_rows import read_csv, with_gaps
 from mixray.data.reading.locations import SourceFile, find_files, open_filesystem
 from mixray.data.tabular.typed_columns import MISSING, Texts, check_columns, lists, numbers, texts
-from mixray.data.wording import said
-from mixray.errors import InputError
+from mixray.errors import InputError, first_line
 
 SPLITS = ("train", "validation", "test")
 JOINER = "|"
@@ -55,12 +54,12 @@ def read_examples(config: GroupedConfig) -> Any:
         try:
             tables.append(_read(file, kind, config, columns))
         except (OSError, pa.ArrowException) as error:
-            got = f"{file.location} ({said(error)})"
+            got = f"{file.location} ({first_line(error)})"
             raise InputError("a file cannot be read", where=key, got=got, wanted=f"a whole {kind} file") from error
     try:
         return pa.concat_tables(tables, promote_options="permissive").combine_chunks()
     except pa.ArrowException as error:
-        raise InputError("the files do not have the same columns", where=key, got=said(error)) from error
+        raise InputError("the files do not have the same columns", where=key, got=first_line(error)) from error
 
 
 def examples_of(table: Any, config: GroupedConfig) -> Examples:

@@ -6,18 +6,15 @@ Identity is content, as it is for texts: what is encoded hangs on the values tha
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from mixray.config.data import ExamplesConfig, TargetConfig
 from mixray.config.objective import GroupObjective
 from mixray.config.schema import RunConfig
 from mixray.data import target_rows as rows
-from mixray.data.inputs import ExampleInputs
-from mixray.data.pools import Pool, source_pools, target_pools
-from mixray.data.prepared import Made, Notify, PoolInput, Prepared, by_label
-from mixray.data.reading.parts import FilePart
-from mixray.data.steps import RunTasks, Wanted, make_all
+from mixray.data.pools import ExampleInputs, Notify, Pool, Prepared, pools_of
+from mixray.data.reading.parts import FilePart, Listing, list_pool
 from mixray.data.tabular.example_rows import (
     NAMED,
     Columns,
@@ -33,7 +30,7 @@ from mixray.data.tabular.example_rows import (
     write_target_examples,
 )
 from mixray.errors import InputError
-from mixray.store import Artifact, Artifacts, Draft, FileRecord, fingerprint
+from mixray.store import Artifact, Artifacts, Draft, FileRecord, RunTasks, Step, find_or_make, fingerprint
 
 KIND = "examples"
 LOOK = "look"
@@ -44,30 +41,35 @@ def prepare_examples(
     config: RunConfig, examples: ExamplesConfig, artifacts: Artifacts, run_tasks: RunTasks, notify: Notify
 ) -> Prepared:
     """As ``prepare`` of texts: make, or find, everything that training and scoring read."""
-    inputs = [PoolInput(pool) for pool in [*source_pools(config), *target_pools(config)]]
-    columns = {item.pool.label: _columns_of(item.pool, config, examples) for item in inputs}
-    found = make_all([_wanted_look(item, columns[item.pool.label]) for item in inputs], artifacts, run_tasks, "look")
-    looks = {item.pool.label: Look(**artifact.meta) for item, artifact in zip(inputs, found, strict=True)}
-    for item in inputs:
-        _check_some(item.pool, looks[item.pool.label])
-    sources = together([looks[item.pool.label] for item in inputs if item.pool.role == "source"])
+    listings = {pool.label: list_pool(pool) for pool in pools_of(config)}
+    columns = {label: _columns_of(listing.pool, config, examples) for label, listing in listings.items()}
+    looking = {label: LookAt(listing, columns[label]) for label, listing in listings.items()}
+    looks = {
+        label: Look(**artifact.meta) for label, artifact in find_or_make(looking, artifacts, run_tasks, "look").items()
+    }
+    for label, listing in listings.items():
+        _check_some(listing.pool, looks[label])
+    sources = together([looks[f"source {name}"] for name in config.sources])
     encoder = ExampleEncoder.of(sources)
     _check_prior(config, encoder)
-    for item in inputs:
-        _check_fit(item.pool, looks[item.pool.label], encoder)
-    wanted = [_wanted(item, looks[item.pool.label], columns[item.pool.label], encoder) for item in inputs]
-    made = by_label(inputs, make_all(wanted, artifacts, run_tasks, "encode"))
-    for item in inputs:
-        notify(f"{item.pool.label}: {looks[item.pool.label].rows} examples")
-        if item.pool.role == "target":
-            rows.check_rows(item.pool, made[item.pool.label], remedy=TOO_FEW)
+    for label, listing in listings.items():
+        _check_fit(listing.pool, looks[label], encoder)
+    encoding: dict[str, Step[Any, Any]] = {
+        label: (EncodeSource if listing.pool.role == "source" else EncodeTarget)(
+            listing, looks[label], columns[label], encoder
+        )
+        for label, listing in listings.items()
+    }
+    encoded = find_or_make(encoding, artifacts, run_tasks, "encode")
+    for label in listings:
+        notify(f"{label}: {looks[label].rows} examples")
     notify(f"{sources.inputs.features} features, {len(encoder.label_names)} classes")
     return Prepared(
         inputs=sources.inputs,
         tokenizer=None,
-        sources={name: made[f"source {name}"] for name in config.sources},
-        targets={name: made[f"target {name}"] for name in config.targets},
-        counts={item.pool.label: _counts(item, looks[item.pool.label], made) for item in inputs},
+        sources={name: encoded[f"source {name}"] for name in config.sources},
+        targets={name: encoded[f"target {name}"] for name in config.targets},
+        counts={label: _counts(listing, looks[label], encoded[label]) for label, listing in listings.items()},
         warnings=list(_warnings(looks, encoder)),
     )
 
@@ -76,8 +78,8 @@ def look_ahead(config: RunConfig, examples: ExamplesConfig) -> tuple[ExampleInpu
     """What models will read, and the examples of every pool ("source NAME", "target NAME"), guessed from the first part
     of each that has any. Raises InputError for columns that are missing or hold something else, and for no rows."""
     looks, counts = [], {}
-    for pool in [*source_pools(config), *target_pools(config)]:
-        columns, parts = _columns_of(pool, config, examples), _file_parts(PoolInput(pool))
+    for pool in pools_of(config):
+        columns, parts = _columns_of(pool, config, examples), _file_parts(list_pool(pool))
         seen: list[Look] = []
         for part in parts:
             seen.append(look_of(read_part(pool, part, columns, None)))
@@ -99,57 +101,116 @@ def _columns_of(pool: Pool, config: RunConfig, examples: ExamplesConfig) -> Colu
     return Columns(examples, objective.group_column)
 
 
-def _file_parts(item: PoolInput) -> list[FilePart]:
+def _file_parts(listing: Listing) -> list[FilePart]:
     """Raises InputError where there are none: Parquet files may have no row groups."""
-    parts = [part for part in item.parts if isinstance(part, FilePart)]
+    parts = [part for part in listing.parts if isinstance(part, FilePart)]
     if not parts:
-        raise _no_rows(item.pool, 0)
+        raise _no_rows(listing.pool, 0)
     return parts
 
 
-def _wanted_look(item: PoolInput, columns: Columns) -> Wanted:
-    def publish(draft: Draft, _: Sequence[ExamplePart], looks: Sequence[Look]) -> Artifact:
-        return draft.publish({}, asdict(together(looks)))
+@dataclass(frozen=True)
+class LookAt(Step[ExamplePart, Look]):
+    """What the values of a pool's columns are. It has no files; its meta is a Look."""
 
-    pool = item.pool.config
-    settings = [columns.examples.model_dump(mode="json"), columns.group, pool.reader, pool.where, pool.max_tokens]
-    id = fingerprint([LOOK, 1, settings, item.listing.key])
-    return Wanted(LOOK, id, look_at, lambda draft: _parts(item, columns, draft), publish)
+    kind = LOOK
+    listing: Listing
+    columns: Columns
+
+    @property
+    def id(self) -> str:
+        pool, columns = self.listing.pool.config, self.columns
+        settings = [columns.examples.model_dump(mode="json"), columns.group, pool.reader, pool.where, pool.max_tokens]
+        return fingerprint([LOOK, 1, settings, self.listing.key])
+
+    def tasks(self, draft: Draft) -> list[ExamplePart]:
+        return _parts(self.listing, self.columns, draft)
+
+    @staticmethod
+    def run(task: ExamplePart) -> Look:
+        return look_at(task)
+
+    def publish(self, draft: Draft, results: Sequence[Look]) -> Artifact:
+        return draft.publish({}, asdict(together(results)))
 
 
-def _wanted(item: PoolInput, look: Look, columns: Columns, encoder: ExampleEncoder) -> Wanted:
-    def tasks(draft: Draft) -> list[EncodeTask]:
-        parts, seen = _parts(item, columns, draft), zip(look.digests, look.group_digests, strict=True)
-        return [EncodeTask(replace(part, digests=digests), encoder) for part, digests in zip(parts, seen, strict=True)]
+@dataclass(frozen=True)
+class EncodeSource(Step[EncodeTask, tuple[FileRecord, int]]):
+    """The records of a source. Meta: ``tokens`` (the number of examples), ``shards`` ({file: examples}, in order) and
+    ``content`` (the identity of the records without their groups)."""
 
-    config = item.pool.config
-    if isinstance(config, TargetConfig):
-        id = fingerprint([rows.KIND, 1, encoder.digest, look.digests, config.held_out])
-        return Wanted(rows.KIND, id, write_target_examples, tasks, _publish_rows)
-    content = fingerprint([KIND, 1, encoder.digest, look.digests])
-    groups = [encoder.group_names, look.group_digests] if encoder.group_names else []
+    kind = KIND
+    listing: Listing
+    look: Look
+    columns: Columns
+    encoder: ExampleEncoder
 
-    def publish(draft: Draft, _: Sequence[EncodeTask], results: Sequence[tuple[FileRecord, int]]) -> Artifact:
-        """``meta``: tokens (examples in all), shards ({file: examples}, in order), content (what they are but for their
-        groups)."""
+    @property
+    def content(self) -> str:
+        return fingerprint([KIND, 1, self.encoder.digest, self.look.digests])
+
+    @property
+    def id(self) -> str:
+        groups = self.encoder.group_names
+        return fingerprint([self.content, groups, self.look.group_digests]) if groups else self.content
+
+    def tasks(self, draft: Draft) -> list[EncodeTask]:
+        return _encode_tasks(self.listing, self.look, self.columns, self.encoder, draft)
+
+    @staticmethod
+    def run(task: EncodeTask) -> tuple[FileRecord, int]:
+        return write_examples(task)
+
+    def publish(self, draft: Draft, results: Sequence[tuple[FileRecord, int]]) -> Artifact:
         files = {f"{index:06d}.npy": record for index, (record, count) in enumerate(results) if count}
         shards = {f"{index:06d}.npy": count for index, (_, count) in enumerate(results) if count}
-        return draft.publish(files, {"tokens": sum(shards.values()), "shards": shards, "content": content})
-
-    return Wanted(KIND, fingerprint([content, *groups]) if groups else content, write_examples, tasks, publish)
+        return draft.publish(files, {"tokens": sum(shards.values()), "shards": shards, "content": self.content})
 
 
-def _parts(item: PoolInput, columns: Columns, draft: Draft) -> list[ExamplePart]:
-    parts = _file_parts(item)
-    quotas = rows.token_quotas(item.pool.config.max_tokens, len(parts))
+@dataclass(frozen=True)
+class EncodeTarget(Step[EncodeTask, rows.RowsResult]):
+    """The rows of a target. The meta is that of ``publish_rows``."""
+
+    kind = rows.KIND
+    listing: Listing
+    look: Look
+    columns: Columns
+    encoder: ExampleEncoder
+
+    @property
+    def id(self) -> str:
+        config = self.listing.pool.config
+        assert isinstance(config, TargetConfig)
+        return fingerprint([rows.KIND, 1, self.encoder.digest, self.look.digests, config.held_out])
+
+    def tasks(self, draft: Draft) -> list[EncodeTask]:
+        return _encode_tasks(self.listing, self.look, self.columns, self.encoder, draft)
+
+    @staticmethod
+    def run(task: EncodeTask) -> rows.RowsResult:
+        return write_target_examples(task)
+
+    def publish(self, draft: Draft, results: Sequence[rows.RowsResult]) -> Artifact:
+        return rows.publish_rows(draft, 1, results)
+
+    def check(self, artifact: Artifact) -> None:
+        rows.check_rows(self.listing.pool, artifact, remedy=TOO_FEW)
+
+
+def _encode_tasks(
+    listing: Listing, look: Look, columns: Columns, encoder: ExampleEncoder, draft: Draft
+) -> list[EncodeTask]:
+    parts, digests = _parts(listing, columns, draft), zip(look.digests, look.group_digests, strict=True)
+    return [EncodeTask(replace(part, digests=pair), encoder) for part, pair in zip(parts, digests, strict=True)]
+
+
+def _parts(listing: Listing, columns: Columns, draft: Draft) -> list[ExamplePart]:
+    parts = _file_parts(listing)
+    quotas = rows.token_quotas(listing.pool.config.max_tokens, len(parts))
     return [
-        ExamplePart(item.pool, part, index, columns, draft, quota)
+        ExamplePart(listing.pool, part, index, columns, draft, quota)
         for index, (part, quota) in enumerate(zip(parts, quotas, strict=True))
     ]
-
-
-def _publish_rows(draft: Draft, _: Sequence[EncodeTask], results: Sequence[rows.RowsResult]) -> Artifact:
-    return rows.publish(draft, 1, results)
 
 
 def _check_some(pool: Pool, look: Look) -> None:
@@ -198,16 +259,16 @@ def _check_fit(pool: Pool, look: Look, encoder: ExampleEncoder) -> None:
         )
 
 
-def _counts(item: PoolInput, look: Look, made: Made) -> dict[str, int]:
+def _counts(listing: Listing, look: Look, encoded: Artifact) -> dict[str, int]:
     """The counts that texts have. An example is a document of one token; none is dropped for being twice."""
     zeros = dict.fromkeys(("skipped_not_utf8", "skipped_empty", "split", "duplicates", "in_target"), 0)
-    size = item.listing.size_bytes or 0
+    size = listing.size_bytes or 0
     read = {"documents_read": look.rows + look.filtered, "filtered": look.filtered, "bytes_read": size}
     counts = zeros | read | {"documents": look.rows, "bytes": size, "tokens": look.rows}
-    if item.pool.role == "source":
+    if listing.pool.role == "source":
         return counts
-    meta = made[item.pool.label].meta
-    return counts | {f"{side}_{name}": meta[side][name] for side in rows.SIDES for name in ("documents", "tokens")}
+    parts = {f"{part}_{name}": encoded.meta[part][name] for part in rows.PARTS for name in ("documents", "tokens")}
+    return counts | parts
 
 
 def _warnings(looks: Mapping[str, Look], encoder: ExampleEncoder) -> Iterator[dict[str, Any]]:

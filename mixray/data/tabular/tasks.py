@@ -7,11 +7,11 @@ import hashlib
 import pyarrow as pa
 
 from mixray.config.robust import GroupedConfig
-from mixray.data.tables import read_table
 from mixray.data.tabular.digits import digits_task
 from mixray.data.tabular.examples import examples_of, read_examples
 from mixray.data.tabular.task import Task, split_and_encode
 from mixray.store import Artifact, Artifacts, Storage, encode
+from mixray.store.tables import read_table
 
 TABLE = "rows.parquet"
 

@@ -1,25 +1,34 @@
-"""The tokenizer: byte-level BPE learned from the sources, or one that exists, with its end-of-document token.
+"""The tokenizer: byte-level BPE that is trained on a sample of the sources, or one that exists already.
 
-The artifact's files are a folder that ``transformers.AutoTokenizer`` loads. Its meta: ``end_of_document`` (token id),
-``vocab_size`` (largest id + 1) and ``digest``, the identity of what it does.
+The artifact's files are a folder that ``transformers.AutoTokenizer`` loads; its meta is TokenizerMeta.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
 from mixray.config.data import TokenizerConfig, TrainTokenizer
+from mixray.data.pools import Pool
 from mixray.data.reading.hub import snapshot
-from mixray.data.tables import read_batches
-from mixray.data.wording import said
-from mixray.errors import InputError
-from mixray.store import Artifact, Draft, FileRecord, Storage, fingerprint
+from mixray.data.reading.parts import Listing, Part
+from mixray.data.text.deduplicate import first_words, hash_bytes, read_selected, selected_part
+from mixray.data.text.documents import Document
+from mixray.errors import InputError, first_line
+from mixray.store import Artifact, Artifacts, Draft, FileRecord, RunTasks, Step, Storage, fingerprint
+from mixray.store.tables import read_batches, read_table, write_rows
 
 KIND = "tokenizer"
 END_OF_DOCUMENT = "<|endoftext|>"
@@ -35,60 +44,151 @@ FILES = (
     "tokenizer.model",
     "spiece.model",
 )
-"""What a tokenizer's folder is made of; other files beside it (a model's weights) do not matter."""
+"""The files of a tokenizer's folder. Other files beside them, such as a model's weights, are ignored."""
+SAMPLE_SCHEMA = pa.schema([("text", pa.string())])
+BATCH_CHARS = 1 << 18
 
 
 @dataclass(frozen=True)
-class TrainTask:
+class TokenizerMeta:
+    """``end_of_document``: a token id. ``vocab_size``: the largest id + 1. ``digest`` identifies what it does."""
+
+    end_of_document: int
+    vocab_size: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class TokenizerFiles:
+    """A tokenizer's files in the store and its meta."""
+
+    files: dict[str, FileRecord]
+    meta: TokenizerMeta
+
+
+@dataclass(frozen=True)
+class TrainTokenizerTask:
+    """Train a tokenizer with at most ``vocab_size`` tokens on tables of sampled texts."""
+
     samples: tuple[FileRecord, ...]
     vocab_size: int
     draft: Draft
 
 
 @dataclass(frozen=True)
-class TokenizerFiles:
-    files: dict[str, FileRecord]
-    meta: dict[str, Any]
+class LearnTokenizer(Step[TrainTokenizerTask, TokenizerFiles]):
+    """A byte-level BPE learned from a sample of the sources.
+
+    ``sources``: the listing and the selection of each. Their names and order do not matter. ``run_tasks`` draws the
+    samples, one task a source, each of an equal share of ``settings.sample_bytes``.
+    """
+
+    kind = KIND
+    settings: TrainTokenizer
+    seed: int
+    sources: tuple[tuple[Listing, Artifact], ...]
+    run_tasks: RunTasks
+
+    @property
+    def id(self) -> str:
+        numbers = {"vocab_size": self.settings.vocab_size, "sample_bytes": self.settings.sample_bytes}
+        digests = sorted(str(selection.meta["digest"]) for _, selection in self.sources)
+        return fingerprint({"tokenizer": 1, **numbers, "seed": self.seed, "sources": digests})
+
+    def tasks(self, draft: Draft) -> list[TrainTokenizerTask]:
+        quota = max(1, self.settings.sample_bytes // len(self.sources))
+        sources = sorted(self.sources, key=lambda source: str(source[1].meta["digest"]))
+        samples = [
+            SampleTask(listing.pool, tuple(listing.parts), selection, quota, self.seed, draft, _sample_name(index))
+            for index, (listing, selection) in enumerate(sources)
+        ]
+        tables = tuple(self.run_tasks(write_sample, samples, "sample"))
+        return [TrainTokenizerTask(tables, self.settings.vocab_size, draft)]
+
+    @staticmethod
+    def run(task: TrainTokenizerTask) -> TokenizerFiles:
+        """Train. The result is the same on any number of cores: counts alone decide, and ties go by token id."""
+        from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=task.vocab_size,
+            special_tokens=[END_OF_DOCUMENT],
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator(_sampled_texts(task.draft.storage, task.samples), trainer)
+        settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END_OF_DOCUMENT}
+        contents = {"tokenizer.json": tokenizer.to_str(pretty=True), "tokenizer_config.json": json.dumps(settings)}
+        files = {name: task.draft.write(name, text.encode()) for name, text in contents.items()}
+        end_of_document = tokenizer.token_to_id(END_OF_DOCUMENT)
+        assert end_of_document is not None
+        return TokenizerFiles(files, _meta(tokenizer, end_of_document))
+
+    def publish(self, draft: Draft, results: Sequence[TokenizerFiles]) -> Artifact:
+        artifact = draft.publish(results[0].files, asdict(results[0].meta))
+        for index in range(len(self.sources)):
+            draft.storage.delete(draft.path(_sample_name(index)))
+        return artifact
 
 
-def trained_id(settings: TrainTokenizer, seed: int, digests: Sequence[str]) -> str:
-    """``digests``: of the sources it learns from. Their names and order do not matter."""
-    numbers = {"vocab_size": settings.vocab_size, "sample_bytes": settings.sample_bytes, "seed": seed}
-    return fingerprint({"tokenizer": 1, **numbers, "sources": sorted(digests)})
+def import_tokenizer(config: TokenizerConfig, artifacts: Artifacts) -> Artifact:
+    """Store a tokenizer that exists, unless the store holds it. The folder may be on this machine alone: no tasks.
+
+    Raises InputError if there is no tokenizer, or it is of no use.
+    """
+    folder = existing_folder(config)
+    id = _existing_id(folder)
+    stored = artifacts.find(KIND, id)
+    if stored is not None:
+        return stored
+    draft = artifacts.draft(KIND, id)
+    tokenizer = _load_existing(folder, "tokenizer.hub" if config.hub else "tokenizer.path")
+    with tempfile.TemporaryDirectory(prefix="mixray-") as copy:
+        tokenizer.save_pretrained(copy)
+        files = draft.put_folder(Path(copy))
+    return draft.publish(files, asdict(_meta(tokenizer.backend_tokenizer, int(tokenizer.eos_token_id))))
 
 
-def train(task: TrainTask) -> TokenizerFiles:
-    """Learn a byte-level BPE; the same on any number of cores, since counts alone decide and ties go by token id."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=task.vocab_size,
-        special_tokens=[END_OF_DOCUMENT],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(_texts(task.draft.storage, task.samples), trainer)
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END_OF_DOCUMENT}
-    contents = {"tokenizer.json": tokenizer.to_str(pretty=True), "tokenizer_config.json": json.dumps(settings)}
-    files = {name: task.draft.write(name, text.encode()) for name, text in contents.items()}
-    end_of_document = tokenizer.token_to_id(END_OF_DOCUMENT)
-    assert end_of_document is not None
-    return TokenizerFiles(files, _meta(tokenizer, end_of_document))
+def _existing_id(folder: Path) -> str:
+    contents = {
+        name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in FILES if (folder / name).is_file()
+    }
+    return fingerprint({"tokenizer": 1, "files": contents})
 
 
-def publish_trained(draft: Draft, tasks: Sequence[TrainTask], results: Sequence[TokenizerFiles]) -> Artifact:
-    """Publish, and remove the sample it was learned from."""
-    artifact = draft.publish(results[0].files, results[0].meta)
-    for record in tasks[0].samples:
-        draft.storage.delete(record.path)
-    return artifact
+def _load_existing(folder: Path, key: str) -> Any:
+    """Load a folder with transformers. ``key``: the dotted key of the run file that names it."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise InputError("the tokenizer cannot be loaded", where=key, got=f"{folder} ({first_line(error)})") from error
+    if not tokenizer.is_fast:
+        raise InputError(
+            "the tokenizer is not a fast one",
+            where=key,
+            got=type(tokenizer).__name__,
+            wanted="one with a tokenizer.json",
+        )
+    if tokenizer.eos_token_id is None:
+        raise InputError(
+            "the tokenizer has no end-of-document token",
+            where=key,
+            got=f"{folder} without an eos_token",
+            wanted="an eos_token in tokenizer_config.json: it stands between documents",
+        )
+    return tokenizer
 
 
 def existing_folder(config: TokenizerConfig) -> Path:
-    """The folder of a tokenizer that exists: as given, or the hub's files. Raises InputError if it is none."""
+    """Return the folder of a tokenizer that exists. One on the hub is downloaded.
+
+    Raises InputError if the folder does not hold a tokenizer.
+    """
     if config.hub is not None:
         return snapshot(config.hub, "model", config.revision, FILES, "tokenizer.hub")
     assert config.path is not None
@@ -103,14 +203,11 @@ def existing_folder(config: TokenizerConfig) -> Path:
     return folder
 
 
-def existing_id(folder: Path) -> str:
-    found = [name for name in FILES if (folder / name).is_file()]
-    contents = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in found}
-    return fingerprint({"tokenizer": 1, "files": contents})
-
-
 def vocabulary(config: TokenizerConfig) -> int:
-    """How many tokens a tokenizer knows, or will know. Raises InputError where it is none or cannot be looked up."""
+    """Return how many tokens a tokenizer has, or will have once it is trained.
+
+    Raises InputError where there is no tokenizer, or the hub cannot be asked.
+    """
     if config.train is not None:
         return config.train.vocab_size
     from transformers import AutoTokenizer
@@ -118,45 +215,136 @@ def vocabulary(config: TokenizerConfig) -> int:
     return len(AutoTokenizer.from_pretrained(str(existing_folder(config))))
 
 
-def import_existing(folder: Path, draft: Draft, where: str) -> TokenizerFiles:
-    """Load a folder with transformers and store what it loaded. Raises InputError if that is no use."""
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder))
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise InputError("the tokenizer cannot be loaded", where=where, got=f"{folder} ({said(error)})") from error
-    if not tokenizer.is_fast:
-        raise InputError(
-            "the tokenizer is not a fast one",
-            where=where,
-            got=type(tokenizer).__name__,
-            wanted="one with a tokenizer.json",
-        )
-    if tokenizer.eos_token_id is None:
-        raise InputError(
-            "the tokenizer has no end-of-document token",
-            where=where,
-            got=f"{folder} without an eos_token",
-            wanted="an eos_token in tokenizer_config.json: it stands between documents",
-        )
-    with tempfile.TemporaryDirectory(prefix="mixray-") as copy:
-        tokenizer.save_pretrained(copy)
-        files = draft.put_folder(Path(copy))
-    return TokenizerFiles(files, _meta(tokenizer.backend_tokenizer, int(tokenizer.eos_token_id)))
-
-
-def _meta(tokenizer: Any, end_of_document: int) -> dict[str, Any]:
+def _meta(tokenizer: Any, end_of_document: int) -> TokenizerMeta:
     vocabulary: Mapping[str, int] = tokenizer.get_vocab(with_added_tokens=True)
     content = hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
-    return {
-        "end_of_document": end_of_document,
-        "vocab_size": max(vocabulary.values()) + 1,
-        "digest": fingerprint({"tokenizer.json": content, "end_of_document": end_of_document}),
-    }
+    digest = fingerprint({"tokenizer.json": content, "end_of_document": end_of_document})
+    return TokenizerMeta(end_of_document, max(vocabulary.values()) + 1, digest)
 
 
-def _texts(storage: Storage, samples: Sequence[FileRecord]) -> Iterator[str]:
+# ------------------------------------------------------------------------------------------------------- the sample
+
+
+@dataclass(frozen=True)
+class SampleTask:
+    """Sample a source's documents. ``quota``: bytes of text; the document that reaches it is the last one."""
+
+    pool: Pool
+    parts: tuple[Part, ...]
+    selection: Artifact
+    quota: int
+    seed: int
+    draft: Draft
+    name: str
+
+
+def write_sample(task: SampleTask) -> FileRecord:
+    """Write the sampled texts as one table, in the order of the source.
+
+    The sample takes documents in the order of a keyed hash until the quota is full.
+    """
+    positions = _sampled_positions(task)
+    texts = chain.from_iterable(_texts_at(task, index, positions[index]) for index in sorted(positions))
+    return write_rows(task.draft, task.name, SAMPLE_SCHEMA, ((text,) for text in texts))
+
+
+def _sampled_positions(task: SampleTask) -> dict[int, set[int]]:
+    """Return, by part, which of its selected documents to take. Memory: about 40 bytes a document of the source."""
+    ranks: list[NDArray[np.uint64]] = []
+    sizes: list[NDArray[np.int64]] = []
+    for index in range(len(task.parts)):
+        table = read_table(task.draft.storage, selected_part(task.selection, index))
+        selected = table.filter(table["keep"])
+        ranks.append(first_words(hash_bytes(selected["content"])))
+        sizes.append(selected["bytes"].to_numpy())
+    starts = np.cumsum([0, *map(len, ranks)])
+    order = np.argsort(_keyed(np.concatenate(ranks), task.seed), kind="stable")
+    before = np.cumsum(np.concatenate(sizes)[order]) - np.concatenate(sizes)[order]
+    positions: dict[int, set[int]] = {}
+    for document in order[before < task.quota].tolist():
+        index = int(np.searchsorted(starts, document, side="right")) - 1
+        positions.setdefault(index, set()).add(document - int(starts[index]))
+    return positions
+
+
+def _keyed(words: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
+    """Return another uniform number for every word, by a bijection that the seed selects."""
+    key = hashlib.blake2b(f"sample/{seed}".encode(), digest_size=16).digest()
+    shift, factor = np.frombuffer(key, "<u8")
+    words = (words ^ shift) * (factor | np.uint64(1))
+    words = words ^ (words >> np.uint64(32))
+    return np.asarray(words * (factor | np.uint64(1)), np.uint64)
+
+
+def _texts_at(task: SampleTask, index: int, positions: set[int]) -> Iterator[str]:
+    last = max(positions)
+    file = selected_part(task.selection, index)
+    selected = read_selected(task.pool, task.parts[index], task.draft.storage, file)
+    for position, document in enumerate(selected):
+        if position in positions:
+            yield document.text
+        if position == last:
+            return
+
+
+def _sampled_texts(storage: Storage, samples: Sequence[FileRecord]) -> Iterator[str]:
     for record in samples:
         for batch in read_batches(storage, record):
             yield from batch.column("text").to_pylist()
+
+
+def _sample_name(index: int) -> str:
+    return f"sample-{index}"
+
+
+# ------------------------------------------------------------------------------------------------- text to token ids
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Encodes text as token ids, without special tokens. Tasks carry it; each process loads the tokenizer once."""
+
+    storage: Storage
+    file: FileRecord
+    digest: str
+    end_of_document: int
+    vocab_size: int
+
+    @classmethod
+    def of(cls, storage: Storage, tokenizer: Artifact) -> Encoder:
+        meta = TokenizerMeta(**tokenizer.meta)
+        file = tokenizer.files["tokenizer.json"]
+        return cls(storage, file, meta.digest, meta.end_of_document, meta.vocab_size)
+
+    def encode(self, documents: Iterable[Document]) -> Iterator[tuple[Document, list[int]]]:
+        """Yield every document with its token ids, in order. Memory holds one batch; one thread computes."""
+        tokenizer = _load(self.storage.uri, self.file)
+        for batch in _batches(documents):
+            encodings = tokenizer.encode_batch_fast([document.text for document in batch], add_special_tokens=False)
+            for document, encoding in zip(batch, encodings, strict=True):
+                yield document, encoding.ids
+
+
+@lru_cache(maxsize=2)
+def _load(storage_uri: str, file: FileRecord) -> Any:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # tasks are the parallelism
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_str(Storage(storage_uri).read(file.path).decode())
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.encode_special_tokens = True  # a document that spells out <|endoftext|> does not end there
+    return tokenizer
+
+
+def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    batch: list[Document] = []
+    chars = 0
+    for document in documents:
+        batch.append(document)
+        chars += len(document.text)
+        if chars >= BATCH_CHARS:
+            yield batch
+            batch, chars = [], 0
+    if batch:
+        yield batch

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from mixray.data import prepare
 from mixray.data import target_rows as rows
-from mixray.data.prepare import Prepared
+from mixray.data.pools import Prepared
 from mixray.data.reading import parts as parts_module
-from mixray.data.target_rows import document_rows, side_of
+from mixray.data.target_rows import document_rows, part_of
 from mixray.data.text.documents import Document
-from mixray.data.text.encoding import Encoder
+from mixray.data.text.tokenizer import Encoder
 from mixray.errors import InputError
 from mixray.store import Artifact, Artifacts
 
@@ -40,8 +40,8 @@ def made(
     return make
 
 
-def read(artifacts: Artifacts, artifact: Artifact, side: str) -> list[dict[str, Any]]:
-    names = artifact.meta[side]["files"]
+def read(artifacts: Artifacts, artifact: Artifact, part: str) -> list[dict[str, Any]]:
+    names = artifact.meta[part]["files"]
     paths = [artifacts.storage.full(artifact.files[name].path) for name in names]
     return [row for path in paths for row in pq.read_table(path).to_pylist()]
 
@@ -57,7 +57,7 @@ def test_every_token_is_a_label_once_and_inputs_are_one_behind(ids: list[int], w
 
 
 @pytest.mark.parametrize(("part_bytes", "file_rows"), [(2000, 2048), (1 << 24, 20), (1 << 24, 2048)])
-def test_rows_hold_every_document_of_its_side(
+def test_rows_hold_every_document_of_its_part(
     part_bytes: int, file_rows: int, made: Any, artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parts_module, "PART_BYTES", part_bytes)
@@ -67,52 +67,52 @@ def test_rows_hold_every_document_of_its_side(
     encoder = Encoder.of(artifacts.storage, prepared.tokenizer)
     expected = {tuple(ids) for _, ids in encoder.encode(Document(text, b"", 0) for text in TEXTS)}
     found = []
-    for side in ("fit", "held_out"):
-        table = read(artifacts, artifact, side)
+    for part in ("fit", "held_out"):
+        table = read(artifacts, artifact, part)
         documents: dict[bytes, list[int]] = {}
         for row in table:
-            assert side_of(row["document"], 0.5) == side
+            assert part_of(row["document"], 0.5) == part
             assert row["window"] == len(documents.setdefault(row["document"], [])) // 16
             assert row["tokens"][0] == (documents[row["document"]] or [encoder.end_of_document])[-1]
             documents[row["document"]] += row["tokens"][1:]
         found += [tuple(ids) for ids in documents.values()]
-        meta = artifact.meta[side]
+        meta = artifact.meta[part]
         assert (meta["rows"], meta["documents"]) == (len(table), len(documents))
         assert meta["tokens"] == sum(row["count"] for row in table)
-        assert meta["files"] == [f"{side}-{number:05d}.parquet" for number in range(len(meta["files"]))]
+        assert meta["files"] == [f"{part}-{number:05d}.parquet" for number in range(len(meta["files"]))]
     assert set(found) == expected
     assert len(found) == len(expected)
     sizes = [pq.read_metadata(artifacts.storage.full(record.path)).num_rows for record in artifact.files.values()]
     assert max(sizes) <= file_rows
 
 
-def sides(artifacts: Artifacts, prepared: Prepared) -> dict[bytes, str]:
+def parts_of(artifacts: Artifacts, prepared: Prepared) -> dict[bytes, str]:
     artifact = prepared.targets["goal"]
-    return {row["document"]: side for side in ("fit", "held_out") for row in read(artifacts, artifact, side)}
+    return {row["document"]: part for part in ("fit", "held_out") for row in read(artifacts, artifact, part)}
 
 
-def test_a_document_keeps_its_side(made: Any, artifacts: Artifacts) -> None:
+def test_a_document_keeps_its_part(made: Any, artifacts: Artifacts) -> None:
     """Whatever the seed and the other documents; more held out only moves documents that way."""
-    first = sides(artifacts, made())
-    assert sides(artifacts, made(seed=1)) == first
-    fewer = sides(artifacts, made(TEXTS[30:]))
+    first = parts_of(artifacts, made())
+    assert parts_of(artifacts, made(seed=1)) == first
+    fewer = parts_of(artifacts, made(TEXTS[30:]))
     assert fewer.items() <= first.items()
-    more = sides(artifacts, made(held_out=0.7))
-    assert all(more[document] == "held_out" for document, side in first.items() if side == "held_out")
+    more = parts_of(artifacts, made(held_out=0.7))
+    assert all(more[document] == "held_out" for document, part in first.items() if part == "held_out")
 
 
 def test_the_split_has_the_wanted_size() -> None:
     """Of 4000 random hashes; five standard errors."""
     hashes = [hashlib.blake2b(str(number).encode(), digest_size=16).digest() for number in range(4000)]
     for held_out in (0.1, 0.5, 0.8):
-        share = Counter(side_of(each, held_out) for each in hashes)["held_out"] / 4000
+        share = Counter(part_of(each, held_out) for each in hashes)["held_out"] / 4000
         assert abs(share - held_out) < 5 * (held_out * (1 - held_out) / 4000) ** 0.5
 
 
-def test_golden_side() -> None:
+def test_golden_part() -> None:
     """The first eight bytes as a little-endian number, against held_out x 2^64."""
-    assert side_of(bytes(7) + b"\x7f" + bytes(8), 0.5) == "held_out"
-    assert side_of(bytes(7) + b"\x80" + bytes(8), 0.5) == "fit"
+    assert part_of(bytes(7) + b"\x7f" + bytes(8), 0.5) == "held_out"
+    assert part_of(bytes(7) + b"\x80" + bytes(8), 0.5) == "fit"
 
 
 def test_duplicates_in_a_target_count_once(made: Any) -> None:
@@ -125,7 +125,7 @@ def test_max_tokens_takes_whole_documents(made: Any, artifacts: Artifacts) -> No
     everything = made()
     some = made(max_tokens=600)
     assert 400 < some.counts["target goal"]["tokens"] <= 600
-    assert sides(artifacts, some).items() <= sides(artifacts, everything).items()
+    assert parts_of(artifacts, some).items() <= parts_of(artifacts, everything).items()
     assert some.targets["goal"].id != everything.targets["goal"].id
 
 

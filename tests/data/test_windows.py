@@ -11,14 +11,13 @@ import pytest
 
 from mixray.config.schema import RunConfig
 from mixray.data import Windows, prepare
-from mixray.data.pools import source_pools
-from mixray.data.prepare import Prepared
+from mixray.data.pools import Prepared, pools_of
 from mixray.data.reading import parts as parts_module
 from mixray.data.reading.parts import list_pool, split_into_parts
-from mixray.data.text import tokens
+from mixray.data.text import windows as windows_module
 from mixray.data.text.documents import Document, read_documents
-from mixray.data.text.encoding import Encoder
-from mixray.data.text.tokens import dtype_of, window_quotas
+from mixray.data.text.tokenizer import Encoder
+from mixray.data.text.windows import dtype_of, window_quotas
 from mixray.errors import InputError
 from mixray.store import Artifacts
 
@@ -39,7 +38,7 @@ def made(artifacts: Artifacts, run_config: Any, write_jsonl: Callable[..., Path]
 def expected_windows(config: RunConfig, prepared: Prepared, artifacts: Artifacts) -> list[list[int]]:
     """Part by part: encode every document of the part, put the end of document after each, cut."""
     encoder = Encoder.of(artifacts.storage, prepared.tokenizer)
-    (pool,) = source_pools(config)
+    pool = pools_of(config)[0]
     windows = []
     for part in split_into_parts(list_pool(pool)):
         ids = []
@@ -60,8 +59,8 @@ def test_windows_are_the_joined_documents_cut(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(parts_module, "PART_BYTES", part_bytes)
-    monkeypatch.setattr(tokens, "SHARD_BYTES", shard_bytes)
-    monkeypatch.setattr(tokens, "BLOCK_TOKENS", block_tokens)
+    monkeypatch.setattr(windows_module, "SHARD_BYTES", shard_bytes)
+    monkeypatch.setattr(windows_module, "BLOCK_TOKENS", block_tokens)
     config, prepared = made()
     artifact = prepared.sources["code"]
     windows = Windows(artifacts.storage, artifact)
@@ -83,7 +82,7 @@ def test_nothing_is_lost_but_the_tail(made: Any, artifacts: Artifacts) -> None:
 
 
 def test_random_access_and_pickling(made: Any, artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokens, "SHARD_BYTES", 32 * 5)
+    monkeypatch.setattr(windows_module, "SHARD_BYTES", 32 * 5)
     _, prepared = made()
     windows = Windows(artifacts.storage, prepared.sources["code"])
     whole = windows.read(np.arange(len(windows)))

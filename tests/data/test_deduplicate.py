@@ -13,36 +13,24 @@ from hypothesis import strategies as st
 from mixray.data.pools import Pool
 from mixray.data.reading import parts as parts_module
 from mixray.data.reading.parts import list_pool, split_into_parts
-from mixray.data.text.scan import ScanTask, publish_scan, scan_id, scan_part
-from mixray.data.text.selection import (
-    SelectTask,
-    check_selection,
-    first_occurrences,
-    overlaps,
-    part_of,
-    publish_selection,
-    read_kept,
-    select,
-    selection_id,
-)
+from mixray.data.text.deduplicate import Deduplicate, Scan, first_occurrences, overlaps, read_selected, selected_part
 from mixray.errors import InputError, StageError
-from mixray.store import Artifact, Artifacts
+from mixray.store import Artifact, Artifacts, Step
 
 WriteJsonl = Callable[..., Path]
 
 
+def made(step: Step[Any, Any], artifacts: Artifacts) -> Artifact:
+    draft = artifacts.draft(step.kind, step.id)
+    return step.publish(draft, [step.run(task) for task in step.tasks(draft)])
+
+
 def scanned(pool: Pool, artifacts: Artifacts) -> Artifact:
-    listing = list_pool(pool)
-    draft = artifacts.draft("scan", scan_id(listing))
-    tasks = [ScanTask(pool, part, index, draft) for index, part in enumerate(split_into_parts(listing))]
-    return publish_scan(draft, tasks, [scan_part(task) for task in tasks])
+    return made(Scan(list_pool(pool)), artifacts)
 
 
 def selected(pool: Pool, artifacts: Artifacts, *targets: Artifact) -> Artifact:
-    scan = scanned(pool, artifacts)
-    draft = artifacts.draft("selection", selection_id(scan, targets))
-    task = SelectTask(scan, targets, draft)
-    return publish_selection(draft, [task], [select(task)])
+    return made(Deduplicate(pool, scanned(pool, artifacts), targets), artifacts)
 
 
 def kept(pool: Pool, artifacts: Artifacts, selection: Artifact) -> list[str]:
@@ -50,7 +38,7 @@ def kept(pool: Pool, artifacts: Artifacts, selection: Artifact) -> list[str]:
     return [
         document.text
         for index, part in parts
-        for document in read_kept(pool, part, artifacts.storage, part_of(selection, index))
+        for document in read_selected(pool, part, artifacts.storage, selected_part(selection, index))
     ]
 
 
@@ -137,7 +125,7 @@ def test_a_source_with_nothing_left(
     pool = source(jsonl=str(write_jsonl("a.jsonl", texts)))
     goal = scanned(target(jsonl=str(write_jsonl("t.jsonl", in_target))), artifacts)
     with pytest.raises(InputError) as caught:
-        check_selection(pool, scanned(pool, artifacts), selected(pool, artifacts, goal))
+        Deduplicate(pool, scanned(pool, artifacts), (goal,)).check(selected(pool, artifacts, goal))
     assert "the source code has no documents left" in str(caught.value)
     assert f"got: {got}" in str(caught.value)
 
