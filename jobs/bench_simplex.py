@@ -244,7 +244,7 @@ def measure(folder: Path, what: str, tolerance: float, limit: float) -> dict[str
     answer["note"] = note(found, what, 0 < limit < seconds)
     if what in ("newton", "auto", "working_set"):
         answer["alone"] = timed(lambda: solve_problem(problem, **options))[0]
-    return answer | ({"round_floor": round_floor(objective.likelihood)} if what == "newton" else {})
+    return answer | ({"round_floor": round_floor(likelihoods(table))} if what == "newton" else {})
 
 
 def note(found: Solution, what: str, late: bool) -> str:
@@ -263,6 +263,11 @@ def timed(run: Callable[[], Any]) -> tuple[float, Any]:
         found = run()
         times.append(clock() - before)
     return statistics.median(times), found
+
+
+def likelihoods(table: Array) -> Array:
+    """Return the likelihoods divided by each row's largest, ``(rows, sources)``, column after column in memory."""
+    return np.asfortranarray(np.exp(table - table.max(axis=1, keepdims=True)))
 
 
 def round_floor(likelihood: NDArray[np.floating]) -> float:
@@ -286,7 +291,7 @@ def peak_megabytes() -> float:
 def clarabel(table: Array, weights: Array) -> dict[str, Any]:
     import cvxpy  # of the test extra
 
-    likelihood = CrossEntropy.from_log_probs(table, weights).likelihood
+    likelihood = likelihoods(table)
     shares = cvxpy.Variable(table.shape[1], nonneg=True)
     mean_log = cvxpy.sum(cvxpy.multiply(weights / weights.sum(), cvxpy.log(likelihood @ shares)))
     problem = cvxpy.Problem(cvxpy.Minimize(-mean_log), [cvxpy.sum(shares) == 1])
@@ -528,9 +533,8 @@ def measured(folder: str, what: str, tolerance: str, limit: str) -> None:
     """What a process of its own does: one JSON line."""
     path = Path(folder)
     if what == "likelihood":  # for R: column after column
-        objective = CrossEntropy.from_log_probs(np.load(path / "table.npy"), np.load(path / "row_weights.npy"))
-        objective.likelihood.T.tofile(path / "likelihood")
-        objective.row_weights.tofile(path / "weights")
+        likelihoods(np.load(path / "table.npy")).T.tofile(path / "likelihood")
+        np.load(path / "row_weights.npy").tofile(path / "weights")
     elif what == "shares":
         shares = np.array(json.loads((path / "shares.json").read_text()))
         print(json.dumps(evaluate(np.load(path / "table.npy"), np.load(path / "row_weights.npy"), shares)))

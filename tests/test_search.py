@@ -254,8 +254,8 @@ def codes(mixture: Mixture) -> list[str]:
     return [warning["code"] for warning in mixture.warnings]
 
 
-def test_a_clear_answer_comes_without_warnings(cache: PredictionCache, config: Callable[..., RunConfig]) -> None:
-    assert codes(find(cache, config(bootstrap=50))) == []
+def test_a_clear_answer_comes_without_warnings(config: Callable[..., RunConfig]) -> None:
+    assert codes(find(synthetic_cache(2400), config(bootstrap=50))) == []
 
 
 def test_few_documents_are_warned_of(config: Callable[..., RunConfig]) -> None:

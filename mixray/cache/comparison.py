@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixray.cache.table import PredictionCache
-
-Z95 = 1.959963984540054
+from mixray.numerics import interval95, sum_standard_error
 
 
 def compare(
@@ -43,9 +42,8 @@ def compare(
 
 def _difference(values: NDArray[np.float64], weights: NDArray[np.float64]) -> dict[str, float]:
     """The ratio sum(values) / sum(weights) over documents, with its interval where there are two or more."""
-    count, ratio = len(values), float(values.sum() / weights.sum())
-    if count < 2:
+    ratio = float(values.sum() / weights.sum())
+    if len(values) < 2:
         return {"difference": ratio}
-    residual = values - ratio * weights
-    error = float(np.sqrt(count / (count - 1) * (residual**2).sum()) / weights.sum())
-    return {"difference": ratio, "difference_low": ratio - Z95 * error, "difference_high": ratio + Z95 * error}
+    low, high = interval95(ratio, sum_standard_error(values, weights) / float(weights.sum()))
+    return {"difference": ratio, "difference_low": low, "difference_high": high}

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -28,16 +28,12 @@ from mixray.cluster.watching import plain
 from mixray.config.mixture import ShardsConfig
 from mixray.config.training import Resources
 from mixray.errors import InputError, MixrayError, StageError
-from mixray.simplex.analysis.draws import Draws
-from mixray.simplex.checks import Mask, Matrix, Vector
-from mixray.simplex.objectives.cross_entropy import evaluations
-from mixray.simplex.objectives.objective import Columns, Evaluation
-from mixray.simplex.objectives.passes import Partial, block_rows, blocks, total
+from mixray.simplex import CrossEntropy
+from mixray.simplex.checks import Mask
+from mixray.simplex.objectives.passes import blocks
 from mixray.simplex.objectives.shard import Shard, process_bytes, shard_spans
 
 RETRIES = 3
-BATCH_ENTRIES = 2**20
-"""Rows x replicates that a thread works on at once."""
 KEEP_FREED_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(64 * 2**20), "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20)}
 """For glibc, which else gives the memory of a block's arrays back to the system after each block, to have it zeroed
 again for the next one: that took three quarters of a pass over rows in a file."""
@@ -108,8 +104,11 @@ class Placing:
         return ShardActor.options(**options).remote(part)
 
 
-class ShardedCrossEntropy:
-    """An ``Objective``, and ``Resampling``. ``actors``: those that hold the rows now, in the order of the rows."""
+class RemoteShards:
+    """The shards of a ``CrossEntropy`` with actors.
+
+    ``actors``: those that hold the rows now, in the order of the rows.
+    """
 
     def __init__(self, parts: Sequence[ShardPart], placing: Placing, retries: int = RETRIES) -> None:
         self._parts, self._placing, self._retries = parts, placing, retries
@@ -124,62 +123,16 @@ class ShardedCrossEntropy:
         return self._parts[0].ranges.sources
 
     @property
-    def total_weight(self) -> float:
-        return self._weight_sums[0]
-
-    @cached_property
-    def _weight_sums(self) -> tuple[float, float]:
-        """W, and what the rescaling of the rows took from the loss."""
-        weight, offset = total(self._ask("weight_sums"))
-        return float(weight), float(offset)
-
-    @cached_property
-    def _row_tokens(self) -> float:
-        return float(total(self._ask("row_tokens"))[0])
-
-    def at(self, points: Matrix, columns: Columns | None = None) -> list[Evaluation]:
-        sums = total(self._ask("sums", points, columns))
-        return evaluations(sums, self._weight_sums[1], len(points), self.sources, columns)
-
-    def row_losses(self, source_shares: Vector) -> Vector:
-        """What each row adds to the value: 8 bytes a row in this process."""
-        return np.concatenate(self._answers("row_losses", source_shares))
-
-    def restricted_to(self, allowed: Mask) -> ShardedCrossEntropy:
-        """Itself, if no row's likelihood is lost without the other sources; InputError otherwise."""
-        if not all(self._answers("keeps", allowed)):
-            raise InputError(
-                "some rows are likely under excluded sources alone",
-                got=f"sources {np.flatnonzero(~allowed).tolist()} excluded after the rows were read",
-                wanted="rows that were divided by their largest likelihood under the others",
-                remedy="open the shards with 'allowed'",
-            )
-        return self
-
-    def single_losses(self) -> Vector:
-        """The loss under each source alone, ``(sources,)``, from the rows as they are stored."""
-        return total(self._ask("single_losses"))
-
-    @property
     def documents(self) -> int:
         return self._parts[0].ranges.documents
 
-    @property
-    def batch(self) -> int:
-        """How many replicates' weights of a block an actor's thread has room for."""
-        return max(1, BATCH_ENTRIES // block_rows(self.sources))
-
-    def replicates(self, seed: int, target: int, numbers: range) -> ShardedReplicates:
-        draws = Draws.of(seed, target, numbers)
-        weights, offsets, tokens = total(self._ask("replicate_weights", draws)).reshape(3, len(numbers))
-        if not weights.all():
-            raise InputError(
-                "bootstrap: a replicate has no document that counts",
-                got=f"{self.documents} documents",
-                wanted="some twenty or more, where rows are with shards",
-            )
-        scale = self._row_tokens / tokens
-        return ShardedReplicates(self, replace(draws, scale=scale), weights * scale, offsets * scale)
+    def rescaled(self, allowed: Mask) -> RemoteShards:
+        raise InputError(
+            "some rows are likely under excluded sources alone",
+            got=f"sources {np.flatnonzero(~allowed).tolist()} excluded after the rows were read",
+            wanted="rows that were divided by their largest likelihood under the others",
+            remedy="open the shards with 'allowed'",
+        )
 
     def close(self) -> None:
         """End the actors."""
@@ -187,18 +140,18 @@ class ShardedCrossEntropy:
             ray.kill(actor)
         self.actors = []
 
-    def _ask(self, method: str, *arguments: Any) -> list[Partial]:
-        return [partial for answer in self._answers(method, *arguments) for partial in answer]
+    def ask(self, method: str, *arguments: Any) -> list[Any]:
+        """Call a method of every shard at once and return the results in the order of the rows.
 
-    def _answers(self, method: str, *arguments: Any) -> list[Any]:
-        """What every actor says, in their order: one trip, unless one is lost on the way."""
+        Raises what a shard raises, and StageError where the actor of one dies too often.
+        """
         assert self.actors, "the shards are closed"
-        asked = {self._submit(shard, method, *arguments): shard for shard in range(len(self._parts))}
+        pending = {self._submit(shard, method, *arguments): shard for shard in range(len(self._parts))}
         answers: dict[int, Any] = {}
-        lost: Counter[int] = Counter()
-        while asked:
-            (answer,), _ = ray.wait(list(asked), num_returns=1)
-            shard = asked.pop(answer)
+        deaths: Counter[int] = Counter()
+        while pending:
+            (answer,), _ = ray.wait(list(pending), num_returns=1)
+            shard = pending.pop(answer)
             try:
                 answers[shard] = ray.get(answer)
             except RayTaskError as error:
@@ -206,18 +159,18 @@ class ShardedCrossEntropy:
                     raise error.cause from None
                 raise
             except RayError as error:  # the actor died, or does not answer
-                lost[shard] += 1
-                if lost[shard] > self._retries:
-                    raise self._given_up(shard, lost[shard], error) from error
+                deaths[shard] += 1
+                if deaths[shard] > self._retries:
+                    raise self._died_too_often(shard, deaths[shard], error) from error
                 ray.kill(self.actors[shard])
                 self.actors[shard] = self._placing.start(self._parts[shard])
-                asked[self._submit(shard, method, *arguments)] = shard
+                pending[self._submit(shard, method, *arguments)] = shard
         return [answers[shard] for shard in range(len(self._parts))]
 
     def _submit(self, shard: int, method: str, *arguments: Any) -> ray.ObjectRef:
         return self.actors[shard].ask.remote(method, *arguments)
 
-    def _given_up(self, shard: int, times: int, error: RayError) -> StageError:
+    def _died_too_often(self, shard: int, times: int, error: RayError) -> StageError:
         part = self._parts[shard]
         return StageError(
             f"the actor of shard {shard + 1} of {len(self._parts)} died {times} times at one question",
@@ -225,66 +178,6 @@ class ShardedCrossEntropy:
             wanted=f"room for {process_bytes(part.memory, part.threads) / 2**20:.0f} MiB a shard",
             remedy="allow less memory per shard, or find in Ray's logs what ends its workers",
         )
-
-
-@dataclass(frozen=True, eq=False)
-class ShardedReplicates:
-    """``weights`` and ``offsets``: ``(replicates,)``, the sums of the row weights and what rescaling took."""
-
-    objective: ShardedCrossEntropy
-    draws: Draws
-    weights: Vector
-    offsets: Vector
-
-    @property
-    def count(self) -> int:
-        return len(self.weights)
-
-    def at(self, points: Matrix, which: Columns, *, values: bool) -> list[Evaluation]:
-        sums = total(self.objective._ask("replicate_sums", points, self.draws.chosen(which), values))
-        return evaluations(sums, 0.0, len(points), self.objective.sources, None)
-
-    def one(self, replicate: int) -> ShardedReplicate:
-        return ShardedReplicate(self, replicate)
-
-    def losses(self, mixtures: Matrix) -> Matrix:
-        sums = total(self.objective._ask("replicate_losses", self.draws, mixtures))
-        return sums.reshape(self.count, len(mixtures))
-
-
-@dataclass(frozen=True, eq=False)
-class ShardedReplicate:
-    """One of them, as an ``Objective``."""
-
-    of: ShardedReplicates
-    number: int
-
-    @property
-    def rows(self) -> int:
-        return self.of.objective.rows
-
-    @property
-    def sources(self) -> int:
-        return self.of.objective.sources
-
-    @property
-    def total_weight(self) -> float:
-        return float(self.of.weights[self.number])
-
-    def at(self, points: Matrix, columns: Columns | None = None) -> list[Evaluation]:
-        sums = total(self.of.objective._ask("sums", points, columns, self._draws))
-        return evaluations(sums, float(self.of.offsets[self.number]), len(points), self.sources, columns)
-
-    def row_losses(self, source_shares: Vector) -> Vector:
-        return np.concatenate(self.of.objective._answers("row_losses", source_shares, self._draws))
-
-    @property
-    def _draws(self) -> Draws:
-        return self.of.draws.chosen(np.array([self.number]))
-
-    def restricted_to(self, allowed: Mask) -> ShardedReplicate:
-        """Its objective has been."""
-        return self
 
 
 @contextmanager
@@ -299,8 +192,8 @@ def open_shards(
     scratch: str | None = None,
     allowed: Mask | None = None,
     retries: int = RETRIES,
-) -> Iterator[ShardedCrossEntropy]:
-    """The cross entropy of the rows that ``ranges`` describes, for as long as the block lasts.
+) -> Iterator[CrossEntropy]:
+    """Yield the cross entropy of the rows that ``ranges`` describes, with actors, for as long as the block lasts.
 
     Args:
         session: one, or the address of a cluster, or None for a local one.
@@ -319,13 +212,13 @@ def open_shards(
         InputError: for what cannot be read, bad rows, and what the cluster has no room for; StageError, here and from
             the objective, when actors die too often.
     """
-    asked = resources or Resources()
+    resources = resources or Resources()
     if shards is not None and shards < 1:
         raise InputError("shards: no shards", got=shards, wanted=">= 1")
     with ExitStack() as stack:
         joined = session if isinstance(session, Session) else stack.enter_context(Session(session))
-        reserved = process_bytes(memory, asked.threads) if reserve_memory else 0
-        room = joined.fits(asked, where="shards", count=shards or 1, memory=reserved)
+        reserved = process_bytes(memory, resources.threads) if reserve_memory else 0
+        room = joined.fits(resources, where="shards", count=shards or 1, memory=reserved)
         parts = [
             ShardPart(
                 ranges=ranges.limited(*_row_span(ranges, first, last)),
@@ -335,12 +228,13 @@ def open_shards(
                 allowed=allowed,
                 memory=memory,
                 scratch=scratch,
-                threads=asked.threads,
+                threads=resources.threads,
             )
             for first, last in shard_spans(ranges.rows, ranges.sources, shards or room)
         ]
-        objective = ShardedCrossEntropy(parts, Placing(asked, reserved), retries)
-        stack.callback(objective.close)
+        remote = RemoteShards(parts, Placing(resources, reserved), retries)
+        stack.callback(remote.close)
+        objective = CrossEntropy(remote, np.ones(remote.sources, bool) if allowed is None else allowed)
         if not objective.total_weight > 0:  # asking for it makes every actor read its rows
             raise InputError("row_weights: all weights are 0", wanted="at least one row that counts")
         yield objective

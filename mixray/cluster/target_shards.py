@@ -9,8 +9,9 @@ from functools import partial
 from mixray.cache import CacheRows
 from mixray.cluster.mapping import run_tasks
 from mixray.cluster.session import Session
-from mixray.cluster.shards import ShardedCrossEntropy, open_shards
+from mixray.cluster.shards import open_shards
 from mixray.config.mixture import MixtureConfig
+from mixray.simplex import CrossEntropy
 from mixray.store import Artifact, Storage
 
 
@@ -21,7 +22,7 @@ def on_shards(
     progress: Callable[[str, int, int], None],
     storage: Storage,
     targets: Mapping[str, tuple[Artifact, Mapping[str, Artifact]]],
-) -> Iterator[dict[str, ShardedCrossEntropy]]:
+) -> Iterator[dict[str, CrossEntropy]]:
     """The fit part of every target (name -> rows and columns) as an objective, for as long as the block lasts.
 
     ``progress(label, done, total)`` is called for every file that is looked through. Raises InputError where the

@@ -12,6 +12,8 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
+from mixray.numerics import splitmix64
+
 ROUNDS = 6
 
 
@@ -30,7 +32,7 @@ class Permutation:
         self._keys = np.frombuffer(digest, "<u8")
 
     def __call__(self, epochs: NDArray[np.int64], positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        tweaks = _mix(epochs.astype(np.uint64) + np.uint64(1))
+        tweaks = splitmix64(epochs.astype(np.uint64) + np.uint64(1))
         values = self._network(positions.astype(np.uint64), tweaks)
         outside = np.flatnonzero(values >= self.size)
         while outside.size:
@@ -41,12 +43,5 @@ class Permutation:
     def _network(self, values: NDArray[np.uint64], tweaks: NDArray[np.uint64]) -> NDArray[np.uint64]:
         left, right = values >> self._half, values & self._mask
         for key in self._keys:
-            left, right = right, left ^ (_mix(right ^ tweaks ^ key) & self._mask)
+            left, right = right, left ^ (splitmix64(right ^ tweaks ^ key) & self._mask)
         return (left << self._half) | right
-
-
-def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of SplitMix64 (Steele, Lea, Flood 2014): every output bit depends on every input bit."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))

@@ -18,7 +18,7 @@ from mixray.search.rows import Rows, rows_of
 from mixray.search.targets import problem_of
 from mixray.simplex import (
     Bootstrap,
-    Documents,
+    CrossEntropy,
     FeasibleSet,
     NearOptimal,
     PathPoint,
@@ -32,7 +32,6 @@ from mixray.simplex import (
     shadow_prices,
     solve_problem,
 )
-from mixray.simplex.objectives.objective import Resampling
 
 FEW_DOCUMENTS = 50
 MOST_EXPLAINED = 100
@@ -48,7 +47,7 @@ class Found:
 
 
 def find_mixture(
-    predictions: Mapping[str, PredictionCache | Resampling],
+    predictions: Mapping[str, PredictionCache | CrossEntropy],
     config: RunConfig,
     *,
     available_tokens: Mapping[str, int],
@@ -71,12 +70,11 @@ def find_mixture(
     }
     prior = prior_shares(settings, sizes)
     problem = problem_of(rows, settings, feasible, prior)
-    documents = [own.drawn() for own in rows.values() if isinstance(own, Rows)] or None
 
     optimum = solve_problem(
         problem, solver=settings.solver, tolerance=settings.tolerance, max_rounds=settings.max_rounds
     )
-    near = _near_optimal(optimum, settings, prior, documents)
+    near = _near_optimal(optimum, settings, prior)
     shares = optimum.weights if near is None else near.weights
     chosen = optimum.point if near is None else problem.at(shares)
     rivals: dict[str, NDArray[np.float64]] = {arm: vector(mixture) for arm, mixture in baseline_mixtures(sizes).items()}
@@ -88,7 +86,6 @@ def find_mixture(
         spread = bootstrap(
             problem,
             optimum.weights,
-            documents=documents,
             judged=shares,
             baselines=rivals,
             replicates=settings.bootstrap,
@@ -99,11 +96,11 @@ def find_mixture(
     # With a pull to the prior they would be of the loss and the pull together.
     pulled = settings.prior.strength > 0
     if len(sources) <= MOST_EXPLAINED and not pulled:
-        if documents is None:
+        if not all(isinstance(own, Rows) for own in rows.values()):
             message = "what each source is worth is not worked out where rows lie with shards"
             warnings.append({"code": "no_worth", "message": message})
         else:
-            fields["worth"] = _worth(optimum, documents, sources, settings.tolerance)
+            fields["worth"] = _worth(optimum, sources, settings.tolerance)
         fields["path"] = [
             _path_point(point, sources) for point in prior_path(optimum, prior, tolerance=settings.tolerance)
         ]
@@ -140,15 +137,13 @@ def _by_source(sources: Sequence[str], shares: NDArray[np.float64]) -> dict[str,
     return dict(zip(sources, shares.tolist(), strict=True))
 
 
-def _near_optimal(
-    optimum: Solution, config: MixtureConfig, prior: NDArray[np.float64], documents: Sequence[Documents] | None
-) -> NearOptimal | None:
+def _near_optimal(optimum: Solution, config: MixtureConfig, prior: NDArray[np.float64]) -> NearOptimal | None:
     """The chosen one of the near-optimal mixtures, unless the optimum itself is wanted."""
     if config.choose.rule == "optimum":
         return None
     loss = float(optimum.target_weights @ optimum.losses)
     within = None if config.choose.within == "one_se" else config.choose.within * abs(loss)
-    return nearest_to_prior(optimum, prior, within=within, documents=documents, tolerance=config.tolerance)
+    return nearest_to_prior(optimum, prior, within=within, tolerance=config.tolerance)
 
 
 def _sureness(spread: Bootstrap, optimum: Solution, sources: Sequence[str], *, with_interval: bool) -> dict[str, Any]:
@@ -176,11 +171,9 @@ def _flat(spread: Bootstrap, tolerance: float) -> list[dict[str, object]]:
     ]
 
 
-def _worth(
-    optimum: Solution, documents: Sequence[Documents], sources: Sequence[str], tolerance: float
-) -> dict[str, dict[str, Any] | None]:
+def _worth(optimum: Solution, sources: Sequence[str], tolerance: float) -> dict[str, dict[str, Any] | None]:
     """Source -> by how much the loss rises without it; None where the constraints need it."""
-    left_out = leave_one_out(optimum, documents, tolerance=tolerance)
+    left_out = leave_one_out(optimum, tolerance=tolerance)
     return {
         source: None
         if worth is None
@@ -189,8 +182,8 @@ def _worth(
     }
 
 
-def _finite(interval: tuple[float, float] | None) -> list[float] | None:
-    return None if interval is None or not np.isfinite(interval).all() else list(interval)
+def _finite(interval: tuple[float, float]) -> list[float] | None:
+    return list(interval) if np.isfinite(interval).all() else None
 
 
 def _path_point(point: PathPoint, sources: Sequence[str]) -> dict[str, Any]:
@@ -235,7 +228,7 @@ def _prices(optimum: Solution, sources: Sequence[str], feasible: FeasibleSet) ->
 
 
 def _warnings(
-    optimum: Solution, config: MixtureConfig, predictions: Mapping[str, PredictionCache | Resampling]
+    optimum: Solution, config: MixtureConfig, predictions: Mapping[str, PredictionCache | CrossEntropy]
 ) -> list[dict[str, object]]:
     found: list[dict[str, object]] = []
     if optimum.status != "converged":

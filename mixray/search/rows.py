@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from mixray.cache import PredictionCache
 from mixray.cache.table import no_token_values
 from mixray.config.mixture import MixtureConfig
-from mixray.simplex import CrossEntropy, Documents, row_weights, sum_by_document
+from mixray.simplex import CrossEntropy, row_weights, sum_by_document
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,13 @@ class Rows:
     token_counts: NDArray[np.int64]
 
     def objective(self, allowed: NDArray[np.bool_]) -> CrossEntropy:
-        return CrossEntropy.from_log_probs(self.log_probs, self.row_weights, allowed)
-
-    def drawn(self) -> Documents:
-        return Documents.of(self.row_weights, self.documents, self.token_counts)
+        return CrossEntropy.from_log_probs(
+            self.log_probs,
+            self.row_weights,
+            allowed,
+            document_ids=self.documents,
+            token_counts=self.token_counts,
+        )
 
 
 def rows_of(cache: PredictionCache, config: MixtureConfig) -> Rows:

@@ -13,12 +13,12 @@ from mixray.config import RunConfig
 from mixray.mixture import Mixture
 from mixray.search.answer import Found, find_mixture
 from mixray.search.constraints import natural_tokens
-from mixray.simplex.objectives.objective import Resampling
+from mixray.simplex import CrossEntropy
 from mixray.store import Artifact, Artifacts, Storage, fingerprint
 
 Targets = Mapping[str, tuple[Artifact, Mapping[str, Artifact]]]
 """Target -> the artifacts that hold its rows and, by source, its columns."""
-Opening = Callable[[Storage, Targets], AbstractContextManager[Mapping[str, PredictionCache | Resampling]]]
+Opening = Callable[[Storage, Targets], AbstractContextManager[Mapping[str, PredictionCache | CrossEntropy]]]
 """How the predictions for some targets are had, for as long as the block lasts."""
 
 

@@ -10,14 +10,13 @@ from numpy.typing import NDArray
 from mixray.config.mixture import MixtureConfig
 from mixray.search.rows import Rows
 from mixray.simplex import CrossEntropy, FeasibleSet, Goal, Mean, Prior, Problem, Worst, solve_problem
-from mixray.simplex.objectives.objective import Resampling
 
-Losses = tuple[CrossEntropy | Resampling, ...]
+Losses = tuple[CrossEntropy, ...]
 """One of every target."""
 
 
 def problem_of(
-    rows: Mapping[str, Rows | Resampling], config: MixtureConfig, feasible: FeasibleSet, prior: NDArray[np.float64]
+    rows: Mapping[str, Rows | CrossEntropy], config: MixtureConfig, feasible: FeasibleSet, prior: NDArray[np.float64]
 ) -> Problem:
     """``rows``: target -> its rows, or an objective whose rows are elsewhere; ``prior``: the shares that
     ``mixture.prior`` pulls to."""

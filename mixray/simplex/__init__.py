@@ -1,17 +1,19 @@
 """The convex problem: objectives, solvers, constraints, certificate, error bars. It sees numbers, not a cache."""
 
-from mixray.simplex.analysis.bootstrap import Bootstrap, Documents, bootstrap
-from mixray.simplex.analysis.near_optimal import NearOptimal, PathPoint, nearest_to_prior, prior_path
-from mixray.simplex.analysis.paired import paired_difference
-from mixray.simplex.analysis.prices import Prices, shadow_prices
-from mixray.simplex.analysis.spread import Interchangeable, effective_number, interchangeable
-from mixray.simplex.analysis.worth import Worth, leave_one_out
+from mixray.simplex.analysis.bootstrap import Bootstrap, Interchangeable, bootstrap, interchangeable
+from mixray.simplex.analysis.near_optimal import NearOptimal, PathPoint, effective_number, nearest_to_prior, prior_path
+from mixray.simplex.analysis.worth import Prices, Worth, leave_one_out, paired_difference, shadow_prices
 from mixray.simplex.feasible import FeasibleSet, Group
 from mixray.simplex.goal import Goal, Mean, Worst
 from mixray.simplex.objectives.cross_entropy import CrossEntropy
-from mixray.simplex.objectives.evaluate import mixed_log_probs, mixture_loss
 from mixray.simplex.objectives.objective import Evaluation, Objective
-from mixray.simplex.objectives.rows import Weighting, row_weights, sum_by_document
+from mixray.simplex.objectives.rows import (
+    Weighting,
+    mixed_log_probs,
+    mixture_loss,
+    row_weights,
+    sum_by_document,
+)
 from mixray.simplex.objectives.squared_error import SquaredError
 from mixray.simplex.prior import Prior
 from mixray.simplex.problem import Point, Problem
@@ -26,7 +28,6 @@ __all__ = [
     "EM",
     "Bootstrap",
     "CrossEntropy",
-    "Documents",
     "Entropic",
     "Evaluation",
     "FeasibleSet",

@@ -20,7 +20,8 @@ from numpy.typing import ArrayLike
 from mixray.simplex.checks import Matrix, Vector, checked_shares
 from mixray.simplex.feasible import FeasibleSet
 from mixray.simplex.goal import Goal, Mean
-from mixray.simplex.objectives.objective import Columns, Evaluation, Objective, Resampling
+from mixray.simplex.objectives.objective import Evaluation, Objective
+from mixray.simplex.objectives.passes import Columns
 from mixray.simplex.prior import Prior, log_shares
 
 START_BLEND = 1e-3
@@ -68,16 +69,11 @@ class Problem:
         return Point(self, source_shares, tuple(evaluations), columns, proof)
 
     def loss(self, source_shares: Vector) -> float:
-        """What the losses come to at any shares, feasible or not (where rows are elsewhere: of sources that these were
-        scaled by); inf where a row that counts cannot occur."""
-        losses = [
-            # What each row of those elsewhere adds may be more than this process can hold.
-            objective.at(source_shares[None])[0].value
-            if isinstance(objective, Resampling)
-            else objective.row_losses(source_shares).sum()
-            for objective in self.objectives
-        ]
-        return self.goal.value(np.array(losses))
+        """Return what the losses come to at any shares, feasible or not; inf where a row that counts cannot occur.
+
+        Where rows are float32 on shards elsewhere, only shares of sources that these were divided by will do.
+        """
+        return self.goal.value(np.array([objective.loss(source_shares) for objective in self.objectives]))
 
     def at_each(self, points: Sequence[Vector]) -> list[Point]:
         """Several points in one pass over the rows."""

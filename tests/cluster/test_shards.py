@@ -6,7 +6,6 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import ray
 
 from mixray.cache import CacheRows, NpyRows, read_cache
 from mixray.cluster import Session
-from mixray.cluster.shards import ShardedCrossEntropy, open_shards
+from mixray.cluster.shards import RemoteShards, open_shards
 from mixray.config.mixture import MixtureConfig
 from mixray.config.training import Resources
 from mixray.errors import InputError, StageError
@@ -45,8 +44,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def whole(path: str) -> CrossEntropy:
     """The rounded table in this process."""
-    exact = CrossEntropy.from_log_probs(np.load(path))
-    return replace(exact, likelihood=exact.likelihood.astype(np.float32))
+    return CrossEntropy.from_log_probs(np.load(path), dtype=np.float32)
 
 
 def bits(at: Evaluation) -> tuple[Any, ...]:
@@ -74,7 +72,7 @@ def test_any_number_of_shards_has_the_bits_of_one_table(
     ray_session: Session, path: str, whole: CrossEntropy, shards: int, memory: int
 ) -> None:
     with open_shards(ray_session, NpyRows.open(path), shards=shards, resources=HALF, memory=memory) as objective:
-        assert len(objective.actors) == shards
+        assert len(objective.shards.actors) == shards
         assert (objective.rows, objective.sources) == (ROWS, SOURCES)
         assert objective.total_weight == whole.total_weight
         for columns in (None, np.array([0, 7, 50])):
@@ -87,13 +85,13 @@ def test_any_number_of_shards_has_the_bits_of_one_table(
                     solve_problem(Problem((rows,), feasible), solver=solver, **options) for rows in (objective, whole)
                 )
                 assert answer(ours) == answer(theirs)
-    assert objective.actors == []
+    assert objective.shards.actors == []
 
 
 class Disturbed:
     """An objective that does something before its questions."""
 
-    def __init__(self, objective: ShardedCrossEntropy, disturb: Callable[[int], None]) -> None:
+    def __init__(self, objective: CrossEntropy, disturb: Callable[[int], None]) -> None:
         self._objective, self._disturb, self.asked = objective, disturb, 0
 
     def __getattr__(self, name: str) -> Any:
@@ -109,20 +107,20 @@ def test_actors_that_are_killed_between_questions_change_no_bit(
     ray_session: Session, path: str, whole: CrossEntropy
 ) -> None:
     with open_shards(ray_session, NpyRows.open(path), shards=3) as objective:
-        first = list(objective.actors)
+        first = list(objective.shards.actors)
 
         def kill(asked: int) -> None:
             if asked == 2:
-                ray.kill(objective.actors[1])
+                ray.kill(objective.shards.actors[1])
             if asked == 3:
-                ray.kill(objective.actors[0])
+                ray.kill(objective.shards.actors[0])
 
         disturbed = Disturbed(objective, kill)
         feasible = CONSTRAINTS["none"]
         ours, theirs = (solve_problem(Problem((rows,), feasible), tolerance=1e-10) for rows in (disturbed, whole))
         assert disturbed.asked > 3
         assert answer(ours) == answer(theirs)
-        assert [old == new for old, new in zip(first, objective.actors, strict=True)] == [False, False, True]
+        assert [old == new for old, new in zip(first, objective.shards.actors, strict=True)] == [False, False, True]
 
 
 def test_processes_that_die_at_their_work_change_no_bit(
@@ -130,7 +128,7 @@ def test_processes_that_die_at_their_work_change_no_bit(
 ) -> None:
     """All of them, as soon as they have been asked."""
     before, killed = set(workers_named("ShardHolder")), list[int]()
-    submit = ShardedCrossEntropy._submit
+    submit = RemoteShards._submit
 
     def submit_and_kill(self: Any, shard: int, method: str, *arguments: Any) -> Any:
         reference = submit(self, shard, method, *arguments)
@@ -140,7 +138,7 @@ def test_processes_that_die_at_their_work_change_no_bit(
                 killed.append(pid)
         return reference
 
-    monkeypatch.setattr(ShardedCrossEntropy, "_submit", submit_and_kill)
+    monkeypatch.setattr(RemoteShards, "_submit", submit_and_kill)
     with open_shards(ray_session, NpyRows.open(path), shards=2) as objective:
         ours = objective.at(POINTS, np.arange(4))
     assert len(killed) >= 2  # an actor of the test before may have begun late
@@ -174,14 +172,14 @@ def test_error_bars_have_the_same_bits_and_those_of_one_process(ray_session: Ses
 def test_an_actor_that_always_dies_is_given_up(
     ray_session: Session, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    submit = ShardedCrossEntropy._submit
+    submit = RemoteShards._submit
 
     def kill_and_submit(self: Any, shard: int, method: str, *arguments: Any) -> Any:
         if method == "sums" and shard == 1:
             ray.kill(self.actors[shard])
         return submit(self, shard, method, *arguments)
 
-    monkeypatch.setattr(ShardedCrossEntropy, "_submit", kill_and_submit)
+    monkeypatch.setattr(RemoteShards, "_submit", kill_and_submit)
     with (
         open_shards(ray_session, NpyRows.open(path), shards=2, retries=2) as objective,
         pytest.raises(StageError, match="the actor of shard 2 of 2 died 3 times at one question"),
@@ -251,7 +249,7 @@ def test_a_small_table_has_one_shard(ray_session: Session, tmp_path: Path) -> No
     np.save(tmp_path / "table.npy", np.log([[0.5, 0.25], [0.25, 0.5], [0.25, 0.5]]))
     ranges = NpyRows.open(str(tmp_path / "table.npy"))
     with open_shards(ray_session, ranges, reserve_memory=True, memory=2**20) as objective:
-        assert len(objective.actors) == 1
+        assert len(objective.shards.actors) == 1
         solution = solve_problem(Problem((objective,), FeasibleSet.of(2)), tolerance=1e-12)
     # shares a, 1-a: (1/4 + a/4) (1/2 - a/4)^2 is largest at its end a = 0
     np.testing.assert_allclose(solution.weights, [0, 1], atol=1e-9)
@@ -277,7 +275,7 @@ def test_a_prediction_cache_is_solved_as_in_one_process(ray_session: Session, tm
     }
     wanted = rows_of(read_cache(shelf.storage, rows, "fit", columns), MixtureConfig(unit=unit))
     exact = CrossEntropy.from_log_probs(wanted.log_probs, wanted.row_weights)
-    here = replace(exact, likelihood=exact.likelihood.astype(np.float32))
+    here = CrossEntropy.from_log_probs(wanted.log_probs, wanted.row_weights, dtype=np.float32)
 
     ranges = CacheRows.open(shelf.storage, rows, columns, unit=unit, weighting="document")
     with open_shards(ray_session, ranges, shards=2) as objective:

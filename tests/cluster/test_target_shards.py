@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from mixray.cluster import Session
-from mixray.cluster.shards import ShardedCrossEntropy
 from mixray.cluster.target_shards import on_shards
 from mixray.config import RunConfig
 from mixray.errors import InputError
@@ -151,20 +150,20 @@ def test_any_number_of_actors_finds_the_stored_solution_again(
 def test_actors_end_when_the_solve_fails(
     ray_session: Session, shelf: Shelf, targets: Targets, config: Callable[..., RunConfig]
 ) -> None:
-    opened: dict[str, ShardedCrossEntropy] = {}
+    opened: dict[str, Any] = {}
 
     @contextmanager
     def watched(*arguments: Any) -> Iterator[Any]:
         with on_shards(ray_session, impossible.mixture, nothing_told, *arguments) as objectives:
             opened.update(objectives)
-            assert all(objective.actors for objective in objectives.values())
+            assert all(objective.shards.actors for objective in objectives.values())
             yield objectives
 
     impossible = config(over="mean", shards=SMALL, max_epochs=0.5)
     with pytest.raises(InputError, match=r"no mixture keeps mixture\.max_epochs"):
         solved(shelf, impossible, watched, targets)
     assert list(opened) == ["one", "two"]
-    assert all(objective.actors == [] for objective in opened.values())
+    assert all(objective.shards.actors == [] for objective in opened.values())
 
 
 @pytest.mark.usefixtures("ray_session")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 from zlib import crc32
@@ -25,6 +25,18 @@ Target = tuple[Any, Callable[[cvxpy.Variable], cvxpy.Expression]]
 SOURCES, ROWS, TARGETS = 5, 40, 3
 PRECISION = 1e-6
 """What is asked of the conic solver: how feasible its answer is."""
+
+
+def row_weights_of(objective: Any) -> Array:
+    """Return the row weights of an objective in memory."""
+    return objective.shards.row_weights if isinstance(objective, CrossEntropy) else objective.row_weights
+
+
+def reweighted(objective: Any, row_weights: Array, dtype: Any = np.float64) -> Any:
+    """Return the same rows in memory under other weights."""
+    if isinstance(objective, CrossEntropy):
+        return CrossEntropy.from_log_probs(objective.shards.table, row_weights, objective.allowed, dtype=dtype)
+    return replace(objective, row_weights=row_weights)
 
 
 def draw_for(*names: object) -> Draw:
@@ -152,7 +164,7 @@ def case(objective: str, goal: str, limits: str, pull: str) -> Case:
     targets = 1 if goal == "one target" else TARGETS
     objectives, written = zip(*[OBJECTIVES[objective](draw, t) for t in range(targets)], strict=True)
     variable = cvxpy.Variable(SOURCES)
-    weights = np.array([made.row_weights.sum() for made in objectives])
+    weights = np.array([row_weights_of(objective).sum() for objective in objectives])
     within: list[Any] = [cvxpy.sum(variable) == 1]
     tau = GOALS[goal]
     weight = float(weights.mean())

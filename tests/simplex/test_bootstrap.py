@@ -15,7 +15,6 @@ from mixray.errors import InputError
 from mixray.simplex import (  # fmt: skip
     Bootstrap,
     CrossEntropy,
-    Documents,
     FeasibleSet,
     Goal,
     Group,
@@ -28,6 +27,8 @@ from mixray.simplex import (  # fmt: skip
     mixture_loss,
     solve_problem,
 )
+from mixray.simplex.objectives.draws import Draws
+from tests.simplex.cases import reweighted
 
 Array = NDArray[np.float64]
 
@@ -90,18 +91,24 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
 }
 
 
+def resampled(problem: Problem, seed: int, replicate: int) -> Problem:
+    """Return the problem of one replicate, every row of which is a document, written out."""
+    objectives = []
+    for target, objective in enumerate(problem.objectives):
+        (times,) = Draws.of(seed, target, range(replicate, replicate + 1)).times(np.arange(objective.rows))
+        objectives.append(reweighted(objective, times / times.sum()))
+    return replace(problem, objectives=tuple(objectives))
+
+
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_every_replicate_is_the_optimum_of_its_draw(name: str) -> None:
     problem = PROBLEMS[name]()
     shares = solve_problem(problem).weights
     found = bootstrap(problem, shares, seed=5, replicates=8)
-    generator, targets = np.random.default_rng(5), problem.objectives
-    counts = [target.rows for target in targets]
+    counts = [target.rows for target in problem.objectives]
     weight = float(problem.at(shares).target_weights.sum())
-    for replicate in found.replicate_shares:
-        drawn = [np.bincount(generator.integers(n, size=n), minlength=n) for n in counts]
-        resampled = [t.reweighted(times / times.sum()) for t, times in zip(targets, drawn, strict=True)]  # type: ignore[attr-defined]
-        own = replace(problem, objectives=tuple(resampled))
+    for number, replicate in enumerate(found.replicate_shares):
+        own = resampled(problem, 5, number)
         best = solve_problem(own)
         assert abs(replicate.sum() - 1) <= 1e-12
         assert own.at(replicate).value <= best.point.value + found.gap + 1e-10
@@ -114,9 +121,9 @@ def test_rows_of_a_document_are_drawn_together() -> None:
     # Ten windows a document, all alike: as uncertain as the documents are, not ten times surer.
     documents = disjoint(100)
     alone = bootstrap(of_table(documents), SHARES, seed=0)
-    windows = of_table(np.repeat(documents, 10, axis=0))
-    drawn = Documents.of(windows.objectives[0].row_weights, np.repeat(np.arange(100), 10), [7] * 1000)  # type: ignore[attr-defined]
-    together = bootstrap(windows, SHARES, seed=0, documents=[drawn])
+    ids = np.repeat(np.arange(100), 10)
+    windows = CrossEntropy.from_log_probs(np.repeat(documents, 10, axis=0), document_ids=ids, token_counts=[7] * 1000)
+    together = bootstrap(Problem((windows,), FeasibleSet.of(3)), SHARES, seed=0)
     assert together.documents == 100
     np.testing.assert_allclose(together.replicate_shares, alone.replicate_shares, atol=1e-3)
 
@@ -136,10 +143,7 @@ def test_the_gain_is_a_difference_of_the_goals(name: str) -> None:
     problem = PROBLEMS[name]()
     shares, balanced = solve_problem(problem).weights, np.full(4, 0.25)
     gain = bootstrap(problem, shares, seed=3, replicates=1, baselines={"balanced": balanced}).gain["balanced"]
-    generator = np.random.default_rng(3)
-    drawn = [np.bincount(generator.integers(t.rows, size=t.rows), minlength=t.rows) for t in problem.objectives]
-    resampled = [t.reweighted(times / times.sum()) for t, times in zip(problem.objectives, drawn, strict=True)]  # type: ignore[attr-defined]
-    own = replace(problem, objectives=tuple(resampled))
+    own = resampled(problem, 3, 0)
     assert gain == pytest.approx([own.at(balanced).loss - own.at(shares).loss] * 2, abs=1e-10)
 
 
@@ -147,9 +151,11 @@ def test_a_replicates_gain_is_per_token_of_its_own_documents() -> None:
     # One long document and many short ones, token weighting: every document gains one nat per token.
     tokens = np.array([100] + [1] * 20)
     weights = np.full(21, 1 / tokens.sum())
-    problem = of_table(np.stack([-1.0 * tokens, -2.0 * tokens], axis=1), weights)
+    log_probs = np.stack([-1.0 * tokens, -2.0 * tokens], axis=1)
+    problem = of_table(log_probs, weights)
+    with_tokens = replace(problem, objectives=(CrossEntropy.from_log_probs(log_probs, weights, token_counts=tokens),))
     arguments: dict[str, Any] = {"baselines": {"worse": [0.0, 1.0]}, "seed": 0}
-    per_token = bootstrap(problem, [1.0, 0.0], documents=[Documents.of(weights, None, tokens)], **arguments)
+    per_token = bootstrap(with_tokens, [1.0, 0.0], **arguments)
     assert per_token.gain["worse"] == pytest.approx((1.0, 1.0), rel=1e-12)
     assert bootstrap(problem, [1.0, 0.0], **arguments).gain["worse"][0] < 0.5
 
@@ -208,4 +214,4 @@ def test_refusals(arguments: dict[str, Any], message: str) -> None:
 )
 def test_refusals_of_documents(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        Documents.of(np.full(10, 0.1), **arguments)
+        CrossEntropy.from_log_probs(np.zeros((10, 2)), **arguments)

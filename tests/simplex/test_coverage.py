@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mixray.simplex import CrossEntropy, Documents, FeasibleSet, Problem, bootstrap, row_weights, solve_problem
+from mixray.simplex import CrossEntropy, FeasibleSet, Problem, bootstrap, row_weights, solve_problem
 
 Array = NDArray[np.float64]
 
@@ -36,10 +36,12 @@ def test_the_intervals_hold_the_population_optimum_as_often_as_they_say(windows:
             kinds = np.repeat(draw.choice(KINDS, DOCUMENTS, p=TRUTH @ density), windows)
         documents, tokens = np.repeat(np.arange(DOCUMENTS), windows), np.full(kinds.size, 5)
         weights = row_weights(tokens, documents, "document")
-        problem = Problem((CrossEntropy.from_log_probs(np.log(density.T[kinds]), weights),), FeasibleSet.of(3))
-        drawn = Documents.of(weights, documents, tokens)
+        objective = CrossEntropy.from_log_probs(
+            np.log(density.T[kinds]), weights, document_ids=documents, token_counts=tokens
+        )
+        problem = Problem((objective,), FeasibleSet.of(3))
         shares = solve_problem(problem, tolerance=1e-6).weights
-        found = bootstrap(problem, shares, seed=seed, replicates=REPLICATES, documents=[drawn])
+        found = bootstrap(problem, shares, seed=seed, replicates=REPLICATES)
         held += int(((found.interval[:, 0] <= TRUTH) & (found.interval[:, 1] >= TRUTH)).sum())
     coverage = held / (3 * problems)
     assert 0.90 <= coverage <= 0.99, coverage

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from mixray.errors import InputError
 from mixray.simplex import (
     CrossEntropy,
-    Documents,
     FeasibleSet,
     Group,
     Mean,
@@ -25,6 +24,7 @@ from mixray.simplex import (
     prior_path,
     solve_problem,
 )
+from tests.simplex.cases import row_weights_of
 
 Array = NDArray[np.float64]
 PRIOR = np.array([0.1, 0.3, 0.2, 0.2, 0.2])
@@ -48,15 +48,13 @@ def solved(limits: str = "free", targets: int = 1, goal: Any = None, rows: int =
     return solve_problem(problem, tolerance=1e-12)
 
 
-def documents(solution: Solution) -> list[Documents]:
-    return [Documents.of(objective.row_weights) for objective in solution.point.problem.objectives]  # type: ignore[attr-defined]
-
-
 def by_conic_solver(solution: Solution, allowed: float, limits: FeasibleSet) -> float:
     shares = cvxpy.Variable(5)
     (objective,) = solution.point.problem.objectives
     assert isinstance(objective, CrossEntropy)
-    loss = objective.offset - objective.row_weights @ cvxpy.log(objective.likelihood @ shares)
+    table, row_weights = objective.shards.table, row_weights_of(objective)
+    top = table.max(axis=1)
+    loss = -row_weights @ (top + cvxpy.log(np.exp(table - top[:, None]) @ shares))
     within = [shares >= limits.lower, shares <= limits.upper, cvxpy.sum(shares) == 1]
     within += (
         [limits.member @ shares <= limits.group_upper, limits.member @ shares >= limits.group_lower]
@@ -101,8 +99,7 @@ def test_where_the_prior_is_near_optimal_it_is_the_answer() -> None:
 
 def test_one_standard_error_is_that_of_the_gain_over_the_prior() -> None:
     optimum = solved()
-    drawn = documents(optimum)
-    found = nearest_to_prior(optimum, PRIOR, within=None, documents=drawn, tolerance=1e-10)
+    found = nearest_to_prior(optimum, PRIOR, within=None, tolerance=1e-10)
     rows = table(0)
     gain = np.log(np.exp(rows + 30) @ optimum.weights) - np.log(np.exp(rows + 30) @ PRIOR)
     assert found.within == pytest.approx(0.05 * gain.std(ddof=1) / np.sqrt(200), rel=1e-9)
@@ -128,7 +125,7 @@ def test_the_path_runs_from_the_optimum_to_the_prior(limits: str) -> None:
 def test_a_paired_difference_is_that_of_the_documents() -> None:
     optimum = solved(rows=60)
     rows = table(0, 60)
-    change, error = paired_difference(optimum.point.problem, documents(optimum), PRIOR, optimum.weights)
+    change, error = paired_difference(optimum.point.problem, PRIOR, optimum.weights)
     by_row = 0.05 * (np.log(np.exp(rows + 30) @ optimum.weights) - np.log(np.exp(rows + 30) @ PRIOR))
     assert change == pytest.approx(by_row.mean(), rel=1e-9)
     assert error == pytest.approx(by_row.std(ddof=1) / np.sqrt(60), rel=1e-9)
@@ -138,23 +135,27 @@ def test_rows_of_one_document_count_once_in_the_error() -> None:
     rows, half = table(0, 40), np.full(40, 1 / 40)
     single = Problem((CrossEntropy.from_log_probs(rows, half),), LIMITS["free"])
     doubled = Problem(
-        (CrossEntropy.from_log_probs(np.repeat(rows, 2, axis=0), np.repeat(half, 2) / 2),), LIMITS["free"]
+        (
+            CrossEntropy.from_log_probs(
+                np.repeat(rows, 2, axis=0), np.repeat(half, 2) / 2, document_ids=np.repeat(np.arange(40), 2)
+            ),
+        ),
+        LIMITS["free"],
     )
     best = solve_problem(single).weights
-    once = paired_difference(single, [Documents.of(half)], PRIOR, best)
-    together = [Documents.of(np.repeat(half, 2) / 2, np.repeat(np.arange(40), 2))]
-    assert paired_difference(doubled, together, PRIOR, best) == pytest.approx(once)
+    once = paired_difference(single, PRIOR, best)
+    assert paired_difference(doubled, PRIOR, best) == pytest.approx(once)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"within": 0.0}, "within: no tolerance"),
-        ({"within": None}, "one standard error needs at least two documents"),
+        ({"within": None, "optimum": solved(rows=1)}, "one standard error needs at least two documents"),
         ({"within": 1e-3, "prior_shares": np.ones(5)}, "prior: these are no shares"),
         ({"within": 1e-3, "prior_shares": np.eye(5)[0]}, "the prior excludes sources.*\n.*source 1, 2, 3, 4"),
     ],
 )
 def test_refusals(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        nearest_to_prior(solved(), **{"prior_shares": PRIOR, "tolerance": 1e-8} | arguments)
+        nearest_to_prior(**{"optimum": solved(), "prior_shares": PRIOR, "tolerance": 1e-8} | arguments)

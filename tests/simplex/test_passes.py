@@ -80,12 +80,13 @@ def many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_threads_change_no_bit(columns: NDArray[np.intp] | None, request: pytest.FixtureRequest) -> None:
     draw = np.random.default_rng(0)
     rows = 4 * block_rows(12) + 17
-    cross = CrossEntropy.from_log_probs(draw.normal(-9, 3, (rows, 12)), draw.exponential(size=rows) / rows)
+    table = draw.normal(-9, 3, (rows, 12))
+    cross = CrossEntropy.from_log_probs(table, draw.exponential(size=rows) / rows)
     points = draw.dirichlet(np.ones(12), 3)
 
     def answers() -> list[bytes]:
-        square = SquaredError.from_predictions(cross.likelihood, cross.likelihood[:, 0])  # its gram is read anew
-        resampled = cross.replicates_at(points, np.stack([cross.row_weights] * 3), values=True)
+        square = SquaredError.from_predictions(table, table[:, 0])  # its gram is read anew
+        resampled = cross.replicates(0, 0, range(3)).at(points, np.arange(3), values=True)
         found = [*cross.at(points, columns), *square.at(points, columns), *resampled]
         parts = [(np.float64(at.value), at.gradient, at.curvature) for at in found]
         return [part.tobytes() for at in parts for part in at if part is not None]

@@ -28,7 +28,9 @@ from mixray.simplex import (  # fmt: skip
     solve,
     solve_problem,
 )
+from mixray.simplex.objectives.draws import Documents
 from mixray.simplex.problem import Proof
+from tests.simplex.cases import row_weights_of
 
 Array = NDArray[np.float64]
 seeds = st.integers(0, 2**32 - 1)
@@ -82,7 +84,7 @@ def feasible_points(problem: Problem, seed: int, count: int) -> list[Array]:
 
 
 def weight_of(problem: Problem) -> float:
-    return float(sum(objective.row_weights.sum() for objective in problem.objectives))  # type: ignore[attr-defined]
+    return float(sum(row_weights_of(objective).sum() for objective in problem.objectives))
 
 
 def rounding(value: float) -> float:
@@ -201,16 +203,17 @@ def test_many_points_in_one_pass_are_each_point_alone(problem: Problem, seed: in
 
 
 @given(problems(), seeds)
-def test_points_under_weights_of_their_own_are_reweighted_objectives(problem: Problem, seed: int) -> None:
-    draw = np.random.default_rng(seed)
+def test_replicates_are_objectives_of_their_weights(problem: Problem, seed: int) -> None:
     points = np.array(feasible_points(problem, seed, 3))
     for objective in problem.objectives:
-        weights = draw.exponential(size=(3, objective.rows))
-        found = objective.replicates_at(points, weights, values=True)  # type: ignore[attr-defined]
-        for point, own, at in zip(points, weights, found, strict=True):
-            (wanted,) = objective.reweighted(own).at(point[None])  # type: ignore[attr-defined]
-            assert at.value == pytest.approx(wanted.value, rel=1e-9, abs=1e-9)
-            np.testing.assert_allclose(at.gradient, wanted.gradient, rtol=1e-8, atol=1e-12)
+        replicates = objective.replicates(seed, 0, range(3))
+        together = replicates.at(points, np.arange(3), values=True)
+        losses = replicates.losses(points)
+        for i, evaluation in enumerate(together):
+            (alone,) = replicates.one(i).at(points[i : i + 1])
+            assert evaluation.value == pytest.approx(alone.value, rel=1e-9, abs=1e-9)
+            assert losses[i, i] == pytest.approx(alone.value, rel=1e-9, abs=1e-9)
+            np.testing.assert_allclose(evaluation.gradient, alone.gradient, rtol=1e-8, atol=1e-12)
 
 
 @given(problems(multiplicative=True), seeds)
@@ -231,7 +234,7 @@ def changed(problem: Problem, kind: str, seed: int) -> tuple[Problem, float]:
     if kind == "sources permuted":
         order = draw.permutation(problem.sources)
         moved = [
-            replace(t, likelihood=t.likelihood[:, order])
+            CrossEntropy.from_log_probs(t.shards.table[:, order], row_weights_of(t), t.allowed[order])
             if isinstance(t, CrossEntropy)
             else replace(t, errors=t.errors[:, order])
             for t in targets
@@ -244,9 +247,8 @@ def changed(problem: Problem, kind: str, seed: int) -> tuple[Problem, float]:
         return Problem(tuple(moved), feasible, problem.goal, pull), 0.0
     found, shift = [], np.zeros(len(targets))
     for t, target in enumerate(targets):
-        table = "likelihood" if isinstance(target, CrossEntropy) else "errors"
         rows = np.arange(target.rows)
-        weights = target.row_weights
+        weights = weights_before = row_weights_of(target)
         if kind == "rows permuted":
             rows = draw.permutation(target.rows)
             weights = weights[rows]
@@ -255,12 +257,12 @@ def changed(problem: Problem, kind: str, seed: int) -> tuple[Problem, float]:
             rows, weights = np.repeat(rows, times), np.repeat(weights / times, times)
         if isinstance(target, CrossEntropy):
             nats = draw.normal(0, 100, target.rows) if kind == "rows scaled" else np.zeros(target.rows)
-            shift[t] = -target.row_weights @ nats
-            moved_table = (target.log_probs + nats[:, None])[rows]
+            shift[t] = -weights_before @ nats
+            moved_table = (target.shards.table + nats[:, None])[rows]
             found.append(CrossEntropy.from_log_probs(moved_table, weights, target.allowed))
         else:
             signs = draw.choice([-1.0, 1.0], target.rows) if kind == "rows scaled" else np.ones(target.rows)
-            found.append(replace(target, **{table: (target.errors * signs[:, None, None])[rows]}, row_weights=weights))
+            found.append(SquaredError((target.errors * signs[:, None, None])[rows], weights, Documents.of(weights)))
     if isinstance(problem.goal, Worst):  # offsets take the constants back
         return replace(
             problem, objectives=tuple(found), goal=replace(problem.goal, offsets=problem.goal.offsets + shift)

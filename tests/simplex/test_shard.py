@@ -13,10 +13,11 @@ import pytest
 
 from mixray.errors import InputError, StageError
 from mixray.simplex import CrossEntropy
-from mixray.simplex.analysis.draws import THRESHOLDS, Draws
 from mixray.simplex.objectives.cross_entropy import evaluations
+from mixray.simplex.objectives.draws import THRESHOLDS, Draws
 from mixray.simplex.objectives.passes import block_rows, blocks, total
-from mixray.simplex.objectives.shard import SMALLEST, Shard, shard_spans
+from mixray.simplex.objectives.shard import Shard, shard_spans
+from tests.simplex.cases import reweighted
 
 SOURCES = 128
 ROWS = 4 * block_rows(SOURCES) + 100
@@ -45,9 +46,7 @@ def load(table: tuple[np.ndarray, np.ndarray], first: int, last: int, size: int 
 
 def rounded(log_probs: np.ndarray, row_weights: np.ndarray, allowed: np.ndarray | None = None) -> CrossEntropy:
     """The same in one piece."""
-    exact = CrossEntropy.from_log_probs(log_probs, row_weights, allowed)
-    likelihood = np.where(exact.likelihood < SMALLEST, 0, exact.likelihood).astype(np.float32)
-    return replace(exact, likelihood=likelihood)
+    return CrossEntropy.from_log_probs(log_probs, row_weights, allowed, dtype=np.float32)
 
 
 POINTS = np.random.default_rng(1).dirichlet(np.ones(SOURCES), 3)
@@ -61,7 +60,7 @@ def test_the_sums_have_the_bits_of_one_table(table: Any, shards: int, memory: in
     whole = rounded(*table)
     parts = [load(table, *span, size=size, memory=memory) for span in shard_spans(*table[0].shape, shards)]
     assert all(part.in_memory == bool(memory) for part in parts)
-    weight, offset = total(partial for part in parts for partial in part.weight_sums())
+    weight, offset, _ = total(partial for part in parts for partial in part.weight_sums())
     assert weight == whole.total_weight
     for columns in (None, COLUMNS):
         sums = total(partial for part in parts for partial in part.sums(POINTS, columns))
@@ -161,26 +160,24 @@ def test_replicates_have_the_sums_of_reweighted_rows(table: Any, memory: int, gr
 
     draws = replace(Draws.of(0, 0, range(3)), scale=np.array([1.0, 2.0, 0.5]))
     times, whole = draws.times(document), rounded(*table)
-    expected = [whole.reweighted(own) for own in times * draws.scale[:, None] * row_weights]
+    expected = [reweighted(whole, own, np.float32) for own in times * draws.scale[:, None] * row_weights]
     values = evaluations(both("replicate_sums", POINTS, draws, True), 0.0, 3, SOURCES, None)
+    weights, offsets, tokens = both("weight_sums", draws).reshape(3, 3)
     for i, rows in enumerate(expected):
         (theirs,) = rows.at(POINTS[i : i + 1], COLUMNS)
         assert values[i].value == pytest.approx(theirs.value, rel=1e-12)
         np.testing.assert_allclose(values[i].gradient, theirs.gradient, rtol=1e-12)
-        sums = both("sums", POINTS[i : i + 1], COLUMNS, draws.chosen(np.array([i])))
-        (alone,) = evaluations(sums, rows.offset, 1, SOURCES, COLUMNS)
+        sums = both("sums", POINTS[i : i + 1], COLUMNS, draws.select(np.array([i])))
+        (alone,) = evaluations(sums, float(offsets[i]), 1, SOURCES, COLUMNS)
+        assert alone.value == pytest.approx(theirs.value, rel=1e-12)
         np.testing.assert_allclose(alone.curvature, theirs.curvature, rtol=1e-12)
-    weights, offsets, tokens = both("replicate_weights", draws).reshape(3, 3)
-    np.testing.assert_allclose(weights * draws.scale, [rows.total_weight for rows in expected], rtol=1e-12)
-    np.testing.assert_allclose(offsets * draws.scale, [rows.offset for rows in expected], rtol=1e-12)
-    np.testing.assert_allclose(tokens, times @ (row_tokens if grouped else np.ones(ROWS)), rtol=1e-12)
-    assert both("row_tokens")[0] == pytest.approx(row_tokens.sum() if grouped else ROWS)
-    losses = both("replicate_losses", draws, POINTS).reshape(3, 3)
+    np.testing.assert_allclose(weights, [rows.total_weight for rows in expected], rtol=1e-12)
+    wanted_tokens = times @ (row_tokens if grouped else np.ones(ROWS)) * draws.scale
+    np.testing.assert_allclose(tokens, wanted_tokens, rtol=1e-12)
+    assert both("weight_sums")[2] == pytest.approx(row_tokens.sum() if grouped else ROWS)
+    losses = both("losses", POINTS, draws).reshape(3, 3)
     wanted = [[rows.at(point[None])[0].value for point in POINTS] for rows in expected]
     np.testing.assert_allclose(losses, wanted, rtol=1e-12)
-    for i in range(3):
-        alone = [part.row_losses(POINTS[0], draws.chosen(np.array([i]))).sum() for part in three]
-        assert sum(alone) == pytest.approx(losses[i, 0], rel=1e-12)
 
 
 def test_excluded_sources_do_not_scale_the_rows(table: Any) -> None:
@@ -190,7 +187,7 @@ def test_excluded_sources_do_not_scale_the_rows(table: Any) -> None:
     shares = np.full(SOURCES, 1 / (SOURCES - 1))
     shares[0] = 0
     shard = load((log_probs, row_weights), 0, 5, allowed=allowed)
-    sums, (_, offset) = total(shard.sums(shares[None], None)), total(shard.weight_sums())
+    sums, (_, offset, _) = total(shard.sums(shares[None], None)), total(shard.weight_sums())
     whole = rounded(log_probs, row_weights, allowed)
     assert sums[0] + offset == whole.at(shares[None])[0].value
 

@@ -11,15 +11,12 @@ started. At any s, Lagrange's bound  KL* >= KL(shares_s) + (L(shares_s) - gap_s 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from mixray.errors import InputError
-from mixray.simplex.analysis.bootstrap import Documents
-from mixray.simplex.analysis.paired import paired_difference
-from mixray.simplex.analysis.spread import effective_number
+from mixray.simplex.analysis.worth import paired_difference
 from mixray.simplex.checks import Vector, checked_shares
 from mixray.simplex.prior import Prior, log_shares
 from mixray.simplex.problem import Problem
@@ -70,7 +67,6 @@ def nearest_to_prior(
     prior_shares: Vector,
     *,
     within: float | None,
-    documents: Sequence[Documents] | None = None,
     tolerance: float,
 ) -> NearOptimal:
     """The mixture of smallest divergence from the prior whose loss is within a tolerance of the optimum's.
@@ -80,7 +76,6 @@ def nearest_to_prior(
         prior_shares: ``(sources,)``.
         within: nats per token, > 0; None: one standard error, over documents, of the paired difference between the
             prior's loss (that of the feasible shares nearest to it) and the optimum's: how well its gain is known.
-        documents: per target what is drawn; needed for the standard error.
         tolerance: of every solve, on its certified gap, nats per token.
 
     Raises:
@@ -93,12 +88,18 @@ def nearest_to_prior(
     if within is not None and not within > 0:
         raise InputError("within: no tolerance", got=within, wanted="a number > 0, nats per token, or one_se")
     far = _Path(problem, optimum, shares, tolerance).end()
-    limit = _standard_error(problem, documents, far, optimum) if within is None else within
+    limit = _standard_error(far, optimum) if within is None else within
     if far.rise <= limit:  # the prior itself, or what is nearest to it, is near-optimal
         return NearOptimal(far, limit, 0.0)
     path = _Path(problem, optimum, shares, min(tolerance, TOLERANCE_SHARE * limit))
     chosen = _last_within(path, limit)
     return NearOptimal(chosen, limit, _divergence_gap(chosen, limit))
+
+
+def effective_number(source_shares: Vector) -> float:
+    """Return the exponential of the shares' entropy: 1 for one source, p for p equal shares."""
+    positive = source_shares[source_shares > 0]
+    return float(np.exp(-(positive @ np.log(positive))))
 
 
 def prior_path(optimum: Solution, prior_shares: Vector, *, tolerance: float) -> list[PathPoint]:
@@ -164,14 +165,13 @@ def _divergence_gap(point: PathPoint, limit: float) -> float:
     return max(0.0, (limit - point.rise + point.gap) / point.strength) if point.strength > 0 else float("inf")
 
 
-def _standard_error(
-    problem: Problem, documents: Sequence[Documents] | None, point: PathPoint, optimum: Solution
-) -> float:
-    if documents is None or min(drawn.count for drawn in documents) < 2:
+def _standard_error(point: PathPoint, optimum: Solution) -> float:
+    problem = optimum.point.problem
+    if min(objective.documents for objective in problem.objectives) < 2:
         raise InputError(
             "one standard error needs at least two documents of every target", remedy="give a number for 'within'"
         )
-    return paired_difference(problem, documents, point.weights, optimum.weights, optimum.target_weights)[1]
+    return paired_difference(problem, point.weights, optimum.weights, optimum.target_weights)[1]
 
 
 def _positive(prior_shares: Vector, sources: int) -> Vector:

@@ -1,66 +1,146 @@
-"""What each source is worth: by how much the best loss rises when it is left out."""
+"""What each source and each limit is worth.
+
+A source is worth the rise of the best loss when it is left out. A limit's shadow price is what loosening it would
+bring: at the optimum the gradient, less the prices of the groups a source is in, is one number (the price of the sum)
+for all sources between their bounds; at a lower bound it may be higher, at an upper one lower. The difference is the
+bound's price: the loss falls by the price times the share by which the limit is loosened, to first order.
+
+A difference of two mixtures is judged on the same documents, whose differences vary less than their losses.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from mixray.errors import InputError
-from mixray.simplex.analysis.bootstrap import Documents
-from mixray.simplex.analysis.paired import Z95, paired_difference
-from mixray.simplex.checks import Vector
+from mixray.numerics import interval95, sum_standard_error
+from mixray.simplex.checks import Mask, Vector
+from mixray.simplex.problem import Point, Problem
 from mixray.simplex.solvers.loop import Solution
+from mixray.simplex.solvers.quadratic import optimal_target_weights
 from mixray.simplex.solvers.solve import solve_problem
+
+AT_LIMIT = 1e-9
+"""A share this near to a limit is at it."""
+
+
+def paired_difference(
+    problem: Problem, source_shares: Vector, reference: Vector, target_weights: Vector | None = None
+) -> tuple[float, float]:
+    """Return loss(source_shares) - loss(reference) and its standard error, nats per token; NaN for the error of one
+    document.
+
+    The error is that of a sum over documents (of a ratio, where replicates are scaled to their own tokens), with the
+    targets weighted as they count at the reference: what follows from re-weighting them is of second order.
+    ``target_weights``: ``(targets,)``, those of a solution whose weights are the reference; by default they are worked
+    out from its losses, which at a kink of the worst case name one target alone.
+    """
+    differences, variance = [], 0.0
+    reference_losses = np.array([evaluation.value for evaluation in problem.at(reference).evaluations])
+    pi = problem.goal.target_weights(reference_losses) if target_weights is None else target_weights
+    for objective, weight in zip(problem.objectives, pi, strict=True):
+        rows = objective.row_losses(source_shares) - objective.row_losses(reference)
+        differences.append(float(rows.sum()))
+        documents = objective.row_documents()
+        error = sum_standard_error(documents.by_document(rows), documents.tokens_by_document())
+        variance += (float(weight) * error) ** 2
+    change = problem.goal.value(reference_losses + np.array(differences)) - problem.goal.value(reference_losses)
+    return change, float(np.sqrt(variance))
 
 
 @dataclass(frozen=True, eq=False)
 class Worth:
-    """``worth``: loss without the source minus loss with it, nats per token, >= 0; ``interval``: 95 %, over documents,
-    for both mixtures as they are (what re-optimising them adds is of second order); ``weights``: the best mixture
-    without it; ``gap``: its certificate, and so how exact ``worth`` is."""
+    """What a source is worth.
+
+    ``worth``: loss without the source minus loss with it, nats per token, >= 0. ``interval``: 95 %, over documents, for
+    both mixtures as they are (what re-optimising them adds is of second order); NaN where a target has one document.
+    ``weights``: the best mixture without the source. ``gap``: its certificate, and so how exact ``worth`` is.
+    """
 
     worth: float
-    interval: tuple[float, float] | None
+    interval: tuple[float, float]
     weights: Vector
     gap: float
 
 
-def leave_one_out(
-    solution: Solution, documents: Sequence[Documents] | None = None, *, solver: str = "auto", tolerance: float
-) -> list[Worth | None]:
-    """Per source its worth; None where the constraints allow no mixture without it.
-
-    ``documents``: per target what is drawn (see ``bootstrap``); without it there are no intervals.
-    """
+def leave_one_out(solution: Solution, *, solver: str = "auto", tolerance: float) -> list[Worth | None]:
+    """Return what every source is worth; None where the constraints allow no mixture without it."""
     problem, shares = solution.point.problem, solution.weights
-    found: list[Worth | None] = []
+    worths: list[Worth | None] = []
     for source, share in enumerate(shares):
         if share == 0:  # the optimum does without it
-            found.append(Worth(0.0, (0.0, 0.0) if documents else None, shares, solution.gap))
+            worths.append(Worth(0.0, (0.0, 0.0), shares, solution.gap))
             continue
         try:
             fewer = problem.without(source)
         except InputError:
-            found.append(None)
+            worths.append(None)
             continue
-        without = solve_problem(fewer, solver=solver, tolerance=tolerance, start=_spread(shares, source))
-        interval = None
+        without = solve_problem(fewer, solver=solver, tolerance=tolerance, start=_without_share(shares, source))
         worth = max(0.0, float(without.trace[-1, 0] - solution.trace[-1, 0]))
-        if documents:
-            _, error = paired_difference(problem, documents, without.weights, shares, solution.target_weights)
-            interval = (max(0.0, worth - Z95 * error), worth + Z95 * error)
-        found.append(Worth(worth, interval, without.weights, without.gap))
-    return found
+        _, error = paired_difference(problem, without.weights, shares, solution.target_weights)
+        low, high = interval95(worth, error)
+        worths.append(Worth(worth, (max(0.0, low), high), without.weights, without.gap))
+    return worths
 
 
-def _spread(shares: Vector, source: int) -> Vector:
-    """The shares without one source's, which goes to the others in equal parts if they have none."""
+def _without_share(shares: Vector, source: int) -> Vector:
+    """Return the shares without one source's, which goes to the others in equal parts if they have none."""
     rest = shares.copy()
     rest[source] = 0.0
     if rest.sum() == 0:
         rest[:] = 1.0
         rest[source] = 0.0
-    spread: Vector = rest / rest.sum()
-    return np.asarray(spread)
+    scaled: Vector = rest / rest.sum()
+    return scaled
+
+
+@dataclass(frozen=True, eq=False)
+class Prices:
+    """Nats per token by which the minimised value falls per unit of share that a limit is loosened, >= 0.
+
+    A price is 0 where the limit is not reached, and for a source that must have no share: a slope does not tell what
+    its first share would bring.
+
+    ``lower``, ``upper``: ``(sources,)``, 0 for the simplex' own bounds 0 and 1; ``group_lower``, ``group_upper``:
+    ``(groups,)``.
+    """
+
+    lower: Vector
+    upper: Vector
+    group_lower: Vector
+    group_upper: Vector
+
+
+def shadow_prices(point: Point) -> Prices:
+    """Return the prices at the optimum."""
+    feasible, shares, prior = point.problem.feasible, point.shares, point.problem.prior
+    gradient = optimal_target_weights(point) @ point.jacobian + (prior.gradient(shares) if prior else 0.0)
+    group_prices = np.zeros(feasible.groups)
+    if feasible.groups:
+        sums = feasible.member @ shares
+        dual = feasible.linear_prices(gradient)
+        group_prices = np.where(sums <= feasible.group_lower + AT_LIMIT, np.maximum(dual, 0.0), 0.0)
+        group_prices += np.where(sums >= feasible.group_upper - AT_LIMIT, np.minimum(dual, 0.0), 0.0)
+    priced = gradient - group_prices @ feasible.member
+    at_lower, at_upper = shares <= feasible.lower + AT_LIMIT, shares >= feasible.upper - AT_LIMIT
+    between = np.where(at_lower | at_upper, 0.0, shares - feasible.lower)
+    level = _level(priced, at_lower & ~at_upper, at_upper & ~at_lower, between)
+    return Prices(
+        lower=np.where(at_lower & (feasible.lower > 0), np.maximum(priced - level, 0.0), 0.0),
+        upper=np.where(at_upper & (feasible.upper < 1), np.maximum(level - priced, 0.0), 0.0),
+        group_lower=np.maximum(group_prices, 0.0),
+        group_upper=np.maximum(-group_prices, 0.0),
+    )
+
+
+def _level(priced: Vector, at_lower: Mask, at_upper: Mask, between: Vector) -> float:
+    """Return the price of the sum: that of the sources between their bounds, most of all of those with much to lose, or
+    else the middle of the interval that the others allow."""
+    if between.any():
+        return float(np.average(priced, weights=between))
+    ends = [*(priced[at_lower].min(keepdims=True) if at_lower.any() else [])]
+    ends += [*(priced[at_upper].max(keepdims=True) if at_upper.any() else [])]
+    return float(np.mean(ends)) if ends else float(priced.mean())

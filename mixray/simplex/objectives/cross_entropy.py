@@ -5,87 +5,94 @@
 with ``l_ik`` the log-probability of row i under the proxy of source k and ``w_i`` the row's weight. For a classifier
 ``l_ik`` is the log-probability of row i's true label: the conditional cross entropy is the same function.
 
-Every row is divided by its largest likelihood. That adds a constant to the loss, given back in the value, and lets
-log-probabilities differ by thousands of nats.
+The rows lie in shards: one in this process, or many with actors. This file adds up what the shards answer.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
+from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from mixray.errors import InputError
-from mixray.simplex.checks import (
-    Mask,
-    Matrix,
-    Vector,
-    checked_row_weights,
-    checked_table,
-    name_rows,
-    refuse_no_numbers,
-    refuse_rows,
-    row_maxima,
-)
-from mixray.simplex.objectives.evaluate import mixed_log_probs
-from mixray.simplex.objectives.objective import Columns, Evaluation
-from mixray.simplex.objectives.passes import Span, added, blocks, mapped, total
+from mixray.simplex.checks import Mask, Matrix, Vector, checked_row_weights, checked_table, name_rows
+from mixray.simplex.objectives.draws import Documents, Draws, draw_replicates
+from mixray.simplex.objectives.objective import Evaluation
+from mixray.simplex.objectives.passes import Columns, total
+from mixray.simplex.objectives.shard import Shard
 
-FLOOR = 1e-140
-"""The smallest likelihood of a row that enters a quotient: its square and its inverse are still numbers. Rows get there
-only with no weight, or at the far end of a line search, which then turns back."""
-LEAST_KEPT = 1e-100
-"""Of a row's largest likelihood under the sources that a mixture may have."""
-LEAST_LOG = -600.0
-"""Of a likelihood beside its row's largest, which is 1. It stands for all below, 0 too: an exponential too small for a
-normal number takes several times as long, and for long documents most would be."""
-NARROW, STRIP = 32, 512
-"""Up to the first number of columns BLAS multiplies two matrices, so many rows at a time, in half the time that it
-takes for a block with itself, whose product is symmetric. And numpy lets other threads work only where a product has
-more than 500 numbers, as those of many strips have together."""
+
+class Shards(Protocol):
+    """The rows of a cross entropy in one or more shards, wherever they are."""
+
+    @property
+    def rows(self) -> int: ...
+
+    @property
+    def sources(self) -> int: ...
+
+    @property
+    def documents(self) -> int: ...
+
+    def ask(self, method: str, *arguments: Any) -> Sequence[Any]:
+        """Call a method of every ``Shard`` and return the results in the order of the rows."""
+        ...
+
+    def rescaled(self, allowed: Mask) -> Shards:
+        """Return the same rows, divided by their largest likelihood under the ``allowed`` sources. Raises InputError
+        where the log-probabilities are no longer there."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
 class CrossEntropy:
-    """``likelihood``: float32 or float64 ``(rows, sources)``, the largest entry of a row 1; ``row_max``: the log of
-    what each row was divided by; ``row_weights``: float64 ``(rows,)``. Sums are float64 whatever the table is."""
+    """An ``Objective``. ``allowed``: the sources by whose largest likelihood the rows were divided, ``(sources,)``."""
 
-    likelihood: NDArray[np.floating]
-    row_max: Vector
-    row_weights: Vector
-    log_probs: NDArray[np.floating]
-    """What it was made from, not copied."""
-    allowed: Mask | None = None
-    """The sources that rows were divided by the largest of; None: all."""
-    fits: Mask | None = None
-    """Other sources, of which each row's largest is known not to be lost beside that one."""
+    shards: Shards
+    allowed: Mask
+    explaining: Mask | None = None
+    """Other sources under which no row's largest likelihood is lost to rounding."""
+    draws: Draws | None = None
+    """The one bootstrap replicate by which the rows are weighted."""
+    drawn_sums: tuple[float, float] | None = None
+    """That replicate's total weight and offset."""
 
     @classmethod
     def from_log_probs(
-        cls, log_probs: ArrayLike, row_weights: ArrayLike | None = None, allowed: Mask | None = None
+        cls,
+        log_probs: ArrayLike,
+        row_weights: ArrayLike | None = None,
+        allowed: Mask | None = None,
+        *,
+        document_ids: ArrayLike | None = None,
+        token_counts: ArrayLike | None = None,
+        dtype: DTypeLike = np.float64,
     ) -> CrossEntropy:
-        """``log_probs``: nats, ``(rows, sources)``; ``row_weights``: ``(rows,)``, 1/rows each when None;
-        ``allowed``: the sources whose share may be above 0, all by default.
+        """Return the cross entropy of a table in memory.
 
-        Raises InputError, naming rows, for NaN, +inf and rows that no allowed source can explain.
+        Args:
+            log_probs: nats, ``(rows, sources)``. -inf is allowed, NaN and +inf are not.
+            row_weights: ``(rows,)``, finite, >= 0; 1/rows each by default.
+            allowed: ``(sources,)``, the sources whose share may be above 0; all by default.
+            document_ids: the document of each row, ``(rows,)``; every row is a document by default. A bootstrap draws
+                documents.
+            token_counts: the tokens of each row, ``(rows,)``. With them a replicate's loss is per token of its own
+                documents, which matters where documents of unequal length count by their tokens.
+            dtype: of the likelihoods in memory, float64 or float32; sums are float64.
+
+        Raises:
+            InputError: naming rows, for a table, weights, documents or token counts that are not valid.
         """
         table = checked_table(log_probs)
-        weights = checked_row_weights(row_weights, table.shape[0])
-        some = None if allowed is None or allowed.all() else ~allowed
-        # Column after column: to scale rows, take maxima or leave columns out is then fast however few there are.
-        likelihood, row_max = np.empty(table.shape, order="F"), np.empty(len(table))
-
-        def rescale(span: Span) -> None:
-            here = slice(*span)
-            np.copyto(likelihood[here], table[here])
-            row_max[here] = rescaled(likelihood[here], some)
-
-        list(mapped(rescale, blocks(*table.shape), table.size))
-        refuse_no_numbers(row_max)
-        refuse_rows(np.isneginf(row_max), "have probability 0 under every allowed source")
-        return cls(likelihood, row_max, weights, table, None if some is None else allowed)
+        weights = checked_row_weights(row_weights, len(table))
+        documents = Documents.of(weights, document_ids, token_counts)
+        shards = LocalShards.of(table, weights, documents, np.dtype(dtype), allowed)
+        return cls(shards, np.ones(shards.sources, bool) if allowed is None else allowed)
 
     @classmethod
     def of_labels(
@@ -118,151 +125,150 @@ class CrossEntropy:
         with np.errstate(divide="ignore"):  # log 0 = -inf is meant: a classifier that rules the label out
             return cls.from_log_probs(np.log(table[np.arange(len(table)), :, label]), row_weights)
 
-    def reweighted(self, row_weights: Vector) -> CrossEntropy:
-        """The same rows under other weights; the matrix is shared."""
-        return replace(self, row_weights=row_weights)
-
-    def restricted_to(self, allowed: Mask) -> CrossEntropy:
-        """The same rows for mixtures of some sources only.
-
-        Rows are divided by the largest likelihood under these where, beside the one they were divided by, it would be
-        lost: a long document's may be a thousand nats below. Raises InputError for rows that none of them can explain.
-        """
-        before = np.ones(self.sources, bool) if self.allowed is None else self.allowed
-        if any(np.array_equal(allowed, known) for known in (before, self.fits) if known is not None):
-            return self
-        if not (allowed & ~before).any() and self.likelihood[:, allowed].max(axis=1).min() >= LEAST_KEPT:
-            return replace(self, fits=allowed)
-        return CrossEntropy.from_log_probs(self.log_probs, self.row_weights, allowed)
-
     @property
     def rows(self) -> int:
-        return len(self.likelihood)
+        return self.shards.rows
 
     @property
     def sources(self) -> int:
-        return int(self.likelihood.shape[1])
+        return self.shards.sources
+
+    @property
+    def documents(self) -> int:
+        return self.shards.documents
 
     @property
     def total_weight(self) -> float:
-        return float(self._weight_sums[0])
-
-    @property
-    def offset(self) -> float:
-        """What the rescaling of the rows took from the loss, nats per token."""
-        return float(self._weight_sums[1])
+        return self._weight_sums[0]
 
     @cached_property
-    def _weight_sums(self) -> Vector:
-        def work(span: Span) -> Vector:
-            here = slice(*span)
-            return weight_sums(self.row_weights[here], self.row_max[here])
-
-        return total(added(work, blocks(self.rows, self.sources), self.rows))
+    def _weight_sums(self) -> tuple[float, float]:
+        """The total weight, and what dividing the rows took from the loss."""
+        if self.drawn_sums is not None:
+            return self.drawn_sums
+        weight, offset, _ = self._total("weight_sums", self.draws)
+        return float(weight), float(offset)
 
     def at(self, points: Matrix, columns: Columns | None = None) -> list[Evaluation]:
-        def work(span: Span) -> Vector:
-            here = slice(*span)
-            return cross_entropy_sums(self.likelihood[here], self.row_weights[here], points, columns)
+        sums = self._total("sums", points, columns, self.draws)
+        return evaluations(sums, self._weight_sums[1], len(points), self.sources, columns)
 
-        sums = total(added(work, blocks(self.rows, self.sources), self.likelihood.size * len(points)))
-        return evaluations(sums, self.offset, len(points), self.sources, columns)
-
-    def replicates_at(self, points: Matrix, row_weights: Matrix, *, values: bool) -> list[Evaluation]:
-        """Each point under row weights of its own, ``(points, rows)``: two matrix products for all of them. Without
-        ``values`` these are 0: a logarithm per row and replicate is most of the work."""
-
-        def work(span: Span) -> Vector:
-            here = slice(*span)
-            return replicate_sums(self.likelihood[here], self.row_max[here], row_weights[:, here], points, values)
-
-        sums = total(added(work, blocks(self.rows, self.sources), self.likelihood.size * len(points)))
-        return evaluations(sums, 0.0, len(points), self.sources, None)
+    def loss(self, source_shares: Vector) -> float:
+        return float(self._total("losses", source_shares[None], self.draws)[0])
 
     def row_losses(self, source_shares: Vector) -> Vector:
-        """inf for a row that counts and cannot occur. Any shares will do, those of excluded sources too."""
-        losses = np.zeros(self.rows)
-        counts = self.row_weights > 0
-        table = self.log_probs if counts.all() else self.log_probs[counts]
-        losses[counts] = -self.row_weights[counts] * mixed_log_probs(table, source_shares)
-        return losses
+        assert self.draws is None, "a replicate's rows are the full sample's"
+        return np.concatenate(self.shards.ask("row_losses", source_shares))
+
+    def row_documents(self) -> Documents:
+        numbers, row_tokens = zip(*self.shards.ask("documents"), strict=True)
+        return Documents(
+            None if numbers[0] is None else np.concatenate(numbers),
+            None if row_tokens[0] is None else np.concatenate(row_tokens),
+            self.documents,
+        )
 
     def single_losses(self) -> Vector:
-        """The loss under each source alone, ``(sources,)``."""
-        return np.array([self.row_losses(corner).sum() for corner in np.eye(self.sources)])
+        """Return the loss under each source alone, ``(sources,)``, from the rows before any rounding."""
+        return self._total("single_losses")
+
+    def restricted_to(self, allowed: Mask) -> CrossEntropy:
+        """Return the same rows for mixtures of some sources only.
+
+        Rows are divided by the largest likelihood under these where it would be lost beside the one that they were
+        divided by: a long document's may be a thousand nats below. Raises InputError for rows that none of the allowed
+        sources can explain, and where rows of shards elsewhere would have to be divided again.
+        """
+        if any(np.array_equal(allowed, mask) for mask in (self.allowed, self.explaining) if mask is not None):
+            return self
+        if not (allowed & ~self.allowed).any() and all(self.shards.ask("explains", allowed)):
+            return replace(self, explaining=allowed)
+        return CrossEntropy(self.shards.rescaled(allowed), allowed)
+
+    def replicates(self, seed: int, target: int, numbers: range) -> CrossEntropyReplicates:
+        def sums_of(draws: Draws) -> Matrix:
+            return self._total("weight_sums", draws).reshape(3, len(draws.keys))
+
+        full_tokens = float(self._total("weight_sums")[2])
+        draws, (weights, offsets) = draw_replicates(seed, target, numbers, sums_of, full_tokens)
+        return CrossEntropyReplicates(self, draws, weights, offsets)
+
+    def _total(self, method: str, *arguments: Any) -> Vector:
+        """Return the sum over all rows from the partial sums of every shard."""
+        return total(chain.from_iterable(self.shards.ask(method, *arguments)))
 
 
-def rescaled(log_probs: NDArray[np.floating], excluded: Mask | None) -> Vector:
-    """Turn log-probabilities, in place, into likelihoods divided by each row's largest; the logs of these.
+@dataclass(frozen=True, eq=False)
+class CrossEntropyReplicates:
+    """A batch of bootstrap replicates. ``weights``, ``offsets``: ``(replicates,)``, total row weights and what dividing
+    the rows took from the losses."""
 
-    ``excluded``: the sources whose share is 0. Where no other can explain a row, its largest is -inf.
-    """
-    largest = row_maxima(log_probs)
-    if not (largest < np.inf).all():  # NaN or +inf, which the caller refuses
-        return largest
-    if excluded is not None:
-        log_probs[:, excluded] = -np.inf
-        largest = row_maxima(log_probs)
-    known = largest if largest.min() > -np.inf else np.where(np.isneginf(largest), 0.0, largest)
-    np.subtract(log_probs, known[:, None], out=log_probs)
-    if log_probs.min() < LEAST_LOG:
-        np.maximum(log_probs, LEAST_LOG, out=log_probs)
-    np.exp(log_probs, out=log_probs)
-    return largest
+    objective: CrossEntropy
+    draws: Draws
+    weights: Vector
+    offsets: Vector
 
+    @property
+    def count(self) -> int:
+        return len(self.weights)
 
-def weight_sums(row_weights: Vector, row_max: Vector) -> Vector:
-    """What a block of rows adds to the total weight and to the offset."""
-    return np.array([row_weights.sum(), -(row_weights @ row_max)])
+    def at(self, points: Matrix, which: Columns, *, values: bool) -> list[Evaluation]:
+        sums = self.objective._total("replicate_sums", points, self.draws.select(which), values)
+        return evaluations(sums, 0.0, len(points), self.objective.sources, None)
 
+    def one(self, replicate: int) -> CrossEntropy:
+        sums = float(self.weights[replicate]), float(self.offsets[replicate])
+        return replace(self.objective, draws=self.draws.select(np.array([replicate])), drawn_sums=sums)
 
-def cross_entropy_sums(
-    likelihood: NDArray[np.floating], row_weights: Vector, points: Matrix, columns: Columns | None
-) -> Vector:
-    """What a block of rows adds to value, gradient and curvature at every point, one after another in one vector.
-
-    gradient: ``-F^T (w / F shares)``; curvature: ``F^T diag(w / (F shares)^2) F``.
-    """
-    part = likelihood.astype(np.float64, copy=False)
-    mixed = np.maximum(part @ points.T, FLOOR)
-    values = row_weights @ np.log(mixed)
-    quotients = row_weights[:, None] / mixed
-    gradients = quotients.T @ part
-    if columns is None:
-        return np.concatenate([-values, -gradients.ravel()])
-    curvatures = [_weighted_product(part, weights, columns).ravel() for weights in (quotients / mixed).T]
-    return np.concatenate([-values, -gradients.ravel(), *curvatures])
+    def losses(self, mixtures: Matrix) -> Matrix:
+        return self.objective._total("losses", mixtures, self.draws).reshape(self.count, len(mixtures))
 
 
-def _weighted_product(part: Matrix, row_weights: Vector, columns: Columns) -> Matrix:
-    """``part^T diag(row_weights) part`` over ``columns``, symmetric to the last bit."""
-    rows, sources = part.shape
-    if sources <= NARROW:  # to leave columns out would cost more than it saves
-        scaled, whole = part * row_weights[:, None], rows - rows % STRIP
-        left, right = (table[:whole].reshape(-1, STRIP, sources) for table in (part, scaled))
-        product: Matrix = (left.transpose(0, 2, 1) @ right).sum(axis=0) + part[whole:].T @ scaled[whole:]
-        product = (product + product.T) / 2
-        return product if len(columns) == sources else product[np.ix_(columns, columns)]
-    some = part if len(columns) == sources else part[:, columns]
-    scaled = some * np.sqrt(row_weights)[:, None]
-    return scaled.T @ scaled
+@dataclass(frozen=True, eq=False)
+class LocalShards:
+    """All rows in one shard in this process, whose log-probabilities are kept."""
 
+    table: NDArray[np.floating]
+    row_weights: Vector
+    row_documents: Documents
+    dtype: np.dtype[Any]
+    shard: Shard
 
-def replicate_sums(
-    likelihood: NDArray[np.floating], row_max: Vector, row_weights: Matrix, points: Matrix, values: bool
-) -> Vector:
-    """What a block of rows adds to value and gradient of each point under weights of its own, ``(points, rows)``."""
-    part = likelihood.astype(np.float64, copy=False)
-    mixed = np.maximum(points @ part.T, FLOOR)
-    sums = np.zeros(len(points))
-    if values:
-        sums = -(row_weights * np.log(mixed)).sum(axis=1) - row_weights @ row_max
-    gradients = np.divide(row_weights, mixed, out=mixed) @ part
-    return np.concatenate([sums, -gradients.ravel()])
+    @classmethod
+    def of(
+        cls,
+        table: NDArray[np.floating],
+        row_weights: Vector,
+        documents: Documents,
+        dtype: np.dtype[Any],
+        allowed: Mask | None,
+    ) -> LocalShards:
+        shard = Shard.of_table(
+            table, row_weights, documents.numbers, documents.row_tokens, dtype=dtype, allowed=allowed
+        )
+        return cls(table, row_weights, documents, dtype, shard)
+
+    @property
+    def rows(self) -> int:
+        return len(self.table)
+
+    @property
+    def sources(self) -> int:
+        return int(self.table.shape[1])
+
+    @property
+    def documents(self) -> int:
+        return self.row_documents.count
+
+    def ask(self, method: str, *arguments: Any) -> Sequence[Any]:
+        return [getattr(self.shard, method)(*arguments)]
+
+    def rescaled(self, allowed: Mask) -> LocalShards:
+        return self.of(self.table, self.row_weights, self.row_documents, self.dtype, allowed)
 
 
 def evaluations(sums: Vector, offset: float, points: int, sources: int, columns: Columns | None) -> list[Evaluation]:
-    """The sums over all rows, taken apart."""
+    """Return the evaluation of every point from the sums over all rows, which lie one after another in ``sums``."""
     values, rest = sums[:points] + offset, sums[points:]
     gradients = rest[: points * sources].reshape(points, sources)
     size = 0 if columns is None else len(columns)

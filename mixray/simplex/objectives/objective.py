@@ -1,26 +1,22 @@
-"""What is minimised: a convex function of the source shares, known by its values, gradients and curvatures.
+"""The interface of an objective: a convex function of the source shares with its gradient and curvature.
 
-Solvers see nothing else. So they run unchanged on an array, on shard actors that hold more rows than one machine can,
-and on a problem that needs no rows at all.
+Solvers see nothing else. So they run unchanged on an array and on shards that hold more rows than one machine can.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Protocol
 
 from mixray.simplex.checks import Mask, Matrix, Vector
-
-Columns = NDArray[np.intp]
+from mixray.simplex.objectives.draws import Documents
+from mixray.simplex.objectives.passes import Columns
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """The objective at one point. ``gradient``: ``(sources,)``; ``curvature``: the second derivative with respect to
-    the sources asked for, ``(columns, columns)``, None when none were."""
+    the requested sources, ``(columns, columns)``, or None where none were requested."""
 
     value: float
     gradient: Vector
@@ -42,67 +38,55 @@ class Objective(Protocol):
         ``loss(a) - loss(b) <= W log(<-gradient(a), b> / W)``; None for what has no such identity."""
         ...
 
+    @property
+    def documents(self) -> int:
+        """The number of documents, which are what a bootstrap draws."""
+        ...
+
     def at(self, points: Matrix, columns: Columns | None = None) -> list[Evaluation]:
-        """The objective at every row of ``points`` ``(points, sources)``, in one pass over the rows of the data; with
-        curvature over ``columns`` where given."""
+        """Evaluate every row of ``points`` ``(points, sources)`` in one pass over the rows of the data, with curvature
+        over ``columns`` where there are any."""
+        ...
+
+    def loss(self, source_shares: Vector) -> float:
+        """Return the value at any shares, feasible or not: inf where a row that counts cannot occur."""
         ...
 
     def row_losses(self, source_shares: Vector) -> Vector:
-        """What each row adds to the value, ``(rows,)``."""
+        """Return what each row adds to the value, ``(rows,)``."""
+        ...
+
+    def row_documents(self) -> Documents:
+        """Return which document every row is part of."""
         ...
 
     def restricted_to(self, allowed: Mask) -> Objective:
-        """The same function, exact for mixtures of the ``allowed`` sources only, ``(sources,)``."""
+        """Return the same function, exact for mixtures of the ``allowed`` sources only, ``(sources,)``."""
+        ...
+
+    def replicates(self, seed: int, target: int, numbers: range) -> Replicates:
+        """Return the bootstrap replicates of these numbers, the same in every call.
+
+        ``target``: the number of this objective in its problem, whose documents are drawn independently of others'.
+        """
         ...
 
 
 class Replicates(Protocol):
-    """One target under the weights of a batch of bootstrap replicates."""
+    """An objective under the row weights of a batch of bootstrap replicates."""
 
     @property
     def count(self) -> int: ...
 
     def at(self, points: Matrix, which: Columns, *, values: bool) -> list[Evaluation]:
-        """Each point ``(points, sources)`` in the replicate that ``which`` numbers; the values only if wanted."""
+        """Evaluate each point ``(points, sources)`` in the replicate that ``which`` numbers. Without ``values`` these
+        may be wrong, which saves time."""
         ...
 
-    def one(self, replicate: int) -> Objective: ...
+    def one(self, replicate: int) -> Objective:
+        """Return one replicate as an objective."""
+        ...
 
     def losses(self, mixtures: Matrix) -> Matrix:
-        """Of given mixtures ``(mixtures, sources)`` in every replicate, ``(replicates, mixtures)``."""
-        ...
-
-
-@runtime_checkable
-class Resampling(Objective, Protocol):
-    """An objective that draws its documents itself, because its rows are elsewhere."""
-
-    @property
-    def documents(self) -> int: ...
-
-    @property
-    def batch(self) -> int:
-        """How many replicates it can work on at once."""
-        ...
-
-    def single_losses(self) -> Vector:
-        """The value at each source alone, ``(sources,)``, from the rows as they were before any rounding."""
-        ...
-
-    def replicates(self, seed: int, target: int, numbers: range) -> Replicates:
-        """The replicates of these numbers, the same whenever they are asked for; ``target``: this one's number, for
-        draws of its own."""
-        ...
-
-
-class Rows(Objective, Protocol):
-    """An objective whose rows are at hand: it can be asked under other weights, as the bootstrap does."""
-
-    @property
-    def row_weights(self) -> Vector: ...
-
-    def reweighted(self, row_weights: Vector) -> Rows: ...
-
-    def replicates_at(self, points: Matrix, row_weights: Matrix, *, values: bool) -> list[Evaluation]:
-        """Each point ``(points, sources)`` under weights of its own ``(points, rows)``; the values only if wanted."""
+        """Return the loss of every mixture ``(mixtures, sources)`` in every replicate, ``(replicates, mixtures)``."""
         ...

@@ -19,8 +19,9 @@ from threading import Event
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from mixray.simplex.checks import Vector
+from mixray.simplex.checks import Matrix, Vector
 
 BLOCK_BYTES = 2**21
 SERIAL_ENTRIES = 2**20
@@ -28,9 +29,16 @@ SERIAL_ENTRIES = 2**20
 RUNS_A_THREAD = 2
 """So that one that is held up leaves the rest to the others; each run costs a thread's waking."""
 
+NARROW, STRIP = 32, 512
+"""Up to the first number of columns BLAS multiplies two matrices, so many rows at a time, in half the time that it
+takes for a block with itself, whose product is symmetric. And numpy lets other threads work only where a product has
+more than 500 numbers, as those of many strips have together."""
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+Columns = NDArray[np.intp]
+"""Numbers of sources, ascending."""
 Span = tuple[int, int]
 """[start, stop) of a block's rows."""
 Partial = tuple[int, int, Vector]
@@ -108,6 +116,20 @@ def mapped(
             yield from map(work, items)
         else:
             yield from _pool(threads).map(work, items)
+
+
+def weighted_product(table: Matrix, row_weights: Vector, columns: Columns) -> Matrix:
+    """Return ``table^T diag(row_weights) table`` over ``columns``, symmetric to the last bit."""
+    rows, sources = table.shape
+    if sources <= NARROW:  # to leave columns out would cost more than it saves
+        scaled, whole = table * row_weights[:, None], rows - rows % STRIP
+        left, right = (part[:whole].reshape(-1, STRIP, sources) for part in (table, scaled))
+        product: Matrix = (left.transpose(0, 2, 1) @ right).sum(axis=0) + table[whole:].T @ scaled[whole:]
+        product = (product + product.T) / 2
+        return product if len(columns) == sources else product[np.ix_(columns, columns)]
+    narrowed = table if len(columns) == sources else table[:, columns]
+    scaled = narrowed * np.sqrt(row_weights)[:, None]
+    return scaled.T @ scaled
 
 
 def processors() -> int:

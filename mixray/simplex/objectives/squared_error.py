@@ -16,61 +16,69 @@ from numpy.typing import ArrayLike, NDArray
 
 from mixray.errors import InputError
 from mixray.simplex.checks import Mask, Matrix, Vector, checked_row_weights, name_rows
-from mixray.simplex.objectives.objective import Columns, Evaluation
-from mixray.simplex.objectives.passes import Span, added, blocks, total
+from mixray.simplex.objectives.draws import Documents, Draws, draw_replicates
+from mixray.simplex.objectives.objective import Evaluation
+from mixray.simplex.objectives.passes import Columns, Span, added, blocks, total, weighted_product
 
 
 @dataclass(frozen=True, eq=False)
 class SquaredError:
-    """``errors``: ``(rows, sources, outputs)``, read once for ``gram`` ``(sources, sources)`` and then for
-    ``row_losses`` alone; ``row_weights``: float64 ``(rows,)``."""
+    """An ``Objective``. ``errors``: float64 ``(rows, sources, outputs)``; ``row_weights``: float64 ``(rows,)``; a
+    bootstrap draws ``sample``."""
 
     errors: NDArray[np.float64]
     row_weights: Vector
+    sample: Documents
 
     total_weight = None
 
     @classmethod
     def from_predictions(
-        cls, predictions: ArrayLike, truth: ArrayLike, row_weights: ArrayLike | None = None
+        cls,
+        predictions: ArrayLike,
+        truth: ArrayLike,
+        row_weights: ArrayLike | None = None,
+        *,
+        document_ids: ArrayLike | None = None,
     ) -> SquaredError:
-        """``predictions``: ``(rows, sources)`` or ``(rows, sources, outputs)``; ``truth``: ``(rows,)`` or
-        ``(rows, outputs)``; ``row_weights``: ``(rows,)``, 1/rows each when None. Raises InputError, naming rows."""
-        predicted, wanted = np.asarray(predictions, np.float64), np.asarray(truth, np.float64)
+        """Return the squared error of a table in memory.
+
+        Args:
+            predictions: ``(rows, sources)`` or ``(rows, sources, outputs)``.
+            truth: ``(rows,)`` or ``(rows, outputs)``.
+            row_weights: ``(rows,)``; 1/rows each by default.
+            document_ids: the document of each row, ``(rows,)``; every row is a document by default.
+
+        Raises:
+            InputError: naming rows, for shapes that do not fit and numbers that are not finite.
+        """
+        predicted, targets = np.asarray(predictions, np.float64), np.asarray(truth, np.float64)
         predicted = predicted[:, :, None] if predicted.ndim == 2 else predicted
-        wanted = wanted[:, None] if wanted.ndim == 1 else wanted
-        if predicted.ndim != 3 or 0 in predicted.shape or wanted.shape != (predicted.shape[0], predicted.shape[2]):
+        targets = targets[:, None] if targets.ndim == 1 else targets
+        if predicted.ndim != 3 or 0 in predicted.shape or targets.shape != (predicted.shape[0], predicted.shape[2]):
             raise InputError(
                 "predictions and truth do not fit",
                 got=f"shapes {np.shape(predictions)} and {np.shape(truth)}",
                 wanted="(rows, sources) and (rows,), or (rows, sources, outputs) and (rows, outputs)",
             )
         weights = checked_row_weights(row_weights, len(predicted))
-        errors = predicted - wanted[:, None, :]
+        errors = predicted - targets[:, None, :]
         bad = np.flatnonzero(~np.isfinite(errors).all(axis=(1, 2)))
         if bad.size:
             raise InputError(f"predictions or truth: no numbers in {name_rows(bad)}", wanted="finite numbers")
-        return cls(errors, weights)
+        return cls(errors, weights, Documents.of(weights, document_ids))
 
     @cached_property
     def gram(self) -> Matrix:
+        """G, ``(sources, sources)``."""
         rows, sources, outputs = self.errors.shape
 
         def work(span: Span) -> Vector:
             here = slice(*span)
-            part = self.errors[here] * np.sqrt(self.row_weights[here])[:, None, None]
-            flat = part.transpose(0, 2, 1).reshape(-1, sources)
-            return (flat.T @ flat).ravel()
+            table = self.errors[here].transpose(0, 2, 1).reshape(-1, sources)
+            return weighted_product(table, np.repeat(self.row_weights[here], outputs), np.arange(sources)).ravel()
 
         return total(added(work, blocks(rows, sources * outputs), self.errors.size)).reshape(sources, sources)
-
-    def reweighted(self, row_weights: Vector) -> SquaredError:
-        """The same rows under other weights; the errors are shared."""
-        return replace(self, row_weights=row_weights)
-
-    def restricted_to(self, allowed: Mask) -> SquaredError:
-        """Itself: no source has a part in what the others do."""
-        return self
 
     @property
     def rows(self) -> int:
@@ -80,6 +88,14 @@ class SquaredError:
     def sources(self) -> int:
         return int(self.errors.shape[1])
 
+    @property
+    def documents(self) -> int:
+        return self.sample.count
+
+    def restricted_to(self, allowed: Mask) -> SquaredError:
+        """Return itself: no source has a part in what the others do."""
+        return self
+
     def at(self, points: Matrix, columns: Columns | None = None) -> list[Evaluation]:
         curvature = None if columns is None else 2 * self.gram[np.ix_(columns, columns)]
         images = points @ self.gram
@@ -87,12 +103,44 @@ class SquaredError:
             Evaluation(float(image @ point), 2 * image, curvature) for point, image in zip(points, images, strict=True)
         ]
 
-    def replicates_at(self, points: Matrix, row_weights: Matrix, *, values: bool) -> list[Evaluation]:
-        """Each point under row weights of its own, ``(points, rows)``."""
-        pairs = zip(points, row_weights, strict=True)
-        return [self.reweighted(weights).at(point[None])[0] for point, weights in pairs]
+    def loss(self, source_shares: Vector) -> float:
+        return float(self.row_losses(source_shares).sum())
 
     def row_losses(self, source_shares: Vector) -> Vector:
         residual = np.einsum("ikj,k->ij", self.errors, source_shares)
         losses: Vector = self.row_weights * (residual**2).sum(axis=1)
         return losses
+
+    def row_documents(self) -> Documents:
+        return self.sample
+
+    def replicates(self, seed: int, target: int, numbers: range) -> SquaredErrorReplicates:
+        documents = np.arange(self.rows) if self.sample.numbers is None else self.sample.numbers
+        row_tokens = np.ones(self.rows) if self.sample.row_tokens is None else self.sample.row_tokens
+
+        def sums_of(draws: Draws) -> Matrix:
+            return np.stack([self.row_weights, row_tokens]) @ draws.times(documents).T
+
+        draws, _ = draw_replicates(seed, target, numbers, sums_of, float(row_tokens.sum()))
+        factors = draws.times(documents) * draws.scale[:, None]
+        return SquaredErrorReplicates([replace(self, row_weights=each * self.row_weights) for each in factors])
+
+
+@dataclass(frozen=True, eq=False)
+class SquaredErrorReplicates:
+    """A batch of bootstrap replicates."""
+
+    objectives: list[SquaredError]
+
+    @property
+    def count(self) -> int:
+        return len(self.objectives)
+
+    def at(self, points: Matrix, which: Columns, *, values: bool) -> list[Evaluation]:
+        return [self.objectives[i].at(point[None])[0] for point, i in zip(points, which, strict=True)]
+
+    def one(self, replicate: int) -> SquaredError:
+        return self.objectives[replicate]
+
+    def losses(self, mixtures: Matrix) -> Matrix:
+        return np.array([[at.value for at in objective.at(mixtures)] for objective in self.objectives])

@@ -18,7 +18,7 @@ import numpy as np
 
 from mixray.simplex.checks import Vector
 from mixray.simplex.goal import Worst
-from mixray.simplex.objectives.objective import Columns
+from mixray.simplex.objectives.passes import Columns
 from mixray.simplex.problem import Point, Problem
 from mixray.simplex.solvers.em import is_multiplicative, multiplicative
 from mixray.simplex.solvers.entropic import Entropic

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from mixray.simplex.checks import Mask, Matrix, Vector
 from mixray.simplex.feasible import DAQP_EQUALITY, DAQP_SOLVED, FeasibleSet
 from mixray.simplex.goal import Worst
-from mixray.simplex.objectives.objective import Columns
+from mixray.simplex.objectives.passes import Columns
 from mixray.simplex.problem import Point, Proof
 
 Senses = NDArray[np.int32]

@@ -15,7 +15,8 @@ import numpy as np
 from mixray.errors import InputError
 from mixray.simplex.checks import Matrix, Vector
 from mixray.simplex.feasible import FeasibleSet
-from mixray.simplex.objectives.objective import Columns, Evaluation
+from mixray.simplex.objectives.objective import Evaluation
+from mixray.simplex.objectives.passes import Columns
 from mixray.simplex.problem import Point, Problem
 from mixray.simplex.solvers.em import is_multiplicative, multiplicative
 from mixray.simplex.solvers.newton import follow
