@@ -107,7 +107,7 @@ def show(run_folder: RunFolderArgument, as_json: Json = False) -> None:
 
     if (compared := RobustResult.find(run_folder, open_progress().warn)) is not None:
         if as_json:
-            print(json.dumps({"run": compared.folder, **compared.results}, allow_nan=False))
+            print(json.dumps({"run": compared.folder, **json.loads(compared.results.to_json())}, allow_nan=False))
         else:
             compared.print()
         return

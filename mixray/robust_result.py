@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 from rich.console import Console
 
 from mixray.config import parse_config
 from mixray.config.robust import RobustConfig
+from mixray.report.robust_results import RobustResults
 from mixray.report.robust_tables import robust_report
 from mixray.runs import located
 from mixray.tracking import replay
@@ -24,7 +24,7 @@ class RobustResult:
     """``folder``: the run folder, where ``results.json`` is ``results``; ``view_command``: opens the run in MLflow."""
 
     folder: str
-    results: Mapping[str, Any]
+    results: RobustResults
     view_command: str = ""
 
     @classmethod
@@ -37,7 +37,7 @@ class RobustResult:
             return None
         config = parse_config(text, name=storage.location(f"{path}/config.yaml"), kind=RobustConfig)
         replay(config, storage, path, warn)
-        return cls(storage.location(path), json.loads(storage.read(f"{path}/{RESULTS}")))
+        return cls(storage.location(path), RobustResults.from_json(storage.read(f"{path}/{RESULTS}")))
 
     def print(self) -> None:
         Console().print(robust_report(self.results))

@@ -10,6 +10,7 @@ from mixray.robust_result import RESULTS, RobustResult
 from mixray.runs import created
 from mixray.tracking.records import Finish
 from mixray.tracking.spool import Spool
+from tests.report.test_robust_tables import results
 
 JOB = Path(__file__).parents[1] / "jobs" / "robust_digits.yaml"
 
@@ -20,11 +21,11 @@ def test_records_that_wait_in_the_folder_are_sent_when_it_is_shown(tmp_path: Pat
     storage, path = created(config)
     warnings: list[str] = []
     assert RobustResult.find(storage.location(path), warnings.append) is None
-    storage.write(f"{path}/{RESULTS}", b'{"arms": {}}')
+    storage.write(f"{path}/{RESULTS}", results().to_json().encode())
     Spool(storage, path).write([Finish("erm-0")])
     found = RobustResult.find(storage.location(path), warnings.append)
     assert found is not None
-    assert found.results == {"arms": {}}
+    assert found.results == results()
     (warning,) = warnings
     assert nobody in warning
     assert "records stay in" in warning

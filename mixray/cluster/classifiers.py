@@ -15,11 +15,16 @@ from typing import Any
 from mixray.cluster.mapping import run_on_actors
 from mixray.cluster.session import Session
 from mixray.config.robust import RobustArm, RobustConfig
-from mixray.data.tabular.task import Task
+from mixray.data.tabular.task import GroupedTask
 from mixray.data.tabular.tasks import task_of
-from mixray.store import Artifact, Artifacts, Draft, fingerprint
-from mixray.study import measured_rows, measures_of_heads, results_of, train_arm
+from mixray.report.robust_results import SeedResult
+from mixray.store import Artifact, Artifacts, Draft, Storage, fingerprint
+from mixray.study import FinishedArm, predict, results_of, seed_heads, train_arm
+from mixray.study.intervals import Predictions
 from mixray.training import StorageCheckpoint
+
+PREDICTIONS = "predictions.npy"
+"""Which test rows the model predicted correctly; artifacts of earlier versions do not have it."""
 
 
 @dataclass(frozen=True)
@@ -47,35 +52,35 @@ class ClassifierWorker:
 
         torch.set_num_threads(config.resources.threads)
         self._config, self._rows = config, rows
-        self._task: tuple[int, Task] | None = None
+        self._task: tuple[int, GroupedTask] | None = None
 
     def __call__(self, job: ClassifierJob) -> Artifact:
         task = self._task_of(job)
         if job.arm is None:
-            chosen = measured_rows(task, self._config.measures.rows, job.seed)
-            heads = [measures_of_heads(chosen, task.test, l2=l2) for l2 in self._config.measures.l2]
-            return job.draft.publish({}, {"seed": job.seed, "rows": len(chosen), "heads": heads})
+            heads = seed_heads(task, self._config.measures, job.seed)
+            return job.draft.publish({}, heads.model_dump(mode="json"))
         import torch
 
         trained = train_arm(task, self._config, job.arm, job.seed, checkpoint=job.checkpoint)
         buffer = io.BytesIO()
         torch.save(trained.model.state_dict(), buffer)
-        meta = {
-            "arm": job.arm,
-            "label_names": list(task.label_names),
-            "group_names": list(task.group_names),
-            "spurious_names": list(task.spurious_names),
-            "feature_names": list(task.feature_names),
-        }
-        results = results_of(trained, task, self._config, job.seed)
-        artifact = job.draft.publish({"weights.pt": job.draft.write("weights.pt", buffer.getvalue())}, meta | results)
+        result = results_of(trained, task, self._config, job.arm, job.seed)
+        files = {"weights.pt": buffer.getvalue(), PREDICTIONS: predict(trained.model, task.test).to_bytes()}
+        records = {name: job.draft.write(name, data) for name, data in files.items()}
+        artifact = job.draft.publish(records, result.model_dump(mode="json"))
         job.draft.storage.delete_folder(job.checkpoint.folder)
         return artifact
 
-    def _task_of(self, job: ClassifierJob) -> Task:
+    def _task_of(self, job: ClassifierJob) -> GroupedTask:
         if self._task is None or self._task[0] != job.seed:
             self._task = job.seed, task_of(self._config.data, self._rows, job.draft.storage, job.seed)
         return self._task[1]
+
+
+def finished_arm(artifact: Artifact, storage: Storage) -> FinishedArm:
+    record = artifact.files.get(PREDICTIONS)
+    predictions = None if record is None else Predictions.from_bytes(storage.read(record.path))
+    return FinishedArm(SeedResult.model_validate(artifact.meta), predictions)
 
 
 def train_classifiers(

@@ -1,12 +1,7 @@
-"""Classifiers of grouped rows: models, arms that train them, and what explains their robustness. Runs without Ray."""
+"""The comparison of robust methods on grouped rows, and the measures that explain them. Runs without Ray."""
 
-from mixray.study.arm import TrainedArm, results_of, train_arm
-from mixray.study.mechanism import measured_rows, measures_of_heads
+from mixray.study.arm import TrainedArm, predict, results_of, train_arm
+from mixray.study.mechanism import seed_heads
+from mixray.study.summary import FinishedArm, compare
 
-__all__ = [
-    "TrainedArm",
-    "measured_rows",
-    "measures_of_heads",
-    "results_of",
-    "train_arm",
-]
+__all__ = ["FinishedArm", "TrainedArm", "compare", "predict", "results_of", "seed_heads", "train_arm"]

@@ -1,38 +1,46 @@
-"""Why a head is robust: where it points, how far it is from the robust minimum, how spread its representation is.
+"""Why a head is robust: its direction, its distance from the robust minimum, the spread of its representation.
 
-Heads are compared on one representation each: that of the arm's own trunk, which for a linear model is the inputs.
-There the references are exact minimisers at the arm's strength of L2 (``linear_heads``), on training rows:
+An arm's head is compared with exact heads on the arm's own representation, which for a linear model is the inputs.
+They are minimisers at the arm's strength of L2 (``linear_heads``), on training rows:
 
     spurious   the ERM head that predicts the spurious attribute
-    oracle     the ERM head that predicts the label with all groups weighed alike
+    oracle     the ERM head that predicts the label with all groups weighted alike
     robust     the Group DRO head, which the bound R(w) - R(w_G) >= mu/2 |w - w_G|^2 is about
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from mixray.config.robust import MeasuresConfig
-from mixray.data.tabular.task import Part, Task
+from mixray.data.tabular.task import GroupedRows, GroupedTask, importance_weights
 from mixray.models import Classifier
-from mixray.robust.alignment import Bound, alignment, strong_convexity_bound
-from mixray.robust.completeness import Completeness, completeness
+from mixray.report.robust_results import (
+    BoundSides,
+    CompletenessResult,
+    Cosines,
+    ErmAndRobust,
+    ExactHeads,
+    Measures,
+    SeedHeads,
+)
+from mixray.robust.alignment import alignment, strong_convexity_bound
+from mixray.robust.completeness import completeness
 from mixray.robust.linear_heads import Head, HeadProblem
 from mixray.robust.worst_group import group_accuracy
-from mixray.study.stream import importance_weights
 
 Matrix = NDArray[np.float64]
+GROUP_ROWS = 50
+"""Rows that every group keeps when the rows to measure on are drawn."""
 
 
 @dataclass(frozen=True, eq=False)
 class References:
-    """Exact heads on one representation at one strength of L2. ``spurious``: None where no attribute is named."""
+    """Exact heads on one representation at one strength of L2. ``spurious`` is None where no attribute is named."""
 
     problem: HeadProblem
     erm: Head
@@ -40,125 +48,133 @@ class References:
     robust: Head
     spurious: Head | None
 
+    @classmethod
+    def of(cls, features: Matrix, rows: GroupedRows, l2: float) -> References:
+        """``features``: the rows' representation, float64 (rows, dimensions)."""
+        problem = HeadProblem(features, rows.labels, rows.group_ids, l2)
+        row_weights = importance_weights(np.bincount(rows.group_ids))[rows.group_ids]
+        spurious = None
+        if rows.spurious is not None:
+            spurious = HeadProblem(features, rows.spurious, rows.group_ids, l2).erm()
+        return cls(problem, problem.erm(), problem.erm(row_weights), problem.group_dro(), spurious)
 
-def references(features: Matrix, part: Part, group_counts: NDArray[np.int64], l2: float) -> References:
-    """features: float64 (rows, dimensions), of the part's rows."""
-    problem = HeadProblem(features, part.labels, part.group_ids, l2)
-    row_weights = importance_weights(group_counts)[part.group_ids]
-    spurious = None
-    if part.spurious is not None:
-        spurious = HeadProblem(features, part.spurious, part.group_ids, l2).erm()
-    return References(problem, problem.erm(), problem.erm(row_weights), problem.group_dro(), spurious)
+    def bound(self, parameters: Matrix) -> BoundSides:
+        """Return the bound for a head's parameters, float64 (classes, features + 1) with the bias last."""
+        flat, l2 = parameters.ravel(), self.problem.l2
+        bound = strong_convexity_bound(
+            worst_objective=float(self.problem.group_losses(flat).max()) + l2 / 2 * float(flat @ flat),
+            robust_worst_objective=self.robust.worst_objective,
+            weights=parameters,
+            robust_weights=self.robust.parameters,
+            l2=l2,
+            robust_error=self.robust.error,
+        )
+        return BoundSides(
+            gap=bound.gap,
+            distance=bound.distance,
+            projection=bound.projection,
+            tolerance=bound.tolerance,
+            slack=bound.slack,
+            holds=bound.holds,
+            l2=l2,
+        )
+
+    def alignment(self, weights: Matrix) -> Cosines:
+        """Return the cosines of a head's weights, (classes, features), with the oracle's and the spurious head's."""
+        return Cosines(
+            oracle=alignment(weights, self.oracle.weights),
+            spurious=None if self.spurious is None else alignment(weights, self.spurious.weights),
+        )
 
 
-def bound_of(parameters: Matrix, known: References) -> Bound:
-    """The bound for any head, (classes, features + 1) with the bias last, on the references' rows."""
-    flat = parameters.astype(np.float64).ravel()
-    l2 = known.problem.l2
-    return strong_convexity_bound(
-        worst_objective=float(known.problem.group_losses(flat).max()) + l2 / 2 * float(flat @ flat),
-        robust_worst_objective=known.robust.worst_objective,
-        weights=parameters,
-        robust_weights=known.robust.parameters,
-        l2=l2,
-        robust_error=known.robust.error,
-    )
+def measured_rows(task: GroupedTask, most: int, seed: int) -> GroupedRows:
+    """Return the training rows to measure on: all, or about ``most`` of them, drawn by the seed.
 
-
-def measured_rows(task: Task, most: int, seed: int) -> Part:
-    """Training rows that the measures are taken on: all, or ``most`` drawn ones with every group among them.
-
-    The draw keeps the groups' shares but leaves a group at least 50 rows, or all that it has.
+    The draw keeps the groups' shares, but leaves every group at least GROUP_ROWS rows, or all that it has.
     """
-    part, counts = task.train, task.training_counts
-    if len(part) <= most:
-        return part
+    rows, counts = task.train, task.training_counts
+    if len(rows) <= most:
+        return rows
     draws = np.random.default_rng([seed, most])
-    kept = []
+    drawn = []
     for group, count in enumerate(counts):
-        rows = np.flatnonzero(part.group_ids == group)
-        kept.append(draws.permutation(rows)[: max(min(50, count), round(most * count / len(part)))])
-    return part.rows(np.sort(np.concatenate(kept)))
+        members = np.flatnonzero(rows.group_ids == group)
+        drawn.append(draws.permutation(members)[: max(min(GROUP_ROWS, count), round(most * count / len(rows)))])
+    return rows.take(np.sort(np.concatenate(drawn)))
 
 
 @torch.no_grad()
-def representation(model: Classifier, part: Part) -> Matrix:
-    """The trunk's output, float64 (rows, dimensions)."""
+def representation(model: Classifier, rows: GroupedRows) -> Matrix:
+    """Return the output of the model's trunk, float64 (rows, dimensions)."""
     device = next(model.parameters()).device
-    out: Matrix = model.trunk(torch.from_numpy(part.features).to(device)).cpu().double().numpy()
-    return out
+    output: Matrix = model.trunk(torch.from_numpy(rows.features).to(device)).cpu().double().numpy()
+    return output
 
 
-def measures_of_arm(model: Classifier, rows: Part, *, l2: float, config: MeasuresConfig, seed: int) -> dict[str, Any]:
-    """Plain numbers: alignment with the two references, both sides of the bound, completeness with what it hangs on.
-
-    Without L2 there are no exact heads, and so neither alignment nor bound.
-    """
+def measures_of_arm(model: Classifier, rows: GroupedRows, *, l2: float, config: MeasuresConfig, seed: int) -> Measures:
+    """Measure a trained model. Without L2 the exact heads do not exist, and so neither alignment nor bound."""
     features = representation(model, rows)
-    head = model.head.weight.detach().cpu().double().numpy()
+    spread = completeness_of(features, rows, config, seed)
+    if not l2:
+        return Measures(completeness=spread)
+    weights = model.head.weight.detach().cpu().double().numpy()
     bias = model.head.bias.detach().cpu().double().numpy()
-    found: dict[str, Any] = {"completeness": _told(completeness_of(features, rows, config, seed))}
-    if l2:
-        known = references(features, rows, np.bincount(rows.group_ids), l2)
-        bound = bound_of(np.column_stack([head, bias]), known)
-        found["bound"] = asdict(bound) | {"slack": bound.slack, "holds": bound.holds, "l2": l2}
-        found["alignment"] = {
-            "oracle": alignment(head, known.oracle.weights),
-            "spurious": None if known.spurious is None else alignment(head, known.spurious.weights),
-        }
-    return found
+    references = References.of(features, rows, l2)
+    return Measures(
+        completeness=spread,
+        bound=references.bound(np.column_stack([weights, bias])),
+        alignment=references.alignment(weights),
+    )
 
 
-def completeness_of(features: Matrix, part: Part, config: MeasuresConfig, seed: int) -> Completeness | None:
-    """Of a representation, for the label and, where there is one, the spurious attribute.
+def completeness_of(
+    features: Matrix, rows: GroupedRows, config: MeasuresConfig, seed: int
+) -> CompletenessResult | None:
+    """Return the completeness for the label and, where there is one, the spurious attribute.
 
-    None where fewer than 2 dimensions vary: there is nothing to spread over.
+    It is None where fewer than two dimensions vary, because there is nothing to spread over.
     """
     if (features.std(axis=0) > 0).sum() < 2:
         return None
-    factors = [part.labels] if part.spurious is None else [part.labels, part.spurious]
+    factors = [rows.labels] if rows.spurious is None else [rows.labels, rows.spurious]
     pca = None if config.pca is None else min(config.pca, *features.shape)
-    return completeness(features, np.column_stack(factors), estimator=config.estimator, seed=seed, pca=pca)
+    result = completeness(features, np.column_stack(factors), estimator=config.estimator, seed=seed, pca=pca)
+    return CompletenessResult(
+        completeness=result.completeness,
+        per_factor=tuple(result.per_factor.tolist()),
+        dimensions=result.dimensions,
+        estimator=result.estimator,
+        kept_variance=result.kept_variance,
+    )
 
 
-def _told(found: Completeness | None) -> Mapping[str, Any] | None:
-    if found is None:
-        return None
-    return {
-        "completeness": found.completeness,
-        "per_factor": found.per_factor.tolist(),
-        "dimensions": found.dimensions,
-        "estimator": found.estimator,
-        "kept_variance": found.kept_variance,
-    }
+def seed_heads(task: GroupedTask, config: MeasuresConfig, seed: int) -> SeedHeads:
+    """Return the exact heads of one seed's task at every strength of L2 that the run file names."""
+    rows = measured_rows(task, config.rows, seed)
+    heads = tuple(exact_heads(rows, task.test, l2=l2) for l2 in config.l2)
+    return SeedHeads(seed=seed, rows=len(rows), heads=heads)
 
 
-def measures_of_heads(rows: Part, test: Part, *, l2: float) -> dict[str, Any]:
-    """The paper's setting, exact ERM and Group DRO heads on fixed inputs: alignments and the bound, plain numbers."""
-    known = references(rows.features.astype(np.float64), rows, np.bincount(rows.group_ids), l2)
-    bound = bound_of(known.erm.parameters, known)
-    found: dict[str, Any] = {
-        "l2": l2,
-        "bound": asdict(bound) | {"slack": bound.slack, "holds": bound.holds},
-        "worst_loss": {"erm": float(known.erm.group_losses.max()), "group_dro": float(known.robust.group_losses.max())},
-        "worst_test_accuracy": {"erm": _worst(known.erm, test), "group_dro": _worst(known.robust, test)},
-        "certificate": known.robust.error,
-        "oracle": {
-            name: alignment(head.weights, known.oracle.weights)
-            for name, head in (("erm", known.erm), ("group_dro", known.robust))
-        },
-        "spurious": None,
-    }
-    if known.spurious is not None:
-        reference = known.spurious.weights
-        found["spurious"] = {
-            "erm": alignment(known.erm.weights, reference),
-            "group_dro": alignment(known.robust.weights, reference),
-        }
-    return found
+def exact_heads(rows: GroupedRows, test: GroupedRows, *, l2: float) -> ExactHeads:
+    """Compare the exact ERM and Group DRO heads on the inputs, which is the setting of the mechanism paper."""
+    references = References.of(rows.features.astype(np.float64), rows, l2)
+    erm, robust = references.erm, references.robust
+    of_erm, of_robust = references.alignment(erm.weights), references.alignment(robust.weights)
+    spurious = None
+    if of_erm.spurious is not None and of_robust.spurious is not None:
+        spurious = ErmAndRobust(erm=of_erm.spurious, group_dro=of_robust.spurious)
+    return ExactHeads(
+        l2=l2,
+        bound=references.bound(erm.parameters),
+        worst_loss=ErmAndRobust(erm=float(erm.group_losses.max()), group_dro=float(robust.group_losses.max())),
+        worst_test_accuracy=ErmAndRobust(erm=_worst_accuracy(erm, test), group_dro=_worst_accuracy(robust, test)),
+        certificate=robust.error,
+        oracle=ErmAndRobust(erm=of_erm.oracle, group_dro=of_robust.oracle),
+        spurious=spurious,
+    )
 
 
-def _worst(head: Head, test: Part) -> float:
+def _worst_accuracy(head: Head, test: GroupedRows) -> float:
     predicted = (test.features @ head.weights.T + head.bias).argmax(axis=1)
     groups = int(test.group_ids.max()) + 1
     return group_accuracy(predicted, test.labels, test.group_ids, num_groups=groups).worst

@@ -10,7 +10,7 @@ import torch
 
 from mixray.config.robust import DigitsConfig, RobustConfig
 from mixray.data.tabular.digits import digits_task
-from mixray.data.tabular.task import Part, Task
+from mixray.data.tabular.task import GroupedRows, GroupedTask
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +19,7 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
-def digits() -> Task:
+def digits() -> GroupedTask:
     return digits_task(DigitsConfig(correlation=0.95), 0)
 
 
@@ -28,11 +28,11 @@ def run_file(**changes: Any) -> RobustConfig:
     return RobustConfig.model_validate(settings | changes)
 
 
-def toy_part(rows: int = 60, seed: int = 0) -> Part:
+def toy_rows(rows: int = 60, seed: int = 0) -> GroupedRows:
     """Two features, the label's and the shortcut's; groups of label and shortcut, each with a row."""
     draws = np.random.default_rng(seed)
     labels = np.arange(rows) % 2
     spurious = np.where(draws.random(rows) < 0.9, labels, 1 - labels)
     spurious[:4] = [0, 0, 1, 1]
     features = np.column_stack([2 * labels - 1, 2 * (2 * spurious - 1)]) + draws.normal(size=(rows, 2))
-    return Part(features.astype(np.float32), labels, 2 * labels + spurious, spurious)
+    return GroupedRows(features.astype(np.float32), labels, 2 * labels + spurious, spurious, np.arange(rows))

@@ -8,11 +8,10 @@ import torch
 
 from mixray.config.robust import MeasuresConfig
 from mixray.config.training import HeadConfig
-from mixray.data.tabular.task import Task
+from mixray.data.tabular.task import GroupedTask
 from mixray.models import Classifier
-from mixray.study import measured_rows, measures_of_heads
-from mixray.study.mechanism import completeness_of, measures_of_arm, references
-from tests.study.conftest import toy_part
+from mixray.study.mechanism import References, completeness_of, exact_heads, measured_rows, measures_of_arm
+from tests.study.conftest import toy_rows
 
 CONFIG = MeasuresConfig(rows=300)
 
@@ -27,55 +26,61 @@ def linear(weights: np.ndarray, bias: np.ndarray) -> Classifier:
 
 @pytest.mark.parametrize("reference", ["spurious", "oracle", "robust", "erm"])
 def test_a_head_that_is_a_reference_aligns_with_it_and_obeys_the_bound(reference: str) -> None:
-    part, l2 = toy_part(), 0.05
-    known = references(part.features.astype(np.float64), part, np.bincount(part.group_ids), l2)
-    head = getattr(known, reference)
-    found = measures_of_arm(linear(head.weights, head.bias), part, l2=l2, config=CONFIG, seed=0)
-    if reference in found["alignment"]:
-        assert found["alignment"][reference] == pytest.approx(1, abs=1e-6)
-    assert found["bound"]["holds"]
-    assert found["bound"]["slack"] == pytest.approx(found["bound"]["gap"] - found["bound"]["distance"])
+    rows, l2 = toy_rows(), 0.05
+    references = References.of(rows.features.astype(np.float64), rows, l2)
+    head = getattr(references, reference)
+    measures = measures_of_arm(linear(head.weights, head.bias), rows, l2=l2, config=CONFIG, seed=0)
+    bound, cosines = measures.bound, measures.alignment
+    assert bound is not None
+    assert cosines is not None
+    if reference in ("spurious", "oracle"):
+        assert getattr(cosines, reference) == pytest.approx(1, abs=1e-6)
+    assert bound.holds
+    assert bound.slack == pytest.approx(bound.gap - bound.distance)
     if reference == "robust":
-        assert found["bound"]["gap"] == pytest.approx(0, abs=1e-5)
+        assert bound.gap == pytest.approx(0, abs=1e-5)
 
 
 def test_the_spurious_head_follows_the_shortcut_and_the_oracle_less_than_erm() -> None:
-    part = toy_part(400)
-    known = references(part.features.astype(np.float64), part, np.bincount(part.group_ids), 0.05)
-    assert known.spurious is not None
+    rows = toy_rows(400)
+    references = References.of(rows.features.astype(np.float64), rows, 0.05)
+    assert references.spurious is not None
 
     def share(weights: np.ndarray) -> float:
         direction = weights[1] - weights[0]
         return float(abs(direction[1]) / np.abs(direction).sum())
 
-    assert share(known.oracle.weights) < share(known.erm.weights) < share(known.spurious.weights)
+    assert share(references.oracle.weights) < share(references.erm.weights) < share(references.spurious.weights)
 
 
 @pytest.mark.parametrize("l2", [0.001, 0.1, 1.0])
 def test_the_bound_holds_for_exact_heads_at_every_strength(l2: float) -> None:
-    found = measures_of_heads(toy_part(200), toy_part(100, seed=1), l2=l2)
-    assert found["bound"]["holds"]
-    assert found["certificate"] < 1e-5
-    assert found["worst_loss"]["group_dro"] <= found["worst_loss"]["erm"]
-    assert found["spurious"]["group_dro"] < found["spurious"]["erm"]
+    heads = exact_heads(toy_rows(200), toy_rows(100, seed=1), l2=l2)
+    assert heads.bound.holds
+    assert heads.certificate < 1e-5
+    assert heads.worst_loss.group_dro <= heads.worst_loss.erm
+    assert heads.spurious is not None
+    assert heads.spurious.group_dro < heads.spurious.erm
 
 
 def test_without_l2_there_are_neither_references_nor_a_bound() -> None:
-    found = measures_of_arm(linear(np.eye(2), np.zeros(2)), toy_part(), l2=0.0, config=CONFIG, seed=0)
-    assert set(found) == {"completeness"}
+    measures = measures_of_arm(linear(np.eye(2), np.zeros(2)), toy_rows(), l2=0.0, config=CONFIG, seed=0)
+    assert measures.completeness is not None
+    assert (measures.bound, measures.alignment) == (None, None)
 
 
-def test_completeness_carries_what_it_hangs_on() -> None:
-    part = toy_part(200)
+def test_completeness_carries_the_settings_on_which_it_depends() -> None:
+    rows = toy_rows(200)
     config = MeasuresConfig(estimator="random_forest", pca=2)
-    found = measures_of_arm(linear(np.eye(2), np.zeros(2)), part, l2=0.0, config=config, seed=0)["completeness"]
-    assert (found["dimensions"], found["estimator"]) == (2, "random_forest")
-    assert found["kept_variance"] == pytest.approx(1)
-    assert 0 <= found["completeness"] <= 1
-    assert completeness_of(np.zeros((200, 3)), part, config, 0) is None
+    spread = measures_of_arm(linear(np.eye(2), np.zeros(2)), rows, l2=0.0, config=config, seed=0).completeness
+    assert spread is not None
+    assert (spread.dimensions, spread.estimator) == (2, "random_forest")
+    assert spread.kept_variance == pytest.approx(1)
+    assert 0 <= spread.completeness <= 1
+    assert completeness_of(np.zeros((200, 3)), rows, config, 0) is None
 
 
-def test_measured_rows_keep_every_group(digits: Task) -> None:
+def test_measured_rows_keep_every_group(digits: GroupedTask) -> None:
     rows = measured_rows(digits, 200, 0)
     counts = np.bincount(rows.group_ids)
     assert counts[[1, 2]].tolist() == digits.training_counts[[1, 2]].tolist()

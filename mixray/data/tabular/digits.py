@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from mixray.config.robust import DigitsConfig
-from mixray.data.tabular.task import Part, Task, check_groups, standardised
+from mixray.data.tabular.task import GroupedRows, GroupedTask, check_groups, standardised
 
 LABELS = ("0-4", "5-9")
 PATCHES = ("no patch", "patch")
@@ -21,7 +21,7 @@ TRAIN, VALIDATION = 1000, 300
 """Rows; the other 497 are the test part."""
 
 
-def digits_task(config: DigitsConfig, seed: int) -> Task:
+def digits_task(config: DigitsConfig, seed: int) -> GroupedTask:
     """The task of a seed, which draws the parts and the patches. Groups: label and patch."""
     from sklearn.datasets import load_digits
 
@@ -35,8 +35,9 @@ def digits_task(config: DigitsConfig, seed: int) -> Task:
     images[:, :PATCH, :PATCH] = BRIGHT * patch[:, None, None]
     in_train = np.zeros(len(labels), dtype=bool)
     in_train[train] = True
-    whole = Part(standardised(images.reshape(len(labels), -1), in_train), labels, 2 * labels + patch, patch)
+    features = standardised(images.reshape(len(labels), -1), in_train)
+    whole = GroupedRows(features, labels, 2 * labels + patch, patch, np.arange(len(labels)))
     groups = tuple(f"{label}|{value}" for label in LABELS for value in PATCHES)
     names = tuple(f"pixel {row},{column}" for row in range(8) for column in range(8))
-    parts = (whole.rows(train), whole.rows(validation), whole.rows(test))
-    return check_groups(Task(parts[0], parts[1], parts[2], LABELS, groups, PATCHES, names))
+    parts = (whole.take(train), whole.take(validation), whole.take(test))
+    return check_groups(GroupedTask(parts[0], parts[1], parts[2], LABELS, groups, PATCHES, names))

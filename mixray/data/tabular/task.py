@@ -22,34 +22,39 @@ NAMED = 5
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
-    """Some rows. features: float32 (rows, columns); the others: int64 (rows,), spurious None where it is not named."""
+class GroupedRows:
+    """Encoded rows of one part of a task.
+
+    features: float32 (rows, columns); labels, group_ids: int64 (rows,); spurious: int64 (rows,), None where no spurious
+    attribute is named; row_ids: int64 (rows,), the rows' numbers in the whole table.
+    """
 
     features: NDArray[np.float32]
     labels: Ids
     group_ids: Ids
     spurious: Ids | None
+    row_ids: Ids
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def rows(self, chosen: NDArray[Any]) -> Part:
-        """The rows with these numbers."""
-        spurious = None if self.spurious is None else self.spurious[chosen]
-        return Part(self.features[chosen], self.labels[chosen], self.group_ids[chosen], spurious)
+    def take(self, rows: NDArray[Any]) -> GroupedRows:
+        """Return the rows at these positions."""
+        spurious = None if self.spurious is None else self.spurious[rows]
+        return GroupedRows(self.features[rows], self.labels[rows], self.group_ids[rows], spurious, self.row_ids[rows])
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
+class GroupedTask:
     """Names in the order of their ids; every group has training rows.
 
     ``spurious_names[k]`` is the attribute's value that goes with label k more than with others in the training rows;
     empty where no attribute is named or where it has another number of values than the label.
     """
 
-    train: Part
-    validation: Part
-    test: Part
+    train: GroupedRows
+    validation: GroupedRows
+    test: GroupedRows
     label_names: tuple[str, ...]
     group_names: tuple[str, ...]
     spurious_names: tuple[str, ...]
@@ -57,15 +62,19 @@ class Task:
     warnings: list[dict[str, Any]] = field(default_factory=list)
 
     @property
+    def num_groups(self) -> int:
+        return len(self.group_names)
+
+    @property
     def training_counts(self) -> Ids:
         """Training rows of each group, int64 (groups,)."""
         return np.bincount(self.train.group_ids, minlength=len(self.group_names))
 
-    def parts(self) -> Iterator[tuple[str, Part]]:
+    def parts(self) -> Iterator[tuple[str, GroupedRows]]:
         yield from zip(SPLITS, (self.train, self.validation, self.test), strict=True)
 
 
-def split_and_encode(examples: Examples, config: GroupedConfig, seed: int) -> Task:
+def split_and_encode(examples: Examples, config: GroupedConfig, seed: int) -> GroupedTask:
     """The task of a seed. Raises InputError where a part or a group of it has no rows, or the label has one class."""
     splits = _splits(examples, config, seed)
     in_train = splits == "train"
@@ -92,17 +101,25 @@ def split_and_encode(examples: Examples, config: GroupedConfig, seed: int) -> Ta
                 "values",
             }
         )
-    whole = Part(
+    whole = GroupedRows(
         features,
         ids_in(examples.labels, labels),
         ids_in(examples.groups, groups),
         ids_in(examples.spurious, spurious) if examples.spurious is not None and spurious else None,
+        np.arange(len(examples)),
     )
-    train, validation, test = (whole.rows(np.flatnonzero(splits == part)) for part in SPLITS)
-    return check_groups(Task(train, validation, test, labels, groups, spurious, names, warnings))
+    train, validation, test = (whole.take(np.flatnonzero(splits == part)) for part in SPLITS)
+    return check_groups(GroupedTask(train, validation, test, labels, groups, spurious, names, warnings))
 
 
-def check_groups(task: Task) -> Task:
+def importance_weights(group_counts: Ids) -> NDArray[np.float64]:
+    """Return row weights by group, float64 (groups,), with which all groups weigh the same and the mean weight is 1."""
+    shares = group_counts.astype(np.float64) / group_counts.sum()
+    weights: NDArray[np.float64] = 1 / (len(shares) * shares)
+    return weights
+
+
+def check_groups(task: GroupedTask) -> GroupedTask:
     """The task. Raises InputError where a group has no training rows; warns of those that the other parts lack."""
     warnings = list(task.warnings)
     for name, part in task.parts():

@@ -9,7 +9,7 @@ import pyarrow as pa
 from mixray.config.robust import GroupedConfig
 from mixray.data.tabular.digits import digits_task
 from mixray.data.tabular.examples import examples_of, read_examples
-from mixray.data.tabular.task import Task, split_and_encode
+from mixray.data.tabular.task import GroupedTask, split_and_encode
 from mixray.store import Artifact, Artifacts, Storage, encode
 from mixray.store.tables import read_table
 
@@ -33,7 +33,7 @@ def keep_rows(config: GroupedConfig, artifacts: Artifacts) -> Artifact | None:
     return draft.publish({TABLE: draft.write(TABLE, data)}, {"rows": table.num_rows, "columns": table.column_names})
 
 
-def task_of(config: GroupedConfig, rows: Artifact | None, storage: Storage, seed: int) -> Task:
+def task_of(config: GroupedConfig, rows: Artifact | None, storage: Storage, seed: int) -> GroupedTask:
     """The task of a seed; ``rows`` from ``keep_rows``. Raises InputError."""
     if rows is None:
         assert config.digits is not None
