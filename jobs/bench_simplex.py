@@ -41,7 +41,7 @@ from numpy.typing import NDArray
 
 from mixray.cache import read_cache
 from mixray.runs import RunFolder
-from mixray.search.rows import rows_of
+from mixray.search.problem import UnitRows
 from mixray.simplex import CrossEntropy, Entropic, FeasibleSet, Point, Problem, Solution, solve, solve_problem
 from mixray.simplex.objectives.passes import one_blas_thread
 from mixray.simplex.solvers.solve import SOLVERS, TOLERANCE
@@ -193,7 +193,7 @@ def cases_of(run: str) -> Iterator[Case]:
     folder = RunFolder.open(run)
     rows, columns = folder.load_cache(folder.artifacts())
     for target, found in rows.items():
-        table = rows_of(read_cache(folder.storage, found, "fit", columns[target]), folder.config.mixture)
+        table = UnitRows.of(read_cache(folder.storage, found, "fit", columns[target]), folder.config.mixture)
         yield Case(target, *table.log_probs.shape, (table.log_probs, table.row_weights))
 
 

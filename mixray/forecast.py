@@ -67,7 +67,7 @@ class Forecast:
         """All of it as JSON values."""
         fields = asdict(self)
         del fields["cost"]
-        return fields | {"compute": self.cost.fields(), "formula": self.cost.formula()}
+        return fields | {"compute": self.cost.compute().model_dump(), "formula": self.cost.formula()}
 
     def tables(self) -> list[RenderableType]:
         """For a terminal."""

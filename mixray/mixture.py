@@ -1,7 +1,8 @@
-"""The answer: the share of training tokens to draw from each source, with its unit, certificate and provenance.
+"""The answer of mixray: a mixture file (schema ``mixray.mixture/1``) as a typed, frozen record that loads and saves it.
 
-A ``Mixture`` is what a mixture file (schema ``mixray.mixture/1``) holds, field by field. It is frozen and checked at
-creation: shares are nonnegative, sum to 1 within 1e-12 and name every source once. Floats keep their full precision.
+A ``Mixture`` gives the share of training tokens to draw from each source, with its unit, certificate and provenance. It
+is checked when it is created: shares are nonnegative, sum to 1 within 1e-12 and name every source once. Floats keep
+their full precision. The classes above it are the sections of the file.
 """
 
 from __future__ import annotations
@@ -9,11 +10,21 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    WrapSerializer,
+    model_serializer,
+    model_validator,
+)
 
 from mixray.errors import InputError
 
@@ -22,10 +33,163 @@ SUM_TOLERANCE = 1e-12
 TRAINING_TOKENS = "training tokens"
 
 Share = Annotated[float, Field(ge=0.0, le=1.0 + SUM_TOLERANCE)]
+Interval = tuple[float, float]
+
+
+class MixtureSection(BaseModel):
+    """The base of a mixture file's sections. A field that was not set is not written."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_serializer(mode="wrap")
+    def _without_unset_fields(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in serialize(self).items() if name in self.model_fields_set}
+
+
+class HeldOutLoss(MixtureSection):
+    """The loss of a retrained model on held-out documents, nats per token.
+
+    ``nll`` is weighted as the run file says, ``nll_document`` is the mean over documents, ``nll_token`` over tokens.
+    ``difference`` is this arm's ``nll`` minus that of the first arm in the run file, which has none itself, with a
+    paired 95 % interval over documents.
+    """
+
+    nll: float | None = None
+    nll_document: float | None = None
+    nll_token: float | None = None
+    documents: int | None = None
+    difference: float | None = None
+    difference_low: float | None = None
+    difference_high: float | None = None
+
+    @property
+    def difference_interval(self) -> Interval | None:
+        """The 95 % interval of the difference; None where there is none."""
+        if self.difference_low is None or self.difference_high is None:
+            return None
+        return self.difference_low, self.difference_high
+
+
+class ArmResult(HeldOutLoss):
+    """What an arm's retrained model reached, and what its training took.
+
+    ``targets``: of several targets, each one's loss; ``group_weights``: source -> its last weight in a robust
+    objective; ``model``: where the model is stored, a path or URI.
+    """
+
+    targets: dict[str, HeldOutLoss] = {}
+    tokens: int | None = None
+    seconds: float | None = None
+    parameters: int | None = None
+    group_weights: dict[str, float] = {}
+    model: str | None = None
+
+
+class InterchangeableSources(MixtureSection):
+    """Two sources whose shares the data hardly tell apart. ``correlation``: of their shares across replicates."""
+
+    sources: tuple[str, str]
+    correlation: float
+
+
+class SourceWorth(MixtureSection):
+    """By how much the best predicted loss rises without a source, nats per token, with its 95 % interval.
+
+    ``gap``: the certified gap of the problem without the source, and so how exact ``loss_rise`` is.
+    """
+
+    loss_rise: float
+    interval: Interval | None
+    gap: float
+
+
+class LimitPrice(MixtureSection):
+    """A limit that the mixture reaches. ``sources``: those whose shares it bounds together; ``at``: the limit itself.
+
+    ``nats_per_token_per_unit_share``: how fast the predicted loss falls as the limit is loosened.
+    """
+
+    sources: list[str]
+    limit: Literal["min", "max"]
+    at: float
+    nats_per_token_per_unit_share: float
+
+
+class PathMixture(MixtureSection):
+    """One mixture between the optimum and the prior.
+
+    ``strength``: of the pull to the prior, nats per token; 0 at the optimum, None (infinite) at the prior.
+    ``loss_rise``: above the optimum's loss, nats per token; ``divergence``: KL(shares || prior), nats.
+    """
+
+    strength: float | None
+    weights: dict[str, float]
+    loss: float
+    loss_rise: float
+    divergence: float
+    effective_sources: float
+
+
+class OptimalMixture(MixtureSection):
+    """The optimum beside which a near-optimal mixture was chosen."""
+
+    weights: dict[str, float]
+    loss: float
+    gap: float
+
+
+class MixtureChoice(MixtureSection):
+    """How the mixture was chosen among the near-optimal ones.
+
+    ``rule`` and ``within``: as in the run file; ``allowed_rise``: the tolerance in nats per token; ``divergence_gap``:
+    a bound on how far the divergence is above the smallest possible one, nats. The others: see ``PathMixture``.
+    """
+
+    rule: str
+    within: float | str
+    allowed_rise: float
+    strength: float | None
+    loss: float
+    loss_rise: float
+    divergence: float
+    effective_sources: float
+    divergence_gap: float
+    optimum: OptimalMixture
+
+
+class SearchCompute(MixtureSection):
+    """The search's floating point operations, those of retraining one arm, and their ratio, ``overhead``."""
+
+    search_flops: float
+    retrain_flops: float
+    overhead: float
+
+
+class MixtureWarning(MixtureSection):
+    """Something to know before the mixture is used. ``code`` is for programs, ``message`` for people.
+
+    The other fields hold the numbers behind some of the messages: a gap in nats per token, an interval with its unit, a
+    number of documents.
+    """
+
+    code: str
+    message: str
+    gap: float | None = None
+    interval: Interval | None = None
+    unit: str | None = None
+    documents: int | None = None
+
+
+def _none_if_empty(section: object) -> object:
+    return None if section == {} else section
+
+
+def _empty_if_none(section: object, serialize: Callable[[object], object]) -> object:
+    return {} if section is None else serialize(section)
 
 
 class Mixture(BaseModel):
-    """One mixture. What a mixture has not (a baseline has no gap, an unbounded run no epochs) is None or empty."""
+    """One mixture. What it does not have (a baseline has no gap, an unbounded run no epochs) is None or empty."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=True)
 
@@ -33,70 +197,67 @@ class Mixture(BaseModel):
     run: str | None = None
     targets: list[str] = []
     over: Literal["mean", "worst"] | None = None
-    """What several targets' losses come to; None for one target."""
+    """How several targets' losses are combined; None for one target."""
     unit: Literal["document", "window", "token"] | None = None
     """What the likelihood was taken over."""
     share_of: str = TRAINING_TOKENS
     sources: list[str]
     weights: dict[str, Share]
     """Source -> its share; in the order of ``sources``; the sum is 1 within 1e-12."""
-    interval: dict[str, tuple[float, float]] = {}
+    interval: dict[str, Interval] = {}
     """Source -> 95 % interval of its share, by a bootstrap over documents."""
     loss: dict[str, float] = {}
     """Arm -> predicted loss on the fit part, nats per token."""
     target_loss: dict[str, float] = {}
-    """Target -> the mixture's predicted loss on it, of several targets; then ``loss`` is what they come to."""
+    """Of several targets, each one's predicted loss; then ``loss`` combines them."""
     target_weights: dict[str, float] = {}
-    """Target -> how much it counts at the optimum, of several targets."""
+    """Of several targets, how much each counts at the optimum."""
     gap: Annotated[float, Field(ge=0.0)] | None = None
-    """How far the loss (with a pull to a prior, both together) is above the best possible one at most, nats per token.
-    """
+    """A bound on how far the predicted loss (with a pull to a prior, the loss and the pull together) is above the
+    smallest possible one, nats per token."""
     rounds: int | None = None
     solver: str | None = None
     solver_why: str | None = None
-    """Where the choice was left to ``auto``."""
+    """Why ``auto`` took this solver; None where the run file named it."""
     tolerance: float | None = None
     status: Literal["converged", "round_limit", "stalled"] | None = None
     epochs: dict[str, float] = {}
     """Source -> passes over it in the retraining budget."""
     effective_sources: float | None = None
     """The exponential of the shares' entropy."""
-    interchangeable: list[dict[str, Any]] = []
-    """Pairs of sources whose shares the data hardly tell apart."""
-    worth: dict[str, dict[str, Any] | None] = {}
-    """Source -> by how much the best loss rises without it, with its 95 % interval; None where it is needed."""
-    prices: list[dict[str, Any]] = []
-    """Active limits, and what loosening each would bring, nats per token per unit of share."""
-    choice: dict[str, Any] = {}
-    """How the mixture was chosen among near-optimal ones, and the optimum; empty where it is the optimum."""
-    path: list[dict[str, Any]] = []
-    """From the optimum to the prior: strength of the pull, shares, loss, effective number of sources."""
-    retrain: dict[str, dict[str, Any]] = {}
-    """Arm -> what its retrained model reached: nll in nats per token, tokens, seconds, ..."""
-    compute: dict[str, float] = {}
-    warnings: list[dict[str, Any]] = []
+    interchangeable: list[InterchangeableSources] = []
+    worth: dict[str, SourceWorth | None] = {}
+    """Source -> what it is worth; None where the limits allow no mixture without it."""
+    prices: list[LimitPrice] = []
+    """The limits that the mixture reaches, dearest first."""
+    choice: Annotated[MixtureChoice | None, BeforeValidator(_none_if_empty), WrapSerializer(_empty_if_none)] = None
+    """How the mixture was chosen among near-optimal ones; None (``{}`` in the file) where it is the optimum."""
+    path: list[PathMixture] = []
+    """From the optimum to the prior."""
+    retrain: dict[str, ArmResult] = {}
+    """Arm -> what its retrained model reached."""
+    compute: Annotated[SearchCompute | None, BeforeValidator(_none_if_empty), WrapSerializer(_empty_if_none)] = None
+    """What the search cost beside one retraining; None (``{}`` in the file) before retraining."""
+    warnings: list[MixtureWarning] = []
 
     @model_validator(mode="after")
-    def _is_a_mixture(self) -> Self:
+    def _check_sources_and_sum(self) -> Self:
         if not self.sources or len(set(self.sources)) != len(self.sources):
             raise ValueError(f"sources: wanted at least one, each named once; got {self.sources}")
         for name in ("weights", "interval", "epochs"):
-            given = getattr(self, name)
-            if (name == "weights" or given) and set(given) != set(self.sources):
-                raise ValueError(f"{name}: wanted exactly the sources {self.sources}; got {list(given)}")
+            by_source = getattr(self, name)
+            if (name == "weights" or by_source) and set(by_source) != set(self.sources):
+                raise ValueError(f"{name}: wanted exactly the sources {self.sources}; got {list(by_source)}")
         total = math.fsum(self.weights.values())
         if abs(total - 1) > SUM_TOLERANCE:
             raise ValueError(f"weights: wanted shares that sum to 1 within {SUM_TOLERANCE:g}; they sum to {total!r}")
         return self
 
     @classmethod
-    def from_weights(cls, source_shares: Mapping[str, float], **fields: Any) -> Mixture:
-        """A mixture from source -> share, in that order; ``fields`` are the other fields of the mixture file.
-
-        Raises InputError where they make no mixture.
-        """
+    def from_weights(cls, source_shares: Mapping[str, float]) -> Mixture:
+        """Return a mixture from source -> share, in that order. Raises InputError where the shares are not valid."""
         weights = {source: float(share) for source, share in source_shares.items()}
-        return _checked({"sources": list(weights), "weights": weights, **fields}, where=None)
+        return _validated({"sources": list(weights), "weights": weights}, where=None)
 
     @classmethod
     def from_json(cls, text: str, *, where: str | None = None) -> Mixture:
@@ -104,20 +265,21 @@ class Mixture(BaseModel):
         try:
             content = json.loads(text, parse_constant=_refuse_constant)
         except ValueError as error:
-            raise InputError("this is not a mixture file: the JSON is broken", where=where, got=error) from None
+            raise InputError("this is not a valid mixture file: the JSON is broken", where=where, got=error) from None
         if not isinstance(content, dict) or content.get("schema") != SCHEMA:
             got = content.get("schema") if isinstance(content, dict) else type(content).__name__
-            wanted = f"schema {SCHEMA!r}"
-            raise InputError("this is not a mixture file", where=where, got=f"schema {got!r}", wanted=wanted)
-        return _checked(content, where=where)
+            raise InputError(
+                "this is not a valid mixture file", where=where, got=f"schema {got!r}", wanted=f"schema {SCHEMA!r}"
+            )
+        return _validated(content, where=where)
 
     def to_json(self) -> str:
-        """Strict JSON (no NaN), indented, floats to the last digit."""
+        """Return the content of a mixture file: strict JSON (no NaN), indented, floats to the last digit."""
         content = self.model_dump(mode="json", by_alias=True)
         return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the mixture file: whole or not at all."""
+        """Write the mixture file, either whole or not at all."""
         final = Path(path)
         final.parent.mkdir(parents=True, exist_ok=True)
         partial = final.with_name(f".{final.name}.{os.getpid()}.partial")
@@ -126,7 +288,7 @@ class Mixture(BaseModel):
 
 
 def load_mixture(path: str | os.PathLike[str]) -> Mixture:
-    """Read a mixture file from a local path. Raises InputError when it is missing or wrong."""
+    """Read a mixture file from a local path. Raises InputError where it is missing or not valid."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -134,14 +296,16 @@ def load_mixture(path: str | os.PathLike[str]) -> Mixture:
     return Mixture.from_json(text, where=os.fspath(path))
 
 
-def _checked(content: dict[str, Any], where: str | None) -> Mixture:
+def _validated(content: dict[str, Any], where: str | None) -> Mixture:
     try:
         return Mixture.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
+        field = ".".join(str(step) for step in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
-        raise InputError("this is no mixture", where=where, got=f"{field}: {message}" if field else message) from None
+        raise InputError(
+            "this is not a valid mixture", where=where, got=f"{field}: {message}" if field else message
+        ) from None
 
 
 def _refuse_constant(name: str) -> float:

@@ -16,7 +16,7 @@ from mixray.mixture import Mixture
 from mixray.progress import Progress, Stage
 from mixray.report import convergence_figure, curves_figure, losses_figure, path_figure, summary_lines, weights_figure
 from mixray.runs import RunFolder
-from mixray.search import Found
+from mixray.search import SolvedMixture
 from mixray.store import Artifact
 from mixray.tracking import Tracker, metric_names
 from mixray.training import Progress as TrainingRecord
@@ -97,7 +97,7 @@ def trained(tracker: Tracker, stage: Stage, kind: str, models: Mapping[str, Arti
     tracker.artifact("", f"{kind}_curves.png", curves_figure(curves, title=title))
 
 
-def mixture(tracker: Tracker, stage: Stage, name: str, found: Found) -> None:
+def mixture(tracker: Tracker, stage: Stage, name: str, found: SolvedMixture) -> None:
     """One mixture (a target's, or mean, or worst): shares, certificate, predicted losses."""
     answer = found.mixture
     facts = {f"weight/{name}/{source}": share for source, share in answer.weights.items()}
@@ -116,7 +116,7 @@ def report(
     tracker: Tracker,
     folder: RunFolder,
     mixtures: Mapping[str, Mixture],
-    found: Mapping[str, Found],
+    found: Mapping[str, SolvedMixture],
     arm_shares: Mapping[str, Mapping[str, float]],
 ) -> None:
     """Realised losses as metrics; mixture files and figures in the run folder and in MLflow."""
@@ -124,13 +124,17 @@ def report(
         arm: arm_shares[arm] for arm in folder.config.retrain.arms if arm in arm_shares
     }
     for name, answer in mixtures.items():
-        facts = {f"realised/{name}/{arm}": result["nll"] for arm, result in answer.retrain.items() if "nll" in result}
-        facts |= {
-            f"realised/{name}/{arm}/{target}": own["nll"]
-            for arm, result in answer.retrain.items()
-            for target, own in result.get("targets", {}).items()
+        facts = {
+            f"realised/{name}/{arm}": result.nll for arm, result in answer.retrain.items() if result.nll is not None
         }
-        facts[f"overhead/{name}"] = answer.compute["overhead"]
+        facts |= {
+            f"realised/{name}/{arm}/{target}": loss.nll
+            for arm, result in answer.retrain.items()
+            for target, loss in result.targets.items()
+            if loss.nll is not None
+        }
+        if answer.compute is not None:
+            facts[f"overhead/{name}"] = answer.compute.overhead
         tracker.metrics("", [(key, value, 0) for key, value in facts.items()])
         loss, gap = found[name].trace.T
         settings = folder.config.mixture

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mixray import narration
-from mixray.cache import compare, read_cache
+from mixray.cache import read_cache
 from mixray.cluster import Session
 from mixray.cluster.mapping import run_tasks
 from mixray.cluster.proxies import train_proxies
@@ -29,8 +29,15 @@ from mixray.forecast import forecast
 from mixray.progress import Progress, SilentProgress
 from mixray.result import Result
 from mixray.runs import RunFolder, is_finished
-from mixray.search import feasible_set, in_memory, mixture_targets, solve_once
-from mixray.search.arms import arm_shares, arms_of, with_results
+from mixray.search import (
+    ArmArtifacts,
+    arm_shares,
+    feasible_set,
+    in_memory,
+    mixture_targets,
+    solve_once,
+    with_held_out_results,
+)
 from mixray.tracking import Tracker, open_tracker
 
 
@@ -116,16 +123,10 @@ def _run(
         narration.trained(tracker, stage, "arm", models)
     with progress.stage("held-out") as stage:
         judged = score(session, artifacts, config.cache, config.retrain, models, data.targets, "held_out", stage.update)
-        realised = {}
-        for name, targets in wanted.items():
-            for target in targets:
-                mine = {arm: judged[target][model] for arm, model in arms_of(config, name).items()}
-                held_out = read_cache(storage, data.targets[target], "held_out", mine)
-                realised[target] = compare(held_out, config.mixture.weighting, config.retrain.arms[0])
-    mixtures = {}
-    for name, answer in result.mixtures.items():
-        mixtures[name] = with_results(config, storage, name, answer, data.targets, proxies, models, realised)
-        folder.save_mixture(name, mixtures[name])
+    results = ArmArtifacts(data.targets, proxies, models, judged)
+    mixtures = with_held_out_results(config, storage, result.mixtures, results)
+    for name, mixture in mixtures.items():
+        folder.save_mixture(name, mixture)
     result = replace(result, mixtures=mixtures)
     if until == "retrain":
         return result

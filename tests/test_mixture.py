@@ -14,7 +14,10 @@ from pydantic import ValidationError
 from mixray.errors import InputError
 from mixray.mixture import Mixture, load_mixture
 
+WEIGHTS = {"python": 0.7, "größe": 0.30000000000000004}
 FULL: dict[str, Any] = {
+    "sources": ["python", "größe"],
+    "weights": WEIGHTS,
     "run": "quickstart-0123abcd",
     "targets": ["sklearn"],
     "unit": "document",
@@ -31,16 +34,49 @@ FULL: dict[str, Any] = {
     "interchangeable": [{"sources": ["python", "größe"], "correlation": -0.9}],
     "worth": {"python": {"loss_rise": 0.1, "interval": [0.0, 0.2], "gap": 1e-9}, "größe": None},
     "prices": [{"sources": ["python"], "limit": "max", "at": 0.7, "nats_per_token_per_unit_share": 0.01}],
-    "choice": {"rule": "nearest_to_prior"},
-    "path": [{"strength": None, "weights": {"python": 0.5, "größe": 0.5}, "loss": 2.6}],
+    "choice": {
+        "rule": "nearest_to_prior",
+        "within": "one_se",
+        "allowed_rise": 0.02,
+        "strength": 0.3,
+        "loss": 2.51,
+        "loss_rise": 0.01,
+        "divergence": 0.1,
+        "effective_sources": 1.9,
+        "divergence_gap": 1e-7,
+        "optimum": {"weights": {"python": 0.8, "größe": 0.2}, "loss": 2.5, "gap": 1e-9},
+    },
+    "path": [
+        {
+            "strength": None,
+            "weights": {"python": 0.5, "größe": 0.5},
+            "loss": 2.6,
+            "loss_rise": 0.1,
+            "divergence": 0.0,
+            "effective_sources": 2.0,
+        }
+    ],
     "tolerance": 1e-8,
     "status": "converged",
     "epochs": {"python": 0.5, "größe": 2.0},
-    "retrain": {"mixmin": {"nll": 2.4, "tokens": 1000, "seconds": 3.5}},
+    "retrain": {
+        "balanced": {
+            "nll": 2.5,
+            "documents": 9,
+            "difference": 0.1,
+            "difference_low": 0.0,
+            "difference_high": 0.2,
+            "targets": {"sklearn": {"nll": 2.5}},
+            "group_weights": {"python": 0.3},
+            "model": "store/artifacts/model/1",
+        },
+        "mixmin": {"nll": 2.4, "tokens": 1000, "seconds": 3.5},
+    },
     "compute": {"search_flops": 1e12, "retrain_flops": 1e15, "overhead": 1e-3},
-    "warnings": [{"code": "flat", "message": "shares differ more than losses"}],
+    "warnings": [
+        {"code": "flat", "message": "shares differ more than losses", "interval": [0.0, 0.1], "unit": "nats per token"}
+    ],
 }
-WEIGHTS = {"python": 0.7, "größe": 0.30000000000000004}
 FIELDS = [
     "schema", "run", "targets", "over", "unit", "share_of", "sources", "weights", "interval", "loss", "target_loss",
     "target_weights", "gap", "rounds", "solver", "solver_why", "tolerance", "status", "epochs", "effective_sources",
@@ -49,7 +85,7 @@ FIELDS = [
 
 
 def test_a_mixture_file_has_exactly_these_fields() -> None:
-    content = json.loads(Mixture.from_weights(WEIGHTS, **FULL).to_json())
+    content = json.loads(Mixture.model_validate(FULL).to_json())
     assert list(content) == FIELDS
     assert content["schema"] == "mixray.mixture/1"
     assert content["share_of"] == "training tokens"
@@ -58,7 +94,7 @@ def test_a_mixture_file_has_exactly_these_fields() -> None:
 
 
 def test_a_saved_mixture_is_loaded_to_the_last_bit(tmp_path: Path) -> None:
-    mixture = Mixture.from_weights(WEIGHTS, **FULL)
+    mixture = Mixture.model_validate(FULL)
     path = tmp_path / "mixtures" / "sklearn.json"
     mixture.save(path)
     assert load_mixture(path) == mixture
@@ -91,6 +127,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "status": ({"status": "done"}, "status: Input should be 'converged'"),
     "gap": ({"gap": -1.0}, "gap: Input should be greater than or equal to 0"),
     "unknown field": ({"shares": {}}, "shares: Extra inputs are not permitted"),
+    "section": ({"worth": {"a": {"rise": 1}}}, "worth.a.loss_rise: Field required"),
     "schema": ({"schema": "mixray.mixture/2"}, r"schema 'mixray.mixture/2'\n  wanted: schema 'mixray.mixture/1'"),
 }
 CONTENT = {"schema": "mixray.mixture/1", "sources": ["a", "b"], "weights": {"a": 0.5, "b": 0.5}}
@@ -128,6 +165,25 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_no_number_of_a_mixture_is_nan_or_infinite() -> None:
-    for wrong in (float("nan"), float("inf")):
-        with pytest.raises(InputError, match="finite number"):
-            Mixture.from_weights(WEIGHTS, loss={"mixmin": wrong})
+    for number in (float("nan"), float("inf")):
+        with pytest.raises(ValidationError, match="finite number"):
+            Mixture.model_validate(FULL | {"loss": {"mixmin": number}})
+
+
+def test_a_file_has_only_the_fields_that_a_section_was_given() -> None:
+    content = json.loads(Mixture.model_validate(FULL).to_json())
+    for section in ("interchangeable", "worth", "prices", "choice", "path", "retrain", "compute"):
+        assert content[section] == json.loads(json.dumps(FULL[section])), section
+    assert content["warnings"] == FULL["warnings"]
+
+
+def test_an_absent_section_is_an_empty_object() -> None:
+    bare = Mixture.from_weights(WEIGHTS)
+    content = json.loads(bare.to_json())
+    assert (content["choice"], content["compute"]) == ({}, {})
+    assert Mixture.from_json(bare.to_json()) == bare
+
+
+def test_shares_that_are_no_mixture_are_refused() -> None:
+    with pytest.raises(InputError, match="this is not a valid mixture"):
+        Mixture.from_weights({"a": 0.5, "b": 0.4})

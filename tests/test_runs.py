@@ -11,12 +11,12 @@ import pytest
 
 from mixray.config import RunConfig, parse_config
 from mixray.errors import CorruptedArtifactError, InputError
-from mixray.mixture import Mixture
+from mixray.mixture import ArmResult, Mixture
 from mixray.runs import RunFolder, is_finished
 from mixray.store import Artifact
 
 MakeConfig = Callable[..., RunConfig]
-MIXTURE = Mixture.from_weights({"python": 1 / 3, "cpp": 2 / 3}, targets=["docs"], gap=1e-9)
+MIXTURE = Mixture(sources=["python", "cpp"], weights={"python": 1 / 3, "cpp": 2 / 3}, targets=["docs"], gap=1e-9)
 
 
 @pytest.fixture
@@ -201,7 +201,7 @@ def test_mixtures_are_saved_and_read_back_to_the_last_bit(folder: RunFolder) -> 
 def test_a_mixture_file_that_is_none_is_named(folder: RunFolder) -> None:
     path = f"{folder.path}/mixtures/docs.json"
     folder.storage.write(path, b'{"schema": "mixray.mixture/2"}')
-    with pytest.raises(InputError, match="this is not a mixture file") as caught:
+    with pytest.raises(InputError, match="this is not a valid mixture file") as caught:
         folder.mixtures()
     assert caught.value.where == folder.storage.location(path)
 
@@ -250,7 +250,7 @@ def test_a_run_is_finished_when_every_mixture_has_its_results(make_config: MakeC
     assert not is_finished(make_config())
     folder = RunFolder.create(make_config())
     assert not is_finished(make_config())
-    with_results = MIXTURE.model_copy(update={"retrain": {"mixmin": {"nll": 1.0}}})
+    with_results = MIXTURE.model_copy(update={"retrain": {"mixmin": ArmResult(nll=1.0)}})
     folder.save_mixture("docs", MIXTURE)
     folder.save_mixture("code", with_results)
     assert not is_finished(make_config())

@@ -18,7 +18,7 @@ from mixray.config.mixture import ShardsConfig
 from mixray.errors import CorruptedArtifactError, InputError
 from mixray.mixture import Mixture
 from mixray.runs import RunFolder
-from mixray.search import Sweep, baseline_mixtures, find_mixture, natural_tokens, solve_again, solve_once
+from mixray.search import Sweep, baseline_shares, find_mixture, natural_tokens, solve_again, solve_once
 from mixray.store import Artifact, encode
 
 PLANTED = {"a": 0.55, "b": 0.3, "c": 0.15}
@@ -251,7 +251,7 @@ def test_a_budget_of_exactly_all_tokens_leaves_one_mixture(
 
 
 def codes(mixture: Mixture) -> list[str]:
-    return [warning["code"] for warning in mixture.warnings]
+    return [warning.code for warning in mixture.warnings]
 
 
 def test_a_clear_answer_comes_without_warnings(config: Callable[..., RunConfig]) -> None:
@@ -261,19 +261,19 @@ def test_a_clear_answer_comes_without_warnings(config: Callable[..., RunConfig])
 def test_few_documents_are_warned_of(config: Callable[..., RunConfig]) -> None:
     assert codes(find(synthetic_cache(50), config())) == []
     (warning,) = find(synthetic_cache(49), config()).warnings
-    assert (warning["code"], warning["documents"]) == ("few_documents", 49)
-    assert "49 documents" in warning["message"]
+    assert (warning.code, warning.documents) == ("few_documents", 49)
+    assert "49 documents" in warning.message
 
 
 def test_a_gain_that_may_be_nothing_is_warned_of(cache: PredictionCache, config: Callable[..., RunConfig]) -> None:
     same = replace(cache, log_probs=np.repeat(cache.log_probs[:, :1], 3, axis=1))
     warnings = find(same, config(bootstrap=50)).warnings
-    assert [warning["code"] for warning in warnings] == ["flat", "flat"]
-    assert [arm in warning["message"] for arm, warning in zip(("balanced", "natural"), warnings, strict=True)] == [
+    assert [warning.code for warning in warnings] == ["flat", "flat"]
+    assert [arm in warning.message for arm, warning in zip(("balanced", "natural"), warnings, strict=True)] == [
         True
     ] * 2
-    assert warnings[0]["interval"] == pytest.approx([0.0, 0.0], abs=1e-12)
-    assert (warnings[0]["unit"], warnings[0]["documents"]) == ("nats per token", 600)
+    assert warnings[0].interval == pytest.approx([0.0, 0.0], abs=1e-12)
+    assert (warnings[0].unit, warnings[0].documents) == ("nats per token", 600)
 
 
 def test_natural_is_in_proportion_to_the_real_sizes_where_they_are_stated(config: Callable[..., RunConfig]) -> None:
@@ -281,7 +281,7 @@ def test_natural_is_in_proportion_to_the_real_sizes_where_they_are_stated(config
     settings["sources"]["a"]["natural_tokens"] = 30_000
     sizes = natural_tokens(RunConfig.model_validate(settings), AVAILABLE)
     assert sizes == {"a": 30_000, "b": 3_000, "c": 1_000}
-    assert baseline_mixtures(sizes)["natural"].weights["a"] == 30 / 34
+    assert baseline_shares(sizes)["natural"]["a"] == 30 / 34
 
 
 def test_a_solution_is_found_again_and_not_solved_again(cache: PredictionCache, folder: RunFolder) -> None:
@@ -307,7 +307,7 @@ def test_a_solution_is_found_again_and_not_solved_again(cache: PredictionCache, 
 def test_a_solver_out_of_rounds_says_so_with_its_gap(cache: PredictionCache, config: Callable[..., RunConfig]) -> None:
     mixture = find(cache, config(solver="em", max_rounds=2))
     assert (mixture.status, mixture.rounds, codes(mixture)) == ("round_limit", 2, ["not_converged"])
-    assert mixture.gap == mixture.warnings[0]["gap"] > 1e-8
+    assert mixture.gap == mixture.warnings[0].gap > 1e-8
     assert mixture.gap is not None
     best = find(cache, config(tolerance=1e-12)).loss["mixmin"]
     assert mixture.loss["mixmin"] - mixture.gap <= best <= mixture.loss["mixmin"]
@@ -378,16 +378,16 @@ def test_solving_again_takes_new_settings_of_the_mixture(folder: RunFolder) -> N
 @pytest.mark.parametrize(
     ("overrides", "target", "what"),
     [
-        (["seed=1"], None, "only 'mixture' can be changed after the fact"),
-        (["mixture.tolerance=1e-3", "retrain.tokens=1"], None, "only 'mixture' can be changed after the fact"),
+        (["seed=1"], None, "only 'mixture' can be changed after a run"),
+        (["mixture.tolerance=1e-3", "retrain.tokens=1"], None, "only 'mixture' can be changed after a run"),
         (["mixture.colour=red"], None, "unknown key 'mixture.colour'"),
         (["mixture.bounds.d=[0, 1]"], None, "mixture.bounds.d is wrong"),
         ([], "targt", "the run has no such target"),
         (["mixture.over=mean"], "target", "one target cannot be picked"),
-        (["mixture.shards.actors=2"], None, "to solve again needs no cluster"),
+        (["mixture.shards.actors=2"], None, "solving again needs no cluster"),
         (["mixture.bounds.a=[0.1..0.2, 0.5..0.6]"], None, "one range at a time"),
         (["mixture.bounds.a=[0, 0.1..0.2]", "mixture.max_epochs=1..2"], None, "one setting can be swept at a time"),
-        (["mixture.max_epochs=2..1"], None, "the range is not understood"),
+        (["mixture.max_epochs=2..1"], None, "this is not a valid range"),
         (["mixture.max_epochs=1..2..3"], None, "mixture.max_epochs is wrong"),
         (["mixture.max_epochs=0..2"], None, "mixture.max_epochs is wrong"),
         (["mixture.max_epochs=0.1"], None, "no mixture keeps mixture.max_epochs"),
@@ -468,10 +468,10 @@ def test_a_group_of_sources_is_capped_and_the_cap_has_its_price(
     capped = find(cache, config(groups=groups))
     assert capped.weights["a"] + capped.weights["b"] == pytest.approx(0.5, abs=1e-12)
     (price,) = capped.prices
-    assert (price["sources"], price["limit"], price["at"]) == (["a", "b"], "max", 0.5)
+    assert (price.sources, price.limit, price.at) == (["a", "b"], "max", 0.5)
     looser = find(cache, config(groups=[{"sources": ["a", "b"], "max": 0.5001}], tolerance=1e-12))
     brought = (find(cache, config(groups=groups, tolerance=1e-12)).loss["mixmin"] - looser.loss["mixmin"]) / 1e-4
-    assert price["nats_per_token_per_unit_share"] == pytest.approx(brought, rel=0.01)
+    assert price.nats_per_token_per_unit_share == pytest.approx(brought, rel=0.01)
 
 
 def test_limits_that_conflict_are_named_with_their_sources(
@@ -506,13 +506,15 @@ def test_the_nearest_near_optimal_mixture_is_chosen_where_asked_for(
     rise = chosen.loss["mixmin"] - optimum.loss["mixmin"]
     assert rise == pytest.approx(1e-3 * optimum.loss["mixmin"], rel=1e-3)
     assert chosen.gap == pytest.approx(rise, abs=1e-7)
-    assert chosen.choice["optimum"]["weights"] == pytest.approx(optimum.weights, abs=1e-9)
-    assert (chosen.choice["rule"], chosen.choice["within"]) == ("nearest_to_prior", 1e-3)
+    assert chosen.choice is not None
+    assert chosen.choice.optimum.weights == pytest.approx(optimum.weights, abs=1e-9)
+    assert (chosen.choice.rule, chosen.choice.within) == ("nearest_to_prior", 1e-3)
     assert chosen.effective_sources is not None
     assert optimum.effective_sources is not None
     assert chosen.effective_sources > optimum.effective_sources
     one_se = find(cache, config(choose={"rule": "nearest_to_prior"}, bootstrap=20))
-    assert 0 < one_se.choice["loss_rise"] <= one_se.choice["allowed_rise"]
+    assert one_se.choice is not None
+    assert 0 < one_se.choice.loss_rise <= one_se.choice.allowed_rise
     assert one_se.interval == {}  # it is the optimum's replicates that are at hand, not this mixture's
 
 
@@ -524,11 +526,12 @@ def test_every_source_has_its_worth_and_the_path_leads_to_the_prior(
         without = find(cache, config(bounds={source: [0, 0]}, tolerance=1e-10))
         worth = mixture.worth[source]
         assert worth is not None
-        assert worth["loss_rise"] == pytest.approx(without.loss["mixmin"] - mixture.loss["mixmin"], abs=1e-8)
-        assert worth["interval"][0] <= worth["loss_rise"] <= worth["interval"][1]
-    assert mixture.path[0]["weights"] == mixture.weights
-    assert mixture.path[-1]["weights"] == pytest.approx(BALANCED)
-    assert mixture.path[-1]["strength"] is None
+        assert worth.interval is not None
+        assert worth.loss_rise == pytest.approx(without.loss["mixmin"] - mixture.loss["mixmin"], abs=1e-8)
+        assert worth.interval[0] <= worth.loss_rise <= worth.interval[1]
+    assert mixture.path[0].weights == mixture.weights
+    assert mixture.path[-1].weights == pytest.approx(BALANCED)
+    assert mixture.path[-1].strength is None
     Mixture.from_json(mixture.to_json())
 
 
@@ -587,7 +590,8 @@ def test_a_part_of_the_loss_is_one_of_the_loss_and_not_of_a_regret(
         rule = {"rule": "nearest_to_prior", "within": 1e-3}
         chosen = find_for_all(caches, config(over="worst", worst={"offsets": offsets}, choose=rule))
         losses = [chosen.target_weights[name] * chosen.target_loss[name] for name in caches]
-        assert chosen.choice["allowed_rise"] == pytest.approx(1e-3 * sum(losses), rel=0.01)
+        assert chosen.choice is not None
+        assert chosen.choice.allowed_rise == pytest.approx(1e-3 * sum(losses), rel=0.01)
 
 
 def test_the_worst_case_is_solved_again_from_the_cache(folder: RunFolder) -> None:

@@ -1,6 +1,5 @@
-"""Mixtures to compare with: each takes the sources and returns a ``Mixture``."""
+"""Ways to choose a mixture that others are compared with. Each returns a ``Mixture``."""
 
-from mixray.methods.balanced import balanced
-from mixray.methods.natural import natural
+from mixray.methods.baselines import balanced, natural
 
 __all__ = ["balanced", "natural"]

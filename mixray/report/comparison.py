@@ -1,85 +1,109 @@
-"""Which arm won, and by how much: the arithmetic behind the tables.
+"""Which arm has the lowest held-out loss, and by how much: the arithmetic behind the tables.
 
-Losses are in nats per token. *Predicted*: of the proxies' mixture on the target's fit part; *held-out*: of the
-retrained model on the target's held-out part. The differences to one of the arms, the anchor, come with a paired 95 %
-interval; it covers the choice of documents, not of the training seed.
+Losses are in nats per token. The *predicted* loss is that of the proxies' mixture on the target's fit part, the
+*held-out* loss that of the retrained model on the target's held-out part. Differences to one of the arms, the
+reference, come with a paired 95 % interval, which covers the choice of documents, not that of the training seed.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mixray.mixture import Mixture
+from mixray.mixture import HeldOutLoss, Interval, Mixture
 
 SEARCHED, PLAIN = "mixmin", "balanced"
-"""The arm that the search made, and the one that anybody can have for nothing."""
+"""The arm of the search, and the arm that costs nothing."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One arm's held-out loss minus another's, nats per token. ``share``: of the other's loss; ``interval``: 95 %."""
+    """One arm's held-out loss minus another's, nats per token, with its 95 % interval; ``ratio``: to the other's."""
 
     value: float
-    share: float
-    interval: tuple[float, float] | None
+    ratio: float
+    interval: Interval | None
 
     @property
     def is_separated(self) -> bool | None:
-        """Whether the interval leaves out zero; None where there is no interval."""
+        """Whether the interval excludes zero; None where there is no interval."""
         return None if self.interval is None else self.interval[0] > 0 or self.interval[1] < 0
 
 
 def held_out_losses(mixture: Mixture) -> dict[str, float]:
-    """Retrained arm -> held-out loss, nats per token."""
-    return {arm: float(result["nll"]) for arm, result in mixture.retrain.items() if result.get("nll") is not None}
+    """Return the held-out loss of every retrained arm, nats per token."""
+    return {arm: result.nll for arm, result in mixture.retrain.items() if result.nll is not None}
 
 
 def arms_best_first(mixture: Mixture) -> list[str]:
-    """By held-out loss, those without one last and by predicted loss."""
+    """Return the arms by held-out loss; those without one come last, by predicted loss."""
     held_out, infinity = held_out_losses(mixture), float("inf")
     arms = dict.fromkeys([*mixture.loss, *mixture.retrain])
     return sorted(arms, key=lambda arm: (held_out.get(arm, infinity), mixture.loss.get(arm, infinity)))
 
 
 def winner(mixture: Mixture) -> str | None:
-    """The arm with the lowest held-out loss; None where nothing was retrained."""
+    """Return the arm with the lowest held-out loss; None where nothing was retrained."""
     held_out = held_out_losses(mixture)
     return min(held_out, key=lambda arm: held_out[arm]) if held_out else None
 
 
-def anchor(mixture: Mixture) -> str | None:
-    """The retrained arm that the others are compared with: the one without a difference, else mixmin, else the best."""
+def reference_arm(mixture: Mixture) -> str | None:
+    """Return the retrained arm that the others are compared with.
+
+    It is the one without a difference, else ``mixmin``, else the best.
+    """
     held_out = held_out_losses(mixture)
-    without = [arm for arm in held_out if "difference" not in mixture.retrain[arm]]
-    if len(without) == 1:
-        return without[0]
+    references = [arm for arm in held_out if mixture.retrain[arm].difference is None]
+    if len(references) == 1:
+        return references[0]
     return SEARCHED if SEARCHED in held_out else winner(mixture)
 
 
 def difference(mixture: Mixture, arm: str, other: str) -> Difference:
-    """How far ``arm`` is above ``other``; with an interval where one of the two is the anchor and the other has one."""
+    """Return how far ``arm`` is above ``other``, with an interval where one of them is the reference arm."""
     held_out = held_out_losses(mixture)
     value = held_out[arm] - held_out[other]
-    interval = None
-    if other == anchor(mixture):
-        interval = _interval(mixture, arm)
-    elif arm == anchor(mixture) and (theirs := _interval(mixture, other)):
-        interval = (-theirs[1], -theirs[0])
+    interval, reference = None, reference_arm(mixture)
+    if other == reference:
+        interval = mixture.retrain[arm].difference_interval
+    elif arm == reference and (reverse := mixture.retrain[other].difference_interval):
+        interval = (-reverse[1], -reverse[0])
     return Difference(value, value / held_out[other], interval)
 
 
-def rival(mixture: Mixture) -> str | None:
-    """Whom the winner is compared with: balanced, or mixmin where balanced itself won; else the second best."""
-    best = winner(mixture)
-    others = [arm for arm in arms_best_first(mixture) if arm in held_out_losses(mixture) and arm != best]
+def compared_with_winner(mixture: Mixture) -> str | None:
+    """Return the arm to name beside the winner: ``balanced``, else ``mixmin``, else the second best."""
+    held_out, best = held_out_losses(mixture), winner(mixture)
+    others = [arm for arm in arms_best_first(mixture) if arm in held_out and arm != best]
     for arm in (PLAIN, SEARCHED):
         if arm in others:
             return arm
     return others[0] if others else None
 
 
-def _interval(mixture: Mixture, arm: str) -> tuple[float, float] | None:
-    result = mixture.retrain[arm]
-    if "difference_low" not in result:
-        return None
-    return float(result["difference_low"]), float(result["difference_high"])
+def mean_over_targets(losses: Mapping[str, HeldOutLoss], target_weights: Mapping[str, float]) -> HeldOutLoss:
+    """Return the mean of one arm's losses on several targets; a field that one of them lacks is left out.
+
+    ``target_weights``: how much each target counts, 1 where it is not named. Targets are different documents, so the
+    squared errors of their differences add.
+    """
+    weights = {target: target_weights.get(target, 1.0) for target in losses}
+    weights = {target: weight / sum(weights.values()) for target, weight in weights.items()}
+    joint: dict[str, float] = {"documents": sum(loss.documents or 0 for loss in losses.values())}
+    for name in ("nll", "nll_document", "nll_token", "difference"):
+        values = {target: getattr(loss, name) for target, loss in losses.items()}
+        if None not in values.values():
+            joint[name] = sum(weights[target] * value for target, value in values.items())
+    intervals = {target: loss.difference_interval for target, loss in losses.items()}
+    half_widths = [
+        weights[target] * (interval[1] - (losses[target].difference or 0.0))
+        for target, interval in intervals.items()
+        if interval is not None
+    ]
+    if len(half_widths) == len(losses):
+        half_width = math.hypot(*half_widths)
+        joint["difference_low"] = joint["difference"] - half_width
+        joint["difference_high"] = joint["difference"] + half_width
+    return HeldOutLoss.model_validate(joint)

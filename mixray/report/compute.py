@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mixray.mixture import SearchCompute
 from mixray.report.layout import percent
 
 TRAINING_OPERATIONS, SCORING_OPERATIONS = 6, 2
@@ -17,7 +18,7 @@ TRAINING_OPERATIONS, SCORING_OPERATIONS = 6, 2
 
 @dataclass(frozen=True)
 class Work:
-    """Tokens that pass through a model of so many parameters."""
+    """A number of tokens that pass through a model of a number of parameters."""
 
     parameters: int
     tokens: int
@@ -33,7 +34,10 @@ class Work:
 
 @dataclass(frozen=True)
 class SearchCost:
-    """``proxies``: each one's training; ``scored``: the target tokens each scores; ``retrained``: one arm's."""
+    """The work of a search and of one retraining.
+
+    ``proxies``: the training of each proxy; ``scored``: the target tokens that each scores; ``retrained``: one arm.
+    """
 
     proxies: Sequence[Work]
     scored: Sequence[Work]
@@ -52,12 +56,12 @@ class SearchCost:
         """The search as a share of one arm's training."""
         return self.search_flops / self.retrain_flops
 
-    def fields(self) -> dict[str, float]:
-        """``compute`` of the mixture file."""
-        return {"search_flops": self.search_flops, "retrain_flops": self.retrain_flops, "overhead": self.overhead}
+    def compute(self) -> SearchCompute:
+        """Return the section ``compute`` of a mixture file."""
+        return SearchCompute(search_flops=self.search_flops, retrain_flops=self.retrain_flops, overhead=self.overhead)
 
     def formula(self) -> str:
-        """How the numbers come about, for a person to check."""
+        """Return in one sentence how the numbers come about, for a person to check."""
         trained = sum(work.training_flops for work in self.proxies)
         scored = sum(work.scoring_flops for work in self.scored)
         return (

@@ -120,13 +120,13 @@ def path_figure(mixture: Mixture, *, format: Format = "png") -> bytes:
     assert mixture.path, "a mixture without a path has no figure of it"
     figure = _figure(7.5, 4.2)
     axes = figure.add_subplot()
-    rises = [1000 * point["loss_rise"] for point in mixture.path]
+    rises = [1000 * point.loss_rise for point in mixture.path]
     for place, source in enumerate(mixture.sources):
         colour, dashes = COLOURS[place % len(COLOURS)], DASHES[place // len(COLOURS) % len(DASHES)]
-        shares = [100 * point["weights"][source] for point in mixture.path]
+        shares = [100 * point.weights[source] for point in mixture.path]
         axes.plot(rises, shares, color=colour, linestyle=dashes, marker=".", linewidth=1.6, label=source)
     if mixture.choice:
-        axes.axvline(1000 * mixture.choice["loss_rise"], color=GREY, linewidth=1.2, linestyle=":", label="chosen")
+        axes.axvline(1000 * mixture.choice.loss_rise, color=GREY, linewidth=1.2, linestyle=":", label="chosen")
     linear = max(rises) / 1000 or 1.0
     axes.set_xscale("symlog", linthresh=linear)
     axes.set_xlim(left=0)

@@ -88,6 +88,11 @@ def small_text(value: float) -> str:
     return f"{value:.1e}" if value else "0"
 
 
+def number_text(value: float, digits: int = 4) -> str:
+    """Write a number with a fixed number of digits, zero as ``0``."""
+    return f"{value:.{digits}f}" if value else "0"
+
+
 def difference_text(value: float, digits: int = 4) -> str:
     """Write a difference with its sign and a fixed number of digits: ``+0.1391``, zero as ``0``."""
     return f"{value:+.{digits}f}" if value else "0"

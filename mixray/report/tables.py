@@ -1,22 +1,21 @@
-"""Tables for a terminal of 80 columns: what a mixture is made of, which arm won and by how much."""
+"""The tables of a mixture: its shares, its arms and their losses, the worth of its sources, and a summary."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from mixray.mixture import Mixture
+from mixray.mixture import Interval, LimitPrice, Mixture
 from mixray.report.comparison import (
     PLAIN,
     SEARCHED,
-    anchor,
     arms_best_first,
+    compared_with_winner,
     difference,
     held_out_losses,
-    rival,
+    reference_arm,
     winner,
 )
 from mixray.report.layout import (
@@ -24,6 +23,7 @@ from mixray.report.layout import (
     counted,
     difference_text,
     new_table,
+    number_text,
     percent,
     share_text,
     small_text,
@@ -31,9 +31,9 @@ from mixray.report.layout import (
 )
 
 MOST_PRICES = 5
-"""Limits whose prices are told, the dearest ones."""
+"""Limits whose prices are printed, dearest first."""
 ArmShares = Mapping[str, Mapping[str, float]]
-"""Arm -> (source -> share of the training tokens): the baselines' shares, which a mixture does not hold."""
+"""Arm -> source -> share of the training tokens: those of the baselines, which a mixture does not hold."""
 
 
 def mixture_tables(mixtures: Mapping[str, Mixture], arm_shares: ArmShares) -> list[RenderableType]:
@@ -42,7 +42,7 @@ def mixture_tables(mixtures: Mapping[str, Mixture], arm_shares: ArmShares) -> li
 
 
 def closing_report(mixture: Mixture, arm_shares: ArmShares) -> RenderableType:
-    """Everything there is to say about one mixture: its weights, its arms, a summary, its warnings."""
+    """Return everything there is to say about one mixture: its shares, its arms, a summary, its warnings."""
     parts: list[RenderableType] = [weights_table(mixture, arm_shares)]
     if mixture.loss or mixture.retrain:
         parts.append(arms_table(mixture))
@@ -56,73 +56,82 @@ def closing_report(mixture: Mixture, arm_shares: ArmShares) -> RenderableType:
 
 
 def weights_table(mixture: Mixture, arm_shares: ArmShares) -> RenderableType:
-    """Sources, largest share first, with interval, epochs and the baselines' shares."""
-    table = new_table("source", "share")
-    if mixture.interval:
-        table.add_column("95 % interval", justify="right", no_wrap=True)
-    if mixture.epochs:
-        table.add_column("epochs", justify="right", no_wrap=True)
-    others = [arm for arm in arm_shares if arm != SEARCHED]
-    for arm in others:
-        table.add_column(arm, justify="right", no_wrap=True, style="dim")
+    """Return a table of the sources, largest share first, with intervals, epochs and the baselines' shares."""
+    optional = [name for name, there in (("95 % interval", mixture.interval), ("epochs", mixture.epochs)) if there]
+    baselines = [arm for arm in arm_shares if arm != SEARCHED]
+    table = new_table("source", "share", *optional, *baselines)
     for source in sorted(mixture.sources, key=lambda name: -mixture.weights[name]):
         cells = [source, share_text(mixture.weights[source])]
         if mixture.interval:
             low, high = mixture.interval[source]
-            cells.append(f"{100 * low:.1f} to {100 * high:.1f} %")
+            cells.append(f"{number_text(100 * low, 1)} to {number_text(100 * high, 1)} %")
         if mixture.epochs:
-            cells.append(f"{mixture.epochs[source]:.2f}")
-        table.add_row(*cells, *(share_text(arm_shares[arm][source]) for arm in others))
+            cells.append(number_text(mixture.epochs[source], 2))
+        table.add_row(*cells, *(share_text(arm_shares[arm][source]) for arm in baselines))
     return titled(f"Mixture for {_targets(mixture)}: shares of {mixture.share_of}", table)
 
 
 def arms_table(mixture: Mixture) -> RenderableType:
-    """Arms, best first: predicted and held-out loss, and the difference to the anchor arm with its interval."""
-    table = new_table()
-    table.add_column("arm")
-    table.add_column("predicted", justify="right", no_wrap=True)
-    held_out, base, best = held_out_losses(mixture), anchor(mixture), winner(mixture)
-    if base is not None:
-        for name in ("held-out", f"vs {base}", "95 % interval", "in %"):
-            table.add_column(name, justify="right", no_wrap=True)
-    for arm in arms_best_first(mixture):
+    """Return a table of the arms, best first: losses, and the difference to the reference arm with its interval.
+
+    The best arm is bold only where its interval separates it from the next one.
+    """
+    held_out, reference, best = held_out_losses(mixture), reference_arm(mixture), winner(mixture)
+    compared = () if reference is None else ("held-out", f"vs {reference}", "95 % interval", "in %")
+    table = new_table("arm", "predicted", *compared)
+    arms = arms_best_first(mixture)
+    separated = len(held_out) > 1 and difference(mixture, arms[0], arms[1]).is_separated is True
+    for arm in arms:
         cells = [f"{arm} *" if arm == best else arm]
         cells += [f"{losses[arm]:.4f}" if arm in losses else "" for losses in (mixture.loss, held_out)]
-        if base is not None and arm in held_out and arm != base:
-            cells += _difference_cells(mixture, arm, base)
-        table.add_row(*cells[: len(table.columns)], style="bold" if arm == best else "")
-    what = "the worst target's loss above its offset," if mixture.over == "worst" else "loss in"
-    return titled(f"Arms on {_targets(mixture)}: {what} nats per token", table, _arms_caption(mixture))
+        if reference is not None and arm in held_out and arm != reference:
+            above = difference(mixture, arm, reference)
+            interval = "" if above.interval is None else _interval_text(above.interval)
+            cells += [difference_text(above.value), interval, f"{difference_text(100 * above.ratio, 2)} %"]
+        table.add_row(*cells[: len(table.columns)], style="bold" if separated and arm == best else "")
+    quantity = "the worst target's loss above its offset," if mixture.over == "worst" else "loss in"
+    return titled(f"Arms on {_targets(mixture)}: {quantity} nats per token", table, _arms_caption(mixture))
+
+
+def _interval_text(interval: Interval) -> str:
+    return " to ".join(map(difference_text, interval))
+
+
+def _arms_caption(mixture: Mixture) -> str:
+    """Return ``held-out: n = 213 documents; 2.00 M training tokens each; ...``, as far as all arms agree on it."""
+    parts = []
+    documents = {result.documents for result in mixture.retrain.values() if result.documents is not None}
+    tokens = {result.tokens for result in mixture.retrain.values() if result.tokens is not None}
+    if len(documents) == 1:
+        parts.append(f"held-out: n = {counted(documents.pop(), 'document')}")
+    if len(tokens) == 1:
+        parts.append(f"{count_text(tokens.pop())} training tokens each")
+    if winner(mixture) is not None:
+        parts.append("* lowest held-out loss")
+    return "; ".join(parts)
 
 
 def targets_table(mixture: Mixture) -> RenderableType:
-    """Of a mixture for several targets: how much each counts, its predicted loss, every arm's held-out loss on it."""
-    arms = [arm for arm in arms_best_first(mixture) if "targets" in mixture.retrain.get(arm, {})]
-    table = new_table()
-    table.add_column("target", overflow="fold")
-    for column in ("weight", "predicted", *arms):
-        table.add_column(column, justify="right", no_wrap=True)
+    """Return a table of several targets: how much each counts, its predicted loss, every arm's held-out loss on it."""
+    arms = [arm for arm in arms_best_first(mixture) if arm in mixture.retrain and mixture.retrain[arm].targets]
+    table = new_table("target", "weight", "predicted", *arms)
     for target, loss in mixture.target_loss.items():
-        reached = [f"{mixture.retrain[arm]['targets'][target]['nll']:.4f}" for arm in arms]
-        table.add_row(target, share_text(mixture.target_weights[target]), f"{loss:.4f}", *reached)
-    caption = "arms: held-out" if arms else ""
-    return titled("Targets: loss in nats per token", table, caption)
+        held_out = [mixture.retrain[arm].targets[target].nll for arm in arms]
+        cells = ["" if nll is None else f"{nll:.4f}" for nll in held_out]
+        table.add_row(target, share_text(mixture.target_weights[target]), f"{loss:.4f}", *cells)
+    return titled("Targets: loss in nats per token", table, "arms: held-out" if arms else "")
 
 
 def worth_table(mixture: Mixture) -> RenderableType:
-    """What each source that counts is worth: the predicted loss that the best mixture without it adds."""
-    table = new_table()
-    table.add_column("without", overflow="fold")
-    for column in ("loss rises by", "95 % interval"):
-        table.add_column(column, justify="right", no_wrap=True)
-    known = {source: worth for source, worth in mixture.worth.items() if worth is not None}
-    needed = [source for source, worth in mixture.worth.items() if worth is None]
-    for source in sorted(known, key=lambda name: -known[name]["loss_rise"]):
-        worth = known[source]
-        if worth["loss_rise"] > (mixture.tolerance or 0.0):
-            ends = worth["interval"]
-            cell = "" if ends is None else f"{ends[0]:.4f} to {ends[1]:.4f}"
-            table.add_row(source, f"{worth['loss_rise']:.4f}", cell)
+    """Return a table of what each source is worth: the predicted loss that the best mixture without it adds."""
+    table = new_table("without", "loss rises by", "95 % interval")
+    worth = {source: worth for source, worth in mixture.worth.items() if worth is not None}
+    needed = [source for source in mixture.worth if source not in worth]
+    for source in sorted(worth, key=lambda name: -worth[name].loss_rise):
+        if worth[source].loss_rise > (mixture.tolerance or 0.0):
+            ends = worth[source].interval
+            interval = "" if ends is None else f"{number_text(ends[0])} to {number_text(ends[1])}"
+            table.add_row(source, f"{worth[source].loss_rise:.4f}", interval)
     caption = f"the limits allow no mixture without {', '.join(needed)}" if needed else "the others: nothing"
     return titled("What a source is worth: nats per token, predicted", table, caption)
 
@@ -132,7 +141,7 @@ def sweep_tables(
 ) -> list[RenderableType]:
     """Return one table per mixture: its predicted loss and its largest shares for every value of a setting.
 
-    ``mixtures``: per value, name -> mixture; None where no mixture satisfies the constraints.
+    ``mixtures``: per value, name -> mixture; None where no mixture satisfies the limits.
     """
     names = next((list(by_name) for by_name in mixtures if by_name is not None), [])
     return [
@@ -158,81 +167,57 @@ def _sweep_table(key: str, values: Sequence[object], mixtures: Sequence[Mixture 
 
 
 def summary_lines(mixture: Mixture) -> list[str]:
-    """The result in plain sentences, one a line: who won and by how much, the certificate, the cost."""
+    """Return the result in plain sentences: which arm is best and by how much, the certificate, the cost."""
     lines = []
     if (best := winner(mixture)) is not None:
-        lines.append(f"{_targets(mixture)}: {_who_won(mixture, best)}")
+        lines.append(f"{_targets(mixture)}: {_winner_sentence(mixture, best)}")
     elif {SEARCHED, PLAIN} <= set(mixture.loss):
         searched, plain = mixture.loss[SEARCHED], mixture.loss[PLAIN]
-        what = "the worst target's predicted loss above its offset" if mixture.over == "worst" else "predicted loss"
-        lines.append(f"{_targets(mixture)}: {what} {searched:.4f} nats per token, {plain - searched:.4f} below {PLAIN}")
+        quantity = "the worst target's predicted loss above its offset" if mixture.over == "worst" else "predicted loss"
+        lines.append(
+            f"{_targets(mixture)}: {quantity} {searched:.4f} nats per token, {plain - searched:.4f} below {PLAIN}"
+        )
     if mixture.gap is not None:
         lines.append(
             f"solver: {mixture.status} after {counted(mixture.rounds or 0, 'round')}, "
             f"at most {small_text(mixture.gap)} nats per token above the optimum"
         )
-    if mixture.choice:
-        chosen = mixture.choice
+    if (choice := mixture.choice) is not None:
         lines.append(
-            f"chosen: the near-optimal mixture nearest to the prior, predicted loss {small_text(chosen['loss_rise'])} "
-            f"above the optimum's, where {small_text(chosen['allowed_rise'])} was allowed"
+            f"chosen: the near-optimal mixture nearest to the prior, predicted loss {small_text(choice.loss_rise)} "
+            f"above the optimum's, where {small_text(choice.allowed_rise)} was allowed"
         )
-    lines += [_price_line(price) for price in mixture.prices[:MOST_PRICES]]
+    lines += [_price_sentence(price) for price in mixture.prices[:MOST_PRICES]]
     for pair in mixture.interchangeable:
-        first, second = pair["sources"]
-        lines.append(f"{first} and {second} are interchangeable: the data hardly tell their shares apart")
-    if "overhead" in mixture.compute:
-        lines.append(f"search: {percent(mixture.compute['overhead'])} of the FLOPs of one retraining")
+        lines.append(f"{' and '.join(pair.sources)} are interchangeable: the data hardly tell their shares apart")
+    if mixture.compute is not None:
+        lines.append(f"search: {percent(mixture.compute.overhead)} of the FLOPs of one retraining")
     return lines
 
 
+def _winner_sentence(mixture: Mixture, best: str) -> str:
+    text = f"{best} has the lowest held-out loss, {held_out_losses(mixture)[best]:.4f} nats per token"
+    other = compared_with_winner(mixture)
+    if other is None:
+        return text
+    below = difference(mixture, best, other)
+    text += f", {-below.value:.4f} ({-100 * below.ratio:.2f} %) below {other}"
+    if below.interval is not None:
+        text += f" (95 % interval {-below.interval[1]:.4f} to {-below.interval[0]:.4f})"
+    return text if below.is_separated is not False else f"{text}: not separated from zero"
+
+
+def _price_sentence(price: LimitPrice) -> str:
+    limit = {"min": "at least", "max": "at most"}[price.limit]
+    gain = price.nats_per_token_per_unit_share / 100
+    change = f"loosened by one percent of share, the loss falls by {small_text(gain)}"
+    return f"limit {' + '.join(price.sources)} {limit} {price.at:g}: {change}"
+
+
 def warning_lines(mixture: Mixture) -> list[str]:
-    return [f"warning ({entry['code']}): {entry['message']}" for entry in mixture.warnings]
-
-
-# ------------------------------------------------------------------------------------------------------------ helpers
-
-
-def _price_line(price: Mapping[str, Any]) -> str:
-    limit = {"min": "at least", "max": "at most"}[price["limit"]]
-    names = " + ".join(price["sources"])
-    gain = price["nats_per_token_per_unit_share"] / 100
-    return (
-        f"limit {names} {limit} {price['at']:g}: loosened by one percent of share, the loss falls by {small_text(gain)}"
-    )
+    """Return every warning with its code, one a line."""
+    return [f"warning ({warning.code}): {warning.message}" for warning in mixture.warnings]
 
 
 def _targets(mixture: Mixture) -> str:
     return ", ".join(mixture.targets) or "the target"
-
-
-def _difference_cells(mixture: Mixture, arm: str, base: str) -> list[str]:
-    above = difference(mixture, arm, base)
-    interval = " to ".join(map(difference_text, above.interval)) if above.interval else ""
-    return [difference_text(above.value), interval, f"{difference_text(100 * above.share, 2)} %"]
-
-
-def _arms_caption(mixture: Mixture) -> str:
-    """``held-out: n = 213 documents; 2.00 M training tokens each; * lowest held-out loss``, what of it is known."""
-    parts = []
-    documents = {result["documents"] for result in mixture.retrain.values() if "documents" in result}
-    tokens = {result["tokens"] for result in mixture.retrain.values() if "tokens" in result}
-    if len(documents) == 1:
-        parts.append(f"held-out: n = {documents.pop():,} documents")
-    if len(tokens) == 1:
-        parts.append(f"{count_text(tokens.pop())} training tokens each")
-    if winner(mixture) is not None:
-        parts.append("* lowest held-out loss")
-    return "; ".join(parts)
-
-
-def _who_won(mixture: Mixture, best: str) -> str:
-    text = f"{best} has the lowest held-out loss, {held_out_losses(mixture)[best]:.4f} nats per token"
-    other = rival(mixture)
-    if other is None:
-        return text
-    below = difference(mixture, best, other)
-    text += f", {-below.value:.4f} ({-100 * below.share:.2f} %) below {other}"
-    if below.interval is not None:
-        text += f" (95 % interval {-below.interval[1]:.4f} to {-below.interval[0]:.4f})"
-    return text if below.is_separated is not False else f"{text}: not separated from zero"

@@ -1,17 +1,18 @@
-"""From prediction caches to mixtures: rows, constraints, the convex problem, error bars, what baselines would give.
+"""From prediction caches to mixtures: the convex problem of a run, its answer, and the arms that are retrained on it.
 
-Numbers only: it runs the same inside ``mixray run`` and, later and without a cluster, for ``mixray solve``.
+It computes on numbers alone: the same code serves ``mixray run`` on a cluster and ``mixray solve`` without one.
 """
 
 from mixray.search.again import Sweep, solve_again
-from mixray.search.answer import Found, find_mixture
-from mixray.search.constraints import baseline_mixtures, baseline_shares, feasible_set, natural_tokens
-from mixray.search.stored import in_memory, mixture_targets, solve_once
+from mixray.search.arms import ArmArtifacts, arm_shares, with_held_out_results
+from mixray.search.problem import baseline_shares, feasible_set, natural_tokens
+from mixray.search.solving import SolvedMixture, find_mixture, in_memory, mixture_targets, solve_once
 
 __all__ = [
-    "Found",
+    "ArmArtifacts",
+    "SolvedMixture",
     "Sweep",
-    "baseline_mixtures",
+    "arm_shares",
     "baseline_shares",
     "feasible_set",
     "find_mixture",
@@ -20,4 +21,5 @@ __all__ = [
     "natural_tokens",
     "solve_again",
     "solve_once",
+    "with_held_out_results",
 ]

@@ -1,7 +1,7 @@
-"""A finished run's mixtures under other settings, from its prediction cache alone: ``mixray solve``.
+"""``mixray solve``: a run's mixtures under other settings of ``mixture``, from its prediction caches alone.
 
-One setting may be swept: where an override's value holds a list of numbers with a range ``from..to`` in it, as in
-``mixture.bounds.python=[0,0.1..0.9]``, the problem is solved for each of the range's values.
+One setting may be swept: where an override's value holds a range ``from..to``, alone or in a list such as
+``mixture.bounds.python=[0,0.1..0.9]``, the problem is solved for each value of the range.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ from mixray.config.loading import Overrides, override_items
 from mixray.errors import InputError
 from mixray.mixture import Mixture
 from mixray.runs import RunFolder
-from mixray.search.answer import find_mixture
-from mixray.search.constraints import natural_tokens
-from mixray.search.stored import in_memory, mixture_targets
+from mixray.search.problem import natural_tokens
+from mixray.search.solving import find_mixture, in_memory, mixture_targets
 
 NUMBER = r"(\d+(?:\.\d+)?|\.\d+)"
 RANGE = re.compile(rf"\s*{NUMBER}\s*\.\.\s*{NUMBER}\s*(?::\s*{NUMBER}\s*)?")
@@ -29,56 +28,65 @@ MOST_STEPS = 1000
 
 @dataclass(frozen=True)
 class Sweep:
-    """``key``: the setting that was swept; ``values``: what it was, one after another; ``mixtures``: per value, name ->
-    mixture, None where no mixture satisfies the constraints."""
+    """The mixtures for several values of one setting.
+
+    ``key``: the setting; ``values``: what it was, one after another; ``mixtures``: for each value, name -> mixture, or
+    None where no mixture satisfies the limits.
+    """
 
     key: str
-    values: list[Any]
+    values: list[object]
     mixtures: list[dict[str, Mixture] | None]
 
 
 def solve_again(folder: RunFolder, overrides: Overrides, target: str | None) -> dict[str, Mixture] | Sweep:
-    """The mixtures of a run (or of one target) under other settings of ``mixture``.
+    """Return the mixtures of a run, or of one of its targets, under other settings of ``mixture``.
 
-    ``overrides``: of ``mixture`` alone. Raises InputError for other keys, more than one range, an unknown target, a run
-    without a cache.
+    Raises InputError for overrides of other settings, more than one range, an unknown target and a run that has no
+    prediction cache yet.
     """
-    items = dict(override_items(overrides))
-    for key in items:
-        if not key.startswith("mixture."):
-            raise InputError(
-                "only 'mixture' can be changed after the fact", got=key, wanted="mixture.KEY=VALUE", remedy="mixray run"
-            )
-        if key.startswith("mixture.shards"):
-            raise InputError("to solve again needs no cluster: all rows are in memory", got=key, remedy="mixray run")
-    ranges = {key: values for key, value in items.items() if (values := _steps(key, value)) is not None}
+    settings = dict(override_items(overrides))
+    _require_mixture_settings(settings)
+    ranges = {key: values for key, value in settings.items() if (values := _range_values(key, value)) is not None}
     if not ranges:
-        return _solve(folder, items, target)
+        return _solve(folder, settings, target)
     if len(ranges) > 1:
         raise InputError("one setting can be swept at a time", got=", ".join(ranges), wanted="one range from..to")
     ((key, values),) = ranges.items()
     for value in values:
-        _config(folder, items | {key: value})  # what is no setting is refused, not swept
-    found: list[dict[str, Mixture] | None] = []
-    refused: InputError | None = None
+        _config(folder, settings | {key: value})  # a value that is not valid is refused, not swept
+    mixtures: list[dict[str, Mixture] | None] = []
+    refusal: InputError | None = None
     for value in values:
         try:
-            found.append(_solve(folder, items | {key: value}, target))
-        except InputError as error:  # a cap too tight for any mixture is a result of the sweep
-            refused = error
-            found.append(None)
-    if refused is not None and not any(found):
-        raise refused
-    return Sweep(key, values, found)
+            mixtures.append(_solve(folder, settings | {key: value}, target))
+        except InputError as error:  # a limit too tight for any mixture is a result of the sweep
+            refusal = error
+            mixtures.append(None)
+    if refusal is not None and not any(mixtures):
+        raise refusal
+    return Sweep(key, values, mixtures)
 
 
-def _config(folder: RunFolder, overrides: Mapping[str, Any]) -> RunConfig:
-    alone = {**overrides, "mixture.shards": None}
-    return parse_config(dump_config(folder.config), alone, name=f"{folder.location}/config.yaml")
+def _require_mixture_settings(settings: Mapping[str, object]) -> None:
+    for key in settings:
+        if not key.startswith("mixture."):
+            raise InputError(
+                "only 'mixture' can be changed after a run", got=key, wanted="mixture.KEY=VALUE", remedy="mixray run"
+            )
+        if key.startswith("mixture.shards"):
+            raise InputError(
+                "solving again needs no cluster and no shards: all rows are in memory", got=key, remedy="mixray run"
+            )
 
 
-def _solve(folder: RunFolder, overrides: Mapping[str, Any], target: str | None) -> dict[str, Mixture]:
-    config = _config(folder, overrides)
+def _config(folder: RunFolder, settings: Mapping[str, Any]) -> RunConfig:
+    in_memory_settings = {**settings, "mixture.shards": None}
+    return parse_config(dump_config(folder.config), in_memory_settings, name=f"{folder.location}/config.yaml")
+
+
+def _solve(folder: RunFolder, settings: Mapping[str, Any], target: str | None) -> dict[str, Mixture]:
+    config = _config(folder, settings)
     rows, columns = folder.load_cache(folder.artifacts())
     if target is not None and target not in rows:
         raise InputError("the run has no such target", where="--target", got=target, wanted=f"one of {', '.join(rows)}")
@@ -87,37 +95,37 @@ def _solve(folder: RunFolder, overrides: Mapping[str, Any], target: str | None) 
             "one target cannot be picked", where="--target", got=f"mixture.over: {config.mixture.over}", wanted="each"
         )
     available = folder.available_tokens()
-    found = {}
+    mixtures = {}
     for name, targets in mixture_targets(config, rows if target is None else [target]).items():
-        cached = {each: (rows[each], columns[each]) for each in targets}
+        caches = {each: (rows[each], columns[each]) for each in targets}
         assert all(list(columns[each]) == list(available) for each in targets), "other columns than sources"
         sizes = natural_tokens(config, available)
-        with in_memory(folder.storage, cached) as caches:
-            answer = find_mixture(caches, config, available_tokens=available, sizes=sizes, run=folder.name)
-        found[name] = answer.mixture
-    return found
+        with in_memory(folder.storage, caches) as predictions:
+            solved = find_mixture(predictions, config, available_tokens=available, natural_sizes=sizes, run=folder.name)
+        mixtures[name] = solved.mixture
+    return mixtures
 
 
-def _steps(key: str, value: Any) -> list[Any] | None:
-    """The values that a range in ``value`` stands for; None where there is none."""
+def _range_values(key: str, value: object) -> list[object] | None:
+    """Return what a setting's value is for each step of the range in it; None where there is no range."""
     if isinstance(value, list | dict):
-        parts: dict[Any, Any] = value if isinstance(value, dict) else dict(enumerate(value))
-        ranges = {place: steps for place, part in parts.items() if (steps := _steps(key, part)) is not None}
+        items: dict[object, object] = value if isinstance(value, dict) else dict(enumerate(value))
+        ranges = {place: steps for place, item in items.items() if (steps := _range_values(key, item)) is not None}
         if not ranges:
             return None
         if len(ranges) > 1:
             raise InputError("one range at a time", where=key, got=value, wanted="[low, from..to] or [from..to, high]")
         ((place, steps),) = ranges.items()
-        swept = [parts | {place: step} for step in steps]
-        return swept if isinstance(value, dict) else [list(each.values()) for each in swept]
-    matched = RANGE.fullmatch(value) if isinstance(value, str) else None
-    if matched is None:
+        swept = [items | {place: step} for step in steps]
+        return list(swept) if isinstance(value, dict) else [list(each.values()) for each in swept]
+    match = RANGE.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
         return None
-    start, stop = Decimal(matched[1]), Decimal(matched[2])
-    # Unless given, the step is one unit of the last digit written.
-    step = Decimal(matched[3]) if matched[3] else Decimal(1).scaleb(min(_exponent(start), _exponent(stop)))
+    start, stop = Decimal(match[1]), Decimal(match[2])
+    # By default the step is one unit of the last digit written.
+    step = Decimal(match[3]) if match[3] else Decimal(1).scaleb(min(_exponent(start), _exponent(stop)))
     if step <= 0 or stop < start or (stop - start) / step > MOST_STEPS:
-        raise InputError("the range is not understood", where=key, got=value, wanted="from..to or from..to:step")
+        raise InputError("this is not a valid range", where=key, got=value, wanted="from..to or from..to:step")
     return [float(start + number * step) for number in range(math.floor((stop - start) / step) + 1)]
 
 

@@ -13,7 +13,7 @@ import pytest
 from mixray.cache import CacheRows, NpyRows, RowRanges, read_cache
 from mixray.config.mixture import MixtureConfig
 from mixray.errors import CorruptedArtifactError, InputError
-from mixray.search.rows import rows_of
+from mixray.search.problem import UnitRows
 
 # (document, windows), in order; 5 begins in one file, fills the next and ends in the third; 9 ends with a file.
 DOCUMENTS = [(8, 2), (3, 1), (5, 9), (4, 1), (9, 3), (1, 2), (7, 4)]
@@ -50,7 +50,7 @@ def read(ranges: RowRanges, start: int, stop: int) -> tuple[np.ndarray, np.ndarr
 def test_a_cache_has_the_rows_of_a_solve(shelf: Any, cache: Any, unit: Any, weighting: Any) -> None:
     rows, columns = cache
     whole = read_cache(shelf.storage, rows, "fit", columns)
-    wanted = rows_of(whole, MixtureConfig(unit=unit, weighting=weighting))
+    wanted = UnitRows.of(whole, MixtureConfig(unit=unit, weighting=weighting))
     log_probs, row_weights = wanted.log_probs, wanted.row_weights
     if unit == "document":  # there by id, here as they come
         order = list(dict.fromkeys(whole.documents.tolist()))
@@ -83,7 +83,7 @@ def test_rows_say_their_document_and_their_part_of_the_tokens(
     """Drawn once each, documents bring all tokens, each by its part."""
     rows, columns = cache
     whole = read_cache(shelf.storage, rows, "fit", columns)
-    wanted = rows_of(whole, MixtureConfig(unit=unit, weighting=weighting))
+    wanted = UnitRows.of(whole, MixtureConfig(unit=unit, weighting=weighting))
     ranges = CacheRows.open(shelf.storage, rows, columns, unit=unit, weighting=weighting)
     _, _, document, row_tokens = zip(*ranges.read(0, ranges.rows), strict=True)
     places = {id: place for place, id in enumerate(dict.fromkeys(whole.documents.tolist()))}

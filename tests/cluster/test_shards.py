@@ -19,7 +19,7 @@ from mixray.cluster.shards import RemoteShards, open_shards
 from mixray.config.mixture import MixtureConfig
 from mixray.config.training import Resources
 from mixray.errors import InputError, StageError
-from mixray.search.rows import rows_of
+from mixray.search.problem import UnitRows
 from mixray.simplex import CrossEntropy, FeasibleSet, Group, Problem, Solution, bootstrap, solve_problem
 from mixray.simplex.objectives.objective import Columns, Evaluation
 from mixray.simplex.objectives.passes import block_rows
@@ -273,7 +273,7 @@ def test_a_prediction_cache_is_solved_as_in_one_process(ray_session: Session, tm
         )
         for source, scale in [("a", 2.0), ("b", 2.1), ("c", 2.2)]
     }
-    wanted = rows_of(read_cache(shelf.storage, rows, "fit", columns), MixtureConfig(unit=unit))
+    wanted = UnitRows.of(read_cache(shelf.storage, rows, "fit", columns), MixtureConfig(unit=unit))
     exact = CrossEntropy.from_log_probs(wanted.log_probs, wanted.row_weights)
     here = CrossEntropy.from_log_probs(wanted.log_probs, wanted.row_weights, dtype=np.float32)
 

@@ -17,7 +17,7 @@ from mixray.config import RunConfig
 from mixray.errors import InputError
 from mixray.mixture import Mixture
 from mixray.search import feasible_set, in_memory, solve_once
-from mixray.search.stored import Opening, Targets
+from mixray.search.solving import OpenPredictions, StoredCaches
 from tests.cache.conftest import Shelf
 
 SOURCES = ["a", "b", "c", "d"]
@@ -33,7 +33,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
 
 
 @pytest.fixture(scope="module")
-def targets(shelf: Shelf) -> Targets:
+def targets(shelf: Shelf) -> StoredCaches:
     """Two of them, of documents of 1 to 3 windows, each likelier under one source by tens of nats."""
     return {name: made(shelf, name, seed) for seed, name in enumerate(("one", "two"))}
 
@@ -76,14 +76,14 @@ def config(tmp_path: Path) -> Callable[..., RunConfig]:
     return make
 
 
-def solved(shelf: Shelf, config: RunConfig, opening: Opening, targets: Targets) -> Mixture:
+def solved(shelf: Shelf, config: RunConfig, opening: OpenPredictions, targets: StoredCaches) -> Mixture:
     return solve_once(
         shelf.artifacts, config, opening, targets=targets, available_tokens=AVAILABLE, run="run-1"
     ).mixture
 
 
 def codes(mixture: Mixture) -> list[str]:
-    return [warning["code"] for warning in mixture.warnings]
+    return [warning.code for warning in mixture.warnings]
 
 
 def nothing_told(*_: Any) -> None: ...
@@ -102,7 +102,7 @@ def nothing_told(*_: Any) -> None: ...
     ids=str,
 )
 def test_the_mixture_is_that_of_one_process(
-    ray_session: Session, shelf: Shelf, targets: Targets, config: Callable[..., RunConfig], mixture: dict[str, Any]
+    ray_session: Session, shelf: Shelf, targets: StoredCaches, config: Callable[..., RunConfig], mixture: dict[str, Any]
 ) -> None:
     chosen = targets if "over" in mixture else {"one": targets["one"]}
     sharded = config(**mixture, shards={"actors": 1, **SMALL})
@@ -121,12 +121,12 @@ def test_the_mixture_is_that_of_one_process(
 
 
 def test_any_number_of_actors_finds_the_stored_solution_again(
-    ray_session: Session, shelf: Shelf, targets: Targets, config: Callable[..., RunConfig]
+    ray_session: Session, shelf: Shelf, targets: StoredCaches, config: Callable[..., RunConfig]
 ) -> None:
     """One found in memory is another one."""
     opened = []
 
-    def opening(settings: RunConfig) -> Opening:
+    def opening(settings: RunConfig) -> OpenPredictions:
         if settings.mixture.shards is None:
             return in_memory
 
@@ -148,7 +148,7 @@ def test_any_number_of_actors_finds_the_stored_solution_again(
 
 
 def test_actors_end_when_the_solve_fails(
-    ray_session: Session, shelf: Shelf, targets: Targets, config: Callable[..., RunConfig]
+    ray_session: Session, shelf: Shelf, targets: StoredCaches, config: Callable[..., RunConfig]
 ) -> None:
     opened: dict[str, Any] = {}
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from mixray.mixture import Mixture
+from mixray.mixture import ArmResult, Mixture, MixtureWarning
 from mixray.report import ArmShares, SearchCost, Work
 
 SOURCES = ("python", "cpp", "wiki", "logs", "books-and-more", "stackexchange")
@@ -31,9 +31,9 @@ def arm_shares() -> ArmShares:
 def mixture() -> Mixture:
     weights = dict(zip(SOURCES, SHARES, strict=True))
     assert math.isclose(math.fsum(SHARES), 1)
-    judged = {"tokens": 2_000_000, "documents": 213, "seconds": 61.0}
-    return Mixture.from_weights(
-        weights,
+    return Mixture(
+        sources=list(SOURCES),
+        weights=weights,
         run="quickstart-1a2b3c4d",
         targets=["sklearn"],
         unit="document",
@@ -46,22 +46,22 @@ def mixture() -> Mixture:
         status="converged",
         epochs={source: 3 * share for source, share in weights.items()},
         retrain={
-            "mixmin": {"nll": 3.0112, **judged},
-            "balanced": {
-                "nll": 3.1503,
-                **judged,
-                "difference": 0.1391,
-                "difference_low": 0.12,
-                "difference_high": 0.158,
-            },
-            "natural": {
-                "nll": 3.2901,
-                **judged,
-                "difference": 0.2789,
-                "difference_low": 0.22,
-                "difference_high": 0.338,
-            },
+            "mixmin": ArmResult(nll=3.0112, tokens=2_000_000, documents=213, seconds=61.0),
+            "balanced": _later_arm(3.1503, 0.1391, 0.12, 0.158),
+            "natural": _later_arm(3.2901, 0.2789, 0.22, 0.338),
         },
-        compute=SearchCost([Work(1000, 500)] * 6, [Work(1000, 100)] * 6, Work(100_000, 90_000)).fields(),
-        warnings=[{"code": "few_documents", "message": "the fit part has only 12 documents"}],
+        compute=SearchCost([Work(1000, 500)] * 6, [Work(1000, 100)] * 6, Work(100_000, 90_000)).compute(),
+        warnings=[MixtureWarning(code="few_documents", message="the fit part has only 12 documents")],
+    )
+
+
+def _later_arm(nll: float, difference: float, low: float, high: float) -> ArmResult:
+    return ArmResult(
+        nll=nll,
+        tokens=2_000_000,
+        documents=213,
+        seconds=61.0,
+        difference=difference,
+        difference_low=low,
+        difference_high=high,
     )

@@ -2,13 +2,13 @@ from typing import Any
 
 import pytest
 
-from mixray.mixture import Mixture
+from mixray.mixture import ArmResult, HeldOutLoss, Mixture
 from mixray.report import difference, winner
-from mixray.report.comparison import anchor, arms_best_first, rival
+from mixray.report.comparison import arms_best_first, compared_with_winner, mean_over_targets, reference_arm
 
 
 def with_arms(mixture: Mixture, **changes: dict[str, Any]) -> Mixture:
-    retrain = {arm: {**mixture.retrain.get(arm, {}), **change} for arm, change in changes.items()}
+    retrain = {arm: mixture.retrain[arm].model_copy(update=change) for arm, change in changes.items()}
     return mixture.model_copy(update={"retrain": {**mixture.retrain, **retrain}})
 
 
@@ -20,23 +20,23 @@ def test_the_winner_has_the_lowest_held_out_loss(mixture: Mixture) -> None:
 
 def test_arms_are_ordered_by_held_out_then_by_predicted_loss(mixture: Mixture) -> None:
     assert arms_best_first(mixture) == ["mixmin", "balanced", "natural"]
-    only_natural = mixture.model_copy(update={"retrain": {"natural": {"nll": 3.3}}})
+    only_natural = mixture.model_copy(update={"retrain": {"natural": ArmResult(nll=3.3)}})
     assert arms_best_first(only_natural) == ["natural", "mixmin", "balanced"]
 
 
 def test_a_difference_has_its_interval_in_both_directions(mixture: Mixture) -> None:
     above, below = difference(mixture, "balanced", "mixmin"), difference(mixture, "mixmin", "balanced")
     assert above.value == pytest.approx(0.1391)
-    assert above.share == pytest.approx(0.1391 / 3.0112)
+    assert above.ratio == pytest.approx(0.1391 / 3.0112)
     assert above.interval == (0.12, 0.158)
     assert below.value == pytest.approx(-0.1391)
-    assert below.share == pytest.approx(-0.1391 / 3.1503)
+    assert below.ratio == pytest.approx(-0.1391 / 3.1503)
     assert below.interval == (-0.158, -0.12)
     assert above.is_separated
     assert below.is_separated
 
 
-def test_between_two_arms_without_the_anchor_there_is_no_interval(mixture: Mixture) -> None:
+def test_between_two_arms_without_the_reference_there_is_no_interval(mixture: Mixture) -> None:
     assert difference(mixture, "natural", "balanced").interval is None
     assert difference(mixture, "natural", "balanced").is_separated is None
 
@@ -46,17 +46,38 @@ def test_an_interval_over_zero_separates_nothing(mixture: Mixture) -> None:
     assert difference(close, "mixmin", "balanced").is_separated is False
 
 
-def test_the_anchor_is_the_arm_without_a_difference(mixture: Mixture) -> None:
-    assert anchor(mixture) == "mixmin"
+def test_the_reference_is_the_arm_without_a_difference(mixture: Mixture) -> None:
+    assert reference_arm(mixture) == "mixmin"
     other = mixture.model_copy(
-        update={"retrain": {"natural": {"nll": 3.0}, "mixmin": {"nll": 2.9, "difference": -0.1}}}
+        update={"retrain": {"natural": ArmResult(nll=3.0), "mixmin": ArmResult(nll=2.9, difference=-0.1)}}
     )
-    assert anchor(other) == "natural"
-    bare = mixture.model_copy(update={"retrain": {"natural": {"nll": 3.0}, "mixmin": {"nll": 3.1}}})
-    assert anchor(bare) == "mixmin"
+    assert reference_arm(other) == "natural"
+    bare = mixture.model_copy(update={"retrain": {"natural": ArmResult(nll=3.0), "mixmin": ArmResult(nll=3.1)}})
+    assert reference_arm(bare) == "mixmin"
 
 
 def test_the_winner_is_compared_with_balanced_or_with_mixmin(mixture: Mixture) -> None:
-    assert rival(mixture) == "balanced"
-    assert rival(with_arms(mixture, balanced={"nll": 2.9})) == "mixmin"
-    assert rival(mixture.model_copy(update={"retrain": {"mixmin": {"nll": 3.0}}})) is None
+    assert compared_with_winner(mixture) == "balanced"
+    assert compared_with_winner(with_arms(mixture, balanced={"nll": 2.9})) == "mixmin"
+    assert compared_with_winner(mixture.model_copy(update={"retrain": {"mixmin": ArmResult(nll=3.0)}})) is None
+
+
+def test_the_mean_over_targets_weighs_losses_and_adds_squared_errors() -> None:
+    losses = {
+        "one": HeldOutLoss(nll=2.0, documents=10, difference=0.4, difference_low=0.1, difference_high=0.7),
+        "two": HeldOutLoss(nll=4.0, documents=30, difference=0.0, difference_low=-0.4, difference_high=0.4),
+    }
+    joint = mean_over_targets(losses, {"one": 3.0})
+    assert (joint.nll, joint.documents, joint.nll_token) == (2.5, 40, None)
+    assert joint.difference == pytest.approx(0.3)
+    half_width = ((0.75 * 0.3) ** 2 + (0.25 * 0.4) ** 2) ** 0.5
+    assert joint.difference_interval == pytest.approx((0.3 - half_width, 0.3 + half_width))
+
+
+def test_the_mean_over_targets_has_no_interval_where_one_target_has_none() -> None:
+    losses = {
+        "one": HeldOutLoss(nll=2.0, documents=1, difference=0.4),
+        "two": HeldOutLoss(nll=4.0, documents=30, difference=0.0, difference_low=-0.4, difference_high=0.4),
+    }
+    assert mean_over_targets(losses, {}).difference == pytest.approx(0.2)
+    assert mean_over_targets(losses, {}).difference_interval is None

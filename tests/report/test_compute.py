@@ -11,7 +11,7 @@ def test_the_search_is_its_proxies_and_their_scoring() -> None:
     assert cost.search_flops == 3 * 3e6 + 3 * 2e5
     assert cost.retrain_flops == 9.6e9
     assert cost.overhead == 9.6e6 / 9.6e9
-    assert cost.fields() == {"search_flops": 9.6e6, "retrain_flops": 9.6e9, "overhead": 0.001}
+    assert cost.compute().model_dump() == {"search_flops": 9.6e6, "retrain_flops": 9.6e9, "overhead": 0.001}
 
 
 def test_the_formula_shows_every_number_it_comes_from() -> None:

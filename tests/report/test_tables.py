@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console, RenderableType
 
-from mixray.mixture import Mixture
+from mixray.mixture import ArmResult, Mixture, MixtureWarning
 from mixray.report import (
     ArmShares,
     arms_table,
@@ -30,9 +30,9 @@ def test_the_weights_table(mixture: Mixture, arm_shares: ArmShares) -> None:
         " python            62.1 %   57.1 to 69.1 %     1.86     16.7 %    10.0 %",
         " cpp               25.0 %   20.0 to 32.0 %     0.75     16.7 %    10.0 %",
         " wiki              10.0 %    5.0 to 17.0 %     0.30     16.7 %    50.0 %",
-        " logs               2.8 %     0.0 to 9.8 %     0.08     16.7 %    10.0 %",
-        " books-and-more   < 0.1 %     0.0 to 7.0 %     0.00     16.7 %    15.0 %",
-        " stackexchange        0 %     0.0 to 7.0 %     0.00     16.7 %     5.0 %",
+        " logs               2.8 %       0 to 9.8 %     0.08     16.7 %    10.0 %",
+        " books-and-more   < 0.1 %       0 to 7.0 %     0.00     16.7 %    15.0 %",
+        " stackexchange        0 %       0 to 7.0 %        0     16.7 %     5.0 %",
     ]
 
 
@@ -67,14 +67,14 @@ def test_the_summary_says_who_won_by_how_much_and_at_what_cost(mixture: Mixture)
 
 
 def test_a_win_within_the_interval_is_called_none(mixture: Mixture) -> None:
-    balanced = {**mixture.retrain["balanced"], "difference_low": -0.02}
+    balanced = mixture.retrain["balanced"].model_copy(update={"difference_low": -0.02})
     retrain = {**mixture.retrain, "balanced": balanced}
     line = summary_lines(mixture.model_copy(update={"retrain": retrain}))[0]
     assert line.endswith("(95 % interval -0.0200 to 0.1580): not separated from zero")
 
 
 def test_a_loss_to_the_balanced_arm_is_said_plainly(mixture: Mixture) -> None:
-    balanced = {"nll": 2.9112, "difference": -0.1, "difference_low": -0.12, "difference_high": -0.08}
+    balanced = ArmResult(nll=2.9112, difference=-0.1, difference_low=-0.12, difference_high=-0.08)
     line = summary_lines(mixture.model_copy(update={"retrain": {**mixture.retrain, "balanced": balanced}}))[0]
     assert line == (
         "sklearn: balanced has the lowest held-out loss, 2.9112 nats per token, 0.1000 (3.32 %) below mixmin "
@@ -119,5 +119,5 @@ def test_a_whole_report_fits_the_terminal(mixture: Mixture, arm_shares: ArmShare
 
 
 def test_markup_in_a_message_is_printed_as_it_is(mixture: Mixture) -> None:
-    warned = mixture.model_copy(update={"warnings": [{"code": "x", "message": "a [bold]b[/bold]"}]})
+    warned = mixture.model_copy(update={"warnings": [MixtureWarning(code="x", message="a [bold]b[/bold]")]})
     assert "warning (x): a [bold]b[/bold]" in printed(closing_report(warned, {}))

@@ -1,0 +1,171 @@
+"""What a mixture file says beside the shares: intervals, worth, prices of limits, path to the prior, warnings.
+
+Each function turns numbers of the convex problem into a section of ``mixray.mixture``, with the names of the sources.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixray.mixture import (
+    InterchangeableSources,
+    LimitPrice,
+    MixtureChoice,
+    MixtureWarning,
+    OptimalMixture,
+    PathMixture,
+    SourceWorth,
+)
+from mixray.search.problem import SearchProblem
+from mixray.simplex import (
+    Bootstrap,
+    NearOptimal,
+    PathPoint,
+    Solution,
+    interchangeable,
+    leave_one_out,
+    prior_path,
+    shadow_prices,
+)
+
+FEW_DOCUMENTS = 50
+
+
+def share_intervals(search: SearchProblem, replicates: Bootstrap) -> dict[str, tuple[float, float]]:
+    """Return source -> 95 % interval of its share."""
+    return {
+        source: (low, high) for source, (low, high) in zip(search.sources, replicates.interval.tolist(), strict=True)
+    }
+
+
+def interchangeable_sources(
+    search: SearchProblem, optimum: Solution, replicates: Bootstrap
+) -> list[InterchangeableSources]:
+    """Return the pairs of sources whose shares the data hardly tell apart."""
+    return [
+        InterchangeableSources(
+            sources=(search.sources[pair.first], search.sources[pair.second]), correlation=pair.correlation
+        )
+        for pair in interchangeable(optimum.point, replicates.replicate_shares)
+    ]
+
+
+def source_worth(search: SearchProblem, optimum: Solution) -> dict[str, SourceWorth | None]:
+    """Return by how much the best loss rises without each source; None where the limits allow no mixture without it."""
+    left_out = leave_one_out(optimum, tolerance=search.config.mixture.tolerance)
+    return {
+        source: None
+        if worth is None
+        else SourceWorth(
+            loss_rise=worth.worth,
+            # One document has no standard error, and JSON has no NaN.
+            interval=worth.interval if np.isfinite(worth.interval).all() else None,
+            gap=worth.gap,
+        )
+        for source, worth in zip(search.sources, left_out, strict=True)
+    }
+
+
+def path_to_prior(search: SearchProblem, optimum: Solution) -> list[PathMixture]:
+    """Return the mixtures from the optimum to the prior, for rising strengths of the pull."""
+    points = prior_path(optimum, search.prior, tolerance=search.config.mixture.tolerance)
+    return [
+        PathMixture(
+            strength=_finite_strength(point),
+            weights=search.by_source(point.weights),
+            loss=point.loss,
+            loss_rise=point.rise,
+            divergence=point.divergence,
+            effective_sources=point.effective_sources,
+        )
+        for point in points
+    ]
+
+
+def mixture_choice(search: SearchProblem, optimum: Solution, near: NearOptimal) -> MixtureChoice:
+    """Return how the mixture was chosen among the near-optimal ones."""
+    rule, chosen = search.config.mixture.choose, near.chosen
+    return MixtureChoice(
+        rule=rule.rule,
+        within=rule.within,
+        allowed_rise=near.within,
+        strength=_finite_strength(chosen),
+        loss=chosen.loss,
+        loss_rise=chosen.rise,
+        divergence=chosen.divergence,
+        effective_sources=chosen.effective_sources,
+        divergence_gap=near.divergence_gap,
+        optimum=OptimalMixture(weights=search.by_source(optimum.weights), loss=optimum.loss, gap=optimum.gap),
+    )
+
+
+def _finite_strength(point: PathPoint) -> float | None:
+    """Return the strength of the pull; None at the prior itself, where it is infinite, which JSON cannot write."""
+    return point.strength if np.isfinite(point.strength) else None
+
+
+def limit_prices(search: SearchProblem, optimum: Solution) -> list[LimitPrice]:
+    """Return what loosening each limit that the mixture reaches would bring, dearest first."""
+    prices, feasible = shadow_prices(optimum.point), search.convex.feasible
+    singles = [[source] for source in search.sources]
+    groups = [[search.sources[place] for place in np.flatnonzero(members)] for members in feasible.member]
+    limits = [
+        *_limits(singles, feasible.lower, prices.lower, feasible.upper, prices.upper),
+        *_limits(groups, feasible.group_lower, prices.group_lower, feasible.group_upper, prices.group_upper),
+    ]
+    active = [limit for limit in limits if limit.nats_per_token_per_unit_share > 0]
+    return sorted(active, key=lambda limit: -limit.nats_per_token_per_unit_share)
+
+
+def _limits(
+    names: list[list[str]],
+    lower: NDArray[np.float64],
+    lower_prices: NDArray[np.float64],
+    upper: NDArray[np.float64],
+    upper_prices: NDArray[np.float64],
+) -> list[LimitPrice]:
+    """Return the lower and the upper limit of every source or group; all arrays are float64 (names,)."""
+    return [
+        LimitPrice(sources=sources, limit=limit, at=at, nats_per_token_per_unit_share=price)
+        for sources, *ends in zip(
+            names, lower.tolist(), lower_prices.tolist(), upper.tolist(), upper_prices.tolist(), strict=True
+        )
+        for limit, at, price in (("min", *ends[:2]), ("max", *ends[2:]))
+    ]
+
+
+def solver_warnings(search: SearchProblem, optimum: Solution) -> list[MixtureWarning]:
+    """Return a warning where the solver did not reach its tolerance."""
+    if optimum.status == "converged":
+        return []
+    reached = f"a gap of {optimum.gap:.3g} nats per token, not {search.config.mixture.tolerance:g}"
+    message = f"the solver stopped ({optimum.status}) at {reached}"
+    return [MixtureWarning(code="not_converged", message=message, gap=optimum.gap)]
+
+
+def document_warnings(search: SearchProblem) -> list[MixtureWarning]:
+    """Return a warning for every target with too few documents for exact intervals."""
+    warnings = []
+    for target, count in search.document_counts.items():
+        if count < FEW_DOCUMENTS:
+            of_target = f" of {target}" if len(search.document_counts) > 1 else ""
+            message = f"the fit part{of_target} has only {count} documents: intervals are rough"
+            warnings.append(MixtureWarning(code="few_documents", message=message, documents=count))
+    return warnings
+
+
+def gain_warnings(search: SearchProblem, replicates: Bootstrap) -> list[MixtureWarning]:
+    """Return a warning for every baseline over which the predicted gain may be zero."""
+    tolerance = search.config.mixture.tolerance  # a gain below it may be rounding
+    return [
+        MixtureWarning(
+            code="flat",
+            message=f"the predicted gain over {arm} is not separated from zero",
+            interval=(float(low), float(high)),
+            unit="nats per token",
+            documents=replicates.documents,
+        )
+        for arm, (low, high) in replicates.gain.items()
+        if low <= tolerance and high >= -tolerance
+    ]

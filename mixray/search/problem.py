@@ -1,0 +1,235 @@
+"""The convex problem of a run: rows from the prediction caches; limits, goal and prior from the run file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixray.cache import PredictionCache
+from mixray.cache.table import no_token_values
+from mixray.config import RunConfig
+from mixray.config.mixture import MixtureConfig
+from mixray.errors import InputError
+from mixray.methods import balanced, natural
+from mixray.mixture import SUM_TOLERANCE
+from mixray.simplex import (
+    CrossEntropy,
+    FeasibleSet,
+    Goal,
+    Group,
+    Mean,
+    Prior,
+    Problem,
+    Worst,
+    row_weights,
+    solve_problem,
+    sum_by_document,
+)
+
+
+@dataclass(frozen=True)
+class UnitRows:
+    """A prediction cache at the unit that the likelihood is taken over.
+
+    ``log_probs``: float64 (rows, sources), nats; ``row_weights``: float64 (rows,), such that the loss is in nats per
+    token; ``documents``: int64 (rows,), the document of every row; ``token_counts``: int64 (rows,).
+    """
+
+    log_probs: NDArray[np.float64]
+    row_weights: NDArray[np.float64]
+    documents: NDArray[np.int64]
+    token_counts: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, cache: PredictionCache, config: MixtureConfig) -> Self:
+        """Sum or expand a cache to the unit. Raises InputError where per-token values are needed and not stored."""
+        if config.unit == "document":
+            log_probs, counts, documents = sum_by_document(cache.log_probs, cache.documents, cache.counts)
+        elif config.unit == "window":
+            log_probs, counts, documents = cache.log_probs, cache.counts, cache.documents
+        else:
+            if cache.token_log_probs is None:
+                raise no_token_values()
+            log_probs, documents = cache.token_log_probs, np.repeat(cache.documents, cache.counts)
+            counts = np.ones(len(documents), np.int64)
+        weights = row_weights(counts, documents, config.weighting)
+        return cls(np.asarray(log_probs, np.float64), weights, np.asarray(documents, np.int64), counts)
+
+    def objective(self, allowed: NDArray[np.bool_]) -> CrossEntropy:
+        """Return the loss of a mixture on these rows. ``allowed``: bool (sources,), those that may have a share."""
+        return CrossEntropy.from_log_probs(
+            self.log_probs,
+            self.row_weights,
+            allowed,
+            document_ids=self.documents,
+            token_counts=self.token_counts,
+        )
+
+
+@dataclass(frozen=True)
+class SearchProblem:
+    """The convex problem of one mixture, with what its answer is described by.
+
+    ``in_memory``: whether all rows are in memory; ``document_counts``: target -> its number of documents;
+    ``baselines``: arm -> source shares, float64 (sources,); ``prior``: those of ``mixture.prior``, float64 (sources,).
+    """
+
+    config: RunConfig
+    sources: list[str]
+    convex: Problem
+    in_memory: bool
+    document_counts: dict[str, int]
+    baselines: dict[str, NDArray[np.float64]]
+    prior: NDArray[np.float64]
+
+    @classmethod
+    def of(
+        cls,
+        predictions: Mapping[str, PredictionCache | CrossEntropy],
+        config: RunConfig,
+        available_tokens: Mapping[str, int],
+        natural_sizes: Mapping[str, int],
+    ) -> Self:
+        """Build the problem from what the proxies predict for every target. See ``find_mixture`` for the arguments."""
+        settings, sources = config.mixture, list(available_tokens)
+        feasible = feasible_set(settings, sources, available_tokens, config.retrain.tokens)
+        rows = {
+            target: UnitRows.of(prediction, settings) if isinstance(prediction, PredictionCache) else prediction
+            for target, prediction in predictions.items()
+        }
+        baselines = {
+            arm: np.array(list(shares.values()), np.float64) for arm, shares in baseline_shares(natural_sizes).items()
+        }
+        prior = _prior_shares(settings, sources, baselines)
+        return cls(
+            config=config,
+            sources=sources,
+            convex=_convex_problem(rows, settings, feasible, prior),
+            in_memory=all(isinstance(each, UnitRows) for each in rows.values()),
+            document_counts={
+                target: len(prediction.document_ids)
+                if isinstance(prediction, PredictionCache)
+                else prediction.documents
+                for target, prediction in predictions.items()
+            },
+            baselines=baselines,
+            prior=prior,
+        )
+
+    def by_source(self, shares: NDArray[np.float64]) -> dict[str, float]:
+        """Return source -> share. ``shares``: float64 (sources,)."""
+        return dict(zip(self.sources, shares.tolist(), strict=True))
+
+
+def feasible_set(
+    config: MixtureConfig,
+    sources: Sequence[str],
+    available_tokens: Mapping[str, int] | None = None,
+    budget: int | None = None,
+) -> FeasibleSet:
+    """Return the mixtures within the run file's bounds and groups and, where sizes are known, within ``max_epochs``.
+
+    ``available_tokens``: source -> its training tokens; ``budget``: tokens of the retraining. Raises InputError where
+    no mixture satisfies all limits, naming those that conflict, and where shards are asked for although a source may
+    have no share: shards divide every row by its largest likelihood under any source.
+    """
+    pairs = [config.bounds.get(source, (0.0, 1.0)) for source in sources]
+    lower, upper = np.array(pairs, np.float64).T.copy()
+    if available_tokens is not None and budget is not None and config.max_epochs is not None:
+        upper = _limited_by_epochs(config.max_epochs, lower, upper, available_tokens, budget)
+    place = {source: number for number, source in enumerate(sources)}
+    groups = [Group([place[source] for source in group.sources], group.min, group.max) for group in config.groups]
+    feasible = FeasibleSet.of(len(sources), lower, upper, groups, list(sources))
+    excluded = [source for source, high in zip(sources, feasible.upper, strict=True) if high == 0]
+    if excluded and config.shards is not None:
+        raise InputError(
+            "every source on shards needs room for a share",
+            where="mixture.shards",
+            got=f"at most 0 for {', '.join(excluded)}",
+            wanted="room for every source",
+            remedy=f"leave {', '.join(excluded)} out of the run file, or the shards",
+        )
+    return feasible
+
+
+def _limited_by_epochs(
+    max_epochs: float,
+    lower: NDArray[np.float64],
+    upper: NDArray[np.float64],
+    available_tokens: Mapping[str, int],
+    budget: int,
+) -> NDArray[np.float64]:
+    """Return the upper bounds under a limit on repetition.
+
+    Raises InputError where they sum to less than 1 or fall below a lower bound; it names the smallest limit that works.
+    """
+    share_of_a_pass = np.array(list(available_tokens.values()), np.float64) / budget
+    limited = np.minimum(upper, max_epochs * share_of_a_pass)
+    short = [source for source, low, high in zip(available_tokens, lower, limited, strict=True) if low > high]
+    if short or limited.sum() < 1 - SUM_TOLERANCE:
+        # The sum of the limited bounds is piecewise linear in max_epochs, with a knot where a bound is reached.
+        knots = np.sort(np.append(upper / share_of_a_pass, 0.0))
+        sums = np.minimum(upper, knots[:, None] * share_of_a_pass).sum(axis=1)
+        least = max(float(np.interp(1.0, sums, knots)), float((lower / share_of_a_pass).max()))
+        raise InputError(
+            "no mixture keeps mixture.max_epochs" + (f" and the lower bound of {', '.join(short)}" if short else ""),
+            where="mixture.max_epochs",
+            got=f"{max_epochs:g} passes; the largest shares that leaves sum to {limited.sum():.3g}",
+            wanted=f"at least {math.ceil(1000 * least) / 1000:.10g} passes",
+            remedy="raise max_epochs, add data, or lower retrain.tokens",
+        )
+    return limited
+
+
+def natural_tokens(config: RunConfig, available_tokens: Mapping[str, int]) -> dict[str, int]:
+    """Return what ``natural`` is proportional to: a source's stated ``natural_tokens``, else its available tokens."""
+    return {name: config.sources[name].natural_tokens or tokens for name, tokens in available_tokens.items()}
+
+
+def baseline_shares(natural_sizes: Mapping[str, int]) -> dict[str, dict[str, float]]:
+    """Return the source shares of every arm that needs no search. ``natural_sizes``: see ``natural_tokens``."""
+    return {"balanced": balanced(list(natural_sizes)).weights, "natural": natural(natural_sizes).weights}
+
+
+def _prior_shares(
+    config: MixtureConfig, sources: Sequence[str], baselines: Mapping[str, NDArray[np.float64]]
+) -> NDArray[np.float64]:
+    shares = config.prior.shares
+    return baselines[shares] if isinstance(shares, str) else np.array([shares[source] for source in sources])
+
+
+def _convex_problem(
+    rows: Mapping[str, UnitRows | CrossEntropy], config: MixtureConfig, feasible: FeasibleSet, prior: NDArray[np.float64]
+) -> Problem:
+    pull = Prior.of(prior, config.prior.strength, len(prior))
+    allowed = (feasible.upper > 0) & ((prior > 0) if pull else True)
+    objectives = tuple(each.objective(allowed) if isinstance(each, UnitRows) else each for each in rows.values())
+    return Problem(objectives, feasible, _goal(list(rows), objectives, config, feasible), pull)
+
+
+def _goal(targets: list[str], objectives: tuple[CrossEntropy, ...], config: MixtureConfig, feasible: FeasibleSet) -> Goal:
+    """Return how the losses on several targets are combined."""
+    if config.over != "worst":
+        weights = np.array([config.target_weights.get(target, 1.0) for target in targets])
+        return Mean.of(weights / weights.sum(), len(targets))
+    settings = config.worst
+    target_prior = None
+    if settings.prior is not None:
+        target_prior = np.array([settings.prior[target] for target in targets])
+        target_prior = target_prior / target_prior.sum()
+    return Worst.of(len(targets), _offsets(objectives, config, feasible), target_prior, settings.tau)
+
+
+def _offsets(objectives: tuple[CrossEntropy, ...], config: MixtureConfig, feasible: FeasibleSet) -> NDArray[np.float64] | None:
+    """Return what each target's loss is compared with: nothing, its best single source, or its own best mixture."""
+    if config.worst.offsets == "none":
+        return None
+    if config.worst.offsets == "best_single":
+        return np.array([objective.single_losses().min() for objective in objectives])
+    solutions = [solve_problem(Problem((objective,), feasible), solver="auto") for objective in objectives]
+    return np.array([solution.loss for solution in solutions])

@@ -1,0 +1,212 @@
+"""From prediction caches to a mixture: solve, describe, and store the solution as an artifact."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixray.cache import PredictionCache, read_cache
+from mixray.config import RunConfig
+from mixray.mixture import TRAINING_TOKENS, Mixture, MixtureWarning
+from mixray.search.explanation import (
+    document_warnings,
+    gain_warnings,
+    interchangeable_sources,
+    limit_prices,
+    mixture_choice,
+    path_to_prior,
+    share_intervals,
+    solver_warnings,
+    source_worth,
+)
+from mixray.search.problem import SearchProblem, natural_tokens
+from mixray.simplex import (
+    Bootstrap,
+    CrossEntropy,
+    NearOptimal,
+    Solution,
+    bootstrap,
+    effective_number,
+    nearest_to_prior,
+    solve_problem,
+)
+from mixray.store import Artifact, Artifacts, Storage, fingerprint
+
+MOST_EXPLAINED = 100
+"""Sources up to which the worth of each and the path to the prior are worked out, at one solve each."""
+
+StoredCaches = Mapping[str, tuple[Artifact, Mapping[str, Artifact]]]
+"""Target -> the artifacts that hold its rows and, by source, its columns."""
+Predictions = Mapping[str, PredictionCache | CrossEntropy]
+"""Target -> its prediction cache or, where that is larger than memory, an objective whose rows are on shards."""
+OpenPredictions = Callable[[Storage, StoredCaches], AbstractContextManager[Predictions]]
+"""Makes the predictions available for as long as the block lasts."""
+
+
+@dataclass(frozen=True)
+class SolvedMixture:
+    """A mixture and its solver's path. ``trace``: float64 (rounds + 1, 2), the loss and the gap of every round."""
+
+    mixture: Mixture
+    trace: NDArray[np.float64]
+
+
+def find_mixture(
+    predictions: Predictions,
+    config: RunConfig,
+    *,
+    available_tokens: Mapping[str, int],
+    natural_sizes: Mapping[str, int] | None = None,
+    run: str | None = None,
+) -> SolvedMixture:
+    """Return the certified mixture for some targets, with intervals, the baselines' predicted losses and warnings.
+
+    Args:
+        predictions: of every target. What each source is worth is left out for a target whose rows are on shards.
+        config: the run file.
+        available_tokens: source -> its training tokens, in the order of the cache's columns.
+        natural_sizes: what the natural baseline is proportional to; by default as ``natural_tokens`` says.
+        run: the name of the run folder.
+
+    Raises:
+        InputError: for limits that no mixture satisfies.
+    """
+    settings = config.mixture
+    natural_sizes = natural_sizes or natural_tokens(config, available_tokens)
+    search = SearchProblem.of(predictions, config, available_tokens, natural_sizes)
+    optimum = solve_problem(
+        search.convex, solver=settings.solver, tolerance=settings.tolerance, max_rounds=settings.max_rounds
+    )
+    near = _near_optimal(search, optimum)
+    shares = optimum.weights if near is None else near.weights
+    point = optimum.point if near is None else search.convex.at(shares)
+    replicates = _bootstrap(search, optimum, shares)
+    # With a pull to the prior, worth, prices and path would be of the loss and the pull together.
+    pulled = settings.prior.strength > 0
+    explained = len(search.sources) <= MOST_EXPLAINED and not pulled
+    weights, several = search.by_source(shares), len(predictions) > 1
+    mixture = Mixture(
+        run=run,
+        targets=list(predictions),
+        over=None if settings.over == "each" else settings.over,
+        unit=settings.unit,
+        share_of=TRAINING_TOKENS if config.examples is None else "training examples",
+        sources=search.sources,
+        weights=weights,
+        # Replicates are of the optimum: they give no interval of a mixture chosen beside it.
+        interval=share_intervals(search, replicates) if replicates and near is None else {},
+        loss={"mixmin": point.loss} | {arm: search.convex.loss(each) for arm, each in search.baselines.items()},
+        target_loss=dict(zip(predictions, point.losses.tolist(), strict=True)) if several else {},
+        target_weights=dict(zip(predictions, optimum.target_weights.tolist(), strict=True)) if several else {},
+        gap=max(0.0, optimum.gap + (near.chosen.rise if near else 0.0)),
+        rounds=optimum.rounds,
+        solver=optimum.solver,
+        solver_why=optimum.why or None,
+        tolerance=settings.tolerance,
+        status=optimum.status,
+        epochs={name: share * config.retrain.tokens / available_tokens[name] for name, share in weights.items()},
+        effective_sources=effective_number(shares),
+        interchangeable=interchangeable_sources(search, optimum, replicates) if replicates else [],
+        worth=source_worth(search, optimum) if explained and search.in_memory else {},
+        prices=[] if pulled else limit_prices(search, optimum),
+        choice=None if near is None else mixture_choice(search, optimum, near),
+        path=path_to_prior(search, optimum) if explained else [],
+        warnings=_warnings(search, optimum, replicates, explained=explained),
+    )
+    return SolvedMixture(mixture, optimum.trace)
+
+
+def _near_optimal(search: SearchProblem, optimum: Solution) -> NearOptimal | None:
+    """Return the near-optimal mixture that ``mixture.choose`` names; None where that is the optimum itself."""
+    settings = search.config.mixture
+    if settings.choose.rule == "optimum":
+        return None
+    loss = float(optimum.target_weights @ optimum.losses)
+    within = None if settings.choose.within == "one_se" else settings.choose.within * abs(loss)
+    return nearest_to_prior(optimum, search.prior, within=within, tolerance=settings.tolerance)
+
+
+def _bootstrap(search: SearchProblem, optimum: Solution, shares: NDArray[np.float64]) -> Bootstrap | None:
+    """Return the bootstrap over documents; None where the run file wants no replicates."""
+    if not search.config.mixture.bootstrap:
+        return None
+    return bootstrap(
+        search.convex,
+        optimum.weights,
+        judged=shares,
+        baselines=search.baselines,
+        replicates=search.config.mixture.bootstrap,
+        seed=search.config.seed,
+    )
+
+
+def _warnings(
+    search: SearchProblem, optimum: Solution, replicates: Bootstrap | None, *, explained: bool
+) -> list[MixtureWarning]:
+    warnings = [*solver_warnings(search, optimum), *document_warnings(search)]
+    if replicates:
+        warnings += gain_warnings(search, replicates)
+    if explained and not search.in_memory:
+        message = "what each source is worth is not worked out where rows are on shards"
+        warnings.append(MixtureWarning(code="no_worth", message=message))
+    return warnings
+
+
+def mixture_targets(config: RunConfig, targets: Iterable[str] | None = None) -> dict[str, list[str]]:
+    """Return the mixtures to find: name -> the targets it is for. ``targets``: all of the run file's by default."""
+    targets = list(config.targets if targets is None else targets)
+    return {target: [target] for target in targets} if config.mixture.over == "each" else {config.mixture.over: targets}
+
+
+def in_memory(storage: Storage, caches: StoredCaches) -> AbstractContextManager[Mapping[str, PredictionCache]]:
+    """Read the fit part of every target's cache whole."""
+    return nullcontext(
+        {target: read_cache(storage, rows, "fit", columns) for target, (rows, columns) in caches.items()}
+    )
+
+
+def solve_once(
+    artifacts: Artifacts,
+    config: RunConfig,
+    open_predictions: OpenPredictions = in_memory,
+    *,
+    targets: StoredCaches,
+    available_tokens: Mapping[str, int],
+    run: str,
+) -> SolvedMixture:
+    """Return ``find_mixture``'s answer from the stored caches of some targets; solve only where it is not stored yet.
+
+    A run that continues on another processor therefore has the same shares to the last bit, and its trained arms fit.
+    """
+    assert all(list(columns) == list(available_tokens) for _, columns in targets.values()), "other columns than sources"
+    natural_sizes = natural_tokens(config, available_tokens)
+    draft = artifacts.draft("solution", _solution_id(config, targets, available_tokens, natural_sizes))
+    stored = artifacts.find(draft.kind, draft.id)
+    if stored is None:
+        with open_predictions(artifacts.storage, targets) as predictions:
+            solved = find_mixture(predictions, config, available_tokens=available_tokens, natural_sizes=natural_sizes)
+        files = {
+            "mixture.json": draft.write("mixture.json", solved.mixture.to_json().encode()),
+            "trace.json": draft.write("trace.json", json.dumps(solved.trace.tolist()).encode()),
+        }
+        stored = draft.publish(files, {"rounds": solved.mixture.rounds})
+    text, trace = (artifacts.storage.read(stored.files[name].path) for name in ("mixture.json", "trace.json"))
+    mixture = Mixture.from_json(text.decode()).model_copy(update={"run": run, "targets": list(targets)})
+    return SolvedMixture(mixture, np.array(json.loads(trace)))
+
+
+def _solution_id(
+    config: RunConfig, targets: StoredCaches, available_tokens: Mapping[str, int], natural_sizes: Mapping[str, int]
+) -> str:
+    settings = config.mixture.model_dump(mode="json", exclude={"shards"})
+    if config.mixture.shards is not None:  # their number and size change nothing
+        settings["rows"] = "float32"
+    cache_ids = [[(source, column.id) for source, column in columns.items()] for _, columns in targets.values()]
+    sizes = [list(available_tokens.items()), list(natural_sizes.items()), config.retrain.tokens]
+    names = list(targets) if len(targets) > 1 else []  # the name of a single target decides nothing
+    return fingerprint(["solution", 2, settings, names, cache_ids, sizes, config.seed])
