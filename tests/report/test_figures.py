@@ -81,7 +81,7 @@ def test_many_sources_make_a_taller_figure() -> None:
     sources = [f"source-{number}" for number in range(22)]
     mixture = Mixture(sources=sources, weights=dict.fromkeys(sources, 1 / 22), targets=["pile"])
     heights = []
-    for part in (mixture, Mixture.from_weights({"a": 1.0}, targets=["pile"])):
+    for part in (mixture, Mixture(sources=["a"], weights={"a": 1.0}, targets=["pile"])):
         heights.append(struct.unpack(">I", weights_figure(part, {})[20:24])[0])
     assert heights[0] > 3 * heights[1]
 
