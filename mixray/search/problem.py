@@ -31,6 +31,9 @@ from mixray.simplex import (
     sum_by_document,
 )
 
+Floats = NDArray[np.float64]
+Objectives = tuple[CrossEntropy, ...]
+
 
 @dataclass(frozen=True)
 class UnitRows:
@@ -40,8 +43,8 @@ class UnitRows:
     token; ``documents``: int64 (rows,), the document of every row; ``token_counts``: int64 (rows,).
     """
 
-    log_probs: NDArray[np.float64]
-    row_weights: NDArray[np.float64]
+    log_probs: Floats
+    row_weights: Floats
     documents: NDArray[np.int64]
     token_counts: NDArray[np.int64]
 
@@ -84,8 +87,8 @@ class SearchProblem:
     convex: Problem
     in_memory: bool
     document_counts: dict[str, int]
-    baselines: dict[str, NDArray[np.float64]]
-    prior: NDArray[np.float64]
+    baselines: dict[str, Floats]
+    prior: Floats
 
     @classmethod
     def of(
@@ -121,7 +124,7 @@ class SearchProblem:
             prior=prior,
         )
 
-    def by_source(self, shares: NDArray[np.float64]) -> dict[str, float]:
+    def by_source(self, shares: Floats) -> dict[str, float]:
         """Return source -> share. ``shares``: float64 (sources,)."""
         return dict(zip(self.sources, shares.tolist(), strict=True))
 
@@ -159,11 +162,11 @@ def feasible_set(
 
 def _limited_by_epochs(
     max_epochs: float,
-    lower: NDArray[np.float64],
-    upper: NDArray[np.float64],
+    lower: Floats,
+    upper: Floats,
     available_tokens: Mapping[str, int],
     budget: int,
-) -> NDArray[np.float64]:
+) -> Floats:
     """Return the upper bounds under a limit on repetition.
 
     Raises InputError where they sum to less than 1 or fall below a lower bound; it names the smallest limit that works.
@@ -196,15 +199,16 @@ def baseline_shares(natural_sizes: Mapping[str, int]) -> dict[str, dict[str, flo
     return {"balanced": balanced(list(natural_sizes)).weights, "natural": natural(natural_sizes).weights}
 
 
-def _prior_shares(
-    config: MixtureConfig, sources: Sequence[str], baselines: Mapping[str, NDArray[np.float64]]
-) -> NDArray[np.float64]:
+def _prior_shares(config: MixtureConfig, sources: Sequence[str], baselines: Mapping[str, Floats]) -> Floats:
     shares = config.prior.shares
     return baselines[shares] if isinstance(shares, str) else np.array([shares[source] for source in sources])
 
 
 def _convex_problem(
-    rows: Mapping[str, UnitRows | CrossEntropy], config: MixtureConfig, feasible: FeasibleSet, prior: NDArray[np.float64]
+    rows: Mapping[str, UnitRows | CrossEntropy],
+    config: MixtureConfig,
+    feasible: FeasibleSet,
+    prior: Floats,
 ) -> Problem:
     pull = Prior.of(prior, config.prior.strength, len(prior))
     allowed = (feasible.upper > 0) & ((prior > 0) if pull else True)
@@ -212,7 +216,7 @@ def _convex_problem(
     return Problem(objectives, feasible, _goal(list(rows), objectives, config, feasible), pull)
 
 
-def _goal(targets: list[str], objectives: tuple[CrossEntropy, ...], config: MixtureConfig, feasible: FeasibleSet) -> Goal:
+def _goal(targets: list[str], objectives: Objectives, config: MixtureConfig, feasible: FeasibleSet) -> Goal:
     """Return how the losses on several targets are combined."""
     if config.over != "worst":
         weights = np.array([config.target_weights.get(target, 1.0) for target in targets])
@@ -225,7 +229,7 @@ def _goal(targets: list[str], objectives: tuple[CrossEntropy, ...], config: Mixt
     return Worst.of(len(targets), _offsets(objectives, config, feasible), target_prior, settings.tau)
 
 
-def _offsets(objectives: tuple[CrossEntropy, ...], config: MixtureConfig, feasible: FeasibleSet) -> NDArray[np.float64] | None:
+def _offsets(objectives: Objectives, config: MixtureConfig, feasible: FeasibleSet) -> Floats | None:
     """Return what each target's loss is compared with: nothing, its best single source, or its own best mixture."""
     if config.worst.offsets == "none":
         return None
