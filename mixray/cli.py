@@ -6,8 +6,11 @@ Results go to stdout, progress and messages to stderr. Exit codes: 0 done, 2 the
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
+from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
@@ -19,7 +22,6 @@ app = typer.Typer(
     name="mixray",
     help="Which share of each data source should a model be trained on? A certified answer, on Ray.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -27,6 +29,21 @@ RunFile = Annotated[str, typer.Argument(metavar="FILE", help="the run file (YAML
 RunFolderArgument = Annotated[str, typer.Argument(metavar="RUN_FOLDER", help="<storage>/runs/<name>-<hash>")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="dotted overrides, e.g. seed=1")]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout")]
+
+
+def _print_version(requested: bool) -> None:
+    if requested:
+        print(f"mixray {version('mixray')}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", help="print the version", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -117,6 +134,42 @@ def show(run_folder: RunFolderArgument, as_json: Json = False) -> None:
         _print_json(folder.location, folder.mixtures())
     else:
         _print(*folder_tables(folder))
+
+
+@app.command()
+def config(
+    key: Annotated[str, typer.Argument(help="a key of the run file, such as mixture.bounds; all by default")] = "",
+    schema: Annotated[bool, typer.Option("--schema", help="print the JSON schema of run files, for editors")] = False,
+    as_json: Json = False,
+) -> None:
+    """Explain the keys of a run file: type, default, meaning."""
+    from mixray.config.fields import json_schema, key_references
+    from mixray.report import key_pages
+
+    if schema:
+        print(json.dumps(json_schema(), indent=1))
+        return
+    references = key_references(key)
+    if as_json:
+        print(json.dumps({kind: asdict(reference) for kind, reference in references.items()}))
+    else:
+        _print(*key_pages(references))
+
+
+@app.command()
+def init(
+    file: Annotated[str, typer.Argument(metavar="[FILE]", help="the run file to write")] = "run.yaml",
+    robust: Annotated[bool, typer.Option("--robust", help="for a comparison of robust training methods")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a commented run file that runs as it is. An existing file is never overwritten."""
+    from mixray.config.starter import write_starter
+
+    write_starter(file, "robust" if robust else "mixture")
+    if as_json:
+        print(json.dumps({"file": file}))
+    else:
+        print(f"wrote {file}; the next step: mixray plan {shlex.quote(file)}")
 
 
 def _print_json(folder: str, mixtures: Any) -> None:

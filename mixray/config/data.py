@@ -18,8 +18,12 @@ class AnswerConfig(Section):
     """
 
     options: str | Annotated[list[str], Field(min_length=2)]
+    """The columns that hold the options, one each, or the one column that holds the list of them. Dots reach into
+    structs."""
     label: str
+    """The column with the number of the right option, counted from 0, or with its label where `labels` is set."""
     labels: str | None = None
+    """The column with the list of the options' labels, such as [A, B, C, D]. null: the label is a number."""
 
 
 Reader = Literal["files", "jsonl", "parquet", "csv", "dataset"]
@@ -31,34 +35,40 @@ class PoolConfig(Section):
     where it is."""
 
     files: str | Globs | None = None
-    """Text files by glob, one document a file. ``{stdlib}`` and ``{package:NAME}`` expand to installed folders."""
+    """Text files by glob, one document per file. {stdlib} and {package:NAME} stand for folders of the Python
+    installation."""
     jsonl: str | Globs | None = None
-    """JSON lines by glob: plain, ``.gz`` or ``.zst``."""
+    """JSON lines files by glob: plain, .gz or .zst."""
     parquet: str | Globs | None = None
     """Parquet files by glob, or folders of them."""
     csv: str | Globs | None = None
-    """CSV files with a header line, by glob, plain, ``.gz`` or ``.zst``: of examples. Each is read whole."""
+    """CSV files of examples by glob, each with a header line: plain, .gz or .zst. Every file is read whole into
+    memory."""
     dataset: str | None = None
-    """A Hugging Face data set: a hub name or a folder written by ``save_to_disk`` or readable by ``load_dataset``."""
+    """A Hugging Face data set: its name on the hub, or a folder that `save_to_disk` wrote or `load_dataset` can
+    read."""
 
     exclude: list[str] = []
     """Globs of files to leave out."""
     text: str = "text"
-    """The column that holds the text (of all but ``files``), or a template: ``"{question} {answer}"``."""
+    """The column that holds the text, or a template such as "{question} {answer}". Not used for `files`."""
     answer: AnswerConfig | None = None
+    """The right answer of a multiple-choice item, for {answer} in `text`."""
     subset: str | None = None
-    """The hub data set's configuration name."""
+    """The configuration name of a data set on the hub. null: its only one."""
     split: str = "train"
+    """The split of the data set to read."""
     revision: str | None = None
-    """The hub data set's commit; without it the newest one is looked up and its hash becomes the identity."""
+    """The commit of the data set on the hub. null: the newest one; its hash becomes part of the identity."""
     streaming: bool = False
-    """Read the hub data set as it downloads, keeping no copy."""
+    """Whether to read the data set while it downloads, without keeping a copy."""
     where: dict[str, str] = {}
-    """Rows to keep: column (dots reach into structs) -> value, e.g. ``{meta.redpajama_set_name: RedPajamaC4}``."""
+    """Which rows to keep: column -> value. Dots reach into structs, e.g. {meta.redpajama_set_name: RedPajamaC4}."""
     max_tokens: Positive | None = None
-    """Keep at most this many tokens (examples) of the pool: the first ones, in file order, equally from every part."""
+    """Use at most this many tokens (or examples) of the pool: the first ones of every part, in equal amounts. null:
+    all."""
     document_chars: Positive = 100_000
-    """Longer documents are split into documents of at most this many characters, at line ends where there are any."""
+    """Longer documents are split into documents of at most this many characters, at line ends where possible."""
 
     @property
     def reader(self) -> Reader:
@@ -89,14 +99,15 @@ class SourceConfig(PoolConfig):
     """One named pool of training data."""
 
     natural_tokens: Positive | None = None
-    """How large the source really is, where ``max_tokens`` keeps less of it: the ``natural`` arm is in proportion."""
+    """The real size of the source in tokens (or examples), where `max_tokens` keeps less of it. Natural shares are in
+    proportion to it. null: the size that was read."""
 
 
 class TargetConfig(PoolConfig):
     """One named sample of what the model should be good at."""
 
     held_out: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
-    """The share of documents kept for judging the retrained models; the rest fits the mixture."""
+    """The fraction of the documents that is held out to judge the retrained models. The rest determines the mixture."""
 
 
 TEXT_KEYS = ("text", "answer", "document_chars", "subset", "revision", "streaming")
@@ -107,13 +118,15 @@ class ExampleColumns(Section):
     """Which columns of tabular rows are inputs: ``numeric`` and ``categorical`` ones, or ``features`` alone."""
 
     numeric: tuple[str, ...] = ()
-    """Columns of numbers, standardised with the training rows' mean and deviation."""
+    """Columns of numbers, which are standardised with the mean and deviation of the training rows."""
     categorical: tuple[str, ...] = ()
-    """Columns that become one column per value of the training rows. A missing value is a value of its own; one that
-    the training rows lack is none of them, all zeros, and counted in a warning."""
+    """Columns of categories, each encoded as one 0/1 column per value in the training rows. A missing value is a
+    category of its own. A value that the training rows lack becomes all zeros and is counted in a warning."""
     features: str | None = None
-    """... or one column of lists of numbers, all of one length: frozen features, for a head on top of them."""
+    """The one column that holds lists of numbers, all of the same length, such as embeddings. Used in place of
+    `numeric` and `categorical`."""
     label: str | None = None
+    """The column that holds the class to predict."""
 
     @property
     def inputs(self) -> dict[str, tuple[str, ...]]:
@@ -143,6 +156,7 @@ class ExamplesConfig(ExampleColumns):
     """
 
     label: str
+    """The column that holds the class to predict."""
 
     @model_validator(mode="after")
     def _columns(self) -> Self:
@@ -152,19 +166,25 @@ class ExamplesConfig(ExampleColumns):
 
 class TrainTokenizer(Section):
     vocab_size: Annotated[int, Field(ge=300, le=1_000_000)] = 4096
+    """Number of tokens in the vocabulary."""
     sources: list[Name] | None = None
-    """The sources it learns from; all by default. Naming them keeps the tokenizer when a source is added."""
+    """The sources whose text the tokenizer is trained on. null: all. With a list, the tokenizer stays the same when a
+    source is added."""
     sample_bytes: Positive = 4_000_000
-    """Bytes of text it sees, shared equally among the sources."""
+    """Bytes of text that the tokenizer is trained on, in equal amounts per source."""
 
 
 class TokenizerConfig(Section):
     """Exactly one of: trained here (byte-level BPE), a hub name, a folder."""
 
     train: TrainTokenizer | None = None
+    """Train a byte-level BPE tokenizer on the sources."""
     hub: str | None = None
+    """The name of a tokenizer on the Hugging Face hub."""
     revision: str | None = None
+    """The commit of the tokenizer on the hub. null: the newest one."""
     path: str | None = None
+    """A folder that holds a tokenizer."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:

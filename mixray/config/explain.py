@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import types
-import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from pydantic import BaseModel, ValidationError
 
+from mixray.config.fields import allowed_keys
 from mixray.config.section import Misfit
 from mixray.config.yaml_text import KeyPath, Lines
 from mixray.errors import InputError
@@ -105,7 +104,7 @@ def _problem(same: Sequence[_Fault], name: str, where: str, kind: type[BaseModel
     """One error for all that is wrong at one key."""
     fault, dotted = same[0], ".".join(same[0].loc)
     if fault.kind == "extra_forbidden":
-        known = sorted(_known_keys(kind, fault.loc[:-1]))
+        known = sorted(allowed_keys(kind, fault.loc[:-1]))
         near = difflib.get_close_matches(fault.loc[-1], known, n=1)
         remedy = f"did you mean {near[0]!r}?" if near else None
         return InputError(f"unknown key {dotted!r}", where=where, wanted=f"one of {', '.join(known)}", remedy=remedy)
@@ -124,30 +123,3 @@ def _where(loc: KeyPath, name: str, lines: Lines, overridden: Iterable[str]) -> 
         if line := lines.get(loc[:depth]):
             return f"{name}, line {line}"
     return name
-
-
-def _known_keys(kind: type[BaseModel], path: KeyPath) -> set[str]:
-    """The keys that the schema of a kind of run file allows in the section at ``path``."""
-    found: set[type[BaseModel]] = {kind}
-    inside_mapping = False
-    for part in path:
-        if inside_mapping:
-            inside_mapping = False
-            continue
-        annotations = [model.model_fields[part].annotation for model in found if part in model.model_fields]
-        found = set().union(*(_sections(annotation) for annotation in annotations))
-        inside_mapping = any(_is_mapping(annotation) for annotation in annotations)
-    return {key for model in found for key in model.model_fields}
-
-
-def _sections(annotation: Any) -> set[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return {annotation}
-    return set().union(*(_sections(argument) for argument in typing.get_args(annotation)), set())
-
-
-def _is_mapping(annotation: Any) -> bool:
-    origin = typing.get_origin(annotation)
-    if origin in (typing.Union, types.UnionType, typing.Annotated):
-        return any(_is_mapping(argument) for argument in typing.get_args(annotation))
-    return origin is dict

@@ -14,8 +14,11 @@ class GroupConfig(Section):
     """Limits on the sum of some sources' shares."""
 
     sources: Annotated[list[Name], Field(min_length=1)]
+    """The sources whose shares are added."""
     min: Share = 0.0
+    """The smallest sum of their shares."""
     max: Share = 1.0
+    """The largest sum of their shares."""
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -30,27 +33,32 @@ class WorstConfig(Section):
     """The worst case over targets: max over pi of sum_t pi_t (L_t - b_t) - tau KL(pi || prior)."""
 
     tau: Annotated[float, Field(ge=0)] = 0.0
-    """Nats per token. 0: the plain maximum; larger ones weigh in the other targets, towards the prior."""
+    """How strongly the weights of the targets are pulled to `prior`, in nats per token. 0: the plain maximum over
+    targets. Larger values give the other targets more weight."""
     offsets: Literal["best_single", "best_mixture", "none"] = "best_single"
-    """b_t, so that targets of different entropy compare: each one's loss under its best single source, under its own
-    best mixture (the worst case is then one of regret), or 0."""
+    """What is subtracted from each target's loss so that targets compare: its loss under its best single source, its
+    loss under its own best mixture, or nothing."""
     prior: dict[Name, Annotated[float, Field(gt=0)]] | None = None
-    """Target -> its weight where tau is large; equal by default."""
+    """Target -> its weight where tau is large. null: equal weights."""
 
 
 class PriorConfig(Section):
     shares: Literal["balanced", "natural"] | dict[Name, Annotated[float, Field(gt=0, le=1)]] = "balanced"
+    """The shares that the mixture is pulled to: balanced (equal), natural (in proportion to the sources' sizes), or a
+    share for every source."""
     strength: Annotated[float, Field(ge=0)] = 0.0
-    """Adds strength x KL(shares || prior), nats per token, to what is minimised."""
+    """Adds strength x KL(shares || prior), in nats per token, to the loss that is minimised. 0: no pull."""
 
 
 class ChooseConfig(Section):
     """Which of the mixtures that the data cannot tell from the optimum is the answer."""
 
     rule: Literal["optimum", "nearest_to_prior"] = "optimum"
+    """optimum: the mixture with the smallest predicted loss. nearest_to_prior: of all mixtures about as good, the one
+    closest to `prior.shares`."""
     within: Literal["one_se"] | Annotated[float, Field(gt=0)] = "one_se"
-    """How far the loss may be above the optimum's: a part of the loss, or one standard error of the optimum's gain over
-    the prior, paired over documents."""
+    """How much larger the loss may be for a mixture to count as about as good: a fraction of the loss, or one_se, one
+    standard error of the optimum's gain over the prior, paired over documents."""
 
 
 class ShardsConfig(Section):
@@ -59,14 +67,14 @@ class ShardsConfig(Section):
     That there are any changes the numbers, by rounding: rows are kept in float32. How many and how large does not."""
 
     actors: Positive | None = None
-    """For each target of a mixture; as many as fit by default."""
+    """Number of actors per target of a mixture. null: as many as fit on the cluster."""
     resources: Resources = Resources()
-    """Of one actor."""
+    """CPUs and GPUs of one actor."""
     memory: Positive = 2 * 2**30
-    """Bytes that an actor's rows may take, 4 per source and 16 to 32 more for each; if they need more they lie in a
-    file. Ray sets it aside together with what the process needs beside its rows."""
+    """Bytes that one actor's rows may use, at 4 per source and 16 to 32 more for each row. Rows that need more are kept
+    in a file. Ray reserves this memory together with what the process itself needs."""
     scratch: str | None = None
-    """The folder of these files, on every machine; where temporary files go by default."""
+    """The folder of these files, on every machine. null: the system's folder for temporary files."""
 
 
 Solver = Literal["newton", "entropic", "em", "working_set", "auto"]
@@ -74,27 +82,40 @@ Solver = Literal["newton", "entropic", "em", "working_set", "auto"]
 
 class MixtureConfig(Section):
     over: Literal["each", "mean", "worst"] = "each"
-    """One mixture per target, or one for all: for their weighted mean, or for the worst off."""
+    """each: one mixture per target. mean: one for the weighted mean over targets. worst: one for the target that is
+    worst off."""
     target_weights: dict[Name, Annotated[float, Field(gt=0)]] = {}
-    """Target -> its weight in the mean, 1 by default."""
+    """Target -> its weight in the mean over targets. Targets that are not listed have weight 1."""
     worst: WorstConfig = WorstConfig()
+    """How targets are compared where `over` is worst."""
     unit: Literal["document", "window", "token"] = "document"
+    """What one likelihood is taken over: a document, a window or a token. Each unit's likelihoods are mixed with the
+    shares."""
     weighting: Literal["document", "token"] = "document"
+    """document: the loss is the mean over documents. token: every token counts the same, so that long documents count
+    more."""
     solver: Solver = "newton"
-    """``auto``: newton, or for many sources working_set."""
+    """The algorithm of the convex problem. auto: newton, or working_set for many sources."""
     tolerance: Annotated[float, Field(gt=0)] = 1e-8
-    """On the certified gap, in nats per token."""
+    """The solver stops when the gap, a certified bound on how far the predicted loss is above the smallest one, is
+    below this many nats per token."""
     max_rounds: Positive = 10_000
+    """The solver stops after this many rounds in any case; the mixture's `status` then says so."""
     bounds: dict[Name, tuple[Share, Share]] = {}
+    """Source -> [smallest, largest] share. Sources that are not listed have [0, 1]."""
     groups: list[GroupConfig] = []
+    """Limits on the sum of several sources' shares."""
     max_epochs: Annotated[float, Field(gt=0)] | None = None
-    """No source is repeated more often than this in the retraining budget."""
+    """How often the retraining budget may repeat any source: a limit on its share. null: no limit."""
     bootstrap: Annotated[int, Field(ge=0)] = 200
-    """Replicates for the 95 % intervals; 0 for none."""
+    """Number of resampled data sets behind each 95 % interval of a share. 0: no intervals."""
     prior: PriorConfig = PriorConfig()
+    """Shares that the mixture is pulled to."""
     choose: ChooseConfig = ChooseConfig()
+    """Which of the mixtures that the data cannot tell apart is the answer."""
     shards: ShardsConfig | None = None
-    """null: all rows lie in the memory of the process that solves."""
+    """Actors that hold the rows of the problem, where they exceed one machine's memory. null: all rows are in the
+    memory of one process."""
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> Self:

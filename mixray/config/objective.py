@@ -19,25 +19,30 @@ class ErmConfig(Section):
     """The mean over rows."""
 
     kind: Literal["erm"] = "erm"
+    """erm: minimise the mean loss over rows."""
 
 
 class GroupWeights(Section):
     """How group weights climb, whatever the groups are."""
 
     step_size: Annotated[float, Field(ge=0)] = 0.01
-    """Of the group weights, per optimiser step and nat."""
+    """Step size of the group weights, per optimizer step and nat of loss."""
     tau: Annotated[float, Field(ge=0)] = 0.0
-    """Nats. Pull of the group weights towards the prior: - tau KL(weights || prior)."""
+    """How strongly the group weights are pulled to the prior, in nats: subtracts tau x KL(weights || prior)."""
     missing: Literal[Missing, "uniform_sampling"] = "inverse_presence"
+    """What to do about groups without rows in a step. inverse_presence: divide a group's loss by how often it is
+    present; present_only: leave the others' weights unchanged; ema: use a moving average of their losses;
+    uniform_sampling: the plain rule, for training data in which every group is drawn equally often."""
 
 
 class GroupDROSettings(GroupWeights):
     """As ``mixray.robust.GroupDRO`` takes them."""
 
     adjustment: Annotated[float, Field(ge=0)] = 0.0
-    """C: a group's loss is raised by C / sqrt(its rows in training) when the weights are found."""
+    """C: a group's loss is raised by C / sqrt(number of its training rows) when the weights are updated."""
     alpha: Annotated[float, Field(gt=0, le=1)] | None = None
-    """CVaR over groups: no weight is above share / alpha, and there is no climbing."""
+    """CVaR over groups: no weight exceeds share / alpha, and the weights are the maximum rather than steps to it. null:
+    ordinary Group DRO."""
 
     @model_validator(mode="after")
     def _alpha_or_tau(self) -> Self:
@@ -50,18 +55,22 @@ class ALSOSettings(GroupWeights):
     """As ``mixray.robust.ALSO`` takes them."""
 
     tau: Annotated[float, Field(ge=0)] = 0.01
+    """How strongly the group weights are pulled to the prior, in nats: subtracts tau x KL(weights || prior)."""
     mode: Literal["optimistic", "descent_ascent"] = "optimistic"
+    """optimistic: the optimistic update of the paper. descent_ascent: plain simultaneous steps."""
 
 
 class GroupObjective(GroupWeights):
     """What the objectives of retrained models say beside. Their groups are the sources of the arm, or of a column."""
 
     groups: str = "source"
-    """``source``, or for examples ``column:NAME``."""
+    """What a group is: source, or column:NAME for the values of a column of examples."""
     prior: Literal["uniform", "shares"] | dict[str, Annotated[float, Field(gt=0)]] = "uniform"
-    """Where the group weights start and what they are pulled to; ``shares``: the arm's; else group -> weight."""
+    """The group weights at the start, which tau pulls to: uniform, shares (those of the arm's mixture), or a weight for
+    every group."""
     excess: Literal["none", "proxy"] = "none"
-    """``proxy``: judge a source by its loss above what its own proxy reached on it in training."""
+    """proxy: judge a source by its loss above the loss that its own proxy reached on it in training. none: by its
+    loss."""
 
     @property
     def group_column(self) -> str | None:
@@ -82,6 +91,7 @@ class GroupObjective(GroupWeights):
 
 class GroupDROConfig(GroupObjective, GroupDROSettings):
     kind: Literal["group_dro"] = "group_dro"
+    """group_dro: minimise the loss of the worst groups."""
 
     @model_validator(mode="after")
     def _alpha_or_prior(self) -> Self:
@@ -94,8 +104,10 @@ class ALSOConfig(GroupObjective, ALSOSettings):
     """With the optimizer's settings."""
 
     kind: Literal["also"] = "also"
+    """also: minimise the loss of the worst groups with an optimistic optimizer."""
     weighting: Literal["group_mean", "group_sum"] = "group_mean"
-    """Whether a source's loss is the mean over its windows in the step or, as in the paper's code, their sum."""
+    """Whether a source's loss in a step is the mean over its windows (group_mean) or, as in the paper's code, their sum
+    (group_sum)."""
 
     @model_validator(mode="after")
     def _sums_miss_nothing(self) -> Self:

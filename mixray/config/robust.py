@@ -27,6 +27,7 @@ class DigitsConfig(Section):
     """
 
     correlation: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
+    """How often the patch tells the label in training rows, from 0.5 (never more than chance) to 1."""
 
 
 class GroupedConfig(ExampleColumns):
@@ -35,19 +36,21 @@ class GroupedConfig(ExampleColumns):
     parquet: str | Globs | None = None
     """Parquet files by glob, or folders of them."""
     csv: str | Globs | None = None
-    """CSV files with a header line, by glob."""
+    """CSV files by glob, each with a header line."""
     digits: DigitsConfig | None = None
+    """Handwritten digits with a shortcut that is added to them, in place of files. Nothing is downloaded."""
 
     group: Columns | str | None = None
-    """Columns whose values together are the group, e.g. ``[sex, income]``, or ``column:NAME`` of one that has it."""
+    """The columns whose values together are the group, e.g. [sex, income], or column:NAME for one column."""
     spurious: str | None = None
-    """The column of the attribute that the label should not be read from; null: no alignment is measured."""
+    """The column of the attribute that the model should not use. null: its use is not measured."""
     split: str | None = None
-    """A column that says ``train``, ``validation`` or ``test``; null: drawn anew for every seed, by group."""
+    """The column that says train, validation or test. null: rows are split at random for every seed, within each
+    group."""
     validation: Part = 0.2
-    """The share of the training rows that is set aside where the split has no ``validation``."""
+    """The fraction of the training rows that becomes the validation part, where `split` names none."""
     test: Part = 0.25
-    """The share of all rows that is the test part where there is no ``split``."""
+    """The fraction of all rows that becomes the test part, where there is no `split`."""
 
     @property
     def group_columns(self) -> list[str]:
@@ -91,52 +94,68 @@ class GroupedConfig(ExampleColumns):
 
 class GroupDROArm(GroupDROSettings):
     missing: Missing = "inverse_presence"
-    """Rows come in epochs, so that ``uniform_sampling`` is no choice here."""
+    """What to do about groups without rows in a step: inverse_presence, present_only or ema. Rows come in epochs, so
+    uniform_sampling is not possible here."""
 
 
 class ALSOArm(ALSOSettings):
     missing: Missing = "inverse_presence"
+    """What to do about groups without rows in a step: inverse_presence, present_only or ema. Rows come in epochs, so
+    uniform_sampling is not possible here."""
 
 
 class MeasuresConfig(Section):
     """What explains a robust head, beside its accuracy."""
 
     l2: tuple[Above0, ...] = (0.001, 0.01, 0.1, 1.0)
-    """Strengths at which exact ERM and Group DRO heads on the inputs are compared; empty: none are made."""
+    """Strengths of the penalty at which exact ERM and Group DRO heads on the inputs are compared. []: none are
+    computed."""
     rows: Positive = 4000
-    """At most so many training rows go into the exact heads and the completeness, drawn by the seed."""
+    """The largest number of training rows for the exact heads and the completeness, drawn at random by the seed."""
     estimator: Estimator = "random_forest"
-    """What measures importance for completeness."""
+    """The model whose feature importance measures completeness."""
     pca: Annotated[int, Field(ge=2)] | None = None
-    """Cut the representation to so many principal components first."""
+    """Reduce the representation to this many principal components first. null: keep all of it."""
 
 
 class RobustConfig(RunFile):
     """A run file that trains every one of ``arms`` on the grouped rows of ``data`` and compares them."""
 
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    """The first one; a seed draws splits, batches, first weights and (digits) patches."""
+    """The first seed. A seed determines splits, batches, first weights and the patches of digits."""
     seeds: Positive = 3
-    """How many, counted up from ``seed``."""
+    """Number of seeds, counted up from `seed`. Every arm is trained once per seed."""
     data: GroupedConfig
+    """The grouped rows: where they are, and what their columns mean."""
     model: HeadConfig = HeadConfig()
+    """The classifier that every arm trains."""
     l2: Annotated[float, Field(ge=0)] = 0.01
-    """mu: every group's loss has mu / 2 |parameters|^2 added to it, biases among them, in all arms alike."""
+    """Penalty mu: adds mu / 2 x |parameters|^2, biases included, to every group's loss in every arm."""
     batch: Positive = 64
+    """Rows per optimizer step."""
     epochs: Above0 | None = None
-    """Passes over the training rows, the same number of steps in every arm."""
+    """Passes over the training rows. Every arm takes the same number of steps. Give either `epochs` or `steps`."""
     steps: Positive | None = None
+    """Optimizer steps of every arm. Give either `epochs` or `steps`."""
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-3, betas=(0.9, 0.999), weight_decay=0.0, clip=None)
+    """Adam's settings. Its weight decay must be 0, because `l2` is the penalty."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto: bfloat16 autocast on a GPU that supports it, float32 elsewhere."""
     evaluations: Annotated[int, Field(ge=1, le=100)] = 20
-    """How often an arm is measured on the validation part; the best of these models is the arm's."""
+    """How often each arm is measured on the validation part. The best of these models is the arm's."""
     select_by: Criterion = "worst_group"
+    """The measure on the validation part that selects the model: accuracy of the worst group, or on average."""
     arms: Annotated[tuple[RobustArm, ...], Field(min_length=1)] = get_args(RobustArm)
+    """The methods to compare. erm: mean loss over rows; balanced: batches with all groups alike; importance: rows
+    weighted by 1 / their group's share; group_dro and also: the loss of the worst groups."""
     group_dro: GroupDROArm = GroupDROArm()
+    """Settings of the arm group_dro."""
     also: ALSOArm = ALSOArm()
+    """Settings of the arm also."""
     measures: MeasuresConfig = MeasuresConfig()
+    """Measures that explain the trained models, besides their accuracy."""
     resources: Resources = Resources()
-    """Of one arm under one seed, a task of its own."""
+    """CPUs and GPUs of one arm under one seed."""
 
     @model_validator(mode="before")
     @classmethod

@@ -22,12 +22,19 @@ Arm = Literal["mixmin", "balanced", "natural"]
 
 class RetrainConfig(TrainingConfig):
     arms: Annotated[list[Arm], Field(min_length=1)] = ["mixmin", "balanced", "natural"]
+    """Which mixtures to retrain the model on: mixmin is the computed one, balanced gives every source the same share,
+    natural gives shares in proportion to the sources' sizes. The others are compared with the first."""
     tokens: Positive
+    """Training tokens of each retrained model, or examples where the run file has `examples`."""
     workers: Positive | tuple[Positive, Positive] = 1
-    """Workers of one arm, or [min, max] for an elastic group."""
+    """Workers that train one model together: a number, or [min, max] for a group that grows and shrinks with the
+    cluster."""
     resources_per_worker: Resources = Resources()
+    """CPUs and GPUs of one retraining worker."""
     max_failures: Annotated[int, Field(ge=0)] = 3
+    """How often the training of one model may fail, for example because a machine dies, before the run gives up."""
     objective: ObjectiveConfig = ErmConfig()
+    """What retraining minimises: the mean loss (erm), or the loss of the worst groups (group_dro, also)."""
 
     @property
     def worker_range(self) -> tuple[int, int]:
@@ -49,16 +56,25 @@ class RunConfig(RunFile):
     """A run file that searches for the best mixture of ``sources`` for every one of ``targets``."""
 
     tokenizer: TokenizerConfig | None = None
+    """How text becomes tokens. Required unless the run file has `examples`."""
     window: Annotated[int, Field(ge=2)] | None = None
-    """Tokens per training window, and the longest context a target is scored with."""
+    """Tokens per training window, and the longest context in which a target is scored. Required unless the run file has
+    `examples`."""
     examples: ExamplesConfig | None = None
-    """In place of ``tokenizer`` and ``window``: sources and targets hold labelled rows, models are classifiers."""
+    """Which columns of labelled rows to use. It takes the place of `tokenizer` and `window`: sources and targets then
+    hold labelled rows, and models are classifiers."""
     sources: Annotated[dict[Name, SourceConfig], Field(min_length=1)]
+    """The pools of training data: name -> where the data is."""
     targets: Annotated[dict[Name, TargetConfig], Field(min_length=1)]
+    """Samples of what the model should be good at: name -> where the data is."""
     proxy: ProxyConfig
+    """The cheap models, one per source, whose predictions determine the mixture."""
     cache: CacheConfig = CacheConfig()
+    """How the proxies score the targets."""
     mixture: MixtureConfig = MixtureConfig()
+    """How the mixture is computed: the loss that is minimised, limits on shares, accuracy."""
     retrain: RetrainConfig
+    """The final models, which are trained on the mixtures to be compared."""
 
     @property
     def proxy_tokens(self) -> int:

@@ -29,23 +29,26 @@ class Misfit(ValueError):
 class Section(BaseModel):
     """A part of the run file."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class TrackingConfig(Section):
     """Where MLflow keeps what a run publishes."""
 
     uri: str | None = None
-    """MLflow's tracking URI; null: a database in the storage folder."""
+    """Address of the MLflow tracking server or database. null: an SQLite database in the storage folder."""
     experiment: str | None = None
-    """null: the run file's name."""
+    """Name of the MLflow experiment. null: the run's name."""
 
 
 class RunFile(Section):
     """What both kinds of run file have in common: one that searches for a mixture, one that compares robust arms."""
 
     name: Name
+    """Name of the run: letters, digits, - and _. The run folder's name begins with it."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Seed of every random draw: splits, order of training data, first weights, resampling."""
     storage: str = "./mixray-runs"
-    """A folder or any URI that pyarrow.fs opens."""
+    """Where results and intermediate artifacts are stored: a folder, or a URI such as s3://bucket/prefix."""
     tracking: TrackingConfig = TrackingConfig()
+    """Where MLflow keeps a copy of the results."""

@@ -24,7 +24,9 @@ class Resources(Section):
     """What one proxy, scorer or worker asks of the cluster. Fractions are allowed; ``cpus`` is also its threads."""
 
     cpus: Annotated[float, Field(gt=0)] = 1
+    """Logical CPUs. Fractions are allowed. Computation uses as many threads, at least one."""
     gpus: Annotated[float, Field(ge=0)] = 0
+    """GPUs. Fractions are allowed."""
 
     @property
     def threads(self) -> int:
@@ -35,31 +37,37 @@ class OptimizerConfig(Section):
     """AdamW with linear warm-up and cosine decay."""
 
     learning_rate: Annotated[float, Field(gt=0)] = 3e-3
+    """The highest learning rate, reached at the end of the warm-up."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
+    """Adam's decay rates of the first and second moment."""
     epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    """Adam's epsilon, added to the denominator."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    """AdamW's decoupled weight decay, per step and unit of learning rate."""
     warmup: Share = 0.1
-    """Share of the steps over which the learning rate rises linearly."""
+    """The fraction of the steps in which the learning rate rises linearly from 0."""
     final: Share = 0.1
-    """Learning rate at the end, as a share of the peak."""
+    """The learning rate at the last step, as a fraction of the highest one."""
     clip: Annotated[float, Field(gt=0)] | None = 1.0
-    """Largest gradient norm."""
+    """The largest gradient norm; longer gradients are scaled down. null: no limit."""
 
 
 class LoopConfig(Section):
     """What the training loop reads, whatever it trains."""
 
     optimizer: OptimizerConfig = OptimizerConfig()
+    """AdamW's settings, with linear warm-up and cosine decay."""
     batch: Positive = 16
-    """Windows (or rows) per optimiser step, over all workers."""
+    """Windows (or examples) per optimizer step, over all workers."""
     micro_batch: Positive | None = None
-    """Windows per forward pass of one worker; smaller than its share of the batch means gradient accumulation."""
+    """Windows (or examples) per forward pass of one worker; fewer than its fraction of the batch means gradient
+    accumulation. null: all of it."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """``auto``: bfloat16 autocast on a GPU that has it, float32 elsewhere."""
+    """auto: bfloat16 autocast on a GPU that supports it, float32 elsewhere."""
     compile: bool = False
-    """``torch.compile`` the model."""
+    """Whether to compile the model with torch.compile."""
     checkpoints: Positive = 4
-    """How many times a training run saves its state on the way."""
+    """How many times the training of one model saves its state."""
 
 
 class NewModel(Section):
@@ -70,7 +78,7 @@ class NewModel(Section):
 
     model_config = ConfigDict(extra="allow")
     architecture: str
-    """A ``model_type`` that transformers knows as a causal language model, such as gpt_neox, gpt2 or llama."""
+    """A causal language model of transformers, by its `model_type`, such as gpt_neox, gpt2 or llama."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -82,17 +90,18 @@ class PretrainedModel(Section):
     """A trained causal language model whose training is continued."""
 
     pretrained: str
-    """A folder that ``save_pretrained`` wrote, or a name on the Hugging Face hub."""
+    """A folder that `save_pretrained` wrote, or a name on the Hugging Face hub."""
     revision: str | None = None
-    """A branch, tag or commit of the hub's repository."""
+    """A branch, tag or commit of the model on the hub. null: its main branch."""
 
 
 class HeadConfig(Section):
     """A classifier of examples."""
 
     head: Literal["linear", "mlp"] = "linear"
+    """linear: one linear layer. mlp: hidden layers with ReLU between them."""
     hidden: Annotated[tuple[Positive, ...], Field(min_length=1)] = (32,)
-    """Units of the hidden layers of an mlp, ReLU between them; the last one is its representation."""
+    """Units of each hidden layer of an mlp. The last hidden layer is its representation."""
 
 
 _MODEL_TAGS = {"architecture": "new model", "pretrained": "pretrained model", "head": "classifier"}
@@ -122,8 +131,8 @@ class TrainingConfig(LoopConfig):
     """What proxies and retrained models share: a model, a token budget and how to spend it."""
 
     model: ModelConfig
-    """``{architecture: NAME, ...}``: a language model built from a Hugging Face config; ``{pretrained: NAME}``: one
-    to be continued; ``{head: linear | mlp, hidden: [32]}``: a classifier of examples."""
+    """{architecture: NAME, ...} builds a new language model, {pretrained: NAME} continues an existing one, {head:
+    linear | mlp} is a classifier of examples."""
 
     @field_serializer("model", mode="wrap")
     def _stated_keys(self, model: ModelConfig, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -134,12 +143,13 @@ class TrainingConfig(LoopConfig):
 
 class ProxyConfig(TrainingConfig):
     tokens: Positive | None = None
-    """Training tokens per source."""
+    """Training tokens (or examples) of each proxy. Give either `tokens` or `fraction`."""
     fraction: Annotated[float, Field(gt=0, le=1)] | None = None
-    """... or this share of the retraining tokens per source."""
+    """Training tokens of each proxy, as a fraction of `retrain.tokens`. Give either `tokens` or `fraction`."""
     resources: Resources = Resources()
+    """CPUs and GPUs of one proxy."""
     max_restarts: Annotated[int, Field(ge=0)] = 3
-    """How often one proxy's actor may die before the run gives up on it."""
+    """How often the process that trains one proxy may die before the run gives up."""
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -169,9 +179,10 @@ class CacheConfig(Section):
     """How the prediction cache is built. None of it changes the numbers beyond rounding."""
 
     batch_tokens: Positive = 8192
-    """Tokens per forward pass, padding included."""
+    """Tokens per forward pass when targets are scored, padding included."""
     actors: Positive | None = None
-    """Scoring actors; as many as fit by default."""
+    """Number of scoring processes. null: as many as fit on the cluster."""
     resources: Resources = Resources()
+    """CPUs and GPUs of one scoring process."""
     token_log_probs: bool = False
-    """Keep per-token values too (needed for ``mixture.unit: token``)."""
+    """Whether to store a log-probability for every token too. `mixture.unit: token` needs them."""

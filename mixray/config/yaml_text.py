@@ -85,9 +85,10 @@ def load(text: str) -> tuple[Any, Lines]:
         loader.dispose()
 
 
-def dump(value: Any) -> str:
-    """A document that ``load`` reads back equal, keys in their order."""
-    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+def dump(value: Any, *, flow: bool = False) -> str:
+    """Return a document that ``load`` reads back equal, with keys in their order; ``flow`` writes it on one line."""
+    width = 10_000 if flow else None  # None: PyYAML's 80 characters
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=flow, width=width)
 
 
 def fault(error: yaml.YAMLError) -> str:
