@@ -10,7 +10,7 @@ from mixray.cluster.classifiers import finished_arm, train_classifiers
 from mixray.config import dump_config, load_config
 from mixray.config.loading import Overrides
 from mixray.config.robust import RobustConfig
-from mixray.data.tabular.tasks import keep_rows, task_of
+from mixray.data.tabular.grouped import load_task, store_rows
 from mixray.errors import without_credentials
 from mixray.progress import Progress, SilentProgress
 from mixray.report.robust_results import RobustResults, SeedHeads, SeedResult
@@ -34,8 +34,8 @@ def train_robust(
     storage, path = created(config)
     artifacts = Artifacts(storage, path.rpartition("/")[2])
     with progress.stage("data") as stage:
-        rows = keep_rows(config.data, artifacts)
-        task = task_of(config.data, rows, storage, config.seed)
+        rows = store_rows(config.data, artifacts)
+        task = load_task(config.data, rows, storage, config.seed)
         stage.note(f"{len(task.train):,} training rows, {len(task.group_names)} groups")
     with Session(address) as session, open_tracker(config, storage, path, progress.warn) as tracker:
         settings = config.model_dump(mode="json", exclude={"storage", "tracking"})

@@ -15,8 +15,8 @@ from typing import Any
 from mixray.cluster.mapping import run_on_actors
 from mixray.cluster.session import Session
 from mixray.config.robust import RobustArm, RobustConfig
+from mixray.data.tabular.grouped import load_task
 from mixray.data.tabular.task import GroupedTask
-from mixray.data.tabular.tasks import task_of
 from mixray.report.robust_results import SeedResult
 from mixray.store import Artifact, Artifacts, Draft, Storage, fingerprint
 from mixray.study import FinishedArm, predict, results_of, seed_heads, train_arm
@@ -73,7 +73,7 @@ class ClassifierWorker:
 
     def _task_of(self, job: ClassifierJob) -> GroupedTask:
         if self._task is None or self._task[0] != job.seed:
-            self._task = job.seed, task_of(self._config.data, self._rows, job.draft.storage, job.seed)
+            self._task = job.seed, load_task(self._config.data, self._rows, job.draft.storage, job.seed)
         return self._task[1]
 
 

@@ -70,7 +70,7 @@ class Windows(TrainingRows):
 
 
 class ExampleRows(TrainingRows):
-    """Records (rows,) of features, label and group; see ``mixray.data.tabular.example_rows``."""
+    """Records (rows,) of features, label and group; see ``mixray.data.tabular.encoder``."""
 
     def group_ids(self) -> NDArray[np.int64]:
         """Of all rows, (rows,)."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mixray.config.robust import DigitsConfig
-from mixray.data.tabular.digits import digits_task
+from mixray.data.tabular.grouped import digits_task
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -19,6 +19,7 @@ from mixray.config.schema import RunConfig
 from mixray.data import ExampleRows, MixtureStream, Prepared, group_shares, look_ahead, open_rows, prepare
 from mixray.data import target_rows as rows
 from mixray.data.reading import parts as parts_module
+from mixray.data.tabular import encoder as encoder_module
 from mixray.data.tabular import example_rows as example_rows_module
 from mixray.errors import InputError, StageError
 from mixray.store import Artifacts, Storage
@@ -476,7 +477,7 @@ def test_features_of_different_lengths_are_refused(lengths: dict[str, tuple[int,
 
 
 def test_a_column_of_too_many_values_is_refused(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(example_rows_module, "MOST_VALUES", 5)
+    monkeypatch.setattr(encoder_module, "MOST_VALUES", 5)
     sources, goal = pools(run)
     one = run.write("one", table(90, 1, place=[str(row % 4) for row in range(90)]))
     two = run.write("two", table(90, 1, place=[str(4 + row % 4) for row in range(90)]))

@@ -17,7 +17,7 @@ import yaml
 
 from mixray.config import load_config
 from mixray.config.robust import RobustConfig
-from mixray.data.tabular.tasks import keep_rows, task_of
+from mixray.data.tabular.grouped import load_task, store_rows
 from mixray.errors import InputError
 from mixray.robust_pipeline import train_robust
 from mixray.store import Artifacts, Storage
@@ -217,7 +217,7 @@ def test_on_adult_group_dro_lifts_the_worst_group(tmp_path: Path) -> None:
     overrides = {"data.parquet": str(ADULT), "epochs": 1, "evaluations": 5, "model.head": "linear"}
     config = load_config(ROOT / "jobs" / "robust_adult.yaml", overrides, kind=RobustConfig)
     storage = Storage(str(tmp_path))
-    task = task_of(config.data, keep_rows(config.data, Artifacts(storage, "test")), storage, 0)
+    task = load_task(config.data, store_rows(config.data, Artifacts(storage, "test")), storage, 0)
     counts = np.bincount(task.test.group_ids).tolist()
     assert dict(zip(task.group_names, counts, strict=True)) == {
         "Female|0": 4831,

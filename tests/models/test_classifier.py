@@ -13,7 +13,7 @@ from scipy.special import log_softmax
 
 from mixray.config.training import TrainingConfig
 from mixray.data import ExampleInputs, TextInputs
-from mixray.data.tabular.example_rows import record_type
+from mixray.data.tabular.encoder import record_type
 from mixray.models import ExampleClassifier, Proxy, load_model, new_model
 from mixray.training import ColumnAsGroups
 from mixray.training.batch import read_batch

@@ -1,56 +1,44 @@
 """The data stage for tabular examples: look at every part, learn the encoding from the sources, encode every part.
 
-Identity is content, as it is for texts: what is encoded hangs on the values that were read and on the encoding.
+Identity is content, as it is for texts: what is encoded depends on the values that were read and on the encoding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mixray.config.data import ExamplesConfig, TargetConfig
+from mixray.config.data import ExamplesConfig
 from mixray.config.objective import GroupObjective
 from mixray.config.schema import RunConfig
-from mixray.data import target_rows as rows
 from mixray.data.pools import ExampleInputs, Notify, Pool, Prepared, pools_of
-from mixray.data.reading.parts import FilePart, Listing, list_pool
-from mixray.data.tabular.example_rows import (
-    NAMED,
-    Columns,
-    EncodeTask,
-    ExampleEncoder,
-    ExamplePart,
-    Look,
-    look_at,
-    look_of,
-    read_part,
-    together,
-    write_examples,
-    write_target_examples,
-)
+from mixray.data.reading.parts import Listing, list_pool
+from mixray.data.tabular.encoder import RowEncoder, TableSummary
+from mixray.data.tabular.example_rows import EncodeSource, EncodeTarget, LookAt, file_parts, no_rows
+from mixray.data.tabular.tables import NAMED, TableColumns, read_part
+from mixray.data.target_rows import PARTS
 from mixray.errors import InputError
-from mixray.store import Artifact, Artifacts, Draft, FileRecord, RunTasks, Step, find_or_make, fingerprint
-
-KIND = "examples"
-LOOK = "look"
-TOO_FEW = "more rows, or another held_out; rows that are alike stay together"
+from mixray.store import Artifact, Artifacts, RunTasks, Step, find_or_make, fingerprint
 
 
 def prepare_examples(
     config: RunConfig, examples: ExamplesConfig, artifacts: Artifacts, run_tasks: RunTasks, notify: Notify
 ) -> Prepared:
-    """As ``prepare`` of texts: make, or find, everything that training and scoring read."""
+    """Find or make everything that training and scoring read, as ``prepare`` does for texts."""
     listings = {pool.label: list_pool(pool) for pool in pools_of(config)}
     columns = {label: _columns_of(listing.pool, config, examples) for label, listing in listings.items()}
     looking = {label: LookAt(listing, columns[label]) for label, listing in listings.items()}
     looks = {
-        label: Look(**artifact.meta) for label, artifact in find_or_make(looking, artifacts, run_tasks, "look").items()
+        label: TableSummary(**artifact.meta)
+        for label, artifact in find_or_make(looking, artifacts, run_tasks, "look").items()
     }
     for label, listing in listings.items():
         _check_some(listing.pool, looks[label])
-    sources = together([looks[f"source {name}"] for name in config.sources])
-    encoder = ExampleEncoder.of(sources)
+    sources = TableSummary.joined(
+        [looks[f"source {name}"] for name in config.sources], columns[f"source {next(iter(config.sources))}"]
+    )
+    _check_classes(sources)
+    encoder = RowEncoder.of(sources)
     _check_prior(config, encoder)
     for label, listing in listings.items():
         _check_fit(listing.pool, looks[label], encoder)
@@ -75,159 +63,49 @@ def prepare_examples(
 
 
 def look_ahead(config: RunConfig, examples: ExamplesConfig) -> tuple[ExampleInputs, dict[str, int]]:
-    """What models will read, and the examples of every pool ("source NAME", "target NAME"), guessed from the first part
-    of each that has any. Raises InputError for columns that are missing or hold something else, and for no rows."""
+    """Return what models will read, and the number of rows of every pool ("source NAME", "target NAME"), estimated from
+    the first part of each that has any. Raises InputError for unfit columns, and for pools without rows."""
     looks, counts = [], {}
     for pool in pools_of(config):
-        columns, parts = _columns_of(pool, config, examples), _file_parts(list_pool(pool))
-        seen: list[Look] = []
+        columns, parts = _columns_of(pool, config, examples), file_parts(list_pool(pool))
+        summaries: list[TableSummary] = []
         for part in parts:
-            seen.append(look_of(read_part(pool, part, columns, None)))
-            if seen[-1].rows:
+            summaries.append(TableSummary.of(read_part(pool, part, columns, None), columns))
+            if summaries[-1].rows:
                 break
-        look = together(seen)
+        look = TableSummary.joined(summaries, columns)
         _check_some(pool, look)
         if pool.role == "source":
             looks.append(look)
-        counts[pool.label] = round(look.rows * len(parts) / len(seen))
-    return together(looks).inputs, counts
+            source_columns = columns
+        counts[pool.label] = round(look.rows * len(parts) / len(summaries))
+    return TableSummary.joined(looks, source_columns).inputs, counts
 
 
-def _columns_of(pool: Pool, config: RunConfig, examples: ExamplesConfig) -> Columns:
-    """Groups are of what is trained on; the split of a target does not hang on them."""
+def _columns_of(pool: Pool, config: RunConfig, examples: ExamplesConfig) -> TableColumns:
+    """Return the columns to read. Only sources have groups: the split of a target does not depend on them."""
     objective = config.retrain.objective
     if pool.role == "target" or not isinstance(objective, GroupObjective):
-        return Columns(examples, None)
-    return Columns(examples, objective.group_column)
+        return TableColumns("examples", examples)
+    return TableColumns("examples", examples, (objective.group_column,) if objective.group_column else ())
 
 
-def _file_parts(listing: Listing) -> list[FilePart]:
-    """Raises InputError where there are none: Parquet files may have no row groups."""
-    parts = [part for part in listing.parts if isinstance(part, FilePart)]
-    if not parts:
-        raise _no_rows(listing.pool, 0)
-    return parts
-
-
-@dataclass(frozen=True)
-class LookAt(Step[ExamplePart, Look]):
-    """What the values of a pool's columns are. It has no files; its meta is a Look."""
-
-    kind = LOOK
-    listing: Listing
-    columns: Columns
-
-    @property
-    def id(self) -> str:
-        pool, columns = self.listing.pool.config, self.columns
-        settings = [columns.examples.model_dump(mode="json"), columns.group, pool.reader, pool.where, pool.max_tokens]
-        return fingerprint([LOOK, 1, settings, self.listing.key])
-
-    def tasks(self, draft: Draft) -> list[ExamplePart]:
-        return _parts(self.listing, self.columns, draft)
-
-    @staticmethod
-    def run(task: ExamplePart) -> Look:
-        return look_at(task)
-
-    def publish(self, draft: Draft, results: Sequence[Look]) -> Artifact:
-        return draft.publish({}, asdict(together(results)))
-
-
-@dataclass(frozen=True)
-class EncodeSource(Step[EncodeTask, tuple[FileRecord, int]]):
-    """The records of a source. Meta: ``tokens`` (the number of examples), ``shards`` ({file: examples}, in order) and
-    ``content`` (the identity of the records without their groups)."""
-
-    kind = KIND
-    listing: Listing
-    look: Look
-    columns: Columns
-    encoder: ExampleEncoder
-
-    @property
-    def content(self) -> str:
-        return fingerprint([KIND, 1, self.encoder.digest, self.look.digests])
-
-    @property
-    def id(self) -> str:
-        groups = self.encoder.group_names
-        return fingerprint([self.content, groups, self.look.group_digests]) if groups else self.content
-
-    def tasks(self, draft: Draft) -> list[EncodeTask]:
-        return _encode_tasks(self.listing, self.look, self.columns, self.encoder, draft)
-
-    @staticmethod
-    def run(task: EncodeTask) -> tuple[FileRecord, int]:
-        return write_examples(task)
-
-    def publish(self, draft: Draft, results: Sequence[tuple[FileRecord, int]]) -> Artifact:
-        files = {f"{index:06d}.npy": record for index, (record, count) in enumerate(results) if count}
-        shards = {f"{index:06d}.npy": count for index, (_, count) in enumerate(results) if count}
-        return draft.publish(files, {"tokens": sum(shards.values()), "shards": shards, "content": self.content})
-
-
-@dataclass(frozen=True)
-class EncodeTarget(Step[EncodeTask, rows.RowsResult]):
-    """The rows of a target. The meta is that of ``publish_rows``."""
-
-    kind = rows.KIND
-    listing: Listing
-    look: Look
-    columns: Columns
-    encoder: ExampleEncoder
-
-    @property
-    def id(self) -> str:
-        config = self.listing.pool.config
-        assert isinstance(config, TargetConfig)
-        return fingerprint([rows.KIND, 1, self.encoder.digest, self.look.digests, config.held_out])
-
-    def tasks(self, draft: Draft) -> list[EncodeTask]:
-        return _encode_tasks(self.listing, self.look, self.columns, self.encoder, draft)
-
-    @staticmethod
-    def run(task: EncodeTask) -> rows.RowsResult:
-        return write_target_examples(task)
-
-    def publish(self, draft: Draft, results: Sequence[rows.RowsResult]) -> Artifact:
-        return rows.publish_rows(draft, 1, results)
-
-    def check(self, artifact: Artifact) -> None:
-        rows.check_rows(self.listing.pool, artifact, remedy=TOO_FEW)
-
-
-def _encode_tasks(
-    listing: Listing, look: Look, columns: Columns, encoder: ExampleEncoder, draft: Draft
-) -> list[EncodeTask]:
-    parts, digests = _parts(listing, columns, draft), zip(look.digests, look.group_digests, strict=True)
-    return [EncodeTask(replace(part, digests=pair), encoder) for part, pair in zip(parts, digests, strict=True)]
-
-
-def _parts(listing: Listing, columns: Columns, draft: Draft) -> list[ExamplePart]:
-    parts = _file_parts(listing)
-    quotas = rows.token_quotas(listing.pool.config.max_tokens, len(parts))
-    return [
-        ExamplePart(listing.pool, part, index, columns, draft, quota)
-        for index, (part, quota) in enumerate(zip(parts, quotas, strict=True))
-    ]
-
-
-def _check_some(pool: Pool, look: Look) -> None:
+def _check_some(pool: Pool, look: TableSummary) -> None:
     if not look.rows:
-        raise _no_rows(pool, look.filtered)
+        raise no_rows(pool, look.filtered)
 
 
-def _no_rows(pool: Pool, filtered: int) -> InputError:
-    return InputError(
-        f"the {pool.label} has no rows",
-        where=pool.files_key,
-        got=f"{filtered} rows, none of which 'where' keeps" if filtered else "empty files",
-        wanted="at least one row",
-    )
+def _check_classes(sources: TableSummary) -> None:
+    if len(sources.labels) < 2:
+        raise InputError(
+            "the label has one class only",
+            where="examples.label",
+            got=", ".join(sources.labels) or "no rows",
+            wanted="two classes or more over all sources",
+        )
 
 
-def _check_prior(config: RunConfig, encoder: ExampleEncoder) -> None:
+def _check_prior(config: RunConfig, encoder: RowEncoder) -> None:
     objective = config.retrain.objective
     if not isinstance(objective, GroupObjective) or not objective.group_column:
         return
@@ -240,7 +118,7 @@ def _check_prior(config: RunConfig, encoder: ExampleEncoder) -> None:
         )
 
 
-def _check_fit(pool: Pool, look: Look, encoder: ExampleEncoder) -> None:
+def _check_fit(pool: Pool, look: TableSummary, encoder: RowEncoder) -> None:
     if pool.role == "target" and (unknown := sorted(set(look.labels) - set(encoder.label_names))):
         raise InputError(
             f"the {pool.label} has a class that no source has",
@@ -259,22 +137,22 @@ def _check_fit(pool: Pool, look: Look, encoder: ExampleEncoder) -> None:
         )
 
 
-def _counts(listing: Listing, look: Look, encoded: Artifact) -> dict[str, int]:
-    """The counts that texts have. An example is a document of one token; none is dropped for being twice."""
+def _counts(listing: Listing, look: TableSummary, encoded: Artifact) -> dict[str, int]:
+    """Return the counts that texts have. A row is a document of one token, and no duplicates are dropped."""
     zeros = dict.fromkeys(("skipped_not_utf8", "skipped_empty", "split", "duplicates", "in_target"), 0)
     size = listing.size_bytes or 0
     read = {"documents_read": look.rows + look.filtered, "filtered": look.filtered, "bytes_read": size}
     counts = zeros | read | {"documents": look.rows, "bytes": size, "tokens": look.rows}
     if listing.pool.role == "source":
         return counts
-    parts = {f"{part}_{name}": encoded.meta[part][name] for part in rows.PARTS for name in ("documents", "tokens")}
+    parts = {f"{part}_{name}": encoded.meta[part][name] for part in PARTS for name in ("documents", "tokens")}
     return counts | parts
 
 
-def _warnings(looks: Mapping[str, Look], encoder: ExampleEncoder) -> Iterator[dict[str, Any]]:
-    seen: dict[str, str] = {}
+def _warnings(looks: Mapping[str, TableSummary], encoder: RowEncoder) -> Iterator[dict[str, Any]]:
+    first_with: dict[str, str] = {}
     for label, look in looks.items():
-        if (other := seen.setdefault(fingerprint(look.digests), label)) != label:
+        if (other := first_with.setdefault(fingerprint(look.digests), label)) != label:
             one_role = other.split()[0] == label.split()[0]
             so = "shares between them mean nothing" if one_role else "models are judged by what they have learnt"
             message = f"{other} and {label} hold the same rows: {so}"

@@ -1,4 +1,4 @@
-"""A classification task for one seed: rows in three parts, encoded with what the training part alone knows."""
+"""A classification task of one seed: rows in three parts, encoded with what the training part alone tells."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from mixray.config.robust import GroupedConfig
-from mixray.data.tabular.examples import SPLITS, Examples
-from mixray.data.tabular.typed_columns import Texts, ids_in, names_of, without_rounding
+from mixray.data.tabular.encoder import RowEncoder, TableSummary, ids_in, names_of
+from mixray.data.tabular.tables import NAMED, Table, TableColumns, Texts
 from mixray.errors import InputError
 
 Ids = NDArray[np.int64]
-NAMED = 5
-"""At most so many values are named in an error."""
+PART_NAMES = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,10 +45,10 @@ class GroupedRows:
 
 @dataclass(frozen=True, eq=False)
 class GroupedTask:
-    """Names in the order of their ids; every group has training rows.
+    """A classification task of one seed. Names are in the order of the ids; every group has training rows.
 
-    ``spurious_names[k]`` is the attribute's value that goes with label k more than with others in the training rows;
-    empty where no attribute is named or where it has another number of values than the label.
+    ``spurious_names[k]`` is the attribute's value that occurs with label k more often than chance in the training rows;
+    it is empty where no attribute is named or where its number of values is not that of the label.
     """
 
     train: GroupedRows
@@ -67,18 +66,27 @@ class GroupedTask:
 
     @property
     def training_counts(self) -> Ids:
-        """Training rows of each group, int64 (groups,)."""
+        """Return the number of training rows of each group, int64 (groups,)."""
         return np.bincount(self.train.group_ids, minlength=len(self.group_names))
 
     def parts(self) -> Iterator[tuple[str, GroupedRows]]:
-        yield from zip(SPLITS, (self.train, self.validation, self.test), strict=True)
+        yield from zip(PART_NAMES, (self.train, self.validation, self.test), strict=True)
 
 
-def split_and_encode(examples: Examples, config: GroupedConfig, seed: int) -> GroupedTask:
-    """The task of a seed. Raises InputError where a part or a group of it has no rows, or the label has one class."""
-    splits = _splits(examples, config, seed)
-    in_train = splits == "train"
-    labels = names_of(examples.labels[in_train])
+def columns_of(config: GroupedConfig) -> TableColumns:
+    return TableColumns("data", config, tuple(config.group_columns), config.spurious, config.split)
+
+
+def split_and_encode(table: Table, config: GroupedConfig, seed: int) -> GroupedTask:
+    """Return the task of a seed.
+
+    Raises InputError where a part has no rows, a group has no training rows, or the label has one class there.
+    """
+    assert table.groups is not None
+    parts = _parts(table, config, seed)
+    in_train = parts == "train"
+    encoder = RowEncoder.of(TableSummary.of(table.take(in_train), columns_of(config)))
+    labels, groups = encoder.label_names, encoder.group_names
     if len(labels) < 2:
         raise InputError(
             "the label has one class only in the training rows",
@@ -86,30 +94,24 @@ def split_and_encode(examples: Examples, config: GroupedConfig, seed: int) -> Gr
             got=", ".join(labels),
             wanted="two classes or more",
         )
-    groups, spurious = names_of(examples.groups[in_train]), _spurious_names(examples, in_train, labels)
-    for values, known, key, what in (
-        (examples.labels, labels, "label", "class"),
-        (examples.groups, groups, "group", "group"),
-    ):
-        _refuse_unknown(values, known, splits, key, what)
-    features, names, warnings = _encoded(examples, in_train)
-    if examples.spurious is not None and not spurious:
-        warnings.append(
-            {
-                "code": "no_alignment",
-                "message": "alignment is not measured: the spurious attribute and the label have different numbers of "
-                "values",
-            }
-        )
+    _refuse_unknown(table.labels, labels, parts, "label", "class")
+    _refuse_unknown(table.groups, groups, parts, "group", "group")
+    warnings = _unknown_categories(table, encoder)
+    spurious_names, spurious = _spurious_names(table, in_train, labels), table.roles.get("spurious")
+    if spurious is not None and not spurious_names:
+        message = "alignment is not measured: the spurious attribute and the label have different numbers of values"
+        warnings.append({"code": "no_alignment", "message": message})
+    records = encoder.encode(table)
     whole = GroupedRows(
-        features,
-        ids_in(examples.labels, labels),
-        ids_in(examples.groups, groups),
-        ids_in(examples.spurious, spurious) if examples.spurious is not None and spurious else None,
-        np.arange(len(examples)),
+        records["features"],
+        records["label"],
+        records["group"],
+        ids_in(spurious, spurious_names) if spurious is not None and spurious_names else None,
+        np.arange(len(table)),
     )
-    train, validation, test = (whole.take(np.flatnonzero(splits == part)) for part in SPLITS)
-    return check_groups(GroupedTask(train, validation, test, labels, groups, spurious, names, warnings))
+    train, validation, test = (whole.take(np.flatnonzero(parts == part)) for part in PART_NAMES)
+    names = _feature_names(config, encoder)
+    return check_groups(GroupedTask(train, validation, test, labels, groups, spurious_names, names, warnings))
 
 
 def importance_weights(group_counts: Ids) -> NDArray[np.float64]:
@@ -120,53 +122,86 @@ def importance_weights(group_counts: Ids) -> NDArray[np.float64]:
 
 
 def check_groups(task: GroupedTask) -> GroupedTask:
-    """The task. Raises InputError where a group has no training rows; warns of those that the other parts lack."""
+    """Return the task with a warning for each part that lacks groups. Raises InputError if the training part does."""
     warnings = list(task.warnings)
     for name, part in task.parts():
         empty = np.flatnonzero(np.bincount(part.group_ids, minlength=len(task.group_names)) == 0)
-        lacking = ", ".join(task.group_names[group] for group in empty)
+        names = ", ".join(task.group_names[group] for group in empty)
         if len(empty) and name == "train":
-            raise InputError("a group has no training rows", where=f"data.group, group {lacking}", wanted="one or more")
+            raise InputError("a group has no training rows", where=f"data.group, group {names}", wanted="one or more")
         if len(empty):
-            message = f"the {name} part has no rows of {lacking}: the worst group is found among the others"
+            message = f"the {name} part has no rows of {names}: the worst group is found among the others"
             warnings.append({"code": "group_without_rows", "message": message, "part": name})
     return replace(task, warnings=warnings)
 
 
-def _refuse_unknown(values: Texts, known: tuple[str, ...], splits: Texts, key: str, what: str) -> None:
-    for part in SPLITS[1:]:
-        unknown = sorted(set(values[splits == part].tolist()) - set(known))
+def _refuse_unknown(values: Texts, names: tuple[str, ...], parts: Texts, key: str, what: str) -> None:
+    for part in PART_NAMES[1:]:
+        unknown = sorted(set(values[parts == part].tolist()) - set(names))
         if unknown:
             raise InputError(
                 f"a {what} has no training rows" if what == "group" else f"a {what} occurs in no training row",
                 where=f"data.{key}, part {part}",
                 got=", ".join(map(repr, unknown[:NAMED])),
-                wanted=f"one of the {len(known)} of the training rows: {', '.join(known[:NAMED])}"
-                + (", ..." if len(known) > NAMED else ""),
+                wanted=f"one of the {len(names)} of the training rows: {', '.join(names[:NAMED])}"
+                + (", ..." if len(names) > NAMED else ""),
                 remedy=f"leave the rows out, or merge the {what} with another one",
             )
 
 
-# ------------------------------------------------------------------------------------------------------------- splits
+def _unknown_categories(table: Table, encoder: RowEncoder) -> list[dict[str, Any]]:
+    warnings = []
+    for name, values in table.categorical.items():
+        unknown = int((ids_in(values, encoder.categories[name]) < 0).sum())
+        if unknown:
+            message = f"{unknown} rows of the other parts have a value of {name} that no training row has: all zeros"
+            warnings.append({"code": "unknown_category", "message": message, "column": name, "rows": unknown})
+    return warnings
 
 
-def _splits(examples: Examples, config: GroupedConfig, seed: int) -> Texts:
-    """The part of every row; what the table does not say is drawn within each group."""
-    splits = (
-        np.full(len(examples), "train", dtype="<U10") if examples.splits is None else examples.splits.astype("<U10")
-    )
-    draws = np.random.default_rng([seed, len(examples)])
-    if examples.splits is None:
-        _set_aside(splits, examples.groups, "test", config.test, draws)
-    if "validation" not in splits:
-        _set_aside(splits, examples.groups, "validation", config.validation, draws)
-    return splits
+def _feature_names(config: GroupedConfig, encoder: RowEncoder) -> tuple[str, ...]:
+    names = list(config.numeric)
+    if config.features is not None:
+        names = [f"{config.features}.{place}" for place in range(len(encoder.mean))]
+    names += [f"{name}={value}" for name, values in encoder.categories.items() for value in values]
+    return tuple(names)
 
 
-def _set_aside(splits: Texts, groups: Texts, part: str, share: float, draws: np.random.Generator) -> None:
+def _spurious_names(table: Table, in_train: NDArray[np.bool_], labels: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the attribute's values, each at the position of the label with which it occurs most."""
+    spurious = table.roles.get("spurious")
+    if spurious is None:
+        return ()
+    values = names_of(spurious[in_train])
+    if len(values) != len(labels) or set(spurious.tolist()) - set(values):
+        return ()
+    counts = np.zeros((len(labels), len(values)))
+    np.add.at(counts, (ids_in(table.labels[in_train], labels), ids_in(spurious[in_train], values)), 1)
+    expected = counts.sum(axis=1, keepdims=True) * counts.sum(axis=0, keepdims=True) / counts.sum()
+    _, places = linear_sum_assignment(expected - counts)
+    return tuple(values[place] for place in places)
+
+
+# -------------------------------------------------------------------------------------------------------------- parts
+
+
+def _parts(table: Table, config: GroupedConfig, seed: int) -> Texts:
+    """Return the part of every row; what the table does not say is drawn within each group."""
+    named = table.roles.get("split")
+    assert table.groups is not None
+    parts = np.full(len(table), "train", dtype="<U10") if named is None else named.astype("<U10")
+    draws = np.random.default_rng([seed, len(table)])
+    if named is None:
+        _set_aside(parts, table.groups, "test", config.test, draws)
+    if "validation" not in parts:
+        _set_aside(parts, table.groups, "validation", config.validation, draws)
+    return parts
+
+
+def _set_aside(parts: Texts, groups: Texts, part: str, share: float, draws: np.random.Generator) -> None:
     """Move a share of every group's training rows to ``part``, in place. Raises InputError where one has too few."""
-    for group in np.unique(groups[splits == "train"]):
-        rows = np.flatnonzero((splits == "train") & (groups == group))
+    for group in np.unique(groups[parts == "train"]):
+        rows = np.flatnonzero((parts == "train") & (groups == group))
         count = math.ceil(share * len(rows))
         if count == len(rows):
             raise InputError(
@@ -176,46 +211,4 @@ def _set_aside(splits: Texts, groups: Texts, part: str, share: float, draws: np.
                 wanted="2 rows or more of every group",
                 remedy=f"name a split column that has {part} rows, or merge the group with another one",
             )
-        splits[draws.permutation(rows)[:count]] = part
-
-
-# ----------------------------------------------------------------------------------------------------------- encoding
-
-
-def _encoded(examples: Examples, in_train: NDArray[np.bool_]) -> tuple[NDArray[np.float32], tuple[str, ...], list[Any]]:
-    """Features float32 (rows, columns), their names, warnings."""
-    columns, names, warnings = [], list(examples.numeric_names), []
-    if examples.numeric.shape[1]:
-        columns.append(standardised(examples.numeric, in_train))
-    for name, values in examples.categorical.items():
-        known = names_of(values[in_train])
-        ids = ids_in(values, known)
-        columns.append((ids[:, None] == np.arange(len(known))).astype(np.float32))
-        names += [f"{name}={value}" for value in known]
-        unknown = int((ids < 0).sum())
-        if unknown:
-            message = f"{unknown} rows of the other parts have a value of {name} that no training row has: all zeros"
-            warnings.append({"code": "unknown_category", "message": message, "column": name, "rows": unknown})
-    return np.column_stack(columns), tuple(names), warnings
-
-
-def standardised(values: NDArray[np.float64], in_train: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """(rows, columns), less the training rows' mean, over their standard deviation; a constant column becomes 0."""
-    mean = values[in_train].mean(axis=0)
-    spread = without_rounding(values[in_train].std(axis=0), mean)
-    scaled: NDArray[np.float64] = np.divide(values - mean, spread, out=np.zeros_like(values), where=spread > 0)
-    return scaled.astype(np.float32)
-
-
-def _spurious_names(examples: Examples, in_train: NDArray[np.bool_], labels: tuple[str, ...]) -> tuple[str, ...]:
-    """The attribute's values, ordered so that each stands where the label is that it goes with most."""
-    if examples.spurious is None:
-        return ()
-    values = names_of(examples.spurious[in_train])
-    if len(values) != len(labels) or set(examples.spurious.tolist()) - set(values):
-        return ()
-    table = np.zeros((len(labels), len(values)))
-    np.add.at(table, (ids_in(examples.labels[in_train], labels), ids_in(examples.spurious[in_train], values)), 1)
-    expected = table.sum(axis=1, keepdims=True) * table.sum(axis=0, keepdims=True) / table.sum()
-    _, places = linear_sum_assignment(expected - table)
-    return tuple(values[place] for place in places)
+        parts[draws.permutation(rows)[:count]] = part

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from mixray.config.robust import GroupedConfig
-from mixray.data.tabular.examples import Examples, examples_of, read_examples
+from mixray.data.tabular.grouped import read_rows, typed_rows
+from mixray.data.tabular.tables import Table
 from mixray.errors import InputError
 
 COLUMNS: dict[str, Any] = {
@@ -36,8 +37,8 @@ def config(**changes: Any) -> GroupedConfig:
     return GroupedConfig.model_validate({"parquet": "rows.parquet", **SETTINGS, **changes})
 
 
-def examples(columns: dict[str, Any] = COLUMNS, **changes: Any) -> Examples:
-    return examples_of(pa.table(columns), config(**changes))
+def examples(columns: dict[str, Any] = COLUMNS, **changes: Any) -> Table:
+    return typed_rows(pa.table(columns), config(**changes))
 
 
 def test_columns_are_read_in_their_roles() -> None:
@@ -45,15 +46,13 @@ def test_columns_are_read_in_their_roles() -> None:
     assert found.numeric.tolist() == [[30.0], [40.0], [50.0], [60.0]]
     assert found.categorical["job"].tolist() == ["cook", "(missing)", "cook", "smith"]
     assert found.labels.tolist() == ["0", "1", "0", "1"]
-    assert found.groups.tolist() == ["f|0", "m|1", "m|0", "f|1"]
-    assert found.spurious is not None
-    assert found.spurious.tolist() == COLUMNS["sex"]
-    assert found.splits is not None
-    assert found.splits.tolist() == COLUMNS["part"]
+    assert found.roles["group"].tolist() == ["f|0", "m|1", "m|0", "f|1"]
+    assert found.roles["spurious"].tolist() == COLUMNS["sex"]
+    assert found.roles["split"].tolist() == COLUMNS["part"]
 
 
 def test_a_group_column_is_taken_as_it_is() -> None:
-    assert examples(group="column:sex").groups.tolist() == ["f", "m", "m", "f"]
+    assert examples(group="column:sex").roles["group"].tolist() == ["f", "m", "m", "f"]
 
 
 @pytest.mark.parametrize("kind", [pa.list_(pa.float64(), 2), pa.list_(pa.float32()), pa.large_list(pa.int64())])
@@ -61,7 +60,6 @@ def test_frozen_features_are_lists_of_one_length(kind: Any) -> None:
     columns = COLUMNS | {"vector": pa.array([[1, 2], [3, 4], [5, 6], [7, 8]], kind)}
     found = examples(columns, numeric=[], categorical=[], features="vector")
     assert found.numeric.tolist() == COLUMNS["vector"]
-    assert found.numeric_names == ("vector.0", "vector.1")
 
 
 def test_files_of_both_kinds_hold_the_same_rows(tmp_path: Path) -> None:
@@ -71,16 +69,16 @@ def test_files_of_both_kinds_hold_the_same_rows(tmp_path: Path) -> None:
     pyarrow.csv.write_csv(table, tmp_path / "rows.csv")
     parquet = config(parquet=str(tmp_path))
     csv = config(parquet=None, csv=str(tmp_path / "*.csv"))
-    one, other = (examples_of(read_examples(settings), settings) for settings in (parquet, csv))
+    one, other = (typed_rows(read_rows(settings), settings) for settings in (parquet, csv))
     assert one.numeric.tolist() == other.numeric.tolist()
     assert one.categorical["job"].tolist() == other.categorical["job"].tolist()
-    assert one.groups.tolist() == other.groups.tolist() == ["f|0", "m|1", "m|0", "f|1"]
+    assert one.roles["group"].tolist() == other.roles["group"].tolist() == ["f|0", "m|1", "m|0", "f|1"]
 
 
 def test_a_missing_column_is_named_with_those_that_there_are(tmp_path: Path) -> None:
     pq.write_table(pa.table({"age": [1], "rich": [0]}), tmp_path / "a.parquet")
     with pytest.raises(InputError) as caught:
-        read_examples(config(parquet=str(tmp_path), numeric=["height"]))
+        read_rows(config(parquet=str(tmp_path), numeric=["height"]))
     assert (caught.value.what, caught.value.where) == ("a column is missing", "data.numeric")
     assert str(caught.value.got).startswith("height, but ")
     assert str(caught.value.got).endswith("has the columns age, rich")
@@ -91,7 +89,7 @@ def test_files_that_cannot_be_read_are_refused(tmp_path: Path, name: str | None,
     if name:
         (tmp_path / name).write_bytes(data)
     with pytest.raises(InputError, match=what):
-        read_examples(config(parquet=str(tmp_path / "*.parquet")))
+        read_rows(config(parquet=str(tmp_path / "*.parquet")))
 
 
 @pytest.mark.parametrize(
@@ -150,7 +148,7 @@ def test_a_column_that_is_not_what_its_role_needs_is_refused(
 
 def test_a_table_without_rows_is_refused() -> None:
     with pytest.raises(InputError, match="there are no rows"):
-        examples_of(pa.table(COLUMNS).slice(0, 0), config())
+        typed_rows(pa.table(COLUMNS).slice(0, 0), config())
 
 
 def test_large_integers_are_rounded_not_refused() -> None:
@@ -163,6 +161,6 @@ def test_classes_of_csv_are_text_and_only_an_empty_one_is_missing(tmp_path: Path
     path.write_text("number,colour,y,s\n1,01,NA,f\n2,1,no,f\n3,,no,m\n")
     settings = {"numeric": ["number"], "categorical": ["colour"], "label": "y", "group": ["y", "s"]}
     read = GroupedConfig.model_validate({"csv": str(path), **settings})
-    found = examples_of(read_examples(read), read)
+    found = typed_rows(read_rows(read), read)
     assert found.categorical["colour"].tolist() == ["01", "1", "(missing)"]
-    assert found.groups.tolist() == ["NA|f", "no|f", "no|m"]
+    assert found.roles["group"].tolist() == ["NA|f", "no|f", "no|m"]

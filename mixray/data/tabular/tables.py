@@ -1,0 +1,347 @@
+"""Tables of labelled rows: Parquet and CSV files are read, their columns checked and typed; nothing is encoded yet.
+
+A column has a role: numbers or features, a category, the label, the group, the spurious attribute, the split. ``key``
+is the dotted key of the run file that names a column. A column that does not hold what its role needs is an InputError.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from mixray.config.data import ExampleColumns
+from mixray.data.pools import Pool
+from mixray.data.reading.columns import column_at, missing_column, type_at, written
+from mixray.data.reading.locations import SourceFile, open_filesystem
+from mixray.data.reading.parts import FilePart, FileSlice
+from mixray.data.reading.streams import opened, reading
+from mixray.errors import InputError
+
+MISSING = "(missing)"
+"""The value of a categorical column in a row that has none."""
+LARGEST = 1e100
+"""Larger numbers are refused, because the sum of their squares may overflow."""
+NAMED = 5
+"""At most so many values are named in an error."""
+JOINER = "|"
+"""Between the values of several columns that together are the group."""
+Texts = NDArray[np.str_]
+Role = Literal["label", "group", "spurious", "split"]
+FileKind = Literal["parquet", "csv"]
+
+
+@dataclass(frozen=True)
+class TableColumns:
+    """The columns that a run file names. ``section`` is the key of the section that names the inputs."""
+
+    section: Literal["examples", "data"]
+    inputs: ExampleColumns
+    groups: tuple[str, ...] = ()
+    spurious: str | None = None
+    split: str | None = None
+
+    def key(self, role: str) -> str:
+        """Return the dotted key of the run file that names the columns of a role."""
+        if role == "group" and self.section == "examples":
+            return "retrain.objective.groups"
+        return f"{self.section}.{role}"
+
+    @property
+    def by_key(self) -> dict[str, list[str]]:
+        """Dotted key of the run file -> the columns that it names."""
+        inputs = {self.key(name): list(columns) for name, columns in self.inputs.inputs.items()}
+        single = {"label": self.inputs.label, "spurious": self.spurious, "split": self.split}
+        roles = {self.key(role): [] if column is None else [column] for role, column in single.items()}
+        return inputs | {self.key("group"): list(self.groups)} | roles
+
+    @property
+    def names(self) -> list[str]:
+        return list(dict.fromkeys(name for columns in self.by_key.values() for name in columns))
+
+    @property
+    def class_names(self) -> list[str]:
+        """The columns that hold classes, even where their values look like numbers."""
+        return [name for name in self.names if name not in (*self.inputs.numeric, self.inputs.features)]
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Typed rows. numeric: float64 (rows, columns), all finite; categorical: column -> text (rows,); roles: text
+    (rows,) of the label and of the other roles that the run file names; filtered: how many rows ``where`` left out."""
+
+    numeric: NDArray[np.float64]
+    categorical: dict[str, Texts]
+    roles: dict[Role, Texts]
+    filtered: int = 0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def labels(self) -> Texts:
+        return self.roles["label"]
+
+    @property
+    def groups(self) -> Texts | None:
+        return self.roles.get("group")
+
+    @classmethod
+    def joined(cls, tables: Sequence[Table]) -> Table:
+        """Return all rows of the tables. Raises InputError where features differ in length."""
+        filtered = sum(table.filtered for table in tables)
+        tables = [table for table in tables if len(table)] or list(tables[:1])
+        check_widths(table.numeric.shape[1] for table in tables)
+        first = tables[0]
+        return cls(
+            np.concatenate([table.numeric for table in tables]),
+            {name: np.concatenate([table.categorical[name] for table in tables]) for name in first.categorical},
+            {role: np.concatenate([table.roles[role] for table in tables]) for role in first.roles},
+            filtered,
+        )
+
+    def take(self, rows: NDArray[Any] | slice) -> Table:
+        """Return the rows at these positions."""
+        categorical = {name: values[rows] for name, values in self.categorical.items()}
+        roles = {role: values[rows] for role, values in self.roles.items()}
+        return Table(self.numeric[rows], categorical, roles, self.filtered)
+
+
+def check_widths(widths: Iterable[int]) -> None:
+    lengths = sorted(set(widths))
+    if len(lengths) > 1:
+        raise InputError(
+            "the features differ in length", where="examples.features", got=f"lengths {lengths[:NAMED]}", wanted="one"
+        )
+
+
+# -------------------------------------------------------------------------------------------------------------- reading
+
+
+def read_part(pool: Pool, part: FilePart, columns: TableColumns, rows: int | None) -> Table:
+    """Return at most ``rows`` rows of a part of a pool, those that ``where`` keeps.
+
+    Raises InputError naming the column and what is wrong with it, or the file that cannot be read.
+    """
+    return Table.joined([_read_slice(pool, piece, columns) for piece in part.slices]).take(slice(rows))
+
+
+def _read_slice(pool: Pool, piece: FileSlice, columns: TableColumns) -> Table:
+    kind: FileKind = "parquet" if pool.config.reader == "parquet" else "csv"
+    with reading(piece.file, pool):
+        table = read_file(piece.file, kind, columns, pool=pool, row_groups=(piece.start, piece.stop))
+    keep = np.ones(table.num_rows, dtype=np.bool_)
+    for path, value in pool.config.where.items():
+        keep &= np.array([written(other) == value for other in column_at(table, path).to_pylist()], dtype=np.bool_)
+    if not keep.all():
+        table = table.filter(pa.array(keep))
+    try:
+        return typed(table, columns, filtered=int((~keep).sum()))
+    except InputError as error:
+        got = f"{error.got}, in {piece.file.location}"
+        raise InputError(error.what, where=error.where, got=got, wanted=error.wanted, remedy=error.remedy) from error
+
+
+def read_file(
+    file: SourceFile,
+    kind: FileKind,
+    columns: TableColumns,
+    *,
+    pool: Pool | None = None,
+    row_groups: tuple[int, int | None] = (0, None),
+) -> Any:
+    """Return the named columns of a file, and those that the pool's ``where`` filters by, as an Arrow table.
+
+    ``row_groups``: the first one and the one after the last, for Parquet. Raises InputError for missing columns, and
+    what pyarrow raises for files that it cannot read.
+    """
+    filters = list(pool.config.where) if pool is not None else []
+    names = list(dict.fromkeys([*columns.names, *filters]))
+    if kind == "parquet":
+        with open_filesystem(file.filesystem)[0].open_input_file(file.path) as stream:
+            parquet = pq.ParquetFile(stream)
+            _check_schema(parquet.schema_arrow, columns, pool, file.location)
+            stop = parquet.num_row_groups if row_groups[1] is None else row_groups[1]
+            table = parquet.read_row_groups(list(range(row_groups[0], stop)), columns=names)
+            return table if filters else table.select(names)
+    # Classes are text, so that 01 and 1 differ. An empty one is missing; one that is named NA is not.
+    classes = columns.class_names
+    text_columns = [*classes, *(name for name in filters if name not in columns.inputs.numeric)]
+    options = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(text_columns, pa.string()))
+    with opened(file) as stream:
+        table = pyarrow.csv.read_csv(stream, convert_options=options)
+    _check_schema(table.schema, columns, pool, file.location)
+    table = table.select(names)
+    for name in classes:
+        values = table.column(name)
+        table = table.set_column(
+            table.schema.get_field_index(name), name, pc.if_else(pc.equal(values, ""), None, values)
+        )
+    return table
+
+
+def _check_schema(schema: Any, columns: TableColumns, pool: Pool | None, place: str) -> None:
+    filters = [] if pool is None else list(pool.config.where)
+    heads = [path if path in schema.names else path.partition(".")[0] for path in filters]
+    by_key = columns.by_key
+    if pool is not None:
+        by_key[pool.key("where")] = [head for head in heads if head in schema.names]
+    check_columns(schema.names, by_key, place)
+    for path in filters:
+        if pool is not None and type_at(schema, path) is None:
+            raise missing_column(pool, "where", path, schema.names, place)
+
+
+def typed(table: Any, columns: TableColumns, filtered: int = 0) -> Table:
+    """Return an Arrow table's columns in their roles. Raises InputError naming the column and what is wrong with it."""
+    inputs, key = columns.inputs, columns.key
+    single: dict[Role, str | None] = {"label": inputs.label, "spurious": columns.spurious, "split": columns.split}
+    named: dict[Role, str] = {role: name for role, name in single.items() if name is not None}
+    if not table.num_rows:
+        # The types of a table without rows say nothing.
+        empty = np.empty(0, dtype=np.str_)
+        roles: dict[Role, Texts] = dict.fromkeys(named, empty)
+        if columns.groups:
+            roles["group"] = empty
+        return Table(np.empty((0, len(inputs.numeric))), dict.fromkeys(inputs.categorical, empty), roles, filtered)
+    numeric = [numbers(table, name, key("numeric")) for name in inputs.numeric]
+    if inputs.features is not None:
+        numeric.append(lists(table, inputs.features, key("features")))
+    roles = {role: texts(table, name, key(role)) for role, name in named.items()}
+    groups = [texts(table, name, key("group")) for name in columns.groups]
+    if groups:
+        roles["group"] = (
+            groups[0] if len(groups) == 1 else np.array([JOINER.join(row) for row in zip(*groups, strict=True)])
+        )
+    return Table(
+        np.column_stack(numeric) if numeric else np.empty((table.num_rows, 0)),
+        {name: texts(table, name, key("categorical"), missing=MISSING) for name in inputs.categorical},
+        roles,
+        filtered,
+    )
+
+
+# -------------------------------------------------------------------------------------------------------------- columns
+
+
+def check_columns(present: Iterable[str], named: Mapping[str, Iterable[str]], place: str) -> None:
+    """Raise InputError for a column that is missing or stands twice. ``named``: key of the run file -> columns."""
+    counts = Counter(present)
+    for key, names in named.items():
+        for name in names:
+            if counts[name] > 1:
+                raise InputError(
+                    "a column stands twice", where=key, got=f"{name}, in {place}", wanted="columns of different names"
+                )
+            if name not in counts:
+                raise InputError(
+                    "a column is missing",
+                    where=key,
+                    got=f"{name}, but {place} has the columns {', '.join(sorted(counts)) or '(none)'}",
+                    wanted="the name of a column",
+                )
+
+
+def numbers(table: Any, name: str, key: str) -> NDArray[np.float64]:
+    """Return a column of numbers, float64 (rows,)."""
+    column = table.column(name)
+    kind = column.type
+    are_numbers = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    if not (are_numbers or pa.types.is_null(kind)):
+        raise InputError(
+            "a numeric column does not hold numbers",
+            where=f"{key}, column {name}",
+            got=f"{kind}, for instance {_first_value(column)!r}",
+            wanted="integers, floating-point numbers or booleans",
+            remedy="name it under categorical, or mend the column",
+        )
+    values: NDArray[np.float64] = pc.cast(column, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    _require_finite(values[:, None], f"{key}, column {name}")
+    return values
+
+
+def lists(table: Any, name: str, key: str) -> NDArray[np.float64]:
+    """Return a column of lists of numbers, float64 (rows, length)."""
+    column = table.column(name).combine_chunks()
+    kind, where = column.type, f"{key}, column {name}"
+    are_lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    hold_numbers = are_lists and (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type))
+    wanted = "lists of numbers, all of one length"
+    if not hold_numbers:
+        raise InputError("the features are not lists of numbers", where=where, got=str(kind), wanted=wanted)
+    if column.null_count:
+        raise InputError("a row has no features", where=where, got=f"{column.null_count} missing", wanted=wanted)
+    lengths = pc.unique(pc.list_value_length(column)).to_pylist()
+    if len(lengths) != 1 or not lengths[0]:
+        raise InputError(
+            "the features differ in length", where=where, got=f"lengths {sorted(lengths)[:5]}", wanted=wanted
+        )
+    flat = pc.cast(column.flatten(), pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    values: NDArray[np.float64] = flat.reshape(len(column), lengths[0])
+    _require_finite(values, where)
+    return values
+
+
+def _require_finite(values: NDArray[np.float64], where: str) -> None:
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if len(bad):
+        raise InputError(
+            "a number is missing or not finite",
+            where=f"{where}, row {bad[0]}",
+            got=f"{len(bad)} of {len(values)} rows with null, NaN or infinity",
+            wanted="a finite number in every row",
+            remedy="fill the gaps or drop the rows before; a categorical column may have gaps",
+        )
+    large = np.flatnonzero((np.abs(values) > LARGEST).any(axis=1))
+    if len(large):
+        raise InputError(
+            "a number is too large",
+            where=f"{where}, row {large[0]}",
+            got=f"{len(large)} of {len(values)} rows with more than {LARGEST:g}",
+            wanted=f"numbers from {-LARGEST:g} to {LARGEST:g}",
+            remedy="drop the rows before, or fill them if the number stands for none",
+        )
+
+
+def texts(table: Any, name: str, key: str, *, missing: str | None = None) -> Texts:
+    """Return a column of classes as text. ``missing`` replaces null; if it is None, null is refused."""
+    column = table.column(name)
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        column = column.cast(kind.value_type)
+        kind = column.type
+    plain = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_boolean(kind)
+    if not (plain or pa.types.is_integer(kind) or pa.types.is_null(kind)):
+        raise InputError(
+            "a column does not hold classes",
+            where=f"{key}, column {name}",
+            got=f"{kind}, for instance {_first_value(column)!r}",
+            wanted="text, integers or booleans",
+            remedy="name it under numeric, or cut it into classes before" if key.endswith("categorical") else None,
+        )
+    values = column.to_pylist()
+    if missing is None and column.null_count:
+        raise InputError(
+            "a value is missing",
+            where=f"{key}, column {name}, row {values.index(None)}",
+            got=f"{column.null_count} of {len(values)} rows without one",
+            wanted="a value in every row",
+            remedy="drop the rows or fill the gaps before",
+        )
+    return np.array(
+        [missing if value is None else value if isinstance(value, str) else json.dumps(value) for value in values],
+        dtype=np.str_,
+    )
+
+
+def _first_value(column: Any) -> Any:
+    return next((value for value in column.to_pylist()[:100] if value is not None), None)
