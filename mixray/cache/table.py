@@ -1,19 +1,62 @@
-"""The whole cache of one target as arrays, every count, key and value checked on the way in."""
+"""The prediction cache of one target: how its columns are written, how it is read whole, and how models compare on it.
+
+A column holds what one model gives each row of one part (fit, held_out) of one target. It is an artifact, so a new
+source adds one without touching the others. It has a file for every file of the target's rows, each row keyed by
+(document, window): columns are joined by key, never by arrival order.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from mixray.cache.columns import KEY
 from mixray.errors import CorruptedArtifactError, InputError
-from mixray.store import Artifact, Storage
+from mixray.numerics import interval95, sum_standard_error
+from mixray.store import Artifact, Storage, fingerprint
 from mixray.store.artifacts import artifact_folder
+
+KEY = ["document", "window"]
+
+
+def column_id(
+    model_id: str, rows_id: str, split: str, *, precision: str, on_gpu: bool, batch_tokens: int, token_log_probs: bool
+) -> str:
+    """Return the identity of a column: everything that decides its numbers, rounding included."""
+    return fingerprint(["column", 1, model_id, rows_id, split, precision, on_gpu, batch_tokens, token_log_probs])
+
+
+def column_table(
+    rows: pa.Table, log_probs: np.ndarray, token_log_probs: Sequence[np.ndarray] | None, *, model: str, target: str
+) -> pa.Table:
+    """Return the column's table for a file of rows.
+
+    ``log_probs``: float64 (rows,), total nats of each row's tokens; ``token_log_probs``: per row float32 (tokens,).
+    Raises InputError naming model and document where a value is not finite.
+    """
+    bad = np.flatnonzero(~np.isfinite(log_probs))
+    if bad.size:
+        document, window = (rows[name][int(bad[0])].as_py() for name in KEY)
+        raise InputError(
+            f"{model} gives the target {target!r} a log-probability that is not a finite number",
+            where=f"document {document.hex()}, window {window} ({bad.size} such rows in this file)",
+            got=float(log_probs[bad[0]]),
+            wanted="finite nats",
+            remedy="look at the proxy's loss curve; a lower learning rate or float32 precision usually helps",
+        )
+    columns: dict[str, Any] = {name: rows[name] for name in KEY}
+    columns["log_prob"] = pa.array(log_probs, pa.float64())
+    if token_log_probs is not None:
+        columns["token_log_probs"] = pa.array(
+            [values.astype(np.float32) for values in token_log_probs], pa.list_(pa.float32())
+        )
+    return pa.table(columns)
 
 
 @dataclass(frozen=True)
@@ -35,21 +78,21 @@ class PredictionCache:
     token_log_probs: np.ndarray | None
 
     def document_counts(self) -> np.ndarray:
-        """Predicted tokens of every document, int64 (documents,)."""
+        """Return the predicted tokens of every document, int64 (documents,)."""
         return np.bincount(self.documents, weights=self.counts, minlength=len(self.document_ids)).astype(np.int64)
 
     def losses(self) -> dict[str, tuple[float, float]]:
-        """Per model, in nats per token: (mean over documents, total nats / total tokens)."""
+        """Return for each model, in nats per token: (mean over documents, total nats / total tokens)."""
         lengths = self.document_counts()
-        found = {}
+        losses = {}
         for index, model in enumerate(self.models):
             totals = np.bincount(self.documents, weights=self.log_probs[:, index], minlength=len(lengths))
-            found[model] = (float(-(totals / lengths).mean()), float(-totals.sum() / lengths.sum()))
-        return found
+            losses[model] = (float(-(totals / lengths).mean()), float(-totals.sum() / lengths.sum()))
+        return losses
 
 
 def no_token_values() -> InputError:
-    """For whoever wants the unit ``token`` of a cache without per-token values."""
+    """Return the error for the unit ``token`` of a cache without per-token values."""
     return InputError(
         "the prediction cache keeps no per-token values",
         where="mixture.unit",
@@ -60,12 +103,12 @@ def no_token_values() -> InputError:
 
 
 def split_files(rows: Artifact, split: str) -> list[str]:
-    """The names of the files that hold one part (fit, held_out) of a target's rows, in order."""
+    """Return the names of the files that hold one part (fit, held_out) of a target's rows, in order."""
     return sorted(name for name in rows.files if name.startswith(f"{split}-"))
 
 
 def read_file(storage: Storage, name: str, rows: Artifact, columns: Mapping[str, Artifact]) -> pa.Table:
-    """One file of rows joined with its columns: document, window, count and, per model, its log-probability.
+    """Return one file of rows joined with its columns: document, window, count and, per model, its log-probability.
 
     Per-token values, where a column has them, stand in ``<model>.tokens``. Raises CorruptedArtifactError where a
     column's keys are not the rows' keys, or a row has not as many values as tokens.
@@ -74,17 +117,17 @@ def read_file(storage: Storage, name: str, rows: Artifact, columns: Mapping[str,
     keys = _keys(table)
     order = np.argsort(keys, kind="stable")
     for model, column in columns.items():
-        what, wanted = f"the cache column of {model}", f"the {len(keys)} rows of its target"
+        what, its_rows = f"the cache column of {model}", f"the {len(keys)} rows of its target"
         if name not in column.files:
-            raise _corrupted(storage, column, what, f"no file {name}", wanted)
+            raise _corrupted(storage, column, what, f"no file {name}", its_rows)
         values = read_columns(storage, column, name, None)
-        theirs = _keys(values)
-        their_order = np.argsort(theirs, kind="stable")
-        if not np.array_equal(theirs[their_order], keys[order]):
-            got = f"{len(theirs)} rows, {len(np.setdiff1d(theirs, keys))} of them foreign"
-            raise _corrupted(storage, column, what, got, wanted)
+        column_keys = _keys(values)
+        column_order = np.argsort(column_keys, kind="stable")
+        if not np.array_equal(column_keys[column_order], keys[order]):
+            got = f"{len(column_keys)} rows, {len(np.setdiff1d(column_keys, keys))} of them foreign"
+            raise _corrupted(storage, column, what, got, its_rows)
         take = np.empty(len(keys), np.int64)
-        take[order] = their_order
+        take[order] = column_order
         values = values.take(pa.array(take))
         table = table.append_column(model, values["log_prob"])
         if "token_log_probs" in values.column_names:
@@ -96,7 +139,7 @@ def read_file(storage: Storage, name: str, rows: Artifact, columns: Mapping[str,
 
 
 def read_cache(storage: Storage, rows: Artifact, split: str, columns: Mapping[str, Artifact]) -> PredictionCache:
-    """The cache of one part of one target; ``columns``: model name -> its column artifact.
+    """Return the cache of one part of one target; ``columns``: model name -> its column artifact.
 
     Raises CorruptedArtifactError as ``read_file`` does, and where a row stands twice.
     """
@@ -123,7 +166,7 @@ def read_cache(storage: Storage, rows: Artifact, split: str, columns: Mapping[st
 
 
 def _corrupted(storage: Storage, artifact: Artifact, what: str, got: str, wanted: str) -> CorruptedArtifactError:
-    """Of an artifact whose files are those of its manifest: ``--rebuild`` would keep it."""
+    """Return the error for an artifact whose files are those of its manifest: ``--rebuild`` would keep it."""
     where = storage.location(artifact_folder(artifact.kind, artifact.id))
     return CorruptedArtifactError(
         f"{what} cannot be joined", where=where, got=got, wanted=wanted, remedy="delete that folder and run again"
@@ -131,7 +174,7 @@ def _corrupted(storage: Storage, artifact: Artifact, what: str, got: str, wanted
 
 
 def read_columns(storage: Storage, artifact: Artifact, name: str, columns: list[str] | None) -> pa.Table:
-    """One file of an artifact, all its columns when None. Raises CorruptedArtifactError naming it."""
+    """Return one file of an artifact, with all its columns when None. Raises CorruptedArtifactError naming it."""
     record = artifact.files[name]
     try:
         return pq.read_table(storage.fetch(record), columns=columns)
@@ -146,16 +189,57 @@ def read_columns(storage: Storage, artifact: Artifact, name: str, columns: list[
 
 
 def document_bytes(column: pa.ChunkedArray) -> np.ndarray:
-    """A fixed_size_binary(16) column as numpy ``V16``-like sortable bytes, trailing zeros kept."""
+    """Return a fixed_size_binary(16) column as numpy ``V16``-like sortable bytes, trailing zeros kept."""
     array = column.combine_chunks()
     raw = np.frombuffer(array.buffers()[1], np.uint8, count=16 * len(array), offset=16 * array.offset)
     return raw.reshape(-1, 16).copy().view("V16").ravel()
 
 
 def _keys(table: pa.Table) -> np.ndarray:
-    """One sortable number per (document, window): documents and windows of one file, ranked together."""
+    """Return a sortable record per (document, window)."""
     document = document_bytes(table["document"])
     keys = np.empty(len(table), dtype=[("high", ">u8"), ("low", ">u8"), ("window", "<i8")])
     halves = document.view(">u8").reshape(-1, 2)
     keys["high"], keys["low"], keys["window"] = halves[:, 0], halves[:, 1], table["window"].to_numpy()
     return keys
+
+
+def compare(
+    cache: PredictionCache, weighting: Literal["document", "token"], reference: str
+) -> dict[str, dict[str, float]]:
+    """Return how each model does on the documents, and how much it differs from the reference on the same documents.
+
+    For each model: ``nll`` by ``weighting``, ``nll_document``, ``nll_token`` (nats per token), ``documents``, and for
+    all but the reference the paired ``difference`` to it with its 95 % interval, ``difference_low`` and
+    ``difference_high``.
+
+    The interval is the normal one for a ratio of means over documents (delta method): it covers the choice of
+    documents, not the choice of the training seed.
+    """
+    lengths = cache.document_counts().astype(np.float64)
+    totals = [np.bincount(cache.documents, column, minlength=len(lengths)) for column in cache.log_probs.T]
+    nats = -np.stack(totals, axis=1, dtype=np.float64)
+    weights = np.ones_like(lengths) if weighting == "document" else lengths
+    values = nats / lengths[:, None] if weighting == "document" else nats
+    base = values[:, cache.models.index(reference)]
+    comparison = {}
+    for index, model in enumerate(cache.models):
+        facts = {
+            "nll": float(values[:, index].sum() / weights.sum()),
+            "nll_document": float((nats[:, index] / lengths).mean()),
+            "nll_token": float(nats[:, index].sum() / lengths.sum()),
+            "documents": len(lengths),
+        }
+        if model != reference:
+            facts |= _difference(values[:, index] - base, weights)
+        comparison[model] = facts
+    return comparison
+
+
+def _difference(values: NDArray[np.float64], weights: NDArray[np.float64]) -> dict[str, float]:
+    """Return the ratio sum(values) / sum(weights) over documents, with its interval where there are two or more."""
+    ratio = float(values.sum() / weights.sum())
+    if len(values) < 2:
+        return {"difference": ratio}
+    low, high = interval95(ratio, sum_standard_error(values, weights) / float(weights.sum()))
+    return {"difference": ratio, "difference_low": low, "difference_high": high}

@@ -4,7 +4,7 @@ from mixray.simplex.analysis.bootstrap import Bootstrap, Interchangeable, bootst
 from mixray.simplex.analysis.near_optimal import NearOptimal, PathPoint, effective_number, nearest_to_prior, prior_path
 from mixray.simplex.analysis.worth import Prices, Worth, leave_one_out, paired_difference, shadow_prices
 from mixray.simplex.feasible import FeasibleSet, Group
-from mixray.simplex.goal import Goal, Mean, Worst
+from mixray.simplex.goal import Goal, Mean, Prior, Worst
 from mixray.simplex.objectives.cross_entropy import CrossEntropy
 from mixray.simplex.objectives.objective import Evaluation, Objective
 from mixray.simplex.objectives.rows import (
@@ -15,10 +15,8 @@ from mixray.simplex.objectives.rows import (
     sum_by_document,
 )
 from mixray.simplex.objectives.squared_error import SquaredError
-from mixray.simplex.prior import Prior
 from mixray.simplex.problem import Point, Problem
-from mixray.simplex.solvers.em import EM
-from mixray.simplex.solvers.entropic import Entropic
+from mixray.simplex.solvers.first_order import EM, Entropic
 from mixray.simplex.solvers.loop import Solution, Solver
 from mixray.simplex.solvers.newton import Newton
 from mixray.simplex.solvers.solve import solve, solve_problem

@@ -75,11 +75,11 @@ class FeasibleSet:
         limits = np.array([(group.lower, group.upper) for group in groups], np.float64).reshape(-1, 2)
         if not ((limits >= 0) & (limits <= 1)).all():
             raise InputError("a group's limits are no shares", got=limits.tolist(), wanted="0 to 1")
-        found = cls(low, high, member, limits[:, 0], limits[:, 1])
-        found._refuse_conflicts(names or [f"source {source}" for source in range(sources)])
+        feasible = cls(low, high, member, limits[:, 0], limits[:, 1])
+        feasible._refuse_conflicts(names or [f"source {source}" for source in range(sources)])
         # A group at 0, or the rest of one at 1: exactly 0, not within rounding, which long documents tell apart.
         nothing = (member[limits[:, 1] == 0] > 0).any(axis=0) | (member[limits[:, 0] == 1] == 0).any(axis=0)
-        return replace(found, upper=np.where(nothing, 0.0, high))
+        return replace(feasible, upper=np.where(nothing, 0.0, high))
 
     @property
     def box(self) -> Box:
@@ -107,9 +107,9 @@ class FeasibleSet:
 
     def limited_to(self, upper: Vector) -> FeasibleSet:
         """The same set under other upper bounds. Raises InputError where that leaves nothing."""
-        found = FeasibleSet(self.lower, upper, self.member, self.group_lower, self.group_upper)
-        found._refuse_conflicts([f"source {source}" for source in range(upper.size)])
-        return found
+        feasible = FeasibleSet(self.lower, upper, self.member, self.group_lower, self.group_upper)
+        feasible._refuse_conflicts([f"source {source}" for source in range(upper.size)])
+        return feasible
 
     # ------------------------------------------------------------------------------------------------- three questions
 
@@ -140,7 +140,7 @@ class FeasibleSet:
         sources = shares.size
         senses = np.zeros(sources + 1 + self.groups, np.int32)
         senses[sources] = DAQP_EQUALITY
-        found, _, flag, _ = daqp.solve(
+        projection, _, flag, _ = daqp.solve(
             np.eye(sources),
             -shares,
             np.vstack([np.ones(sources), self.member]),
@@ -150,7 +150,7 @@ class FeasibleSet:
             primal_tol=1e-13,
         )
         assert flag == DAQP_SOLVED, f"the projection onto a set that is not empty failed: daqp {flag}"
-        return self.box.repair(found)
+        return self.box.repair(projection)
 
     # --------------------------------------------------------------------------------------------------------- prices
 
@@ -168,7 +168,7 @@ class FeasibleSet:
 
         bounds = [(0.0, None)] * (2 * self.groups)
         with one_blas_thread():  # for a handful of variables, waking threads takes longer than the work
-            found = minimize(
+            optimum = minimize(
                 negative,
                 np.zeros(2 * self.groups),
                 jac=True,
@@ -176,7 +176,7 @@ class FeasibleSet:
                 method="L-BFGS-B",
                 options={"maxiter": 500, "ftol": 1e-15, "gtol": 1e-12},
             )
-        prices: Vector = found.x[: self.groups] - found.x[self.groups :]
+        prices: Vector = optimum.x[: self.groups] - optimum.x[self.groups :]
         return prices
 
     def support(self, group_prices: Vector) -> float:
@@ -190,8 +190,8 @@ class FeasibleSet:
     def linear_prices(self, gradient: Vector) -> Vector:
         """The groups' prices at the smallest ``<gradient, shares>``, from the linear program's dual."""
         scale = float(np.ptp(gradient)) or 1.0
-        found = _linear_program((gradient - gradient.min()) / scale, self.lower, self.upper, self)
-        prices: Vector = scale * (found.ineqlin.marginals[self.groups :] - found.ineqlin.marginals[: self.groups])
+        program = _linear_program((gradient - gradient.min()) / scale, self.lower, self.upper, self)
+        prices: Vector = scale * (program.ineqlin.marginals[self.groups :] - program.ineqlin.marginals[: self.groups])
         return -prices
 
     # ------------------------------------------------------------------------------------------------------ conflicts
@@ -214,20 +214,20 @@ class FeasibleSet:
 
     def _limits(self, names: Sequence[str]) -> list[_Limit]:
         """Every limit that cuts something, the tightest last: those are kept where there is a choice."""
-        found: list[tuple[float, _Limit]] = []
+        by_room: list[tuple[float, _Limit]] = []
         for source, name in enumerate(names):
             low, high = self.lower[source], self.upper[source]
             if low > 0:
-                found.append((low, ("source", source, low, 1.0, f"{name} at least {low:g}")))
+                by_room.append((low, ("source", source, low, 1.0, f"{name} at least {low:g}")))
             if high < 1:
-                found.append((1 - high, ("source", source, 0.0, high, f"{name} at most {high:g}")))
+                by_room.append((1 - high, ("source", source, 0.0, high, f"{name} at most {high:g}")))
         for group, (low, high) in enumerate(zip(self.group_lower, self.group_upper, strict=True)):
             label = " + ".join(names[source] for source in np.flatnonzero(self.member[group]).tolist())
             if low > 0:
-                found.append((low, ("group", group, low, 1.0, f"{label} at least {low:g}")))
+                by_room.append((low, ("group", group, low, 1.0, f"{label} at least {low:g}")))
             if high < 1:
-                found.append((1 - high, ("group", group, 0.0, high, f"{label} at most {high:g}")))
-        return [limit for _, limit in sorted(found, key=lambda item: item[0])]
+                by_room.append((1 - high, ("group", group, 0.0, high, f"{label} at most {high:g}")))
+        return [limit for _, limit in sorted(by_room, key=lambda item: item[0])]
 
     def _possible(self, limits: Sequence[_Limit]) -> bool:
         sources = self.lower.size

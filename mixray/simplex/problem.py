@@ -1,4 +1,4 @@
-"""The convex problem that a solver sees: objectives, what one number they become, a feasible set, a pull to a prior.
+"""The convex problem that a solver sees: objectives, a goal, a feasible set and a pull to a prior.
 
     minimise  goal(L_1(shares), ..., L_T(shares)) + strength * KL(shares || prior)   over the feasible set
 
@@ -19,10 +19,9 @@ from numpy.typing import ArrayLike
 
 from mixray.simplex.checks import Matrix, Vector, checked_shares
 from mixray.simplex.feasible import FeasibleSet
-from mixray.simplex.goal import Goal, Mean
+from mixray.simplex.goal import Goal, Mean, Prior, log_shares
 from mixray.simplex.objectives.objective import Evaluation, Objective
 from mixray.simplex.objectives.passes import Columns
-from mixray.simplex.prior import Prior, log_shares
 
 START_BLEND = 1e-3
 """How much of the centre is mixed into given shares to start from."""
@@ -30,9 +29,11 @@ START_BLEND = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """``objectives``: one per target. A source that the prior excludes gets no share.
+    """A convex problem over the source shares.
 
-    Raises InputError, naming rows, where the sources that may have a share cannot explain a row."""
+    ``objectives``: one per target. A source that the prior excludes gets no share. Raises InputError, naming rows,
+    where the sources that may have a share cannot explain a row.
+    """
 
     objectives: tuple[Objective, ...]
     feasible: FeasibleSet
@@ -53,18 +54,18 @@ class Problem:
         return self.feasible.lower.size
 
     def centre(self) -> Vector:
-        """Where to start when nothing is known: the feasible shares nearest to the prior, or else to balanced."""
+        """Return the default start: the feasible shares nearest to the prior, or else to balanced shares."""
         return self.feasible.centre if self.prior is None else self.feasible.nearest(log_shares(self.prior.shares))
 
     def inside(self, source_shares: ArrayLike) -> Vector:
-        """The feasible shares nearest to the given ones, moved a little towards the centre: from a share of exactly 0
-        no multiplicative step returns. Raises InputError where they are no shares."""
+        """Return the feasible shares nearest to the given ones, moved a little towards the centre: no multiplicative
+        step leads away from a share of exactly 0. Raises InputError for shares that are not valid."""
         shares = checked_shares("start", source_shares, self.sources)
         nearest = self.feasible.nearest(log_shares(shares))
         return self.feasible.repair(nearest + START_BLEND * (self.centre() - nearest))
 
     def at(self, source_shares: Vector, columns: Columns | None = None, proof: Proof | None = None) -> Point:
-        """The point at feasible shares; with curvature over ``columns`` where given."""
+        """Return the point at feasible shares, with curvature over ``columns`` where there are any."""
         evaluations = [objective.at(source_shares[None], columns)[0] for objective in self.objectives]
         return Point(self, source_shares, tuple(evaluations), columns, proof)
 
@@ -76,19 +77,22 @@ class Problem:
         return self.goal.value(np.array([objective.loss(source_shares) for objective in self.objectives]))
 
     def at_each(self, points: Sequence[Vector]) -> list[Point]:
-        """Several points in one pass over the rows."""
-        found = [objective.at(np.array(points)) for objective in self.objectives]
-        return [Point(self, shares, at) for shares, *at in zip(points, *found, strict=True)]  # type: ignore[arg-type]
+        """Return several points, evaluated in one pass over the rows."""
+        by_target = [objective.at(np.array(points)) for objective in self.objectives]
+        return [Point(self, shares, at) for shares, at in zip(points, zip(*by_target, strict=True), strict=True)]
 
     def without(self, source: int) -> Problem:
-        """The same problem without one source. Raises InputError where the constraints allow no such mixture."""
+        """Return the same problem without one source. Raises InputError where the constraints allow no such mixture."""
         return replace(self, feasible=self.feasible.without(source))
 
 
 @dataclass(frozen=True, eq=False)
 class Proof:
-    """Prices that a solver's step suggests to the certificate, which tries them beside its own: ``target_weights`` pi,
-    ``group_prices`` of the groups' limits. Good ones prove a small gap; none can prove a wrong one."""
+    """Prices that a solver's step suggests to the certificate, which tries them beside the prices at the point.
+
+    ``target_weights``: pi, ``(targets,)``. ``group_prices``: prices of the groups' limits, ``(groups,)``. Good ones
+    prove a small gap; no prices can prove a wrong one.
+    """
 
     target_weights: Vector
     group_prices: Vector
@@ -96,7 +100,7 @@ class Proof:
 
 @dataclass(frozen=True, eq=False)
 class Point:
-    """Feasible shares, float64 ``(sources,)``, and what the problem says about them."""
+    """Feasible shares, float64 ``(sources,)``, with their losses, gradients and certificate."""
 
     problem: Problem
     shares: Vector
@@ -107,17 +111,17 @@ class Point:
 
     @cached_property
     def losses(self) -> Vector:
-        """Every target's, ``(targets,)``."""
+        """The loss on every target, ``(targets,)``."""
         return np.array([at.value for at in self.evaluations])
 
     @cached_property
     def loss(self) -> float:
-        """What they come to, without the prior's term."""
+        """What the goal makes of the losses, without the prior's term."""
         return self.problem.goal.value(self.losses)
 
     @cached_property
     def value(self) -> float:
-        """What is minimised."""
+        """What is minimised: the loss and the prior's term."""
         prior = self.problem.prior
         return self.loss + (prior.value(self.shares) if prior else 0.0)
 
@@ -137,40 +141,40 @@ class Point:
 
     @cached_property
     def gradient(self) -> Vector:
-        """Of the value."""
+        """The gradient of the value, ``(sources,)``."""
         prior = self.problem.prior
         return self.loss_gradient + prior.gradient(self.shares) if prior else self.loss_gradient
 
     def curvature(self, target_weights: Vector) -> Matrix:
-        """That of the losses under given weights, over ``columns``."""
+        """Return the curvature of the losses under these target weights, over ``columns``."""
         curvatures = np.array([at.curvature for at in self.evaluations])
         total: Matrix = np.tensordot(target_weights, curvatures, axes=1)
         return total
 
     @cached_property
     def gap(self) -> float:
-        """A bound on ``value`` minus the least value."""
-        own = self._gap(self.target_weights, None)
+        """An upper bound on ``value`` minus the least possible value, nats per token."""
+        gap = self._gap(self.target_weights, None)
         if self.proof is None or (isinstance(self.problem.goal, Mean) and not self.problem.feasible.groups):
-            return own  # with one choice of target weights and no group a proof suggests nothing
-        return min(own, self._gap(self.proof.target_weights, self.proof.group_prices))
+            return gap  # with one choice of target weights and no group a proof suggests nothing
+        return min(gap, self._gap(self.proof.target_weights, self.proof.group_prices))
 
     def _gap(self, target_weights: Vector, group_prices: Vector | None) -> float:
         problem = self.problem
         gradient = target_weights @ self.jacobian
-        here = float(gradient @ self.shares)
+        at_shares = float(gradient @ self.shares)
         if problem.prior is not None:
             least = problem.prior.least(gradient, problem.feasible, group_prices)
-            above = here + problem.prior.value(self.shares) - least
+            above = at_shares + problem.prior.value(self.shares) - least
         else:
             least = problem.feasible.linear_bound(gradient, group_prices)
             # Not less than what rounding may hide.
-            above = _sharpened(problem, target_weights, max(here - least, float(np.spacing(abs(here)))))
+            above = _sharpened(problem, target_weights, max(at_shares - least, float(np.spacing(abs(at_shares)))))
         return max(0.0, above + (self.loss - problem.goal.lower_bound(self.losses, target_weights)))
 
 
 def _sharpened(problem: Problem, target_weights: Vector, frank_wolfe_gap: float) -> float:
-    """``W log(1 + gap / W)`` where everything is cross entropy (see ``Objective.total_weight``)."""
+    """Return ``W log(1 + gap / W)`` where every objective is a cross entropy (see ``Objective.total_weight``)."""
     totals = [objective.total_weight for objective in problem.objectives]
     if any(weight is None for weight in totals):
         return frank_wolfe_gap

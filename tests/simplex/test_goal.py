@@ -193,7 +193,7 @@ def test_the_bend_is_the_derivative_of_the_weights(name: str, losses: Array) -> 
     by_differences = np.array(
         [(goal.target_weights(losses + e) - goal.target_weights(losses - e)) / (2 * step) for e in step * np.eye(3)]
     )
-    np.testing.assert_allclose(goal.bend(losses), by_differences, atol=1e-4 / goal.tau)
+    np.testing.assert_allclose(goal.curvature(losses), by_differences, atol=1e-4 / goal.tau)
 
 
 def test_losses_thousands_apart_overflow_nothing() -> None:
@@ -206,17 +206,17 @@ def test_losses_thousands_apart_overflow_nothing() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: Worst.of(2, tau=-0.1), "tau: no temperature\n  got: -0.1\n  wanted: a finite number >= 0"),
-        (lambda: Worst.of(2, tau=np.inf), "tau: no temperature\n  got: inf"),
-        (lambda: Worst.of(2, tau=np.nan), "tau: no temperature\n  got: nan"),
+        (lambda: Worst.of(2, tau=-0.1), "tau: not a valid temperature\n  got: -0.1\n  wanted: a finite number >= 0"),
+        (lambda: Worst.of(2, tau=np.inf), "tau: not a valid temperature\n  got: inf"),
+        (lambda: Worst.of(2, tau=np.nan), "tau: not a valid temperature\n  got: nan"),
         (lambda: Worst.of(2, [0.0]), r"offsets: one per target is needed\n  got: \[0.\]\n  wanted: 2 finite numbers"),
         (lambda: Worst.of(2, [0.0, np.nan]), "offsets: one per target is needed"),
         (lambda: Worst.of(2, None, [0.0, 1.0]), "target_prior: a target with prior 0 never counts"),
         (lambda: Worst.of(2, None, [0.5, 0.6]), "target_prior: these are no shares"),
         (lambda: Worst.of(2, None, [1.0]), "target_prior: these are no shares"),
-        (lambda: Mean.of([1.0, 0.0], 2), "target_weights: no weights\n.*\n  wanted: 2 finite numbers > 0"),
-        (lambda: Mean.of([1.0], 2), "target_weights: no weights"),
-        (lambda: Mean.of([1.0, np.inf], 2), "target_weights: no weights"),
+        (lambda: Mean.of([1.0, 0.0], 2), "target_weights: not valid weights\n.*\n  wanted: 2 finite numbers > 0"),
+        (lambda: Mean.of([1.0], 2), "target_weights: not valid weights"),
+        (lambda: Mean.of([1.0, np.inf], 2), "target_weights: not valid weights"),
     ],
 )
 def test_refusals(call: Any, message: str) -> None:

@@ -461,7 +461,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     "bounds' shape": ({"lower": [0, 0, 0]}, r"lower: one bound per source is needed\n  got: shape \(3,\)"),
     "tolerance": ({"tolerance": 0.0}, "tolerance: no tolerance"),
     "rounds": ({"max_rounds": -1}, "max_rounds: no number of rounds"),
-    "strength": ({"prior_strength": -1.0}, "prior_strength: no strength"),
+    "strength": ({"prior_strength": -1.0}, "prior_strength: not a valid strength"),
     "prior": ({"prior": [0.5, 0.6]}, "prior: these are no shares"),
     "start": ({"start": [1.0, 1.0]}, "start: these are no shares"),
     "groups in conflict": (

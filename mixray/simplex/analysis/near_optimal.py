@@ -18,7 +18,7 @@ import numpy as np
 from mixray.errors import InputError
 from mixray.simplex.analysis.worth import paired_difference
 from mixray.simplex.checks import Vector, checked_shares
-from mixray.simplex.prior import Prior, log_shares
+from mixray.simplex.goal import Prior, log_shares
 from mixray.simplex.problem import Problem
 from mixray.simplex.solvers.loop import Solution
 from mixray.simplex.solvers.solve import solve_problem
@@ -129,9 +129,9 @@ class _Path:
 
     def at(self, strength: float) -> PathPoint:
         pulled = replace(self.problem, prior=Prior(self.prior, strength))
-        found = solve_problem(pulled, solver="auto", tolerance=self.tolerance, start=self._last)
-        self._last = found.weights
-        return self._point(strength, found.weights, found.loss, found.gap)
+        solution = solve_problem(pulled, solver="auto", tolerance=self.tolerance, start=self._last)
+        self._last = solution.weights
+        return self._point(strength, solution.weights, solution.loss, solution.gap)
 
     def _point(self, strength: float, shares: Vector, loss: float, gap: float) -> PathPoint:
         divergence = float(shares @ (log_shares(shares) - log_shares(self.prior)))

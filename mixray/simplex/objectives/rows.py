@@ -1,4 +1,4 @@
-"""From tokens to rows: what a row's weight is, and how rows of one document become one row.
+"""Rows of log-probabilities: their weights, how those of one document add up, and the loss of a given mixture.
 
 The loss is always in nats per token of the target, under one of two weightings:
 
@@ -29,7 +29,7 @@ Weighting = Literal["document", "token"]
 
 
 def row_weights(token_counts: ArrayLike, document_ids: ArrayLike | None, weighting: Weighting) -> Vector:
-    """The weight of every row, float64 ``(rows,)``: with them the weighted sum of nats is nats per token.
+    """Return the weight of every row, float64 ``(rows,)``: with them the weighted sum of nats is nats per token.
 
     ``token_counts``: predicted tokens of each row, ``(rows,)``, > 0. ``document_ids``: which document each row is part
     of, ``(rows,)``, in any order; None when every row is a document. Raises InputError.
@@ -49,15 +49,18 @@ def row_weights(token_counts: ArrayLike, document_ids: ArrayLike | None, weighti
 def sum_by_document(
     log_probs: ArrayLike, document_ids: ArrayLike, token_counts: ArrayLike
 ) -> tuple[Matrix, NDArray[np.int64], NDArray[np.generic]]:
-    """Rows of windows or tokens, ``(rows, sources)`` nats, become one row a document: log-probabilities add.
+    """Add the log-probabilities of windows or tokens, ``(rows, sources)`` nats, to one row per document.
 
-    Returns the documents' log-probabilities (float64), their token counts and their ids, in ascending order of id.
+    Return the documents' log-probabilities (float64), their token counts and their ids, in ascending order of id.
     Raises InputError when the shapes disagree.
     """
     table, tokens = np.asarray(log_probs), checked_token_counts(token_counts)
     if table.ndim != 2 or len(table) != tokens.size:
-        wanted = f"({tokens.size}, sources)"
-        raise InputError("log_probs: one row per token count is needed", got=f"shape {table.shape}", wanted=wanted)
+        raise InputError(
+            "log_probs: one row per token count is needed",
+            got=f"shape {table.shape}",
+            wanted=f"({tokens.size}, sources)",
+        )
     documents, position = documents_of(document_ids, tokens.size)
     order = np.argsort(position, kind="stable")
     starts = np.searchsorted(position[order], np.arange(documents.size))
@@ -66,7 +69,7 @@ def sum_by_document(
 
 
 def checked_token_counts(token_counts: ArrayLike, rows: int | None = None) -> NDArray[np.int64]:
-    """Positive whole numbers, int64 ``(rows,)``; InputError otherwise."""
+    """Return token counts as int64 ``(rows,)``. Raises InputError unless all are whole numbers above 0."""
     tokens = np.asarray(token_counts)
     fits = tokens.ndim == 1 and tokens.size == (tokens.size if rows is None else rows)
     if not fits or not tokens.size or tokens.dtype.kind not in "iu":
@@ -82,7 +85,7 @@ def checked_token_counts(token_counts: ArrayLike, rows: int | None = None) -> ND
 
 
 def documents_of(document_ids: ArrayLike, rows: int) -> tuple[NDArray[np.generic], NDArray[np.intp]]:
-    """The documents in ascending order, and each row's place among them."""
+    """Return the documents' ids in ascending order, and each row's place among them."""
     ids = np.asarray(document_ids)
     if ids.shape != (rows,):
         raise InputError("document_ids: one per row is needed", got=f"shape {ids.shape}", wanted=f"({rows},)")
@@ -91,7 +94,7 @@ def documents_of(document_ids: ArrayLike, rows: int) -> tuple[NDArray[np.generic
 
 
 def mixture_loss(log_probs: ArrayLike, source_shares: ArrayLike, *, row_weights: ArrayLike | None = None) -> float:
-    """``-sum_i w_i log sum_k shares_k exp(l_ik)``, nats per token; inf when a row that counts cannot occur.
+    """Return ``-sum_i w_i log sum_k shares_k exp(l_ik)``, nats per token; inf when a row that counts cannot occur.
 
     Arguments as in ``solve``; ``source_shares``: ``(sources,)``, >= 0, sum 1. Raises InputError.
     """
@@ -101,11 +104,11 @@ def mixture_loss(log_probs: ArrayLike, source_shares: ArrayLike, *, row_weights:
 
 
 def mixed_log_probs(log_probs: ArrayLike, source_shares: ArrayLike) -> Vector:
-    """The log-probability of every row under a mixture, nats, float64 ``(rows,)``. Raises InputError."""
+    """Return the log-probability of every row under a mixture, nats, float64 ``(rows,)``. Raises InputError."""
     table = checked_log_probs(log_probs)
     shares = checked_shares("source_shares", source_shares, table.shape[1])
-    drawn = shares > 0
-    terms = table[:, drawn] + np.log(shares[drawn])
+    positive = shares > 0
+    terms = table[:, positive] + np.log(shares[positive])
     largest = terms.max(axis=1)
     terms -= np.where(np.isneginf(largest), 0.0, largest)[:, None]
     with np.errstate(divide="ignore"):  # log 0 = -inf is meant: such a row cannot occur

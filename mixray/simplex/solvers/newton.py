@@ -20,18 +20,17 @@ from mixray.simplex.checks import Vector
 from mixray.simplex.goal import Worst
 from mixray.simplex.objectives.passes import Columns
 from mixray.simplex.problem import Point, Problem
-from mixray.simplex.solvers.em import is_multiplicative, multiplicative
-from mixray.simplex.solvers.entropic import Entropic
+from mixray.simplex.solvers.first_order import Entropic, is_multiplicative, multiplicative
 from mixray.simplex.solvers.quadratic import Step, model_step
 
-SLOPE_KEPT, DECREASE_WANTED = 0.3, 0.1
+SLOPE_LEFT, DECREASE_NEEDED = 0.3, 0.1
 """A step is accepted when it leaves at most the first part of the slope, or brings the second of what was predicted."""
 SMALL_SHARE, SMALLEST_CUT = 1e-8, 1e-3
 """With a prior, whose slope is infinite at 0, shares below the first are left to the multiplicative step, and no share
 falls below the second part of itself in one round."""
 FEW_SOURCES = 32
 """So few are always all in the curvature: leaving some out saves little, and leaving out the wrong costs a pass."""
-GAP_KEPT, GAP_KEPT_ALONE = 0.5, 0.25
+GAP_LEFT, GAP_LEFT_ALONE = 0.5, 0.25
 """The model fits where a whole step leaves at most the first part of the gap; it is not asked where the multiplicative
 step alone leaves at most the second."""
 LENGTHS = 0.5 ** np.arange(1, 9)
@@ -61,33 +60,33 @@ class Newton:
         start = point
         if not state.model_fits or (state.first_order is not None and (point.shares < SMALL_SHARE).any()):
             point, state = _first_order(point, state)
-            if point.gap <= GAP_KEPT_ALONE * start.gap:
+            if point.gap <= GAP_LEFT_ALONE * start.gap:
                 return point, state
         columns = np.flatnonzero(point.problem.feasible.free) if state.everything else _columns(point)
         if point.columns is None or not set(columns).issubset(point.columns):
             point = point.problem.at(point.shares, columns, point.proof)
-        found = model_step(point, *_bounds(point, small_frozen=state.first_order is not None))
-        moved, model_fits = (point, False) if found is None else self._follow(point, found, state.tolerance)
+        newton_step = model_step(point, *_bounds(point, small_frozen=state.first_order is not None))
+        moved, model_fits = (point, False) if newton_step is None else self._follow(point, newton_step, state.tolerance)
         idle = moved.value >= start.value and moved.gap >= start.gap
         if idle and not state.everything and columns.size < point.problem.feasible.free.sum():
             return self.step(start, replace(state, everything=True))
         # A share that a step took to 0 by mistake comes back by no more than a doubling in a round, every step whole.
-        model_fits = model_fits and moved.gap <= GAP_KEPT * start.gap
+        model_fits = model_fits and moved.gap <= GAP_LEFT * start.gap
         model_fits = model_fits or not _has_first_order(point.problem)
         return moved, replace(state, model_fits=model_fits, everything=idle)
 
     def _follow(self, point: Point, step: Step, tolerance: float) -> tuple[Point, bool]:
-        wanted = point.problem.feasible.repair(point.shares + step.direction)
+        target = point.problem.feasible.repair(point.shares + step.direction)
         # Within the tolerance by prediction, this is the last round: its curvature would not be used.
-        return follow(point, step, None if step.predicted <= tolerance else _columns_after(point, wanted))
+        return follow(point, step, None if step.predicted <= tolerance else _columns_after(point, target))
 
 
 def follow(point: Point, step: Step, columns: Columns | None = None) -> tuple[Point, bool]:
     """Where the step leads, and whether it was taken whole; ``columns``: of the curvature wanted there."""
     problem = point.problem
-    wanted = problem.feasible.repair(point.shares + step.direction)
-    whole = problem.at(wanted, columns, step.proof)
-    direction = wanted - point.shares
+    target = problem.feasible.repair(point.shares + step.direction)
+    whole = problem.at(target, columns, step.proof)
+    direction = target - point.shares
     slope = step.predicted if isinstance(problem.goal, Worst) else -float(point.gradient @ direction)
     resolution = 16 * float(np.spacing(abs(point.value)))
     if slope <= resolution or _acceptable(whole, point, direction, 1.0, slope, resolution):
@@ -107,9 +106,9 @@ def _acceptable(trial: Point, origin: Point, direction: Vector, length: float, s
     """
     if trial.value > origin.value + resolution:
         return False
-    if origin.value - trial.value >= DECREASE_WANTED * length * slope:
+    if origin.value - trial.value >= DECREASE_NEEDED * length * slope:
         return True
-    return not isinstance(origin.problem.goal, Worst) and float(trial.gradient @ direction) <= SLOPE_KEPT * slope
+    return not isinstance(origin.problem.goal, Worst) and float(trial.gradient @ direction) <= SLOPE_LEFT * slope
 
 
 def _first_order(point: Point, state: State) -> tuple[Point, State]:
@@ -117,8 +116,8 @@ def _first_order(point: Point, state: State) -> tuple[Point, State]:
     if state.first_order is not None:
         point, size = FIRST_ORDER.step(point, state.first_order)
         return point, replace(state, first_order=size)
-    problem, wanted = point.problem, multiplicative(point)
-    moved = problem.at(wanted, proof=point.proof)
+    problem, target = point.problem, multiplicative(point)
+    moved = problem.at(target, proof=point.proof)
     # Where EM is not sure to lower the value it may still.
     return (moved if moved.value <= point.value else point), state
 
@@ -141,9 +140,11 @@ def _columns_after(point: Point, shares: Vector) -> Columns:
     if point.problem.prior is not None or feasible.groups or feasible.free.sum() <= FEW_SOURCES:
         return np.flatnonzero(feasible.free)
     gradients = point.jacobian if isinstance(point.problem.goal, Worst) else point.loss_gradient[None]
-    some = shares > feasible.lower
-    promising = (gradients < gradients[:, some].max(axis=1, keepdims=True)).any(axis=0) if some.any() else True
-    return np.flatnonzero(feasible.free & (some | promising))
+    above_lower = shares > feasible.lower
+    promising = (
+        (gradients < gradients[:, above_lower].max(axis=1, keepdims=True)).any(axis=0) if above_lower.any() else True
+    )
+    return np.flatnonzero(feasible.free & (above_lower | promising))
 
 
 def _bounds(point: Point, small_frozen: bool) -> tuple[Vector, Vector]:

@@ -52,22 +52,22 @@ def model_step(point: Point, lower: Vector, upper: Vector) -> Step | None:
     pi = point.target_weights if point.proof is None else point.proof.target_weights
     free = point.columns[upper[point.columns] > lower[point.columns]]
     # At first any target may count: pi is a guess where the worst case has a kink.
-    found, stays = None, _steep_at_cap(point, free, upper, np.full(len(pi), 1 / len(pi)))
+    solution, stays = None, _steep_at_cap(point, free, upper, np.full(len(pi), 1 / len(pi)))
     for _ in range(REFINEMENTS if len(pi) > 1 else 1):
         moving = free[~stays]
         if moving.size < 2:
             return None
         model = _Model.of(point, moving, lower[moving], upper[moving])
         hessian = model.hessian(pi)
-        found = model.minimise(hessian)
-        if found is None:
+        solution = model.minimise(hessian)
+        if solution is None:
             return None
-        before, stays = stays, _steep_at_cap(point, free, upper, found[1])
-        if np.abs(found[1] - pi).max() < 1e-3 and np.array_equal(stays, before):
+        before, stays = stays, _steep_at_cap(point, free, upper, solution[1])
+        if np.abs(solution[1] - pi).max() < 1e-3 and np.array_equal(stays, before):
             break
-        pi = found[1]
-    assert found is not None
-    moved, pi, prices = found
+        pi = solution[1]
+    assert solution is not None
+    moved, pi, prices = solution
     direction = np.zeros(point.shares.size)
     direction[moving] = moved
     return Step(direction, max(0.0, model.fall(moved, hessian)), Proof(pi, prices))
@@ -144,8 +144,8 @@ class _Model:
         still = np.zeros(self.free.size)
         if not isinstance(goal, Worst):
             pi = goal.target_weights(losses)
-            found = self._quadratic(hessian, pi @ self.jacobian + self.extra, still)
-            return None if found is None else (found[0], pi, found[1])
+            solution = self._quadratic(hessian, pi @ self.jacobian + self.extra, still)
+            return None if solution is None else (solution[0], pi, solution[1])
         if goal.tau == 0:
             return self._epigraph(hessian, losses - goal.offsets)
         return self._smooth(hessian, goal, losses)
@@ -158,8 +158,8 @@ class _Model:
             return None
         slopes = (gradient - gradient.mean()) / scale
         rows, upper, lower, senses = self._rows(moved)
-        found = _solve(hessian / scale, slopes, rows, upper, lower, senses)
-        return None if found is None else (found[0], -scale * found[1][size + 1 :])
+        solution = _solve(hessian / scale, slopes, rows, upper, lower, senses)
+        return None if solution is None else (solution[0], -scale * solution[1][size + 1 :])
 
     def _epigraph(self, hessian: Matrix, above: Vector) -> tuple[Vector, Vector, Vector] | None:
         size, targets = self.free.size, above.size
@@ -173,7 +173,7 @@ class _Model:
         slopes = np.append((self.extra - self.extra.mean()) / scale, 1.0)
         centred = self.jacobian - self.jacobian.mean(axis=1, keepdims=True)
         cuts = np.column_stack([centred / scale, -np.ones(targets)])
-        found = _solve(
+        solution = _solve(
             wide,
             slopes,
             np.vstack([np.column_stack([rows, np.zeros(len(rows))]), cuts]),
@@ -181,11 +181,11 @@ class _Model:
             np.concatenate([lower[:size], [-1e6], lower[size:], np.full(targets, -1e30)]),
             np.concatenate([senses[:size], [0], senses[size:], np.zeros(targets, np.int32)]).astype(np.int32),
         )
-        if found is None:
+        if solution is None:
             return None
-        multipliers = np.maximum(found[1][-targets:], 0.0)
+        multipliers = np.maximum(solution[1][-targets:], 0.0)
         pi = multipliers / multipliers.sum() if multipliers.sum() > 0 else np.eye(targets)[int(np.argmax(above))]
-        return found[0][:size], pi, -scale * found[1][size + 2 : -targets]
+        return solution[0][:size], pi, -scale * solution[1][size + 2 : -targets]
 
     def _smooth(self, hessian: Matrix, goal: Worst, losses: Vector) -> tuple[Vector, Vector, Vector] | None:
         """From the better of no step and the step of tau = 0, by Newton's method with a backtracking line search."""
@@ -195,14 +195,14 @@ class _Model:
             moved = sharp[0]
         for _ in range(INNER_ROUNDS):
             reached = losses + self.jacobian @ moved
-            pi, bend = goal.target_weights(reached), goal.bend(reached)
-            assert bend is not None
+            pi, goal_curvature = goal.target_weights(reached), goal.curvature(reached)
+            assert goal_curvature is not None
             gradient = pi @ self.jacobian + self.extra + hessian @ moved
             centred = self.jacobian - self.jacobian.mean(axis=1, keepdims=True)
-            found = self._quadratic(hessian + centred.T @ bend @ centred, gradient, moved)
-            if found is None:
+            solution = self._quadratic(hessian + centred.T @ goal_curvature @ centred, gradient, moved)
+            if solution is None:
                 break
-            change, prices = found
+            change, prices = solution
             decrease = -float(gradient @ change)
             before, length = self.fall(moved, hessian), 1.0
             if decrease <= 1e-15 * (1 + abs(float(reached.max()))):
@@ -247,13 +247,13 @@ def _solve(
     upper[:size] /= unit
     lower[:size] /= unit
     for ridge in RIDGES:
-        found, _, flag, info = daqp.solve(
+        minimiser, _, flag, info = daqp.solve(
             hessian + ridge * np.eye(size), gradient, rows, upper, lower, senses, primal_tol=1e-12
         )
-        if flag == DAQP_SOLVED and np.isfinite(found).all():
+        if flag == DAQP_SOLVED and np.isfinite(minimiser).all():
             multipliers = np.array(info["lam"])
-            own, low, high = multipliers[:size], lower[:size], upper[:size]
-            found = np.where(own < 0, low, np.where(own > 0, high, np.clip(found, low, high)))
-            multipliers[:size] = own / unit
-            return unit * found, multipliers
+            at_bounds, low, high = multipliers[:size], lower[:size], upper[:size]
+            minimiser = np.where(at_bounds < 0, low, np.where(at_bounds > 0, high, np.clip(minimiser, low, high)))
+            multipliers[:size] = at_bounds / unit
+            return unit * minimiser, multipliers
     return None

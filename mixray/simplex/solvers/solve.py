@@ -11,12 +11,10 @@ from numpy.typing import ArrayLike
 from mixray.errors import InputError
 from mixray.simplex.checks import checked_table
 from mixray.simplex.feasible import FeasibleSet, Group
-from mixray.simplex.goal import Worst
+from mixray.simplex.goal import Prior, Worst
 from mixray.simplex.objectives.cross_entropy import CrossEntropy
-from mixray.simplex.prior import Prior
 from mixray.simplex.problem import Problem
-from mixray.simplex.solvers.em import EM
-from mixray.simplex.solvers.entropic import Entropic
+from mixray.simplex.solvers.first_order import EM, Entropic
 from mixray.simplex.solvers.loop import Solution, Solver, minimise
 from mixray.simplex.solvers.newton import Newton
 from mixray.simplex.solvers.working_set import WorkingSet
@@ -94,16 +92,16 @@ def solve_problem(
     """The same for any ``Problem``: other objectives, several targets, rows that live elsewhere."""
     chosen, why = _chosen(solver, problem)
     first = problem.centre() if start is None else problem.inside(start)
-    found = minimise(problem, chosen, first, tolerance, max_rounds)
-    name = next((name for name, known in SOLVERS.items() if known == chosen), type(chosen).__name__)
-    return replace(found, solver=name, why=why)
+    solution = minimise(problem, chosen, first, tolerance, max_rounds)
+    name = next((name for name, known_solver in SOLVERS.items() if known_solver == chosen), type(chosen).__name__)
+    return replace(solution, solver=name, why=why)
 
 
 def _check(solver: str | Solver) -> None:
     if isinstance(solver, str) and solver not in ("auto", *SOLVERS):
-        known = ["auto", *SOLVERS]
-        near = get_close_matches(solver, known, n=1, cutoff=0.0)[0]
-        raise InputError(f"unknown solver {solver!r}", wanted=", ".join(known), remedy=f"did you mean {near!r}?")
+        names = ["auto", *SOLVERS]
+        near = get_close_matches(solver, names, n=1, cutoff=0.0)[0]
+        raise InputError(f"unknown solver {solver!r}", wanted=", ".join(names), remedy=f"did you mean {near!r}?")
 
 
 def _has_kinks(problem: Problem) -> bool:

@@ -18,7 +18,7 @@ from mixray.simplex.feasible import FeasibleSet
 from mixray.simplex.objectives.objective import Evaluation
 from mixray.simplex.objectives.passes import Columns
 from mixray.simplex.problem import Point, Problem
-from mixray.simplex.solvers.em import is_multiplicative, multiplicative
+from mixray.simplex.solvers.first_order import is_multiplicative, multiplicative
 from mixray.simplex.solvers.newton import follow
 from mixray.simplex.solvers.quadratic import Step, model_step
 
@@ -47,10 +47,8 @@ class WorkingSet:
             point = moved if moved.value <= point.value else point
             columns, rest = self._split(point)
         point = point.problem.at(point.shares, columns, point.proof)
-        found = _step(point, columns, rest)
-        if found is None:
-            return point, state
-        return follow(point, found)[0], state
+        step = _step(point, columns, rest)
+        return (point if step is None else follow(point, step)[0]), state
 
     def _split(self, point: Point) -> tuple[Columns, Vector]:
         """The sources that move singly, and the shares of the others."""
@@ -83,45 +81,46 @@ def _step(point: Point, columns: Columns, rest: Vector) -> Step | None:
     basis = np.zeros((columns.size + 1, point.shares.size))
     basis[np.arange(columns.size), columns] = 1.0
     basis[-1] = direction
-    bent = _along(point, direction, mass)
+    curved = _along(point, direction, mass)
     evaluations = [
         replace(at, gradient=basis @ at.gradient, curvature=_bordered(at, basis @ along, float(direction @ along)))
-        for at, along in zip(point.evaluations, bent, strict=True)
+        for at, along in zip(point.evaluations, curved, strict=True)
     ]
     small = Problem(point.problem.objectives, _scaled(point, columns, rest, mass, basis), point.problem.goal)
     shares = np.append(point.shares[columns], mass)
-    found = model_step(
+    step = model_step(
         Point(small, shares, tuple(evaluations), np.arange(columns.size + 1), point.proof),
         small.feasible.lower,
         small.feasible.upper,
     )
-    return None if found is None else replace(found, direction=found.direction @ basis)
+    return None if step is None else replace(step, direction=step.direction @ basis)
 
 
 def _along(point: Point, direction: Vector, mass: float) -> list[Vector]:
     """Per target, the curvature times ``direction``: a central difference of gradients."""
-    way = DIFFERENCE * mass * direction
-    ahead, behind = point.problem.at_each([point.shares + way, point.shares - way])
+    change = DIFFERENCE * mass * direction
+    ahead, behind = point.problem.at_each([point.shares + change, point.shares - change])
     pairs = zip(ahead.evaluations, behind.evaluations, strict=True)
     return [(one.gradient - other.gradient) / (2 * DIFFERENCE * mass) for one, other in pairs]
 
 
-def _bordered(at: Evaluation, cross: Vector, own: float) -> Matrix:
+def _bordered(at: Evaluation, cross: Vector, corner: float) -> Matrix:
+    """Return the curvature with one more row and column: ``cross``, whose last entry is ``corner``."""
     assert at.curvature is not None
     size = len(at.curvature)
     wide = np.empty((size + 1, size + 1))
     wide[:size, :size] = at.curvature
     wide[size, :size] = wide[:size, size] = cross[:size]
-    wide[size, size] = own
+    wide[size, size] = corner
     return wide
 
 
 def _scaled(point: Point, columns: Columns, rest: Vector, mass: float, basis: Matrix) -> FeasibleSet:
     """The feasible set of the columns' shares and the rest's sum, whose parts keep their proportions."""
     full = point.problem.feasible
-    drawn = rest > 0
-    shrink = float((full.lower[drawn] / rest[drawn]).max())
-    grow = float((full.upper[drawn] / rest[drawn]).min())
+    positive = rest > 0
+    shrink = float((full.lower[positive] / rest[positive]).max())
+    grow = float((full.upper[positive] / rest[positive]).min())
     return FeasibleSet(
         np.append(full.lower[columns], min(1.0, shrink) * mass),
         np.append(full.upper[columns], min(1.0, max(1.0, grow) * mass)),
