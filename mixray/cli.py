@@ -96,10 +96,10 @@ def solve(
     from mixray.report import mixture_tables, sweep_tables
     from mixray.runs import RunFolder
     from mixray.search import Sweep, baseline_shares, natural_tokens, solve_again
-    from mixray.tracking import replay
+    from mixray.tracking import publish_folder
 
     folder = RunFolder.open(run_folder)
-    replay(folder.config, folder.storage, folder.path, open_progress().warn)
+    publish_folder(folder.config, folder.storage, folder.path, open_progress().warn)
     found = solve_again(folder, overrides or [], target)
     if isinstance(found, Sweep):
         if as_json:
@@ -120,7 +120,7 @@ def show(run_folder: RunFolderArgument, as_json: Json = False) -> None:
     from mixray.result import folder_tables
     from mixray.robust_result import RobustResult
     from mixray.runs import RunFolder
-    from mixray.tracking import replay
+    from mixray.tracking import publish_folder
 
     if (compared := RobustResult.find(run_folder, open_progress().warn)) is not None:
         if as_json:
@@ -129,7 +129,7 @@ def show(run_folder: RunFolderArgument, as_json: Json = False) -> None:
             compared.print()
         return
     folder = RunFolder.open(run_folder)
-    replay(folder.config, folder.storage, folder.path, open_progress().warn)
+    publish_folder(folder.config, folder.storage, folder.path, open_progress().warn)
     if as_json:
         _print_json(folder.location, folder.mixtures())
     else:

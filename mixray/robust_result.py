@@ -13,10 +13,7 @@ from mixray.config.robust import RobustConfig
 from mixray.report.robust_results import RobustResults
 from mixray.report.robust_tables import robust_report
 from mixray.runs import located
-from mixray.tracking import replay
-
-RESULTS = "results.json"
-"""In the run folder."""
+from mixray.tracking import RESULTS_FILE, publish_folder
 
 
 @dataclass(frozen=True)
@@ -31,13 +28,13 @@ class RobustResult:
     def find(cls, location: str, warn: Callable[[str], None]) -> Self | None:
         """Of an existing run folder; None where it is that of another kind of run, or has no results yet.
 
-        Delivers to MLflow what earlier commands could not. Raises InputError where it is no run folder."""
+        Publishes what MLflow lacks of it. Raises InputError where it is no run folder."""
         storage, path, text = located(location)
-        if not storage.exists(f"{path}/{RESULTS}"):
+        if not storage.exists(f"{path}/{RESULTS_FILE}"):
             return None
         config = parse_config(text, name=storage.location(f"{path}/config.yaml"), kind=RobustConfig)
-        replay(config, storage, path, warn)
-        return cls(storage.location(path), RobustResults.from_json(storage.read(f"{path}/{RESULTS}")))
+        publish_folder(config, storage, path, warn)
+        return cls(storage.location(path), RobustResults.from_json(storage.read(f"{path}/{RESULTS_FILE}")))
 
     def print(self) -> None:
         Console().print(robust_report(self.results))

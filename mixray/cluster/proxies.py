@@ -71,6 +71,7 @@ class ProxyTrainer:
             "tokens": report.tokens,
             "seconds": report.seconds,
             "curve": [[tokens, loss] for tokens, loss in report.curve.items()],
+            **report.rates,
         }
         artifact = job.draft.publish(files, meta)
         job.draft.storage.delete_folder(job.checkpoint.folder)

@@ -98,6 +98,7 @@ def train_arm(job: ArmJob, board: ray.actor.ActorHandle) -> None:
             "seconds": report.seconds,
             "workers": world.size,
             "curve": [[tokens, loss] for tokens, loss in report.curve.items()],
+            **report.rates,
         }
         if objective is not None:
             meta |= {f"group_{kind}": curves for kind, curves in report.group_curves.items()}

@@ -2,7 +2,14 @@
 
 from mixray.report.comparison import Difference, difference, winner
 from mixray.report.compute import SearchCost, Work
-from mixray.report.figures import convergence_figure, curves_figure, losses_figure, path_figure, weights_figure
+from mixray.report.figures import (
+    convergence_figure,
+    curves_figure,
+    losses_figure,
+    mixture_figures,
+    path_figure,
+    weights_figure,
+)
 from mixray.report.key_pages import key_pages
 from mixray.report.layout import count_text, new_table, percent, print_report, share_text, titled
 from mixray.report.stage_tables import ModelRow, cache_table, data_table, proxy_table
@@ -33,6 +40,7 @@ __all__ = [
     "difference",
     "key_pages",
     "losses_figure",
+    "mixture_figures",
     "mixture_tables",
     "new_table",
     "path_figure",

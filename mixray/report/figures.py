@@ -9,6 +9,9 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mixray.mixture import Mixture
 from mixray.report.comparison import arms_best_first, held_out_losses
 from mixray.report.tables import ArmShares
@@ -19,6 +22,24 @@ COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#D55E00", "#56B4E9", "#000000")
 MARKERS = ("o", "D", "s", "^", "v", "P", "X")
 DASHES = ("-", "--", ":", "-.")
 DOTS_PER_INCH = 150
+
+
+def mixture_figures(
+    name: str, mixture: Mixture, trace: NDArray[np.float64], tolerance: float, baselines: ArmShares
+) -> dict[str, bytes]:
+    """Return the figures of one mixture as PNG files by name.
+
+    ``trace``: float64, (rounds + 1, 2), the solver's loss and gap of every round; ``baselines``: arm -> shares.
+    """
+    losses, gaps = trace.T.tolist()
+    figures = {
+        f"{name}_weights.png": weights_figure(mixture, baselines),
+        f"{name}_losses.png": losses_figure(mixture),
+        f"{name}_solver.png": convergence_figure(gaps, losses, tolerance, solver=mixture.solver or ""),
+    }
+    if mixture.path:
+        figures[f"{name}_path.png"] = path_figure(mixture)
+    return figures
 
 
 def weights_figure(mixture: Mixture, arm_shares: ArmShares, *, format: Format = "png") -> bytes:

@@ -2,6 +2,7 @@
 
 from mixray.store.artifacts import Artifact, Artifacts, Draft
 from mixray.store.fingerprint import fingerprint
+from mixray.store.index import RunIndex, Status
 from mixray.store.step import RunTasks, Step, find_or_make
 from mixray.store.storage import FileRecord, Storage
 from mixray.store.tables import encode
@@ -11,7 +12,9 @@ __all__ = [
     "Artifacts",
     "Draft",
     "FileRecord",
+    "RunIndex",
     "RunTasks",
+    "Status",
     "Step",
     "Storage",
     "encode",

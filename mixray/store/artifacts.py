@@ -113,6 +113,17 @@ class Artifacts:
             raise _corrupted(self.storage, artifact.kind, artifact.id, f"{name}: sha256 {digest}", record.sha256)
 
 
+def read_artifact(storage: Storage, kind: str, id: str) -> Artifact:
+    """Return a published artifact from its manifest alone: its files are not checked.
+
+    Raises CorruptedArtifactError where there is no manifest or it is not valid.
+    """
+    path = _manifest(kind, id)
+    if not storage.exists(path):
+        raise _corrupted(storage, kind, id, "it is missing", "a published artifact")
+    return _parse(kind, id, storage.read(path), storage)
+
+
 def fetch_folder(storage: Storage, artifact: Artifact, folder: Path) -> Path:
     """A local folder that holds the artifact's files under their names: linked where possible, else copied."""
     for name, record in artifact.files.items():

@@ -1,26 +1,10 @@
-"""What a run did, told to MLflow and to the person watching. The only folder that imports mlflow.
+"""A run in MLflow: a projection of the run folder, which stays the truth. The only folder that imports mlflow.
 
-``Tracker`` takes records (params, metrics, figures, data sets) keyed by run key; ``MlflowTracker`` delivers them from
-one background thread and keeps what cannot be delivered in the run folder until ``replay``.
+``records_of_run`` turns stored results into records; ``MlflowRuns`` writes what MLflow lacks of them; ``RunTracking``
+does so while a run works, and ``publish_folder`` at any later time. Nothing is written twice.
 """
 
-from mixray.tracking.address import default_uri, view_command
-from mixray.tracking.delivery import MlflowTracker
-from mixray.tracking.opening import open_tracker, replay
-from mixray.tracking.records import Context, Status, flatten, metric_names, numbered_name
-from mixray.tracking.tracker import NoTracker, Tracker
+from mixray.tracking.connection import default_uri, view_command
+from mixray.tracking.run_tracking import RESULTS_FILE, SUMMARY_FILE, RunTracking, publish_folder
 
-__all__ = [
-    "Context",
-    "MlflowTracker",
-    "NoTracker",
-    "Status",
-    "Tracker",
-    "default_uri",
-    "flatten",
-    "metric_names",
-    "numbered_name",
-    "open_tracker",
-    "replay",
-    "view_command",
-]
+__all__ = ["RESULTS_FILE", "SUMMARY_FILE", "RunTracking", "default_uri", "publish_folder", "view_command"]

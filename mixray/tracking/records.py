@@ -1,82 +1,42 @@
-"""Records: what a tracker is told, one immutable value each, and their form as lines of JSON.
+"""What MLflow should hold of a run, as plain values.
 
-A record carries its own time, so that one delivered a day late still says when it happened.
+A run of mixray is several MLflow runs: the run itself, under the empty key, and below it one for every trained model,
+such as ``proxy/python`` or ``arm/mixmin-sklearn``. A ``TrackedRun`` describes one of them, in whole or in part.
 """
 
 from __future__ import annotations
 
-import base64
 import json
 import string
-import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from mixray.store import Status
+
 METRIC_SIGNS = frozenset(string.ascii_letters + string.digits + "_-. ")
-"""Of those that MLflow allows in a metric's name; ``/`` makes sections."""
-Status = Literal["FINISHED", "FAILED", "KILLED"]
+"""The characters that MLflow allows in a part of a metric's name; ``/`` separates the parts."""
 Context = Literal["training", "evaluation"]
-
-
-def numbered_name(number: int, name: str) -> str:
-    """Of a group, as part of a metric's name; the number keeps apart what MLflow's signs do not."""
-    return f"{number}_" + "".join(sign if sign in METRIC_SIGNS else "_" for sign in name)
-
-
-def metric_names(groups: Iterable[str]) -> dict[str, str]:
-    """Group -> its part of a metric's name: itself, where MLflow allows it."""
-    return {
-        name: name if METRIC_SIGNS.issuperset(name) else numbered_name(number, name)
-        for number, name in enumerate(groups)
-    }
-
-
-def now() -> int:
-    """Milliseconds since 1970, MLflow's clock."""
-    return time.time_ns() // 1_000_000
 
 
 @dataclass(frozen=True)
 class Point:
-    """One value of one metric. ``step`` is training tokens for a loss curve, a round for a solver; ``time`` in ms."""
+    """One value of one metric.
+
+    ``step``: training tokens for a loss curve, 0 for a result. ``time``: milliseconds since 1970 at which the value
+    was measured; None stands for the time of publication.
+    """
 
     metric: str
     value: float
     step: int
-    time: int
+    time: int | None = None
 
 
 @dataclass(frozen=True)
-class Start:
-    """A run begins, or is given more parameters and tags."""
+class TrackedDataset:
+    """Data that a run reads. ``digest``: sha256 in hex; ``source``: path or URI; ``profile``: its counts."""
 
-    key: str
-    params: Mapping[str, str] = field(default_factory=dict)
-    tags: Mapping[str, str] = field(default_factory=dict)
-    time: int = field(default_factory=now)
-
-
-@dataclass(frozen=True)
-class Metrics:
-    key: str
-    points: tuple[Point, ...]
-
-
-@dataclass(frozen=True)
-class Artifact:
-    """A small file, such as a figure. ``filename`` may contain ``/``."""
-
-    key: str
-    filename: str
-    data: bytes
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """Data that a run read. ``digest``: its sha256 in hex; ``profile``: its counts."""
-
-    key: str
     name: str
     digest: str
     source: str
@@ -85,46 +45,63 @@ class Dataset:
 
 
 @dataclass(frozen=True)
-class Finish:
+class TrackedRun:
+    """What one MLflow run should hold.
+
+    ``files``: path in MLflow -> content, such as ``figures/zoo_weights.png``. ``started``, ``ended``: milliseconds
+    since 1970; None stands for the time of publication.
+    """
+
     key: str
-    status: Status = "FINISHED"
-    time: int = field(default_factory=now)
+    params: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    points: tuple[Point, ...] = ()
+    datasets: tuple[TrackedDataset, ...] = ()
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    status: Status = "RUNNING"
+    started: int | None = None
+    ended: int | None = None
 
 
-Record = Start | Metrics | Artifact | Dataset | Finish
-_KINDS: dict[str, type[Any]] = {kind.__name__.lower(): kind for kind in (Start, Metrics, Artifact, Dataset, Finish)}
+def merge(runs: Iterable[TrackedRun]) -> list[TrackedRun]:
+    """Return one record per key, in the order of the keys' first appearance. A later value replaces an earlier one."""
+    merged: dict[str, TrackedRun] = {}
+    for run in runs:
+        before = merged.get(run.key)
+        merged[run.key] = run if before is None else _joined(before, run)
+    return list(merged.values())
 
 
-def dump(records: Iterable[Record]) -> bytes:
-    """One JSON object a line, in order; bytes as base64. NaN and infinities are kept as Python's JSON writes them."""
-    lines = []
-    for record in records:
-        fields = asdict(record)
-        if isinstance(record, Artifact):
-            fields["data"] = base64.b64encode(record.data).decode()
-        lines.append(json.dumps({"kind": type(record).__name__.lower(), **fields}))
-    return "".join(f"{line}\n" for line in lines).encode()
+def _joined(before: TrackedRun, after: TrackedRun) -> TrackedRun:
+    return replace(
+        after,
+        params={**before.params, **after.params},
+        tags={**before.tags, **after.tags},
+        points=before.points + after.points,
+        datasets=before.datasets + after.datasets,
+        files={**before.files, **after.files},
+        started=before.started if before.started is not None else after.started,
+    )
 
 
-def load(data: bytes) -> list[Record]:
-    """The inverse of ``dump``. Raises ValueError, KeyError or TypeError where a line is not a record."""
-    return [_parse(json.loads(line)) for line in data.splitlines()]
+def numbered_name(number: int, name: str) -> str:
+    """Return a group's name as part of a metric's name. The number keeps groups apart whose other characters differ
+    only where MLflow allows none of them."""
+    return f"{number}_" + "".join(sign if sign in METRIC_SIGNS else "_" for sign in name)
 
 
-def _parse(fields: dict[str, Any]) -> Record:
-    kind = _KINDS[fields.pop("kind")]
-    if kind is Artifact:
-        fields["data"] = base64.b64decode(fields["data"])
-    if kind is Metrics:
-        fields["points"] = tuple(Point(**point) for point in fields["points"])
-    record: Record = kind(**fields)
-    return record
+def metric_names(groups: Iterable[str]) -> dict[str, str]:
+    """Return each group's part of a metric's name: the group's own name where MLflow allows it."""
+    return {
+        name: name if METRIC_SIGNS.issuperset(name) else numbered_name(number, name)
+        for number, name in enumerate(groups)
+    }
 
 
 def flatten(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Nested settings as flat parameters: ``{"proxy": {"tokens": 5}}`` becomes ``{"proxy.tokens": "5"}``.
+    """Return nested settings as flat parameters: ``{"proxy": {"tokens": 5}}`` becomes ``{"proxy.tokens": "5"}``.
 
-    Strings stay as they are, other leaves are written as JSON; what is absent (None, empty) is left out.
+    Strings stay as they are and other leaves are written as JSON. None and empty values are left out.
     """
     return dict(_leaves(settings, ""))
 

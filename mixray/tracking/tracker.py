@@ -1,98 +1,107 @@
-"""What the pipeline tells about a run, and to whom it need not matter: the tracker's contract.
+"""Publishing a run's records while it works, from one background thread that alone talks to MLflow.
 
-A tracker never makes the run wait and never stops it. It may be told everything again, after a crash or by a run whose
-results were all cached: what is known is not written twice. So the pipeline need not know what an earlier attempt told.
+The run never waits for MLflow and never stops because of it. Nothing is queued for later: the run folder holds
+everything, so what an outage loses is published whole at the end of the next stage, or by ``mixray show``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from types import TracebackType
-from typing import Any, Protocol, Self
+import threading
+import time
+from collections.abc import Callable, Iterable
 
-from mixray.tracking.records import Context, Status
+from mixray.tracking.connection import Unreachable, short_reason, view_command
+from mixray.tracking.mlflow_runs import Destination, MlflowRuns
+from mixray.tracking.records import TrackedRun, merge
+
+SECONDS_BETWEEN_DELIVERIES = 5.0
+SECONDS_AFTER_FAILURE = 30.0
+"""How long live points are dropped without an attempt after MLflow could not be reached."""
+SECONDS_TO_CLOSE, SECONDS_TO_CLOSE_IN_A_HURRY = 60.0, 5.0
 
 
-class Tracker(Protocol):
-    """What the pipeline tells. ``key``: "" is the run itself, "proxy/python" or "arm/mixmin-sklearn" a child of it."""
+class Tracker:
+    """The queue of a run that is working, and the thread that empties it. Opening one imports nothing heavy.
 
-    def start(
-        self, key: str, *, params: Mapping[str, Any] | None = None, tags: Mapping[str, str] | None = None
+    ``interval``: seconds between deliveries; ``pause``: seconds without an attempt after a failure.
+    """
+
+    def __init__(
+        self,
+        destination: Destination,
+        warn: Callable[[str], None],
+        *,
+        interval: float = SECONDS_BETWEEN_DELIVERIES,
+        pause: float = SECONDS_AFTER_FAILURE,
     ) -> None:
-        """A run begins. ``params`` may nest (``flatten``); a parameter once told keeps its value.
+        self._destination, self._warn = destination, warn
+        self._interval, self._pause = interval, pause
+        self._changed = threading.Condition()
+        self._pending: list[TrackedRun] = []
+        self._is_urgent = self._is_closing = self._is_complete = self._has_warned = False
+        self._retry_at = 0.0
+        self._mlflow: MlflowRuns | None = None
+        self._page = ""
+        self._thread = threading.Thread(target=self._work, name="mixray-tracking", daemon=True)
+        self._thread.start()
 
-        May be called again to add parameters and tags.
+    def send(self, runs: Iterable[TrackedRun], *, soon: bool = True) -> None:
+        """Publish these records, at once or (``soon=False``) with the next delivery. Does not wait.
+
+        Where MLflow cannot be reached they are dropped: whoever sends live points sends them again as part of the
+        stage's records.
         """
+        with self._changed:
+            self._pending += runs
+            self._is_urgent |= soon
+            self._changed.notify_all()
 
-    def metrics(self, key: str, values: Iterable[tuple[str, float, int]], times: Sequence[int] | None = None) -> None:
-        """Values as (metric, value, step), steps rising for each metric; steps up to the last one known are left out.
+    def close(self, runs: Iterable[TrackedRun], *, is_hurried: bool = False) -> bool:
+        """Publish the run's last records, which must be all of its records. Return whether MLflow holds them.
 
-        ``times``: milliseconds since 1970, one for each value; now by default.
+        Waits for MLflow for at most a minute; 5 seconds where MLflow has just failed or the person has no patience.
         """
-
-    def artifact(self, key: str, filename: str, data: bytes) -> None:
-        """A small file, such as a figure's PNG; told again with other bytes it is replaced."""
-
-    def dataset(
-        self, key: str, name: str, *, digest: str, source: str, context: Context, profile: Mapping[str, int]
-    ) -> None:
-        """Data that the run reads. ``digest``: sha256 in hex; ``source``: path or URI; ``profile``: counts."""
-
-    def finish(self, key: str, status: Status = "FINISHED") -> None:
-        """A run ends."""
-
-    def flush(self) -> None:
-        """Deliver soon. Does not wait."""
-
-    def close(self, timeout: float = 60.0) -> None:
-        """Deliver or keep everything, within about ``timeout`` seconds."""
+        with self._changed:
+            self._pending += runs
+            self._is_closing = True
+            is_hurried |= time.monotonic() < self._retry_at
+            self._changed.notify_all()
+        seconds = SECONDS_TO_CLOSE_IN_A_HURRY if is_hurried else SECONDS_TO_CLOSE
+        self._thread.join(seconds)
+        if not self._is_complete:
+            is_slow = self._thread.is_alive()
+            self._warn_once(f"MLflow did not answer within {seconds:.0f} s" if is_slow else "tracking has failed")
+        return self._is_complete
 
     def view_command(self) -> str:
-        """What a person pastes to see the run; empty where nothing is tracked."""
+        """Return what a person pastes to see the run."""
+        return view_command(self._destination.uri, self._page)
 
-    def __enter__(self) -> Self: ...
+    def _work(self) -> None:
+        is_last = False
+        while not is_last:
+            with self._changed:
+                self._changed.wait_for(lambda: self._is_closing or self._is_urgent, self._interval)
+                is_last, self._is_urgent = self._is_closing, False
+                runs, self._pending = merge(self._pending), []
+            if runs and (is_last or time.monotonic() >= self._retry_at):
+                self._is_complete = self._deliver(runs) and is_last
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """End what has started and not finished (FINISHED; FAILED on an error, KILLED on an interrupt), then close."""
+    def _deliver(self, runs: list[TrackedRun]) -> bool:
+        try:
+            if self._mlflow is None:
+                self._mlflow = MlflowRuns(self._destination, self._warn)
+            self._mlflow.publish(runs)
+            self._page = self._mlflow.page()
+        except (Unreachable, OSError) as error:
+            # What was written before the failure is read again with the next connection.
+            self._mlflow, self._retry_at = None, time.monotonic() + self._pause
+            self._warn_once(f"MLflow at {self._destination.uri} cannot be reached ({short_reason(error)})")
+            return False
+        self._retry_at = 0.0
+        return True
 
-
-class NoTracker:
-    """A tracker that forgets, for tests and for library use."""
-
-    def start(
-        self, key: str, *, params: Mapping[str, Any] | None = None, tags: Mapping[str, str] | None = None
-    ) -> None:
-        pass
-
-    def metrics(self, key: str, values: Iterable[tuple[str, float, int]], times: Sequence[int] | None = None) -> None:
-        pass
-
-    def artifact(self, key: str, filename: str, data: bytes) -> None:
-        pass
-
-    def dataset(
-        self, key: str, name: str, *, digest: str, source: str, context: Context, profile: Mapping[str, int]
-    ) -> None:
-        pass
-
-    def finish(self, key: str, status: Status = "FINISHED") -> None:
-        pass
-
-    def flush(self) -> None:
-        pass
-
-    def close(self, timeout: float = 60.0) -> None:
-        pass
-
-    def view_command(self) -> str:
-        return ""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        pass
+    def _warn_once(self, reason: str) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            self._warn(f"{reason}; the run goes on, and {self._destination.remedy}")

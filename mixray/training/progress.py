@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 
 from mixray.errors import StageError
+from mixray.store.index import now_ms
 from mixray.training.world import World
 
 RECORDS = 100
@@ -24,7 +25,8 @@ class Progress:
 
     ``loss``: nats per token, mean since the last record. ``tokens``: trained on so far (rows, where they are no text).
     ``learning_rate``: of this step. Where rows have groups: ``group_losses``: of those seen since the last record,
-    nats, mean over their rows; ``group_weights``: of a robust objective, after this step.
+    nats, mean over their rows; ``group_weights``: of a robust objective, after this step. ``time``: of the record, in
+    milliseconds since 1970.
     """
 
     step: int
@@ -35,6 +37,7 @@ class Progress:
     learning_rate: float
     group_losses: dict[str, float] | None = None
     group_weights: dict[str, float] | None = None
+    time: int = field(default_factory=now_ms)
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,15 @@ class TrainReport:
     def curve(self) -> dict[int, float]:
         """Tokens trained on -> loss in nats per token."""
         return {record.tokens: record.loss for record in self.records}
+
+    @property
+    def rates(self) -> dict[str, list[float]]:
+        """What was measured beside the curve, one value for each of its points: see ``Progress``."""
+        return {
+            "times": [record.time for record in self.records],
+            "tokens_per_second": [record.tokens_per_second for record in self.records],
+            "learning_rate": [record.learning_rate for record in self.records],
+        }
 
     @property
     def group_curves(self) -> dict[str, dict[str, list[tuple[int, float]]]]:

@@ -1,9 +1,10 @@
-"""A migrated MLflow database, made once and copied for every test; MLflow's own view of what was written."""
+"""A migrated MLflow database, created once and copied for every test; MLflow's own view of what was written."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ import pytest
 
 from mixray.config import RunConfig
 from mixray.store import Storage
-from mixray.tracking.address import artifact_location, default_uri
-from mixray.tracking.mlflow_sink import MlflowSink
+from mixray.tracking.connection import artifact_location, default_uri
+from mixray.tracking.mlflow_runs import Destination, MlflowRuns
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -26,7 +27,7 @@ def _quiet_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("template") / "mlflow.db"
-    MlflowSink(f"sqlite:///{path}", "template", "none", None, warn=pytest.fail)
+    MlflowRuns(Destination(f"sqlite:///{path}", "template", "none", None, ""), warn=pytest.fail)
     return path
 
 
@@ -62,7 +63,7 @@ def make_config() -> Callable[..., RunConfig]:
     return make
 
 
-class Seen:
+class View:
     """What MLflow holds, read through its own client."""
 
     def __init__(self, uri: str, experiment: str = "quickstart") -> None:
@@ -76,27 +77,35 @@ class Seen:
         (run,) = [run for run in self.runs if run.info.run_name == name]
         return run
 
+    def points(self, name: str, metric: str) -> list[Any]:
+        """Return every stored value of a metric, steps rising."""
+        points = self.client.get_metric_history(self.run(name).info.run_id, metric)
+        return sorted(points, key=lambda point: point.step)
+
     def history(self, name: str, metric: str) -> list[tuple[int, float]]:
-        run_id = self.run(name).info.run_id
-        return [(point.step, point.value) for point in self.client.get_metric_history(run_id, metric)]
+        return [(point.step, point.value) for point in self.points(name, metric)]
 
-    def artifact(self, name: str, filename: str, folder: Path) -> bytes:
+    def file(self, name: str, path: str, folder: Path) -> bytes:
         folder.mkdir(exist_ok=True)
-        return Path(self.client.download_artifacts(self.run(name).info.run_id, filename, str(folder))).read_bytes()
+        return Path(self.client.download_artifacts(self.run(name).info.run_id, path, str(folder))).read_bytes()
 
 
 @pytest.fixture
-def open_sink(tracked_storage: Storage) -> Callable[..., MlflowSink]:
-    """A sink on the storage's database, as a new process would open it."""
-
-    def open_one(run_name: str = "quickstart-1a2b3c4d", warn: Callable[[str], None] = pytest.fail) -> MlflowSink:
-        uri, place = default_uri(tracked_storage), artifact_location(tracked_storage)
-        return MlflowSink(uri, "quickstart", run_name, place, warn)
-
-    return open_one
+def destination(tracked_storage: Storage) -> Destination:
+    """The storage's database."""
+    uri, files = default_uri(tracked_storage), artifact_location(tracked_storage)
+    return Destination(uri, "quickstart", "quickstart-1a2b3c4d", files, "`mixray show` publishes it later")
 
 
 @pytest.fixture
-def look(storage: Storage) -> Callable[..., Seen]:
+def connect(destination: Destination) -> Callable[..., MlflowRuns]:
+    """A connection to the storage's database, as a new process would open it."""
+    return lambda run_name=destination.run_name, warn=pytest.fail: MlflowRuns(
+        replace(destination, run_name=run_name), warn
+    )
+
+
+@pytest.fixture
+def view(storage: Storage) -> Callable[..., View]:
     """MLflow's view, of the storage's database by default."""
-    return lambda uri=None: Seen(uri or default_uri(storage))
+    return lambda uri=None: View(uri or default_uri(storage))

@@ -1,4 +1,4 @@
-"""What answers at the address is no MLflow, or will not have us: the records are kept, and the warning says why."""
+"""What answers at the address is not MLflow, or refuses us: the warning says why, and the run is not published."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from mixray.config import RunConfig
-from mixray.store import Storage
-from mixray.tracking import open_tracker
-from mixray.tracking.spool import Spool
+from mixray.store import RunIndex, Storage
+from mixray.tracking import RunTracking
 
 FOLDER = "runs/quickstart-1a2b3c4d"
 DENIED = b'{"error_code": "PERMISSION_DENIED", "message": "not yours"}'
@@ -58,7 +57,7 @@ def answering() -> Iterator[Callable[[int, bytes], str]]:
         (503, b"<html>come back later</html>", "too many 503 error responses"),
     ],
 )
-def test_the_records_are_kept_and_the_reason_is_said(
+def test_the_warning_gives_the_reason(
     answering: Callable[[int, bytes], str],
     storage: Storage,
     make_config: Callable[..., RunConfig],
@@ -68,11 +67,11 @@ def test_the_records_are_kept_and_the_reason_is_said(
 ) -> None:
     uri = answering(status, body)
     warnings: list[str] = []
-    with open_tracker(make_config(uri=uri), storage, FOLDER, warnings.append) as tracker:
-        tracker.start("", params={"seed": 0})
-        tracker.metrics("", [("loss", 1.0, 1)])
+    index = RunIndex(storage, FOLDER)
+    with RunTracking(make_config(uri=uri), storage, FOLDER, index, warnings.append):
+        pass
     assert len(warnings) == 1
     assert uri in warnings[0]
     assert reason in warnings[0]
-    spool = Spool(storage, FOLDER)
-    assert [len(spool.read(name)) for name in spool.segments()] == [3]
+    stored = RunIndex.open(storage, FOLDER)
+    assert (stored.status, stored.is_published) == ("FINISHED", False)

@@ -11,40 +11,39 @@ from typing import Any
 
 import pytest
 
-from mixray.config import RunConfig
 from mixray.store import Storage
-from mixray.tracking import open_tracker
+from mixray.tracking.connection import artifact_location, default_uri
+from mixray.tracking.mlflow_runs import Destination, MlflowRuns
+from mixray.tracking.records import Point, TrackedRun
 
 DRIVER = """
 import os, signal, sys
 import mlflow.store.tracking.sqlalchemy_store
-from mixray.config import RunConfig
-from mixray.store import Storage
-from mixray.tracking import open_tracker
-storage, folder, config = sys.argv[1:]
+from mixray.tracking.mlflow_runs import Destination, MlflowRuns
+from mixray.tracking.records import Point, TrackedRun
+uri, files, run_name = sys.argv[1:]
 print("ready", flush=True)
 sys.stdin.readline()
-tracker = open_tracker(RunConfig.model_validate_json(config), Storage(storage), folder, print)
-tracker.start("", params={"seed": 0})
-tracker.metrics("proxy/python", [("loss", 1.0, step) for step in range(5)])
-tracker.close()
+runs = MlflowRuns(Destination(uri, "quickstart", run_name, files, ""), print)
+points = [Point("loss", 1.0, step) for step in range(5)]
+runs.publish([TrackedRun("", {"seed": "0"}), TrackedRun("proxy/python", points=tuple(points))])
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
 def test_two_runs_share_a_new_database_and_go_on_after_being_killed(
-    storage: Storage, make_config: Callable[..., RunConfig], look: Callable[..., Any], tmp_path: Path
+    storage: Storage, view: Callable[..., Any], tmp_path: Path
 ) -> None:
-    config, folders = make_config(), ["runs/quickstart-aaaaaaaa", "runs/quickstart-bbbbbbbb"]
+    uri, files, names = default_uri(storage), artifact_location(storage), ["quickstart-aaaaaaaa", "quickstart-bbbbbbbb"]
     drivers = [
         subprocess.Popen(
-            [sys.executable, "-c", DRIVER, storage.uri, folder, config.model_dump_json()],
+            [sys.executable, "-c", DRIVER, uri, files, name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             cwd=tmp_path,
         )
-        for folder in folders
+        for name in names
     ]
     for driver in drivers:  # both at the start line, so that they reach the new database together
         assert driver.stdout is not None
@@ -56,14 +55,13 @@ def test_two_runs_share_a_new_database_and_go_on_after_being_killed(
     outputs = [driver.communicate(timeout=300)[0] for driver in drivers]
     assert outputs == [b"", b""]
     assert [driver.returncode for driver in drivers] == [-signal.SIGKILL] * 2
-    assert {run.info.status for run in look().runs} == {"RUNNING"}
+    assert {run.info.status for run in view().runs} == {"RUNNING"}
 
-    for folder in folders:
-        with open_tracker(config, storage, folder, pytest.fail) as tracker:
-            tracker.start("", params={"seed": 0})
-            tracker.start("proxy/python")
-            tracker.metrics("proxy/python", [("loss", 1.0, step) for step in range(9)])
-    mlflow = look()
+    for name in names:
+        points = tuple(Point("loss", 1.0, step) for step in range(9))
+        records = [TrackedRun("", status="FINISHED"), TrackedRun("proxy/python", points=points, status="FINISHED")]
+        MlflowRuns(Destination(uri, "quickstart", name, files, ""), pytest.fail).publish(records)
+    mlflow = view()
     assert len(mlflow.runs) == 4
     assert {run.info.status for run in mlflow.runs} == {"FINISHED"}
     for run in mlflow.runs:

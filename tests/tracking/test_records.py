@@ -1,38 +1,18 @@
-import json
-import math
-
-import pytest
-
-from mixray.tracking.records import Artifact, Dataset, Finish, Metrics, Point, Record, Start, dump, flatten, load
-
-RECORDS: list[Record] = [
-    Start("", {"seed": "0"}, {"folder": "/runs/x"}, time=5),
-    Metrics("proxy/python", (Point("loss", 2.5, 4096, 7), Point("loss", math.inf, 8192, 8))),
-    Artifact("", "figures/ü.png", bytes(range(256))),
-    Dataset("", "python", "ab" * 32, "s3://bucket/x", "training", {"documents": 3}),
-    Finish("proxy/python", "FAILED", time=9),
-]
+from mixray.tracking.records import Point, TrackedRun, flatten, merge
 
 
-def test_records_survive_their_lines_of_json() -> None:
-    assert load(dump(RECORDS)) == RECORDS
-
-
-def test_every_record_is_one_line_of_json() -> None:
-    lines = dump(RECORDS).splitlines()
-    assert [json.loads(line)["kind"] for line in lines] == ["start", "metrics", "artifact", "dataset", "finish"]
-
-
-def test_nan_survives() -> None:
-    (record,) = load(dump([Metrics("", (Point("loss", math.nan, 0, 0),))]))
-    assert isinstance(record, Metrics)
-    assert math.isnan(record.points[0].value)
-
-
-@pytest.mark.parametrize("line", [b"{", b'{"kind": "unheard-of"}', b'{"kind": "finish", "keys": ""}', b"{}"])
-def test_a_line_that_is_no_record_is_an_error(line: bytes) -> None:
-    with pytest.raises((ValueError, KeyError, TypeError)):
-        load(line)
+def test_records_of_one_run_become_one_record() -> None:
+    first, second = Point("loss", 2.0, 64), Point("loss", 1.0, 128)
+    runs = [
+        TrackedRun("", {"seed": "0"}, files={"a": b"1", "b": b"2"}),
+        TrackedRun("proxy/python", points=(first,), started=5),
+        TrackedRun("", {"window": "8"}, files={"a": b"3"}, status="FINISHED", ended=9),
+        TrackedRun("proxy/python", points=(second,)),
+    ]
+    assert merge(runs) == [
+        TrackedRun("", {"seed": "0", "window": "8"}, files={"a": b"3", "b": b"2"}, status="FINISHED", ended=9),
+        TrackedRun("proxy/python", points=(first, second), started=5),
+    ]
 
 
 def test_settings_become_flat_parameters() -> None:

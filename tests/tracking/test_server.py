@@ -1,4 +1,4 @@
-"""A real MLflow server, down at first: the run goes on, and every record arrives once and in order."""
+"""A real MLflow server that dies during a run: the run goes on, and a later command publishes what is missing."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ from typing import Any
 import pytest
 
 from mixray.config import RunConfig
-from mixray.store import Storage
-from mixray.tracking import MlflowTracker, open_tracker, replay
-from mixray.tracking.records import Finish
-from mixray.tracking.spool import Spool
+from mixray.store import Artifact, Artifacts, RunIndex, Storage
+from mixray.tracking import SUMMARY_FILE, RunTracking, publish_folder
+from mixray.training import Progress, TrainReport
 
 FOLDER, RUN = "runs/quickstart-1a2b3c4d", "quickstart-1a2b3c4d"
 
@@ -75,56 +74,95 @@ def server(tmp_path: Path, template: Path) -> Iterator[Server]:
     server.stop()
 
 
-def tell(tracker: MlflowTracker, steps: range) -> None:
-    tracker.start("", params={"seed": 0})
-    tracker.dataset(
-        "", "python", digest="ab" * 32, source="/usr/lib/python3", context="training", profile={"documents": 5}
-    )
-    tracker.start("proxy/python")
-    for step in steps:
-        tracker.metrics("proxy/python", [("loss", 5 - step / 1000, step)])
-    tracker.artifact("", f"figures/{steps.stop}.png", b"\x89PNG")
-
-
-def test_a_server_that_is_down_at_first_gets_everything_once_and_in_order(
+def test_an_outage_leaves_no_gap_in_what_mlflow_holds(
     server: Server,
     storage: Storage,
     make_config: Callable[..., RunConfig],
-    look: Callable[..., Any],
+    view: Callable[..., Any],
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    config, spool, warnings = make_config(uri=server.uri), Spool(storage, FOLDER), list[str]()
-    environment = dict(os.environ)
-    for attempt, steps in enumerate((range(10), range(20)), start=1):
-        with open_tracker(config, storage, FOLDER, warnings.append) as tracker:
-            tell(tracker, steps)
-        assert tracker.view_command() == server.uri
-        assert len(spool.segments()) == len(warnings) == attempt
-    assert server.uri in warnings[0]
-    assert "Connection refused" in warnings[0]
-    assert replay(config, storage, FOLDER, warnings.append) == 0
-    assert "records stay in" in warnings[2]
+    """The server dies while a proxy trains and is back when somebody shows the run."""
+    config, warnings, environment = make_config(uri=server.uri), list[str](), dict(os.environ)
+    server.start()
+    records = [Progress(step, 20, 64 * step, 5.0 - step / 10, 1000.0, 0.1, time=1000 + step) for step in range(1, 21)]
+    index = RunIndex(storage, FOLDER)
+    with RunTracking(config, storage, FOLDER, index, warnings.append) as tracking:
+        for record in records[:10]:
+            tracking.publish_training("proxy/python", record)
+        tracking.publish()
+        wait_until(lambda: len(view(server.uri).runs) == 2)
+        server.stop()
+        for record in records[10:]:
+            tracking.publish_training("proxy/python", record)
+        index.add({"proxy/python": publish_model(storage, records)})
+        storage.write(f"{FOLDER}/report/proxy_curves.png", b"\x89PNG curves")
+        storage.write(f"{FOLDER}/report/sklearn_weights.png", b"\x89PNG weights")
+        storage.write(f"{FOLDER}/report/{SUMMARY_FILE}", b"python 100 %")
+        tracking.publish()
+    (warning,) = warnings
+    assert server.uri in warning
+    assert "Connection refused" in warning
+    assert f"`mixray show {storage.location(FOLDER)}`" in warning
+    publish_folder(config, storage, FOLDER, warnings.append)
+    assert "Connection refused" in warnings[1]
+    assert not RunIndex.open(storage, FOLDER).is_published
 
     server.start()
-    with open_tracker(config, storage, FOLDER, pytest.fail) as tracker:
-        tell(tracker, range(30))
-    assert spool.segments() == []
-    spool.write([Finish("proxy/cpp")])
-    assert replay(config, storage, FOLDER, pytest.fail) == 1
-    assert spool.segments() == []
+    publish_folder(config, storage, FOLDER, pytest.fail)
+    assert RunIndex.open(storage, FOLDER).is_published
     assert dict(os.environ) == environment
     assert (*capfd.readouterr(), caplog.text) == ("", "", "")
 
-    mlflow = look(server.uri)
-    assert sorted(run.info.run_name for run in mlflow.runs) == ["proxy/cpp", "proxy/python", RUN]
+    mlflow = view(server.uri)
+    assert sorted(run.info.run_name for run in mlflow.runs) == ["proxy/python", RUN]
     assert {run.info.status for run in mlflow.runs} == {"FINISHED"}
-    assert mlflow.history("proxy/python", "loss") == [(step, 5 - step / 1000) for step in range(30)]
+    assert mlflow.history("proxy/python", "loss") == [(64 * step, 5.0 - step / 10) for step in range(1, 21)]
+    assert [point.timestamp for point in mlflow.points("proxy/python", "learning_rate")] == list(range(1001, 1021))
     parent = mlflow.run(RUN)
-    assert parent.data.params == {"seed": "0"}
-    assert [entry.dataset.name for entry in parent.inputs.dataset_inputs] == ["python"]
-    for last in (10, 20, 30):
-        assert mlflow.artifact(RUN, f"figures/{last}.png", tmp_path / "down") == b"\x89PNG"
+    assert parent.data.params["seed"] == "0"
+    assert parent.data.tags["mlflow.note.content"] == "python 100 %"
+    assert mlflow.file(RUN, "proxy_curves.png", tmp_path / "down") == b"\x89PNG curves"
+    assert mlflow.file(RUN, "figures/sklearn_weights.png", tmp_path / "down") == b"\x89PNG weights"
     page = f"{server.uri}/#/experiments/{mlflow.experiment.experiment_id}/runs/{parent.info.run_id}"
-    assert tracker.view_command() == page
+    index = RunIndex.open(storage, FOLDER)
+    with RunTracking(config, storage, FOLDER, index, pytest.fail) as tracking:
+        pass
+    assert tracking.view_command() == page
+
+
+@pytest.mark.parametrize(("error", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED")])
+def test_a_run_that_ends_early_ends_with_the_models_that_it_was_training(
+    tracked_storage: Storage,
+    make_config: Callable[..., RunConfig],
+    view: Callable[..., Any],
+    error: type[BaseException],
+    status: str,
+) -> None:
+    index = RunIndex(tracked_storage, FOLDER)
+    record = Progress(1, 20, 64, 5.0, 1000.0, 0.1)
+    try:
+        with RunTracking(make_config(), tracked_storage, FOLDER, index, pytest.fail) as tracking:
+            tracking.publish_training("proxy/python", record)
+            index.add({"proxy/cpp": publish_model(tracked_storage, [record])})
+            raise error
+    except error:
+        pass
+    ends = {run.info.run_name: run.info.status for run in view().runs}
+    assert ends == {RUN: status, "proxy/python": status, "proxy/cpp": "FINISHED"}
+    assert RunIndex.open(tracked_storage, FOLDER).status == status
+
+
+def publish_model(storage: Storage, records: list[Progress]) -> Artifact:
+    report = TrainReport(tuple(records), 1.0)
+    meta = {"parameters": 7, "tokens": report.tokens, "seconds": 1.0}
+    meta |= {"curve": [[tokens, loss] for tokens, loss in report.curve.items()], **report.rates}
+    return Artifacts(storage, RUN).draft("proxy", "ab" * 32).publish({}, meta)
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.1)

@@ -8,7 +8,7 @@ from pyarrow import fs as pafs
 from mixray.errors import InputError
 from mixray.store import Storage
 from mixray.tracking import default_uri, view_command
-from mixray.tracking.address import artifact_location, resolve_uri, sqlite_path
+from mixray.tracking.connection import artifact_location, resolve_uri, sqlite_path
 
 
 def test_the_default_is_a_database_in_the_storage_folder(tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_addresses_of_servers_and_databases_are_taken(uri: str, storage: Storage
 
 @pytest.mark.parametrize("uri", ["./mlruns", "file:///tmp/mlruns", "localhost:5000", "ftp://host/x", "http://", ""])
 def test_other_addresses_are_refused(uri: str, storage: Storage) -> None:
-    with pytest.raises(InputError, match=r"(?s)the MLflow address.*tracking\.uri.*wanted: .*http://"):
+    with pytest.raises(InputError, match=r"(?s)not a valid address for MLflow.*tracking\.uri.*wanted: .*http://"):
         resolve_uri(uri, storage)
 
 

@@ -1,0 +1,174 @@
+"""Where MLflow is, how a person opens it, and how its client is called.
+
+Without ``tracking.uri`` the records go to ``mlflow.db``, a SQLite database in the storage folder, and files to
+``mlflow-artifacts`` beside it. A database cannot live in object storage, and MLflow's object storage clients are not
+among mixray's dependencies, so for object storage both are in ``./mixray-runs`` of the machine that drives the run. On
+a cluster that folder is lost with the machine: set ``tracking.uri`` to the address of an MLflow server there.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shlex
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mixray.errors import InputError
+from mixray.store import Storage
+
+SERVERS = ("http", "https")
+DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+LOCAL_FOLDER = "mixray-runs"
+
+PATIENCE = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",  # seconds
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+"""MLflow's settings while mixray calls it. A variable that the user has set is left as it is."""
+
+TEMPORARY_REFUSALS = (401, 403, 408, 429)
+"""HTTP codes below 500 that a person or time can lift: the record may be published later."""
+
+
+class Unreachable(Exception):
+    """MLflow cannot be written to for now. The same records may be published later."""
+
+
+class Refused(Exception):
+    """MLflow will never take this record."""
+
+
+# ----------------------------------------------------------------------------------------------------------- address
+
+
+def default_uri(storage: Storage) -> str:
+    """Return ``sqlite:///`` and the absolute path of ``mlflow.db``."""
+    return f"sqlite:///{_home(storage) / 'mlflow.db'}"
+
+
+def artifact_location(storage: Storage) -> str:
+    """Return the ``file://`` URI of the folder where a database's experiments keep their files."""
+    return (_home(storage) / "mlflow-artifacts").as_uri()
+
+
+def resolve_uri(uri: str | None, storage: Storage) -> str:
+    """Return the address to use. Raises InputError for one that MLflow 3 cannot write to."""
+    if uri is None:
+        return default_uri(storage)
+    scheme, separator, rest = uri.partition("://")
+    if not separator or not rest or scheme.partition("+")[0] not in (*SERVERS, *DATABASES):
+        raise InputError(
+            "this is not a valid address for MLflow",
+            where="tracking.uri",
+            got=uri,
+            wanted=f"an address that starts with one of {', '.join(f'{name}://' for name in (*SERVERS, *DATABASES))}",
+            remedy="leave tracking.uri out to use a database in the storage folder",
+        )
+    return uri
+
+
+def is_server(uri: str) -> bool:
+    """Return whether the address is that of an MLflow server, which keeps files itself."""
+    return uri.partition("://")[0] in SERVERS
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """Return the database file of a SQLite address, None for every other address."""
+    scheme, _, rest = uri.partition(":///")
+    return Path(rest.partition("?")[0]) if scheme.partition("+")[0] == "sqlite" and rest else None
+
+
+def view_command(uri: str, page: str = "") -> str:
+    """Return what a person pastes to see the records: a shell command for a database, a web address for a server.
+
+    ``page``: the part of a server's address behind ``#``.
+    """
+    if is_server(uri):
+        return f"{uri.rstrip('/')}/#{page}" if page else uri
+    return shlex.join(["mlflow", "ui", "--backend-store-uri", uri])
+
+
+def _home(storage: Storage) -> Path:
+    return Path(storage.full("")) if storage.is_local else Path(LOCAL_FOLDER).absolute()
+
+
+# ------------------------------------------------------------------------------------------------------------ client
+
+
+def open_client(uri: str) -> Any:
+    """Return a connected MlflowClient."""
+    from mlflow.tracking import MlflowClient
+
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # its errors reach us as exceptions
+    database = sqlite_path(uri)
+    if database is None:
+        return MlflowClient(tracking_uri=uri)
+    database.parent.mkdir(parents=True, exist_ok=True)
+    # Two processes that set up a new SQLite database at once spoil it.
+    with database.with_name(f"{database.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return MlflowClient(tracking_uri=uri)
+
+
+@contextmanager
+def sorted_errors() -> Iterator[None]:
+    """Turn MLflow's errors into Unreachable where trying later may help, and into Refused where it cannot."""
+    try:
+        yield
+    except _client_errors() as error:
+        code = getattr(error, "get_http_status_code", lambda: 503)()
+        lasting = isinstance(error, ImportError) or (code < 500 and code not in TEMPORARY_REFUSALS)
+        raise (Refused if lasting else Unreachable)(f"{error}") from error
+
+
+def _client_errors() -> tuple[type[Exception], ...]:
+    """Return the classes of error that MLflow, its database and the artifact clients in use raise."""
+    clients = {
+        "mlflow.exceptions": ["MlflowException"],
+        "sqlalchemy.exc": ["SQLAlchemyError"],
+        "alembic.util": ["CommandError"],
+        "boto3.exceptions": ["Boto3Error"],
+        "botocore.exceptions": ["BotoCoreError", "ClientError"],
+        "google.api_core.exceptions": ["GoogleAPIError"],
+        "azure.core.exceptions": ["AzureError"],
+    }
+    loaded = [
+        getattr(sys.modules[module], name) for module in clients if module in sys.modules for name in clients[module]
+    ]
+    return (OSError, ImportError, *loaded)
+
+
+@contextmanager
+def patience() -> Iterator[None]:
+    """Hold PATIENCE in the environment, the only place where MLflow looks, while the block runs.
+
+    The HTTP client's log lines about retries in this thread are dropped meanwhile: their outcome is an exception.
+    """
+    added = {name: value for name, value in PATIENCE.items() if name not in os.environ}
+    http_log, this_thread = logging.getLogger("urllib3.connectionpool"), threading.get_ident()
+
+    def is_from_another_thread(record: logging.LogRecord) -> bool:
+        return record.thread != this_thread
+
+    os.environ.update(added)
+    http_log.addFilter(is_from_another_thread)
+    try:
+        yield
+    finally:
+        http_log.removeFilter(is_from_another_thread)
+        for name in added:
+            os.environ.pop(name, None)
+
+
+def short_reason(error: BaseException) -> str:
+    """Return an error's first line, or its two ends where it is long: HTTP clients put the cause last."""
+    line = str(error).partition("\n")[0]
+    return line if len(line) <= 200 else f"{line[:60]} ... {line[-130:]}"

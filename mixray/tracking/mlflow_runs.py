@@ -1,0 +1,262 @@
+"""The MLflow runs of one run folder: read once, compared with what they should hold, and completed.
+
+An MLflow run is recognised by the tags ``mixray.run`` and ``mixray.key``. Only what is missing is written: a parameter
+once and never with another value, a metric at the steps that it lacks, a file when its bytes have changed, a status
+when it differs. So publishing the same run again changes nothing, and an interrupted publication can be repeated.
+"""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mixray.store.index import now_ms
+from mixray.tracking.connection import Refused, Unreachable, open_client, patience, sorted_errors
+from mixray.tracking.records import Point, TrackedDataset, TrackedRun
+
+RUN_TAG, KEY_TAG, FILES_TAG = "mixray.run", "mixray.key", "mixray.artifacts"
+METRICS_PER_BATCH, PARAMS_PER_BATCH, PARAM_CHARS, DIGEST_CHARS = 1000, 100, 6000, 36  # MLflow's limits
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where the records of one run go.
+
+    ``run_name``: the run folder's name. ``artifact_location``: where a new experiment keeps its files; None leaves it
+    to the server. ``remedy``: what the user can do where MLflow cannot be reached.
+    """
+
+    uri: str
+    experiment: str
+    run_name: str
+    artifact_location: str | None
+    remedy: str
+
+
+@dataclass
+class _StoredRun:
+    """What an MLflow run holds. ``steps``: metric -> its steps; None for a metric whose history is not read yet."""
+
+    id: str
+    status: str
+    params: set[str] = field(default_factory=set)
+    tags: dict[str, str] = field(default_factory=dict)
+    steps: dict[str, set[int] | None] = field(default_factory=dict)
+    datasets: set[tuple[str, str]] = field(default_factory=set)
+    files: dict[str, str] = field(default_factory=dict)
+
+
+class MlflowRuns:
+    """The MLflow runs of one run folder, in one experiment.
+
+    ``warn``: called with what MLflow refuses for good, once for each cause. Connects when it is created and raises
+    Unreachable where that fails.
+    """
+
+    def __init__(self, destination: Destination, warn: Callable[[str], None]) -> None:
+        self._run_name, self._warn, self._refusals = destination.run_name, warn, set[str]()
+        try:
+            with patience(), sorted_errors():
+                self._client = open_client(destination.uri)
+                self._experiment = self._experiment_id(destination.experiment, destination.artifact_location)
+                self._runs = self._stored_runs()
+        except Refused as refusal:  # a server that is not MLflow, a missing driver: the user can mend it
+            raise Unreachable(f"{refusal}") from refusal
+
+    def page(self) -> str:
+        """Return the run's own page, as the part of a server's address behind ``#``; empty before there is one."""
+        parent = self._runs.get("")
+        return f"/experiments/{self._experiment}/runs/{parent.id}" if parent else ""
+
+    def publish(self, runs: Iterable[TrackedRun]) -> None:
+        """Write what MLflow lacks of these runs. Raises Unreachable, after which a part may have been written."""
+        with patience():
+            for run in runs:
+                self._publish(run)
+
+    def _publish(self, run: TrackedRun) -> None:
+        parts: list[tuple[Callable[[_StoredRun, Any], bool], Any]] = [
+            (self._log_params, run.params),
+            (self._log_tags, run.tags),
+            (self._log_points, run.points),
+            *((self._log_dataset, dataset) for dataset in run.datasets),
+            *((self._log_file, file) for file in run.files.items()),
+        ]
+        has_changed = [self._attempt(run, log, content) for log, content in parts]
+        # A run that has ended is running again only once something new is written to it.
+        if run.status != "RUNNING" or any(has_changed):
+            self._attempt(run, self._set_status, run)
+
+    def _attempt(self, run: TrackedRun, log: Callable[[_StoredRun, Any], bool], content: Any) -> bool:
+        """Return whether anything was written. What MLflow refuses is reported and dropped: it must not block the
+        rest."""
+        try:
+            with sorted_errors():
+                return log(self._stored_run(run.key, run.started), content)
+        except Refused as refusal:
+            cause = str(refusal).partition("\n")[0][:300]
+            if cause not in self._refusals:
+                self._refusals.add(cause)
+                self._warn(f"MLflow refused a record of {self._run_name}: {cause}")
+            return False
+
+    # ------------------------------------------------------------------------------------------------ one kind each
+
+    def _log_params(self, stored: _StoredRun, params: Mapping[str, str]) -> bool:
+        from mlflow.entities import Param
+
+        new = [Param(name, value[:PARAM_CHARS]) for name, value in params.items() if name not in stored.params]
+        for first in range(0, len(new), PARAMS_PER_BATCH):
+            self._client.log_batch(stored.id, params=new[first : first + PARAMS_PER_BATCH])
+        stored.params.update(params)
+        return bool(new)
+
+    def _log_tags(self, stored: _StoredRun, tags: Mapping[str, str]) -> bool:
+        from mlflow.entities import RunTag
+
+        new = [RunTag(name, value) for name, value in tags.items() if stored.tags.get(name) != value]
+        for first in range(0, len(new), PARAMS_PER_BATCH):
+            self._client.log_batch(stored.id, tags=new[first : first + PARAMS_PER_BATCH])
+        stored.tags.update(tags)
+        return bool(new)
+
+    def _log_points(self, stored: _StoredRun, points: Iterable[Point]) -> bool:
+        from mlflow.entities import Metric
+
+        now, new = now_ms(), dict[tuple[str, int], Metric]()
+        for point in points:
+            if point.step not in self._steps(stored, point.metric):
+                moment = now if point.time is None else point.time
+                new[point.metric, point.step] = Metric(point.metric, point.value, moment, point.step)
+        metrics = list(new.values())
+        for first in range(0, len(metrics), METRICS_PER_BATCH):
+            batch = metrics[first : first + METRICS_PER_BATCH]
+            self._client.log_batch(stored.id, metrics=batch)
+            for metric in batch:
+                self._steps(stored, metric.key).add(metric.step)
+        return bool(metrics)
+
+    def _steps(self, stored: _StoredRun, metric: str) -> set[int]:
+        steps = stored.steps.setdefault(metric, set())
+        if steps is None:
+            steps = {value.step for value in self._client.get_metric_history(stored.id, metric)}
+            stored.steps[metric] = steps
+        return steps
+
+    def _log_file(self, stored: _StoredRun, file: tuple[str, bytes]) -> bool:
+        path, data = file
+        digest = hashlib.sha256(data).hexdigest()[:16]
+        if stored.files.get(path) == digest:
+            return False
+        folder, _, name = path.rpartition("/")
+        with tempfile.TemporaryDirectory(prefix="mixray-") as aside:
+            local = Path(aside) / name
+            local.write_bytes(data)
+            self._client.log_artifact(stored.id, str(local), folder or None)
+        stored.files[path] = digest
+        self._client.set_tag(stored.id, FILES_TAG, json.dumps(stored.files))
+        return True
+
+    def _log_dataset(self, stored: _StoredRun, dataset: TrackedDataset) -> bool:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        digest = dataset.digest[:DIGEST_CHARS]
+        if (dataset.name, digest) in stored.datasets:
+            return False
+        kind, source = _dataset_source(dataset.source)
+        profile = json.dumps({"sha256": dataset.digest, **dataset.profile})
+        entity = Dataset(dataset.name, digest, kind, json.dumps(source), profile=profile)
+        self._client.log_inputs(stored.id, [DatasetInput(entity, [InputTag("mlflow.data.context", dataset.context)])])
+        stored.datasets.add((dataset.name, digest))
+        return True
+
+    def _set_status(self, stored: _StoredRun, run: TrackedRun) -> bool:
+        if stored.status == run.status:
+            return False
+        if run.status == "RUNNING":
+            self._client.update_run(stored.id, status="RUNNING")
+        else:
+            self._client.set_terminated(stored.id, run.status, now_ms() if run.ended is None else run.ended)
+        stored.status = run.status
+        return True
+
+    # ------------------------------------------------------------------------------------------ runs, experiment
+
+    def _stored_run(self, key: str, started: int | None) -> _StoredRun:
+        """Return the MLflow run of a key, created where there is none; a child's parent first."""
+        if key not in self._runs:
+            tags = {RUN_TAG: self._run_name, KEY_TAG: key, "mlflow.user": _user()}
+            if key:
+                tags["mlflow.parentRunId"] = self._stored_run("", started).id
+            moment = now_ms() if started is None else started
+            run = self._client.create_run(self._experiment, moment, tags, run_name=key or self._run_name)
+            self._runs[key] = _StoredRun(run.info.run_id, run.info.status, tags=tags)
+        return self._runs[key]
+
+    def _experiment_id(self, name: str, artifact_location: str | None) -> str:
+        from mlflow.exceptions import MlflowException
+
+        experiment = self._client.get_experiment_by_name(name)
+        if experiment is None:
+            try:
+                return str(self._client.create_experiment(name, artifact_location))
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                experiment = self._client.get_experiment_by_name(name)  # another run has just created it
+        return str(experiment.experiment_id)
+
+    def _stored_runs(self) -> dict[str, _StoredRun]:
+        """Return all MLflow runs of this run folder by key; of two with one key (created in a race) the older."""
+        runs: dict[str, _StoredRun] = {}
+        token = None
+        while True:
+            page = self._client.search_runs(
+                [self._experiment],
+                f"tags.`{RUN_TAG}` = '{self._run_name}'",
+                order_by=["start_time ASC"],
+                page_token=token,
+            )
+            for run in page:
+                runs.setdefault(run.data.tags.get(KEY_TAG, ""), _stored(run))
+            token = page.token
+            if not token:
+                return runs
+
+
+def _stored(run: Any) -> _StoredRun:
+    tags = dict(run.data.tags)
+    return _StoredRun(
+        run.info.run_id,
+        run.info.status,
+        params=set(run.data.params),
+        tags=tags,
+        steps=dict.fromkeys(run.data.metrics),
+        datasets={(entry.dataset.name, entry.dataset.digest) for entry in run.inputs.dataset_inputs},
+        files=json.loads(tags.get(FILES_TAG, "{}")),
+    )
+
+
+def _dataset_source(uri: str) -> tuple[str, Mapping[str, str]]:
+    """Return MLflow's type of source and its description, which decides what MLflow's page links to."""
+    scheme, separator, rest = uri.partition("://")
+    if not separator:
+        return "local", {"uri": uri}
+    if scheme in ("http", "https"):
+        return "http", {"url": uri}
+    if scheme == "hf":
+        return "hugging_face", {"path": rest}
+    return scheme, {"uri": uri}
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container without a user database
+        return "unknown"

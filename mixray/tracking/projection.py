@@ -1,0 +1,166 @@
+"""From a run's stored results to its MLflow runs: pure functions, so that any later command can publish the same.
+
+Names of runs, metrics, parameters, tags and files stand here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mixray.config import RunConfig, dump_config
+from mixray.config.section import RunFile
+from mixray.errors import without_credentials
+from mixray.mixture import Mixture
+from mixray.store import Artifact
+from mixray.tracking.records import Point, TrackedDataset, TrackedRun, flatten, metric_names, numbered_name
+
+CURVE_FIGURES = ("proxy_curves.png", "arm_curves.png")
+"""Figures that stand at the top in MLflow; the others stand in the folder ``figures``."""
+
+
+@dataclass(frozen=True)
+class RunContents:
+    """What a run folder holds so far, and the folder's ``location`` as a person types it.
+
+    ``pools``: ``source/NAME`` or ``target/NAME`` -> the artifact's id and the pool's counts. ``models``: key, such as
+    ``proxy/python``, ``arm/mixmin-zoo`` or (in a robust comparison) ``arm/erm-0`` -> artifact. ``figures``: name ->
+    content of the files in ``report/``. ``summary``: the answer in Markdown. ``results``: ``results.json`` of a robust
+    comparison.
+    """
+
+    location: str
+    pools: Mapping[str, tuple[str, Mapping[str, int]]] = field(default_factory=dict)
+    models: Mapping[str, Artifact] = field(default_factory=dict)
+    mixtures: Mapping[str, Mixture] = field(default_factory=dict)
+    figures: Mapping[str, bytes] = field(default_factory=dict)
+    summary: str = ""
+    results: bytes | None = None
+
+
+def records_of_run(config: RunFile, contents: RunContents) -> list[TrackedRun]:
+    """Return what MLflow should hold of a run: the run itself first, then its models."""
+    files = {"config.yaml": without_credentials(dump_config(config)).encode()}
+    files |= {f"mixtures/{name}.json": mixture.to_json().encode() for name, mixture in contents.mixtures.items()}
+    for name, data in contents.figures.items():
+        files[name if name in CURVE_FIGURES else f"figures/{name}"] = data
+    points = [point for name, mixture in contents.mixtures.items() for point in _mixture_points(name, mixture)]
+    if contents.results is not None:
+        files["results.json"] = contents.results
+        points += _comparison_points(json.loads(contents.results))
+    tags = {"mixray.folder": contents.location}
+    if contents.summary:
+        tags["mlflow.note.content"] = contents.summary
+    # Where results are kept and published may hold credentials; the tag says where without them.
+    settings = config.model_dump(mode="json", exclude={"storage", "tracking"})
+    datasets = tuple(_dataset(config, pool, *facts) for pool, facts in contents.pools.items())
+    run = TrackedRun("", flatten(settings), tags, tuple(points), datasets, files)
+    record = _model_record if isinstance(config, RunConfig) else _classifier_record
+    return [run, *(record(key, model) for key, model in contents.models.items())]
+
+
+def _dataset(config: RunFile, pool: str, artifact_id: str, counts: Mapping[str, int]) -> TrackedDataset:
+    assert isinstance(config, RunConfig), "a robust comparison has no pools"
+    role, _, name = pool.partition("/")
+    files = config.sources[name] if role == "source" else config.targets[name]
+    place = f"hf://{files.dataset}" if files.dataset and "/" in files.dataset else ", ".join(files.locations)
+    return TrackedDataset(name, artifact_id, place, "training" if role == "source" else "evaluation", counts)
+
+
+def _mixture_points(name: str, mixture: Mixture) -> list[Point]:
+    """Return shares, certificate, predicted losses and, after retraining, realised losses, in nats per token."""
+    facts = {f"weight/{name}/{source}": share for source, share in mixture.weights.items()}
+    facts |= {f"predicted/{name}/{arm}": loss for arm, loss in mixture.loss.items()}
+    facts |= {f"predicted/{name}/{target}": loss for target, loss in mixture.target_loss.items()}
+    if mixture.gap is not None:
+        facts[f"gap/{name}"] = mixture.gap
+    facts[f"rounds/{name}"] = float(mixture.rounds or 0)
+    if mixture.effective_sources is not None:
+        facts[f"effective_sources/{name}"] = mixture.effective_sources
+    for arm, result in mixture.retrain.items():
+        if "nll" in result:
+            facts[f"realised/{name}/{arm}"] = result["nll"]
+        for target, on_target in result.get("targets", {}).items():
+            facts[f"realised/{name}/{arm}/{target}"] = on_target["nll"]
+    if mixture.compute:
+        facts[f"overhead/{name}"] = mixture.compute["overhead"]
+    return [Point(metric, value, 0) for metric, value in facts.items()]
+
+
+# ------------------------------------------------------------------------------------------------------------ models
+
+
+def training_points(record: Any) -> tuple[Point, ...]:
+    """Return one training record as points over training tokens. ``record``: a record of ``mixray.training``."""
+    values = {
+        "loss": record.loss,
+        "tokens_per_second": record.tokens_per_second,
+        "learning_rate": record.learning_rate,
+    }
+    names = metric_names(record.group_weights or {})
+    values |= {f"group_loss/{names[group]}": loss for group, loss in (record.group_losses or {}).items()}
+    values |= {f"group_weight/{names[group]}": weight for group, weight in (record.group_weights or {}).items()}
+    return tuple(Point(metric, value, record.tokens, record.time) for metric, value in values.items())
+
+
+def _model_record(key: str, model: Artifact) -> TrackedRun:
+    """Return the finished training of a proxy or an arm, with its whole curves."""
+    meta = model.meta
+    steps = [tokens for tokens, _ in meta["curve"]]
+    # Artifacts of earlier versions have neither times nor rates.
+    times = dict(zip(steps, meta.get("times", []), strict=False))
+    curves = {"loss": meta["curve"]}
+    for metric in ("tokens_per_second", "learning_rate"):
+        curves[metric] = list(zip(steps, meta.get(metric, []), strict=False))
+    names = metric_names(meta.get("group_weights", {}))
+    for metric, group_curves in (("group_loss", "group_losses"), ("group_weight", "group_weights")):
+        curves |= {f"{metric}/{names[group]}": curve for group, curve in meta.get(group_curves, {}).items()}
+    points = [Point(metric, value, step, times.get(step)) for metric, curve in curves.items() for step, value in curve]
+    points.append(Point("seconds", meta["seconds"], meta["tokens"], times.get(meta["tokens"])))
+    return TrackedRun(
+        key,
+        params=flatten({"parameters": meta["parameters"], "tokens": meta["tokens"]}),
+        tags={"artifact": model.id},
+        points=tuple(points),
+        status="FINISHED",
+        started=times.get(steps[0]),
+        ended=times.get(steps[-1]),
+    )
+
+
+def _classifier_record(key: str, model: Artifact) -> TrackedRun:
+    """Return one arm of a robust comparison under one seed, over training steps."""
+    meta = model.meta
+    names = [numbered_name(number, name) for number, name in enumerate(meta["group_names"])]
+    name_of = dict(zip(meta["group_names"], names, strict=True))
+    points: list[Point] = []
+    for record in meta["training_curve"]:
+        step = record["step"]
+        points.append(Point("loss", record["loss"], step))
+        for metric, by_group in (("group_loss", record["group_losses"]), ("group_weight", record["group_weights"])):
+            points += [Point(f"{metric}/{name_of[group]}", value, step) for group, value in (by_group or {}).items()]
+    for step, accuracies in meta["validation_curve"]:
+        points += _present(
+            step, {f"validation_accuracy/{name}": value for name, value in zip(names, accuracies, strict=True)}
+        )
+    test, selected = meta["test"], meta["selected"]["step"]
+    results = {"test/worst": test["worst"], "test/average_test": test["average_test"]}
+    results |= {f"test/accuracy/{name}": value for name, value in zip(names, test["accuracy"], strict=True)}
+    points += _present(selected, results)
+    params = flatten({"arm": meta["arm"], "seed": meta["seed"]})
+    return TrackedRun(key, params, {"artifact": model.id}, tuple(points), status="FINISHED")
+
+
+def _comparison_points(results: Mapping[str, Any]) -> Iterator[Point]:
+    """Return every arm's accuracies, mean over seeds."""
+    for arm, result in results["arms"].items():
+        for name in ("worst", "average_test", "average_training_share"):
+            if result["summary"][name] is not None:
+                yield Point(f"{name}/{arm}", result["summary"][name]["mean"], 0)
+
+
+def _present(step: int, values: Mapping[str, float | None]) -> list[Point]:
+    """Return the values of groups that have rows."""
+    return [Point(metric, value, step) for metric, value in values.items() if value is not None]

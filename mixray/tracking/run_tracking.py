@@ -1,0 +1,126 @@
+"""A run folder and its MLflow runs: published at the end of every stage, at the run's end, or by a later command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Self
+
+from mixray.config.section import RunFile
+from mixray.errors import InputError
+from mixray.mixture import Mixture
+from mixray.store import RunIndex, Status, Storage
+from mixray.tracking.connection import Unreachable, artifact_location, is_server, resolve_uri, short_reason
+from mixray.tracking.mlflow_runs import Destination, MlflowRuns
+from mixray.tracking.projection import RunContents, records_of_run, training_points
+from mixray.tracking.records import TrackedRun
+from mixray.tracking.tracker import Tracker
+
+SUMMARY_FILE, RESULTS_FILE = "summary.md", "results.json"
+
+
+class RunTracking:
+    """Publishes a run while it works. Opening it neither imports MLflow nor waits for it.
+
+    Raises InputError where ``tracking.uri`` is not a valid address. ``run_folder``: relative to the storage root.
+    """
+
+    def __init__(
+        self, config: RunFile, storage: Storage, run_folder: str, index: RunIndex, warn: Callable[[str], None]
+    ) -> None:
+        self._config, self._storage, self._folder, self._index = config, storage, run_folder, index
+        self._tracker = Tracker(destination_of(config, storage, run_folder), warn)
+        self._live_keys: set[str] = set()
+
+    def __enter__(self) -> Self:
+        self._index.begin()
+        self.publish()
+        return self
+
+    def publish(self) -> None:
+        """Publish what the run folder holds so far. Does not wait."""
+        self._tracker.send(self._records())
+
+    def publish_training(self, key: str, record: Any) -> None:
+        """Publish a training record of ``proxy/python`` or ``arm/mixmin-zoo`` while it trains. Does not wait.
+
+        A record that is lost is published with the finished model.
+        """
+        self._live_keys.add(key)
+        self._tracker.send([TrackedRun(key, points=training_points(record))], soon=False)
+
+    def view_command(self) -> str:
+        """Return what a person pastes to see the run in MLflow."""
+        return self._tracker.view_command()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """End the run in MLflow as FINISHED, as FAILED after an error or as KILLED after an interrupt."""
+        status: Status = "FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED"
+        self._index.end(status, is_published=False)
+        records = self._records()
+        unfinished = self._live_keys - {record.key for record in records}
+        records += [TrackedRun(key, status=status) for key in sorted(unfinished)]
+        if self._tracker.close(records, is_hurried=status == "KILLED"):
+            self._index.end(status, is_published=True)
+
+    def _records(self) -> list[TrackedRun]:
+        return stored_records(self._config, self._storage, self._folder, self._index)
+
+
+def publish_folder(config: RunFile, storage: Storage, run_folder: str, warn: Callable[[str], None]) -> None:
+    """Publish what MLflow lacks of a stored run, and wait for the end. Costs one small file where it lacks nothing.
+
+    Where MLflow cannot be reached, ``warn`` is told why and how to try again.
+    """
+    index = RunIndex.open(storage, run_folder)
+    if index.is_published or not index.artifact_ids:
+        return
+    destination = destination_of(config, storage, run_folder)
+    try:
+        MlflowRuns(destination, warn).publish(stored_records(config, storage, run_folder, index))
+    except (Unreachable, OSError) as error:
+        warn(f"MLflow at {destination.uri} cannot be reached ({short_reason(error)}); {destination.remedy}")
+        return
+    if index.status != "RUNNING":  # otherwise the index may be that of a run that is working, which writes it itself
+        index.end(index.status, is_published=True)
+
+
+def stored_records(config: RunFile, storage: Storage, run_folder: str, index: RunIndex) -> list[TrackedRun]:
+    """Return what MLflow should hold of a run, from its run folder and its artifacts."""
+    mixtures = {}
+    for name, text in _files(storage, f"{run_folder}/mixtures", ".json").items():
+        with suppress(InputError, UnicodeDecodeError):  # a damaged file is written anew by the next run
+            mixtures[name.removesuffix(".json")] = Mixture.from_json(text.decode())
+    report = _files(storage, f"{run_folder}/report", "")
+    contents = RunContents(
+        location=storage.location(run_folder),
+        pools={key: (artifact.id, index.counts[key]) for key, artifact in index.artifacts("source", "target").items()},
+        models=index.artifacts("proxy", "arm"),
+        mixtures=mixtures,
+        figures={name: data for name, data in report.items() if name.endswith(".png")},
+        summary=report.get(SUMMARY_FILE, b"").decode(),
+        results=_files(storage, run_folder, RESULTS_FILE).get(RESULTS_FILE),
+    )
+    run, *models = records_of_run(config, contents)
+    return [replace(run, status=index.status, started=index.started, ended=index.ended), *models]
+
+
+def destination_of(config: RunFile, storage: Storage, run_folder: str) -> Destination:
+    """Return where a run's records go. Raises InputError where ``tracking.uri`` is not a valid address."""
+    uri = resolve_uri(config.tracking.uri, storage)
+    return Destination(
+        uri,
+        config.tracking.experiment or config.name,
+        run_folder.rpartition("/")[2],
+        None if is_server(uri) else artifact_location(storage),
+        remedy=f"`mixray show {storage.location(run_folder)}` publishes the run once MLflow answers",
+    )
+
+
+def _files(storage: Storage, folder: str, ending: str) -> dict[str, bytes]:
+    """Return the files in a folder whose names end like this: name -> content."""
+    return {name: storage.read(f"{folder}/{name}") for name in storage.list(folder) if name.endswith(ending)}
