@@ -10,8 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mixray.config import RunConfig, dump_config
-from mixray.config.section import RunFile
+from mixray.config import RunConfig, RunFile, dump_config
 from mixray.errors import without_credentials
 from mixray.mixture import Mixture
 from mixray.store import Artifact

@@ -8,7 +8,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
-from mixray.config.section import RunFile
+from mixray.config import RunFile
 from mixray.errors import InputError
 from mixray.mixture import Mixture
 from mixray.store import RunIndex, Status, Storage
