@@ -12,6 +12,15 @@ from mixray.store import Artifacts, RunIndex
 from mixray.tracking import RESULTS_FILE
 from tests.report.test_robust_tables import results
 
+META = {
+    "arm": "erm",
+    "seed": 0,
+    "group_names": ["a", "b"],
+    "training_curve": [],
+    "validation_curve": [],
+    "test": {"worst": 0.5, "average_test": 0.75, "accuracy": [0.5, None]},
+    "selected": {"step": 10},
+}
 JOB = Path(__file__).parents[1] / "jobs" / "robust_digits.yaml"
 
 
@@ -22,9 +31,7 @@ def test_a_run_that_mlflow_lacks_is_published_when_it_is_shown(tmp_path: Path) -
     warnings: list[str] = []
     assert RobustResult.find(storage.location(path), warnings.append) is None
     storage.write(f"{path}/{RESULTS_FILE}", results().to_json().encode())
-    arm, result = next(iter(results().arms.items()))
-    meta = result.seeds[0].model_dump(mode="json")
-    RunIndex(storage, path).add({f"arm/{arm}-0": Artifacts(storage, "run").draft("classifier", "ab").publish({}, meta)})
+    RunIndex(storage, path).add({"arm/erm-0": Artifacts(storage, "run").draft("classifier", "ab").publish({}, META)})
     found = RobustResult.find(storage.location(path), warnings.append)
     assert found is not None
     assert found.results == results()
