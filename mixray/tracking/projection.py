@@ -70,22 +70,17 @@ def _dataset(config: RunFile, pool: str, artifact_id: str, counts: Mapping[str, 
 
 def _mixture_points(name: str, mixture: Mixture) -> list[Point]:
     """Return shares, certificate, predicted losses and, after retraining, realised losses, in nats per token."""
-    facts = {f"weight/{name}/{source}": share for source, share in mixture.weights.items()}
+    facts: dict[str, float | None] = {f"weight/{name}/{source}": share for source, share in mixture.weights.items()}
     facts |= {f"predicted/{name}/{arm}": loss for arm, loss in mixture.loss.items()}
     facts |= {f"predicted/{name}/{target}": loss for target, loss in mixture.target_loss.items()}
-    if mixture.gap is not None:
-        facts[f"gap/{name}"] = mixture.gap
-    facts[f"rounds/{name}"] = float(mixture.rounds or 0)
-    if mixture.effective_sources is not None:
-        facts[f"effective_sources/{name}"] = mixture.effective_sources
+    facts |= {f"gap/{name}": mixture.gap, f"rounds/{name}": float(mixture.rounds or 0)}
+    facts[f"effective_sources/{name}"] = mixture.effective_sources
     for arm, result in mixture.retrain.items():
-        if "nll" in result:
-            facts[f"realised/{name}/{arm}"] = result["nll"]
-        for target, on_target in result.get("targets", {}).items():
-            facts[f"realised/{name}/{arm}/{target}"] = on_target["nll"]
-    if mixture.compute:
-        facts[f"overhead/{name}"] = mixture.compute["overhead"]
-    return [Point(metric, value, 0) for metric, value in facts.items()]
+        facts[f"realised/{name}/{arm}"] = result.nll
+        facts |= {f"realised/{name}/{arm}/{target}": loss.nll for target, loss in result.targets.items()}
+    if mixture.compute is not None:
+        facts[f"overhead/{name}"] = mixture.compute.overhead
+    return _present(0, facts)
 
 
 # ------------------------------------------------------------------------------------------------------------ models
@@ -161,5 +156,5 @@ def _comparison_points(results: Mapping[str, Any]) -> Iterator[Point]:
 
 
 def _present(step: int, values: Mapping[str, float | None]) -> list[Point]:
-    """Return the values of groups that have rows."""
+    """Return the values that there are: a group without rows has no accuracy, a baseline no gap."""
     return [Point(metric, value, step) for metric, value in values.items() if value is not None]
