@@ -1,6 +1,6 @@
 """The simplex cut by a lower and an upper bound for every source.
 
-Three questions are asked of it, and each has an exact answer without a general solver: which point is smallest in a
+It answers three questions exactly, without a general solver: which point is smallest in a
 linear function (fill the smallest coordinates to their upper bounds), which point is nearest to given shares in the
 Kullback-Leibler sense (scale and clip), and how to remove the rounding error of a nearly feasible point.
 """
@@ -23,7 +23,7 @@ class Box:
     upper: Vector
 
     def linear_minimum(self, gradient: Vector) -> Vector:
-        """The shares that minimise ``<gradient, shares>``: the smallest coordinates are filled first."""
+        """Return the shares that minimise ``<gradient, shares>``: the smallest coordinates are filled first."""
         order = np.argsort(gradient, kind="stable")
         width = (self.upper - self.lower)[order]
         left = 1 - self.lower.sum() - (np.cumsum(width) - width)
@@ -32,7 +32,7 @@ class Box:
         return self.repair(shares)
 
     def nearest(self, log_shares: Vector) -> Vector:
-        """The shares with the smallest KL divergence from ``exp(log_shares)``, which need not sum to 1.
+        """Return the shares with the smallest KL divergence from ``exp(log_shares)``, which need not sum to 1.
 
         They are ``clip(exp(log_shares + shift), lower, upper)`` for the shift that makes them sum to 1. The sum is
         increasing in the shift, and between two neighbouring break points the same sources are clipped: so the
@@ -46,8 +46,8 @@ class Box:
 
         breaks = np.unique(np.concatenate([enter, leave]))
         breaks = breaks[np.isfinite(breaks)]
-        at = bisect_left(breaks.tolist(), 1.0, key=total)
-        below = breaks[at - 1] if at else -np.inf
+        place = bisect_left(breaks.tolist(), 1.0, key=total)
+        below = breaks[place - 1] if place else -np.inf
         full = leave <= below
         free = ~full & (enter <= below) & (self.upper > 0)
         shares = np.where(full, self.upper, self.lower)

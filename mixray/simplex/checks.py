@@ -1,4 +1,4 @@
-"""What a table of log-probabilities and its row weights must be; a user's mistake is named by its rows."""
+"""Checks of a table of log-probabilities, row weights and shares. A message names the rows of a user's mistake."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ SHARES_TOLERANCE = 1e-6
 
 
 def checked_log_probs(log_probs: ArrayLike) -> NDArray[np.floating]:
-    """A float array ``(rows, sources)`` with at least one of each and no NaN or +inf; InputError otherwise."""
+    """Return a float array ``(rows, sources)`` with at least one of each. Raises InputError, for NaN and +inf too."""
     table = checked_table(log_probs)
-    refuse_no_numbers(row_maxima(table))
+    require_numbers(row_maxima(table))
     return table
 
 
 def checked_table(log_probs: ArrayLike) -> NDArray[np.floating]:
-    """A float array ``(rows, sources)`` with at least one of each, whatever its values; InputError otherwise."""
+    """Return a float array ``(rows, sources)`` with at least one of each, of any values. Raises InputError."""
     table = np.asarray(log_probs)
     if table.ndim != 2 or 0 in table.shape or table.dtype.kind not in "fiu":
         raise InputError(
@@ -37,9 +37,8 @@ def checked_table(log_probs: ArrayLike) -> NDArray[np.floating]:
 
 
 def row_maxima(table: NDArray[np.floating]) -> Vector:
-    """``(rows,)``, NaN where there is one. Column by column where rows are short: numpy's reduction along a short axis
-    is slow."""
-    if table.shape[1] > 32:
+    """Return the largest entry of every row, ``(rows,)``, NaN where there is one."""
+    if table.shape[1] > 32:  # along a short axis numpy's reduction is slow, and columns are faster
         return np.asarray(table.max(axis=1), np.float64)
     largest = table[:, 0].astype(np.float64)
     for column in table.T[1:]:
@@ -47,14 +46,16 @@ def row_maxima(table: NDArray[np.floating]) -> Vector:
     return largest
 
 
-def refuse_no_numbers(row_max: Vector, first: int = 0) -> None:
-    """InputError, naming rows, where the largest entry of a row is NaN or +inf; ``first``: the number of the first."""
+def require_numbers(row_max: Vector, first: int = 0) -> None:
+    """Raise InputError, naming rows, where the largest entry of a row is NaN or +inf; ``first``: the first row's
+    number."""
     refuse_rows(np.isnan(row_max), "hold NaN", first)
     refuse_rows(np.isposinf(row_max), "hold +inf", first)
 
 
 def checked_row_weights(row_weights: ArrayLike | None, rows: int) -> Vector:
-    """Finite, nonnegative, not all 0, float64 ``(rows,)``; ``None`` is 1/rows each; InputError otherwise."""
+    """Return row weights, float64 ``(rows,)``, 1/rows each by default. Raises InputError unless all are finite and >=
+    0, and some row counts."""
     if row_weights is None:
         return np.full(rows, 1 / rows)
     weights = np.asarray(row_weights, dtype=np.float64)
@@ -63,7 +64,9 @@ def checked_row_weights(row_weights: ArrayLike | None, rows: int) -> Vector:
     bad = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
     if bad.size:
         raise InputError(
-            f"row_weights: the weight of {name_rows(bad)} is no weight", got=weights[bad[0]], wanted="finite, >= 0"
+            f"row_weights: the weight of {name_rows(bad)} is not a valid weight",
+            got=weights[bad[0]],
+            wanted="finite, >= 0",
         )
     if not weights.any():
         raise InputError("row_weights: all weights are 0", wanted="at least one row that counts")
@@ -71,10 +74,11 @@ def checked_row_weights(row_weights: ArrayLike | None, rows: int) -> Vector:
 
 
 def checked_shares(name: str, shares: ArrayLike, sources: int) -> Vector:
-    """Numbers >= 0, float64 ``(sources,)``, scaled to sum to exactly 1, from which they may be 1e-6 off."""
+    """Return shares, float64 ``(sources,)``, scaled to sum to 1. Raises InputError unless they are >= 0 and their sum
+    is within 1e-6 of 1."""
     values = np.asarray(shares, dtype=np.float64)
     if values.shape != (sources,) or not (values >= 0).all() or not abs(values.sum() - 1) <= SHARES_TOLERANCE:
-        raise InputError(f"{name}: these are no shares", got=values, wanted=f"{sources} numbers >= 0 that sum to 1")
+        raise InputError(f"{name}: not valid shares", got=values, wanted=f"{sources} numbers >= 0 that sum to 1")
     scaled: Vector = values / values.sum()
     return scaled
 
@@ -85,7 +89,7 @@ def name_rows(rows: NDArray[np.intp]) -> str:
 
 
 def refuse_rows(bad: Mask, fault: str, first: int = 0) -> None:
-    """``first``: the number of the first row that the mask speaks of."""
+    """Raise InputError where a row is bad; ``first``: the number of the mask's first row."""
     rows = first + np.flatnonzero(bad)
     if rows.size:
         raise InputError(

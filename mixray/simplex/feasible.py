@@ -1,8 +1,8 @@
-"""The feasible set: a box on the simplex and, where wanted, limits on sums over groups of sources.
+"""The feasible set: a box on the simplex, with or without limits on sums over groups of sources.
 
 The box answers exactly by itself. Groups are priced: with a price on every group's sum (its Lagrange multiplier) the
 question is one about the box again, and whatever the prices, the answer's value is a bound on the constrained one. So
-the certificate holds however the prices were found.
+the certificate holds wherever the prices come from.
 """
 
 from __future__ import annotations
@@ -58,11 +58,18 @@ class FeasibleSet:
         groups: Sequence[Group] = (),
         names: Sequence[str] | None = None,
     ) -> FeasibleSet:
-        """Constraints as a user gives them: bounds ``None``, one number for all sources, or one per source.
+        """Return the set of shares that satisfy all limits.
 
-        ``names``: of the sources, for messages. Raises InputError when a bound is not a number in [0, 1], when a group
-        has no or unknown members, and when no shares satisfy all: it names constraints of which every single one is
-        needed for the conflict.
+        Args:
+            sources: how many there are.
+            lower: one number for all sources or one per source; 0 by default.
+            upper: likewise; 1 by default.
+            groups: limits on sums of shares.
+            names: of the sources, for messages.
+
+        Raises:
+            InputError: when a bound is not a number in [0, 1], when a group has no or unknown members, and when no
+                shares satisfy all limits: it names constraints of which every single one is part of the conflict.
         """
         low = _bound("lower", 0.0 if lower is None else lower, sources)
         high = _bound("upper", 1.0 if upper is None else upper, sources)
@@ -70,11 +77,11 @@ class FeasibleSet:
         for row, group in zip(member, groups, strict=True):
             members = list(group.members)
             if not members or not all(0 <= source < sources for source in members):
-                raise InputError("a group needs known members", got=members, wanted=f"sources 0 to {sources - 1}")
+                raise InputError("a group needs valid members", got=members, wanted=f"sources 0 to {sources - 1}")
             row[members] = 1.0
         limits = np.array([(group.lower, group.upper) for group in groups], np.float64).reshape(-1, 2)
         if not ((limits >= 0) & (limits <= 1)).all():
-            raise InputError("a group's limits are no shares", got=limits.tolist(), wanted="0 to 1")
+            raise InputError("a group's limits are not valid shares", got=limits.tolist(), wanted="0 to 1")
         feasible = cls(low, high, member, limits[:, 0], limits[:, 1])
         feasible._refuse_conflicts(names or [f"source {source}" for source in range(sources)])
         # A group at 0, or the rest of one at 1: exactly 0, not within rounding, which long documents tell apart.
@@ -91,7 +98,7 @@ class FeasibleSet:
 
     @cached_property
     def free(self) -> NDArray[np.bool_]:
-        """The sources whose bounds leave them room."""
+        """Which sources have bounds that leave them room, bool ``(sources,)``."""
         return self.upper > self.lower
 
     @cached_property
@@ -100,13 +107,13 @@ class FeasibleSet:
         return self.nearest(np.zeros(self.lower.size))
 
     def without(self, source: int) -> FeasibleSet:
-        """The same set with one source's share fixed at 0. Raises InputError where that leaves nothing."""
+        """Return the set with one source's share fixed at 0. Raises InputError where that leaves no mixture."""
         upper = self.upper.copy()
         upper[source] = 0.0
         return self.limited_to(upper)
 
     def limited_to(self, upper: Vector) -> FeasibleSet:
-        """The same set under other upper bounds. Raises InputError where that leaves nothing."""
+        """Return the set under other upper bounds. Raises InputError where these allow no mixture."""
         feasible = FeasibleSet(self.lower, upper, self.member, self.group_lower, self.group_upper)
         feasible._refuse_conflicts([f"source {source}" for source in range(upper.size)])
         return feasible
@@ -114,7 +121,7 @@ class FeasibleSet:
     # ------------------------------------------------------------------------------------------------- three questions
 
     def linear_bound(self, gradient: Vector, group_prices: Vector | None = None) -> float:
-        """A lower bound on ``<gradient, shares>`` over the set: exact beyond rounding, whatever the gradient's scale.
+        """Return a lower bound on ``<gradient, shares>`` over the set: exact but for rounding, at any scale.
 
         ``group_prices``: prices to try besides those of the linear program, which knows only some digits.
         """
@@ -125,13 +132,13 @@ class FeasibleSet:
         return max(self._priced_bound(gradient, prices) for prices in trials)
 
     def nearest(self, log_shares: Vector) -> Vector:
-        """The feasible shares with the smallest KL divergence from ``exp(log_shares)``, which need not sum to 1."""
+        """Return the feasible shares of smallest KL divergence from ``exp(log_shares)``, which need not sum to 1."""
         if not self.groups:
             return self.box.nearest(log_shares)
         return self.repair(self.box.nearest(log_shares + self.entropic_prices(log_shares) @ self.member))
 
     def repair(self, shares: Vector) -> Vector:
-        """The feasible point next to given shares; where only rounding is wrong with them, it moves only that."""
+        """Return the feasible shares nearest to ``shares``; where only rounding is wrong, only rounding changes."""
         shares = self.box.repair(shares)
         sums = self.member @ shares
         summing = abs(shares.sum() - 1) <= SUM_TOLERANCE
@@ -155,7 +162,7 @@ class FeasibleSet:
     # --------------------------------------------------------------------------------------------------------- prices
 
     def entropic_prices(self, log_shares: Vector) -> Vector:
-        """The groups' prices at the projection of ``exp(log_shares)``: they maximise a smooth concave function."""
+        """Return the groups' prices at the projection of ``exp(log_shares)``, by maximising a smooth concave dual."""
         from scipy.optimize import minimize  # start-up is lazy: only groups need it
 
         def negative(split: Vector) -> tuple[float, Vector]:
@@ -180,7 +187,7 @@ class FeasibleSet:
         return prices
 
     def support(self, group_prices: Vector) -> float:
-        """What prices on the groups' sums bring at least: price times the limit that it defends."""
+        """Return the least that prices on the groups' sums add: each price times the limit that it defends."""
         return float(group_prices @ np.where(group_prices > 0, self.group_lower, self.group_upper))
 
     def _priced_bound(self, gradient: Vector, group_prices: Vector) -> float:
@@ -188,7 +195,7 @@ class FeasibleSet:
         return float(priced @ self.box.linear_minimum(priced)) + self.support(group_prices)
 
     def linear_prices(self, gradient: Vector) -> Vector:
-        """The groups' prices at the smallest ``<gradient, shares>``, from the linear program's dual."""
+        """Return the groups' prices at the smallest ``<gradient, shares>``, from the linear program's dual."""
         scale = float(np.ptp(gradient)) or 1.0
         program = _linear_program((gradient - gradient.min()) / scale, self.lower, self.upper, self)
         prices: Vector = scale * (program.ineqlin.marginals[self.groups :] - program.ineqlin.marginals[: self.groups])
@@ -213,7 +220,7 @@ class FeasibleSet:
         )
 
     def _limits(self, names: Sequence[str]) -> list[_Limit]:
-        """Every limit that cuts something, the tightest last: those are kept where there is a choice."""
+        """Return every limit that excludes some mixture, the tightest last: a conflict names these where it can."""
         by_room: list[tuple[float, _Limit]] = []
         for source, name in enumerate(names):
             low, high = self.lower[source], self.upper[source]
@@ -247,10 +254,11 @@ class FeasibleSet:
 
 
 _Limit = tuple[str, int, float, float, str]
-"""kind (source or group), number, least, most, how it reads."""
+"""Kind (source or group), number, least, most, and the text for a message."""
 
 
 def _linear_program(gradient: Vector, lower: Vector, upper: Vector, feasible: FeasibleSet):  # type: ignore[no-untyped-def]
+    """Solve for the shares of smallest ``<gradient, shares>``; return scipy's result."""
     from scipy.optimize import linprog
 
     return linprog(
@@ -272,7 +280,7 @@ def _bound(name: str, bound: ArrayLike, sources: int) -> Vector:
     values = np.broadcast_to(values, sources).copy()
     bad = np.flatnonzero(~((values >= 0) & (values <= 1)))
     if bad.size:
-        raise InputError(f"{name}: the bound of {_name(bad)} is no share", got=values[bad[0]], wanted="0 to 1")
+        raise InputError(f"{name}: the bound of {_name(bad)} is not a valid share", got=values[bad[0]], wanted="0 to 1")
     return values
 
 

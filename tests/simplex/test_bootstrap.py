@@ -194,9 +194,9 @@ def test_a_source_that_a_replicate_never_sees_gets_no_share_in_it() -> None:
     ("arguments", "message"),
     [
         ({"replicates": 0}, "bootstrap: no replicates\n  got: 0\n  wanted: >= 1"),
-        ({"source_shares": [0.5, 0.5]}, "source_shares: these are no shares"),
+        ({"source_shares": [0.5, 0.5]}, "source_shares: not valid shares"),
         ({"baselines": {"natural": [0.0, 0.5, 0.5]}}, "baseline 'natural' gives some rows probability 0"),
-        ({"baselines": {"natural": [0.5, 0.6, 0.0]}}, "baseline natural: these are no shares"),
+        ({"baselines": {"natural": [0.5, 0.6, 0.0]}}, "baseline natural: not valid shares"),
     ],
 )
 def test_refusals(arguments: dict[str, Any], message: str) -> None:

@@ -324,18 +324,18 @@ def test_conflicts_name_the_sources_where_names_are_given() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"groups": [Group([])]}, r"a group needs known members\n  got: \[\]\n  wanted: sources 0 to 2"),
-        ({"groups": [Group([0, 3])]}, r"a group needs known members\n  got: \[0, 3\]"),
-        ({"groups": [Group([-1])]}, r"a group needs known members\n  got: \[-1\]"),
-        ({"groups": [Group([0], upper=1.2)]}, r"a group's limits are no shares\n  got: \[\[0.0, 1.2\]\]"),
-        ({"groups": [Group([0], lower=-0.1)]}, "a group's limits are no shares"),
-        ({"groups": [Group([0], lower=np.nan)]}, "a group's limits are no shares"),
+        ({"groups": [Group([])]}, r"a group needs valid members\n  got: \[\]\n  wanted: sources 0 to 2"),
+        ({"groups": [Group([0, 3])]}, r"a group needs valid members\n  got: \[0, 3\]"),
+        ({"groups": [Group([-1])]}, r"a group needs valid members\n  got: \[-1\]"),
+        ({"groups": [Group([0], upper=1.2)]}, r"a group's limits are not valid shares\n  got: \[\[0.0, 1.2\]\]"),
+        ({"groups": [Group([0], lower=-0.1)]}, "a group's limits are not valid shares"),
+        ({"groups": [Group([0], lower=np.nan)]}, "a group's limits are not valid shares"),
         (
             {"groups": [Group([0, 1], 0.5, 0.4)]},
             "got: source 0 . source 1 at least 0.5; source 0 . source 1 at most 0.4",
         ),
-        ({"lower": [0, np.inf, 0]}, "lower: the bound of source 1 is no share\n  got: inf"),
-        ({"upper": -0.1}, "upper: the bound of sources 0, 1, 2 is no share\n  got: -0.1"),
+        ({"lower": [0, np.inf, 0]}, "lower: the bound of source 1 is not a valid share\n  got: inf"),
+        ({"upper": -0.1}, "upper: the bound of sources 0, 1, 2 is not a valid share\n  got: -0.1"),
         ({"upper": [0.5, 0.5]}, r"upper: one bound per source is needed\n  got: shape \(2,\)\n  wanted: \(3,\)"),
     ],
 )

@@ -150,9 +150,9 @@ def test_rows_of_one_document_count_once_in_the_error() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"within": 0.0}, "within: no tolerance"),
+        ({"within": 0.0}, "within: not a valid tolerance"),
         ({"within": None, "optimum": solved(rows=1)}, "one standard error needs at least two documents"),
-        ({"within": 1e-3, "prior_shares": np.ones(5)}, "prior: these are no shares"),
+        ({"within": 1e-3, "prior_shares": np.ones(5)}, "prior: not valid shares"),
         ({"within": 1e-3, "prior_shares": np.eye(5)[0]}, "the prior excludes sources.*\n.*source 1, 2, 3, 4"),
     ],
 )

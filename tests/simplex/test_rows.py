@@ -63,9 +63,9 @@ def test_the_loss_of_an_impossible_row_is_infinite_unless_it_has_no_weight() -> 
         (lambda: row_weights([], None, "token"), "one whole number per row is needed"),
         (lambda: row_weights([1, 2], ["a"], "document"), r"document_ids: one per row is needed\n  got: shape \(1,\)"),
         (lambda: sum_by_document(LOG_PROBS, ["a", "b"], [1, 2]), r"one row per token count.*\n  got: shape \(3, 2\)"),
-        (lambda: mixture_loss(LOG_PROBS, [0.5, 0.6]), "source_shares: these are no shares"),
-        (lambda: mixture_loss(LOG_PROBS, [1.0]), "source_shares: these are no shares"),
-        (lambda: mixture_loss(LOG_PROBS, [np.nan, 1.0]), "source_shares: these are no shares"),
+        (lambda: mixture_loss(LOG_PROBS, [0.5, 0.6]), "source_shares: not valid shares"),
+        (lambda: mixture_loss(LOG_PROBS, [1.0]), "source_shares: not valid shares"),
+        (lambda: mixture_loss(LOG_PROBS, [np.nan, 1.0]), "source_shares: not valid shares"),
     ],
 )
 def test_refusals(call: Any, message: str) -> None:

@@ -214,7 +214,7 @@ def test_bad_rows_are_named_by_their_number_among_all(table: Any, fault: float, 
 def test_bad_weights_are_named_too(table: Any) -> None:
     row_weights = table[1].copy()
     row_weights[3000] = -1
-    with pytest.raises(InputError, match="the weight of row 3000 is no weight"):
+    with pytest.raises(InputError, match="the weight of row 3000 is not a valid weight"):
         load((table[0], row_weights), 0, 5)
 
 

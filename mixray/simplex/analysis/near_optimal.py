@@ -69,7 +69,7 @@ def nearest_to_prior(
     within: float | None,
     tolerance: float,
 ) -> NearOptimal:
-    """The mixture of smallest divergence from the prior whose loss is within a tolerance of the optimum's.
+    """Return the mixture of smallest divergence from the prior whose loss is within a tolerance of the optimum's.
 
     Args:
         optimum: the solution of a problem without a prior of its own.
@@ -86,7 +86,7 @@ def nearest_to_prior(
     assert problem.prior is None, "the near-optimal set is one of losses, without a prior's term"
     shares = _positive(prior_shares, problem.sources)
     if within is not None and not within > 0:
-        raise InputError("within: no tolerance", got=within, wanted="a number > 0, nats per token, or one_se")
+        raise InputError("within: not a valid tolerance", got=within, wanted="a number > 0, nats per token, or one_se")
     far = _Path(problem, optimum, shares, tolerance).end()
     limit = _standard_error(far, optimum) if within is None else within
     if far.rise <= limit:  # the prior itself, or what is nearest to it, is near-optimal
@@ -103,7 +103,8 @@ def effective_number(source_shares: Vector) -> float:
 
 
 def prior_path(optimum: Solution, prior_shares: Vector, *, tolerance: float) -> list[PathPoint]:
-    """From the optimum to the prior: shares, loss and effective number of sources for rising strengths of the pull."""
+    """Return points from the optimum to the prior: shares, loss and effective number of sources for rising strengths of
+    the pull."""
     problem = optimum.point.problem
     path = _Path(problem, optimum, _positive(prior_shares, problem.sources), tolerance)
     return [path.start(), *(path.at(path.scale * 10**decade) for decade in DECADES), path.end()]
@@ -123,7 +124,7 @@ class _Path:
         return self._point(0.0, self.optimum.weights, self.optimum.loss, self.optimum.gap)
 
     def end(self) -> PathPoint:
-        """The feasible shares nearest to the prior."""
+        """Return the point at the feasible shares nearest to the prior."""
         shares = self.problem.feasible.nearest(log_shares(self.prior))
         return self._point(np.inf, shares, self.problem.at(shares).loss, 0.0)
 
@@ -140,8 +141,8 @@ class _Path:
 
 
 def _last_within(path: _Path, limit: float) -> PathPoint:
-    """The point of the path with the largest strength whose rise is within the limit: bracketed, then narrowed down in
-    the strength's logarithm until the divergence is certified."""
+    """Return the point of the path with the largest strength whose rise is within the limit: bracketed, then narrowed
+    down in the strength's logarithm until the divergence is certified."""
     low = high = path.at(path.scale)
     while high.rise <= limit:
         low, high = high, path.at(high.strength * 10)
@@ -175,7 +176,7 @@ def _standard_error(point: PathPoint, optimum: Solution) -> float:
 
 
 def _positive(prior_shares: Vector, sources: int) -> Vector:
-    """Shares from which every mixture has a divergence."""
+    """Return prior shares from which every mixture has a divergence. Raises InputError for a share of 0."""
     shares = checked_shares("prior", prior_shares, sources)
     excluded = np.flatnonzero(shares == 0)
     if excluded.size:

@@ -46,23 +46,24 @@ Partial = tuple[int, int, Vector]
 
 
 def block_rows(sources: int) -> int:
-    """Rows of a block: it depends on the table's width alone."""
+    """Return the rows of a block, which depend on the table's width alone."""
     return max(64, sources, BLOCK_BYTES // (8 * sources))
 
 
 def blocks(rows: int, sources: int) -> list[Span]:
-    """All of a table."""
+    """Return the spans of all blocks of a table."""
     size = block_rows(sources)
     return [(start, min(start + size, rows)) for start in range(0, rows, size)]
 
 
 def summed(terms: Iterable[Vector], first: int = 0) -> list[Partial]:
-    """Partial sums of consecutive blocks from number ``first`` on: as few as can be had without knowing the others."""
+    """Return partial sums of consecutive blocks from number ``first`` on: as few as can be had without knowing the
+    others."""
     return joined((0, first + place, term) for place, term in enumerate(terms))
 
 
 def joined(partials: Iterable[Partial]) -> list[Partial]:
-    """Neighbouring partial sums, in order, added wherever they are the two halves of a larger one."""
+    """Return neighbouring partial sums, in order, added wherever they are the two halves of a larger one."""
     stack: list[Partial] = []
     for partial in partials:
         level, place, total = partial
@@ -74,7 +75,7 @@ def joined(partials: Iterable[Partial]) -> list[Partial]:
 
 
 def total(partials: Iterable[Partial]) -> Vector:
-    """The sum of all blocks, from partial sums that together cover them, in order."""
+    """Return the sum of all blocks, from partial sums that together cover them, in order."""
     sums = [partial[2] for partial in joined(partials)]
     while len(sums) > 1:  # the last, incomplete pairs: from the right
         sums[-2:] = [sums[-2] + sums[-1]]
@@ -84,8 +85,8 @@ def total(partials: Iterable[Partial]) -> Vector:
 def added(
     work: Callable[[Item], Vector], items: Sequence[Item], entries: int, threads: int | None = None, first: int = 0
 ) -> list[Partial]:
-    """The partial sums of ``work(item)``, the items consecutive blocks from number ``first`` on: each thread adds up
-    runs of neighbours."""
+    """Return the partial sums of ``work(item)``, the items consecutive blocks from number ``first`` on: each thread
+    adds up runs of neighbours."""
     threads = threads or processors()
     runs = min(RUNS_A_THREAD * threads, len(items))
     edges = [len(items) * run // runs for run in range(runs + 1)]
@@ -105,8 +106,8 @@ def added(
 def mapped(
     work: Callable[[Item], Result], items: Sequence[Item], entries: int, threads: int | None = None
 ) -> Iterator[Result]:
-    """``work(item)`` of each, in order, by as many threads as this process has processors, or as given; ``entries``:
-    the size of what they work on.
+    """Yield ``work(item)`` of each, in order, by as many threads as this process has processors, or as given;
+    ``entries``: the size of what they work on.
 
     BLAS keeps to one thread meanwhile: blocks are what runs side by side, and a block's bits depend on nothing else.
     """
@@ -133,17 +134,18 @@ def weighted_product(table: Matrix, row_weights: Vector, columns: Columns) -> Ma
 
 
 def processors() -> int:
-    """Those that this process may run on, where the system tells."""
+    """Return how many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def one_blas_thread() -> Any:
+    """Return a context manager in which BLAS uses one thread."""
     return _blas("scipy.linalg" in sys.modules).limit(limits=1, user_api="blas")
 
 
 @cache
 def _blas(_with_scipy: bool) -> Any:
-    """The libraries loaded; scipy, where it is loaded, brings another one."""
+    """Return the BLAS libraries that are loaded; scipy, where it is loaded, brings another one."""
     from threadpoolctl import ThreadpoolController
 
     np.ones((2, 2)) @ np.ones((2, 2))  # BLAS is loaded before it is asked for

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixray.errors import InputError
-from mixray.simplex.checks import Mask, Matrix, Vector, name_rows, refuse_no_numbers, refuse_rows
+from mixray.simplex.checks import Mask, Matrix, Vector, name_rows, refuse_rows, require_numbers
 from mixray.simplex.objectives.block import SMALLEST_MAXIMUM, Block, Chunk
 from mixray.simplex.objectives.draws import Draws
 from mixray.simplex.objectives.passes import Columns, Partial, added, blocks, mapped, summed
@@ -233,7 +233,7 @@ def _single_losses(log_probs: NDArray[np.floating] | None, row_weights: Vector) 
 
 
 def _refuse_bad_rows(row_max: Vector, first: int = 0) -> None:
-    refuse_no_numbers(row_max, first)
+    require_numbers(row_max, first)
     refuse_rows(np.isneginf(row_max), "have probability 0 under every allowed source", first)
 
 
@@ -241,7 +241,7 @@ def _refuse_bad_weights(row_weights: Vector, first: int) -> None:
     bad = np.flatnonzero(~(np.isfinite(row_weights) & (row_weights >= 0)))
     if bad.size:
         raise InputError(
-            f"row_weights: the weight of {name_rows(first + bad)} is no weight",
+            f"row_weights: the weight of {name_rows(first + bad)} is not a valid weight",
             got=row_weights[bad[0]],
             wanted="finite, >= 0",
         )

@@ -23,7 +23,7 @@ PATIENCE = 20
 
 
 class Solver(Protocol):
-    """How to get from one point to a better one."""
+    """A method that leads from one point to a better one."""
 
     def init(self, point: Point, tolerance: float) -> Any: ...
 
@@ -66,9 +66,9 @@ def minimise(
 ) -> Solution:
     """Run ``solver`` from ``start`` until the gap is at most ``tolerance`` (nats per token)."""
     if not tolerance > 0:
-        raise InputError("tolerance: no tolerance", got=tolerance, wanted="a number > 0, nats per token")
+        raise InputError("tolerance: not a valid tolerance", got=tolerance, wanted="a number > 0, nats per token")
     if max_rounds < 0:
-        raise InputError("max_rounds: no number of rounds", got=max_rounds, wanted=">= 0")
+        raise InputError("max_rounds: not a valid number of rounds", got=max_rounds, wanted=">= 0")
     point = problem.at(start)
     state = solver.init(point, tolerance)
     trace = [(point.value, point.gap)]

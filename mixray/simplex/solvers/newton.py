@@ -82,7 +82,7 @@ class Newton:
 
 
 def follow(point: Point, step: Step, columns: Columns | None = None) -> tuple[Point, bool]:
-    """Where the step leads, and whether it was taken whole; ``columns``: of the curvature wanted there."""
+    """Return where the step leads and whether it was taken whole; ``columns``: those of the curvature there."""
     problem = point.problem
     target = problem.feasible.repair(point.shares + step.direction)
     whole = problem.at(target, columns, step.proof)
@@ -100,7 +100,8 @@ def follow(point: Point, step: Step, columns: Columns | None = None) -> tuple[Po
 
 
 def _acceptable(trial: Point, origin: Point, direction: Vector, length: float, slope: float, resolution: float) -> bool:
-    """No higher, and either well down or, which keeps its meaning where values agree to the last digit, flatter.
+    """Return whether the trial is no higher, and either well down or, which keeps its meaning where values agree to the
+    last digit, flatter.
 
     ``slope``: by how much the value would fall in a step of length 1 if it were linear.
     """
@@ -112,7 +113,7 @@ def _acceptable(trial: Point, origin: Point, direction: Vector, length: float, s
 
 
 def _first_order(point: Point, state: State) -> tuple[Point, State]:
-    """One step of ``em`` or, with a prior, of ``entropic``."""
+    """Take one step of ``em`` or, with a prior, of ``entropic``."""
     if state.first_order is not None:
         point, size = FIRST_ORDER.step(point, state.first_order)
         return point, replace(state, first_order=size)
@@ -133,9 +134,9 @@ def _columns(point: Point) -> Columns:
 
 
 def _columns_after(point: Point, shares: Vector) -> Columns:
-    """The sources that may move at ``shares``, judged by the gradient at ``point``: those with a share to lose, and
-    those whose gradient is below that of one of these. With groups the gradient alone does not say: a source may pay
-    by what it lets others do."""
+    """Return the sources that may move at ``shares``, judged by the gradient at ``point``: those with a share to lose,
+    and those whose gradient is below that of one of these. With groups the gradient alone does not say: a source may
+    pay by what it lets others do."""
     feasible = point.problem.feasible
     if point.problem.prior is not None or feasible.groups or feasible.free.sum() <= FEW_SOURCES:
         return np.flatnonzero(feasible.free)

@@ -45,9 +45,9 @@ class Step:
 
 
 def model_step(point: Point, lower: Vector, upper: Vector) -> Step | None:
-    """The step from a point with curvature to the model's minimiser, within bounds on the shares that are no wider than
-    the feasible set's; only sources in ``point.columns`` move. None where nothing can move or daqp finds no solution.
-    """
+    """Return the step from a point with curvature to the model's minimiser, within bounds on the shares that are no
+    wider than the feasible set's; only sources in ``point.columns`` move. None where nothing can move or daqp finds no
+    solution."""
     assert point.columns is not None
     pi = point.target_weights if point.proof is None else point.proof.target_weights
     free = point.columns[upper[point.columns] > lower[point.columns]]
@@ -74,8 +74,9 @@ def model_step(point: Point, lower: Vector, upper: Vector) -> Step | None:
 
 
 def _steep_at_cap(point: Point, free: Columns, upper: Vector, pi: Vector) -> Mask:
-    """Which of the free sources stay at their upper bound without being asked: those that pay more than any other, and
-    whose curvature drowns the others'. Such a source alone explains some row, and its bound makes that row unlikely."""
+    """Return which of the free sources stay at their upper bound outside of the model: those that pay more than any
+    other, and whose curvature drowns the others'. Such a source alone explains some row, and its bound makes that row
+    unlikely."""
     assert point.columns is not None
     capped: Mask = point.shares[free] >= upper[free]
     if not capped.any():
@@ -88,8 +89,8 @@ def _steep_at_cap(point: Point, free: Columns, upper: Vector, pi: Vector) -> Mas
 
 
 def optimal_target_weights(point: Point) -> Vector:
-    """How much each target counts at an optimum, ``(targets,)``. Where the worst case has a kink, its own subgradient
-    says no more than which target is worst: there the multipliers of the model at the optimum tell."""
+    """Return how much each target counts at an optimum, ``(targets,)``. Where the worst case has a kink, its
+    subgradient names one worst target alone: there the multipliers of the model at the optimum tell."""
     goal, feasible = point.problem.goal, point.problem.feasible
     if not (isinstance(goal, Worst) and goal.tau == 0):
         return point.target_weights
@@ -139,7 +140,7 @@ class _Model:
         return -(rise + float(self.extra @ moved) + float(moved @ hessian @ moved) / 2)
 
     def minimise(self, hessian: Matrix) -> tuple[Vector, Vector, Vector] | None:
-        """(direction, pi, group prices) or None."""
+        """Return (direction, pi, group prices), or None where daqp finds no solution."""
         goal, losses = self.point.problem.goal, self.point.losses
         still = np.zeros(self.free.size)
         if not isinstance(goal, Worst):
@@ -151,7 +152,8 @@ class _Model:
         return self._smooth(hessian, goal, losses)
 
     def _quadratic(self, hessian: Matrix, gradient: Vector, moved: Vector) -> tuple[Vector, Vector] | None:
-        """The minimiser ``d`` of ``<gradient, d> + d^T hessian d / 2`` with ``moved + d`` feasible; group prices."""
+        """Return the minimiser ``d`` of ``<gradient, d> + d^T hessian d / 2`` with ``moved + d`` feasible; group
+        prices."""
         size = self.free.size
         scale = max(float(hessian.diagonal().max()), float(np.ptp(gradient)))
         if scale == 0:
@@ -217,7 +219,7 @@ class _Model:
         return moved, pi, prices
 
     def _rows(self, moved: Vector) -> tuple[Matrix, Vector, Vector, Senses]:
-        """Constraints on a further step from ``point.shares + moved``, as daqp takes them."""
+        """Return the constraints on a further step from ``point.shares + moved``, as daqp takes them."""
         here, feasible = self.point.shares[self.free] + moved, self.feasible
         member = feasible.member[:, self.free]
         sums = feasible.member @ self.point.shares + member @ moved
@@ -234,7 +236,8 @@ class _Model:
 def _solve(
     hessian: Matrix, gradient: Vector, rows: Matrix, upper: Vector, lower: Vector, senses: Senses
 ) -> tuple[Vector, Vector] | None:
-    """daqp with the smallest ridge that it can do with: the solution and all multipliers (> 0: at its upper limit).
+    """Solve by daqp with the smallest ridge that suffices; return the solution and all multipliers (> 0: at its upper
+    limit).
 
     What is at a bound by its multiplier is put there exactly; the other constraints hold but for rounding.
     """

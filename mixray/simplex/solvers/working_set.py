@@ -51,7 +51,7 @@ class WorkingSet:
         return (point if step is None else follow(point, step)[0]), state
 
     def _split(self, point: Point) -> tuple[Columns, Vector]:
-        """The sources that move singly, and the shares of the others."""
+        """Return the sources that move singly, and the shares of the others."""
         columns = self._columns(point)
         rest = point.shares.copy()
         rest[columns] = 0.0
@@ -73,7 +73,7 @@ class WorkingSet:
 
 
 def _step(point: Point, columns: Columns, rest: Vector) -> Step | None:
-    """Newton's step over the columns and the rest as one more."""
+    """Return Newton's step over the columns and the rest as one more."""
     mass = float(rest.sum())
     if mass == 0:
         return model_step(point, point.problem.feasible.lower, point.problem.feasible.upper)
@@ -97,7 +97,7 @@ def _step(point: Point, columns: Columns, rest: Vector) -> Step | None:
 
 
 def _along(point: Point, direction: Vector, mass: float) -> list[Vector]:
-    """Per target, the curvature times ``direction``: a central difference of gradients."""
+    """Return the curvature times ``direction`` of every target: a central difference of gradients."""
     change = DIFFERENCE * mass * direction
     ahead, behind = point.problem.at_each([point.shares + change, point.shares - change])
     pairs = zip(ahead.evaluations, behind.evaluations, strict=True)
@@ -116,7 +116,7 @@ def _bordered(at: Evaluation, cross: Vector, corner: float) -> Matrix:
 
 
 def _scaled(point: Point, columns: Columns, rest: Vector, mass: float, basis: Matrix) -> FeasibleSet:
-    """The feasible set of the columns' shares and the rest's sum, whose parts keep their proportions."""
+    """Return the feasible set of the columns' shares and the rest's sum, whose parts keep their proportions."""
     full = point.problem.feasible
     positive = rest > 0
     shrink = float((full.lower[positive] / rest[positive]).max())
