@@ -40,7 +40,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixray.cache import read_cache
-from mixray.runs import RunFolder
+from mixray.runs import MixtureRun
 from mixray.search.problem import UnitRows
 from mixray.simplex import CrossEntropy, Entropic, FeasibleSet, Point, Problem, Solution, solve, solve_problem
 from mixray.simplex.objectives.passes import one_blas_thread
@@ -190,8 +190,8 @@ KINDS: dict[str, Callable[[np.random.Generator, int], Maker]] = {
 
 def cases_of(run: str) -> Iterator[Case]:
     """One per target of a finished run, its rows as ``mixray solve`` would have them."""
-    folder = RunFolder.open(run)
-    rows, columns = folder.load_cache(folder.artifacts())
+    folder = MixtureRun.open(run)
+    rows, columns = folder.load_cache()
     for target, found in rows.items():
         table = UnitRows.of(read_cache(folder.storage, found, "fit", columns[target]), folder.config.mixture)
         yield Case(target, *table.log_probs.shape, (table.log_probs, table.row_weights))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mixray.config import RunConfig, load_config
     from mixray.forecast import plan
     from mixray.pipeline import run
-    from mixray.result import Result
+    from mixray.result import Result, show
     from mixray.simplex import Solution, solve
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "open_cache",
     "plan",
     "run",
+    "show",
     "solve",
 ]
 
@@ -44,6 +45,7 @@ _HOMES = {
     "open_cache": "cluster.dataset",
     "plan": "forecast",
     "run": "pipeline",
+    "show": "result",
     "solve": "simplex",
 }
 

@@ -63,7 +63,7 @@ def run(
         file, overrides or [], address=address, until=until, rebuild=rebuild, progress=open_progress()
     )
     if as_json:
-        _print_json(result.folder, result.mixtures)
+        print(json.dumps(result.to_dict(), allow_nan=False))
     else:
         _print(*result.tables())
         _closing(result.folder, result.view_command)
@@ -94,46 +94,37 @@ def solve(
     """
     from mixray.progress import open_progress
     from mixray.report import mixture_tables, sweep_tables
-    from mixray.runs import RunFolder
+    from mixray.runs import MixtureRun
     from mixray.search import Sweep, baseline_shares, natural_tokens, solve_again
-    from mixray.tracking import publish_folder
 
-    folder = RunFolder.open(run_folder)
-    publish_folder(folder.config, folder.storage, folder.path, open_progress().warn)
-    found = solve_again(folder, overrides or [], target)
-    if isinstance(found, Sweep):
+    source = MixtureRun.open(run_folder, open_progress())
+    source.publish()
+    solutions = solve_again(source, overrides or [], target)
+    if isinstance(solutions, Sweep):
         if as_json:
-            _print_sweep(folder.location, found)
+            _print_sweep(source.location, solutions)
         else:
-            _print(*sweep_tables(found.key, found.values, found.mixtures))
+            _print(*sweep_tables(solutions.key, solutions.values, solutions.mixtures))
     elif as_json:
-        _print_json(folder.location, found)
+        _print_json(source.location, solutions)
     else:
-        sizes = natural_tokens(folder.config, folder.available_tokens())
-        _print(*mixture_tables(found, baseline_shares(sizes)))
+        sizes = natural_tokens(source.config, source.available_tokens())
+        _print(*mixture_tables(solutions, baseline_shares(sizes)))
 
 
 @app.command()
 def show(run_folder: RunFolderArgument, as_json: Json = False) -> None:
-    """Weights with intervals, the gap, losses per arm, warnings of a run; the comparison of jobs/train_robust.py."""
+    """Weights with intervals, the gap, losses per arm and warnings of a run, or its comparison of robust training."""
     from mixray.progress import open_progress
-    from mixray.result import folder_tables
-    from mixray.robust_result import RobustResult
-    from mixray.runs import RunFolder
-    from mixray.tracking import publish_folder
+    from mixray.result import show as read_result
 
-    if (compared := RobustResult.find(run_folder, open_progress().warn)) is not None:
-        if as_json:
-            print(json.dumps({"run": compared.folder, **json.loads(compared.results.to_json())}, allow_nan=False))
-        else:
-            compared.print()
-        return
-    folder = RunFolder.open(run_folder)
-    publish_folder(folder.config, folder.storage, folder.path, open_progress().warn)
+    result = read_result(run_folder, open_progress())
     if as_json:
-        _print_json(folder.location, folder.mixtures())
-    else:
-        _print(*folder_tables(folder))
+        print(json.dumps(result.to_dict(), allow_nan=False))
+        return
+    _print(*result.tables())
+    if result.next_stage is not None:
+        print(f"unfinished: the stage {result.next_stage} has no results yet; mixray run of the same file continues")
 
 
 @app.command()

@@ -46,6 +46,14 @@ class StageError(MixrayError):
     """Work failed after it had started: a proxy diverged, a worker died too often. What is finished is kept."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """The person interrupted the run in ``stage``. What is finished is stored; the same command continues."""
+
+    def __init__(self, stage: str) -> None:
+        self.stage = stage
+        super().__init__(f"interrupted in {stage}; the same command continues")
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's text, or its class where it has none."""
     return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,7 +1,8 @@
-"""What a run will cost, told before it is started: tokens, epochs, operations, memory, the search's share of it all.
+"""What a run will cost, before it is started: tokens, epochs, operations, memory, and the search's share of all.
 
-Nothing is read but sizes and the run file, and of examples the first part of every pool. Where a pool's size is not to
-be had (a hub data set), its ``max_tokens`` is taken; where there is none either, what hangs on it is left out.
+``check`` finds what is wrong and how large everything is; ``forecast`` only computes. Of texts, sizes are read; of
+examples, the first part of every pool; of grouped rows, all. Where the size of a pool is unknown (a data set on the
+hub), its ``max_tokens`` stands for it; without one, what depends on it is left out.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from typing import Any
 from rich.console import RenderableType
 from rich.text import Text
 
-from mixray.config import RunConfig, load_config
+from mixray.config import RobustConfig, RunConfig, RunFile, load_config
 from mixray.config.data import PoolConfig
 from mixray.config.loading import Overrides
 from mixray.config.training import ModelConfig, NewModel, PretrainedModel
 from mixray.data import TextInputs, check_inputs, look_ahead, vocabulary
-from mixray.models import model_size
+from mixray.data.tabular.grouped import read_task
+from mixray.data.tabular.task import GroupedTask
+from mixray.models import classifier_size, model_size
 from mixray.report import SearchCost, Work, count_text, new_table, titled
 from mixray.search import feasible_set, mixture_targets
 
@@ -64,13 +67,13 @@ class Forecast:
     """The same for one retraining worker."""
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as JSON values."""
-        fields = asdict(self)
+        """Return all of it as JSON values."""
+        fields = {"kind": "mixture"} | asdict(self)
         del fields["cost"]
         return fields | {"compute": self.cost.compute().model_dump(), "formula": self.cost.formula()}
 
     def tables(self) -> list[RenderableType]:
-        """For a terminal."""
+        """Return a table of the pools and lines on the work."""
         table = new_table()
         table.add_column("pool", overflow="fold")
         for column in ("kind", "bytes", "tokens, about", "epochs if alone"):
@@ -93,28 +96,103 @@ class Forecast:
         return [titled(f"Forecast of {self.run}", table), *(Text(line) for line in lines)]
 
 
-def plan(run_file: str | Path, overrides: Overrides = ()) -> Forecast:
+@dataclass(frozen=True)
+class RobustForecast:
+    """The forecast of a comparison of robust training.
+
+    ``rows``: part -> encoded rows under the first seed; ``groups``: group -> its training rows.
+    """
+
+    run: str
+    arms: list[str]
+    seeds: list[int]
+    rows: dict[str, int]
+    groups: dict[str, int]
+    features: int
+    parameters: int
+    steps: int
+    """Optimiser steps of every arm under every seed."""
+    batch: int
+
+    @property
+    def training_flops(self) -> int:
+        """Operations of the training of all arms under all seeds, as 6 x parameters x rows."""
+        return 6 * self.parameters * self.steps * self.batch * len(self.arms) * len(self.seeds)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all of it as JSON values."""
+        return {"kind": "robust comparison"} | asdict(self) | {"training_flops": self.training_flops}
+
+    def tables(self) -> list[RenderableType]:
+        """Return a table of the groups and lines on the work."""
+        table = new_table("group", "training rows", "share")
+        for group, count in self.groups.items():
+            table.add_row(group, f"{count:,}", f"{count / self.rows['train']:.1%}")
+        parts = ", ".join(f"{count:,} {part}" for part, count in self.rows.items())
+        lines = [
+            f"rows: {parts}; {self.features:,} features",
+            f"training: {len(self.arms)} arms x {len(self.seeds)} seeds x {self.steps:,} steps of {self.batch:,} rows, "
+            f"{self.parameters:,} parameters each",
+            f"estimate: {self.training_flops:.3g} FLOPs in all (6 x parameters x rows)",
+        ]
+        return [titled(f"Forecast of {self.run}, a robust comparison", table), *(Text(line) for line in lines)]
+
+
+@dataclass(frozen=True)
+class CheckedInputs:
+    """What the checks of a run file learn about its inputs.
+
+    ``pool_bytes``: "source NAME" or "target NAME" -> bytes as stored, None where unknown; ``examples``: the same keys
+    -> rows, about, empty for texts. Parameters include embeddings.
+    """
+
+    pool_bytes: Mapping[str, int | None]
+    examples: Mapping[str, int | None]
+    proxy_parameters: int
+    retrain_parameters: int
+
+
+def plan(run_file: str | Path, overrides: Overrides = ()) -> Forecast | RobustForecast:
     """Check what can be checked without computing, and forecast the rest. Raises InputError; starts nothing."""
-    return forecast(load_config(run_file, overrides))
+    config = load_config(run_file, overrides, kind=RunFile)
+    checked = check(config)
+    if isinstance(config, RobustConfig):
+        assert isinstance(checked, GroupedTask)
+        return forecast_comparison(config, checked)
+    assert isinstance(config, RunConfig)
+    assert isinstance(checked, CheckedInputs)
+    return forecast(config, checked)
 
 
-def forecast(config: RunConfig) -> Forecast:
-    """The forecast of a checked config.
+def check(config: RunFile) -> CheckedInputs | GroupedTask:
+    """Check everything about a run that can be checked without computing: the first step of ``plan`` and of ``run``.
 
-    Raises InputError for missing files, impossible models and limits on shares that no mixture satisfies."""
+    Returns what it learns: the sizes of a search's inputs, or the task of a comparison's first seed. Raises InputError
+    for missing files, wrong columns, impossible models and limits on shares that no mixture satisfies.
+    """
+    if isinstance(config, RobustConfig):
+        return read_task(config.data, config.seed)
+    assert isinstance(config, RunConfig)
     feasible_set(config.mixture, list(config.sources))
-    sizes = check_inputs(config)
-    read, examples = look_ahead(config, config.examples) if config.examples is not None else (None, {})
+    pool_bytes = check_inputs(config)
+    inputs, examples = look_ahead(config, config.examples) if config.examples is not None else (None, {})
+    proxy, model = (
+        model_size(section, inputs or _text_inputs(config, section.model)) for section in (config.proxy, config.retrain)
+    )
+    return CheckedInputs(pool_bytes, examples, proxy, model)
+
+
+def forecast(config: RunConfig, checked: CheckedInputs) -> Forecast:
+    """Return the forecast of a checked run file."""
 
     def pools(role: str, configs: Mapping[str, PoolConfig]) -> dict[str, PoolForecast]:
-        labels = {name: f"{role} {name}" for name in configs}
-        return {name: _pool(pool, sizes[labels[name]], examples.get(labels[name])) for name, pool in configs.items()}
+        return {
+            name: _pool(pool, checked.pool_bytes[f"{role} {name}"], checked.examples.get(f"{role} {name}"))
+            for name, pool in configs.items()
+        }
 
     sources, targets = pools("source", config.sources), pools("target", config.targets)
-    known = {name: pool.tokens for name, pool in sources.items() if pool.tokens}
-    proxy, model = (
-        model_size(section, read or _text_inputs(config, section.model)) for section in (config.proxy, config.retrain)
-    )
+    proxy, model = checked.proxy_parameters, checked.retrain_parameters
     fit = {name: _fit_tokens(pool, config.targets[name].held_out) for name, pool in targets.items()}
     scored = [Work(proxy, tokens) for tokens in fit.values() if tokens for _ in sources]
     return Forecast(
@@ -127,11 +205,28 @@ def forecast(config: RunConfig) -> Forecast:
         retrain_tokens=config.retrain.tokens,
         retrain_parameters=model,
         models=sum(len(mixture_targets(config)) if arm == "mixmin" else 1 for arm in config.retrain.arms),
-        epochs={name: config.retrain.tokens / tokens for name, tokens in known.items()},
+        epochs={name: config.retrain.tokens / pool.tokens for name, pool in sources.items() if pool.tokens},
         cost=SearchCost([Work(proxy, config.proxy_tokens)] * len(sources), scored, Work(model, config.retrain.tokens)),
         cache_bytes=_cache_bytes(config, fit),
         proxy_bytes=TRAINING_BYTES * proxy,
         worker_bytes=TRAINING_BYTES * model,
+    )
+
+
+def forecast_comparison(config: RobustConfig, task: GroupedTask) -> RobustForecast:
+    """Return the forecast of a comparison of robust training. ``task``: that of the first seed."""
+    features = task.train.features.shape[1]
+    counts = task.training_counts.tolist()
+    return RobustForecast(
+        run=config.name,
+        arms=list(config.arms),
+        seeds=config.all_seeds,
+        rows={name: len(part) for name, part in task.parts()},
+        groups=dict(zip(task.group_names, counts, strict=True)),
+        features=features,
+        parameters=classifier_size(config.model, features=features, classes=len(task.label_names)),
+        steps=config.step_count(len(task.train)),
+        batch=config.batch,
     )
 
 

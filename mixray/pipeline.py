@@ -1,49 +1,39 @@
-"""The order of the stages, and nothing else.
+"""The order of the stages, one call per stage. Read this first.
 
-    run file -> config -> data (tokens) -> proxies -> prediction cache -> simplex (mixture) -> retrain (arms) -> report
+    run file -> config -> data -> proxies -> prediction cache -> mixtures -> retrained arms -> report
+    run file -> config -> data -> arms -> comparison                  (of robust training)
 
-Each stage takes what the stages before it left in the storage and leaves artifacts of its own there. What exists is not
-made again: so a second run trains nothing, and a run that was cut off goes on.
+Every stage takes what the stages before it left in the storage, and leaves artifacts there. What exists is not made
+again: a second run of the same file trains nothing, and a run that was cut off continues.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any
 
-from mixray.cache import read_cache
 from mixray.cluster import Session
-from mixray.cluster.mapping import run_tasks
-from mixray.cluster.proxies import train_proxies
-from mixray.cluster.retraining import retrain
-from mixray.cluster.scoring import score
-from mixray.cluster.target_shards import on_shards
-from mixray.cluster.watching import News
-from mixray.config import load_config
+from mixray.cluster.classifiers import finished_arm, train_classifiers
+from mixray.config import RobustConfig, RunConfig, RunFile, load_config
 from mixray.config.loading import Overrides
 from mixray.config.schema import Stage
-from mixray.data import prepare
-from mixray.forecast import forecast
-from mixray.progress import Progress, SilentProgress
-from mixray.progress import Stage as ProgressStage
-from mixray.report import curves_figure, mixture_figures, summary_lines
+from mixray.data.tabular.grouped import load_task, store_rows
+from mixray.errors import InputError
+from mixray.forecast import check
+from mixray.progress import Progress
+from mixray.report.robust_results import SeedHeads
 from mixray.result import Result
-from mixray.runs import RunFolder, is_finished
-from mixray.search import (
-    ArmArtifacts,
-    arm_shares,
-    feasible_set,
-    in_memory,
-    mixture_targets,
-    solve_once,
-    with_held_out_results,
+from mixray.runs import MixtureRun, RobustRun, create_run, is_finished
+from mixray.search import arm_shares
+from mixray.stages import (
+    judge_arms,
+    prepare_data,
+    retrain_arms,
+    score_targets,
+    solve_mixtures,
+    train_on_sources,
+    write_report,
 )
-from mixray.store import Artifact, RunIndex
-from mixray.tracking import SUMMARY_FILE, RunTracking
-from mixray.training import Progress as TrainingRecord
+from mixray.study import FinishedArm, compare
 
 
 def run(
@@ -55,129 +45,67 @@ def run(
     rebuild: bool = False,
     progress: Progress | None = None,
 ) -> Result:
-    """Run a run file as far as the stage ``until``.
+    """Run a run file of either kind; one that searches for mixtures as far as the stage ``until``.
 
-    ``overrides``: ``["seed=1"]`` or ``{"seed": 1}``; ``address``: of a Ray cluster, none for a local one; ``rebuild``:
-    make corrupted artifacts anew. Raises InputError for what the user can mend, StageError for work that failed.
+    ``overrides``: ``["seed=1"]`` or ``{"seed": 1}``; ``address``: of a Ray cluster, a local one by default;
+    ``rebuild``: make corrupted artifacts anew. Raises InputError for what the user can mend, before work starts where
+    it shows then; StageError for work that failed; Interrupted, which names the stage, after Ctrl-C.
     """
-    config = load_config(run_file, overrides)
+    config = load_config(run_file, overrides, kind=RunFile)
+    if isinstance(config, RobustConfig) and until != "report":
+        raise InputError(
+            "a comparison of robust training is always run to its end", where="--until", got=until, wanted="report"
+        )
     if not is_finished(config):
-        forecast(config)  # finds what can be wrong before anything is done
-    folder = RunFolder.create(config)
-    progress = progress or SilentProgress()
-    index = RunIndex.open(folder.storage, folder.path)
-    with (
-        Session(address, config) as session,
-        RunTracking(config, folder.storage, folder.path, index, progress.warn) as tracking,
-    ):
-        result = _run(folder, session, index, tracking, progress, until, rebuild)
-    return replace(result, view_command=tracking.view_command())
+        check(config)
+    work = create_run(config, progress, rebuild=rebuild)
+    with Session(address, config if isinstance(config, RunConfig) else None) as session, work:
+        if isinstance(work, MixtureRun):
+            search_mixtures(work, session, until)
+        else:
+            compare_robust_training(work, session)
+    return Result(work, until)
 
 
-def _run(
-    folder: RunFolder,
-    session: Session,
-    index: RunIndex,
-    tracking: RunTracking,
-    progress: Progress,
-    until: Stage,
-    rebuild: bool,
-) -> Result:
-    config, storage, artifacts = folder.config, folder.storage, folder.artifacts(rebuild=rebuild)
-
-    with progress.stage("data") as stage:
-        data = prepare(config, artifacts, partial(run_tasks, session, progress=stage.update), stage.note)
-        for warning in data.warnings:
-            progress.warn(warning["message"])
-        index.add_pools(data.sources, data.targets, data.counts)
-        tracking.publish()
-    result = Result(folder.location, config, data)
-    # Refuses what no mixture can satisfy before the dear stages.
-    feasible_set(config.mixture, list(config.sources), result.available_tokens, config.retrain.tokens)
+def search_mixtures(run: MixtureRun, session: Session, until: Stage) -> None:
+    """Find the mixture for every target and, unless the run ends before, retrain on it beside the baselines."""
+    data = prepare_data(run, session)
     if until == "data":
-        return result
-
-    training: dict[str, Any] = {"inputs": data.inputs, "seed": config.seed}
-    with progress.stage("proxies", len(data.sources)) as stage:
-        news = _training_news(tracking, stage, "proxy")
-        tokens = config.proxy_tokens
-        proxies = train_proxies(session, artifacts, config.proxy, data.sources, tokens=tokens, news=news, **training)
-        _finish_training(folder, index, stage, "proxy", proxies)
-        tracking.publish()
-    result = replace(result, proxies=proxies)
+        return
+    proxies = train_on_sources(run, session, data)
     if until == "proxies":
-        return result
-
-    with progress.stage("cache") as stage:
-        columns = score(session, artifacts, config.cache, config.proxy, proxies, data.targets, "fit", stage.update)
-        folder.save_cache(data.targets, columns, result.available_tokens)
+        return
+    columns = score_targets(run, session, data, proxies)
     if until == "cache":
-        caches = {target: read_cache(storage, rows, "fit", columns[target]) for target, rows in data.targets.items()}
-        return replace(result, caches=caches)
-
-    wanted = mixture_targets(config)
-    with progress.stage("mixture", len(wanted)) as stage:
-        on_actors = partial(on_shards, session, config.mixture, stage.update)
-        opening = in_memory if config.mixture.shards is None else on_actors
-        found = {}
-        for name, targets in wanted.items():
-            cached = {target: (data.targets[target], columns[target]) for target in targets}
-            found[name] = solve_once(
-                artifacts, config, opening, targets=cached, available_tokens=result.available_tokens, run=folder.name
-            )
-            folder.save_mixture(name, found[name].mixture, keep_results=True)
-            mixture = found[name].mixture
-            leaders = sorted(mixture.weights.items(), key=lambda item: -item[1])[:3]
-            shares = ", ".join(f"{source} {share:.1%}" for source, share in leaders)
-            stage.update(name, 1, 1, gap=mixture.gap or 0.0, shares=shares)
-        tracking.publish()
-    result = replace(result, mixtures={name: answer.mixture for name, answer in found.items()})
+        return
+    solutions = solve_mixtures(run, session, data, columns)
     if until == "mixture":
-        return result
-
-    arms = arm_shares(config, result.available_tokens, result.mixtures)
-    with progress.stage("retrain", len(arms)) as stage:
-        news = _training_news(tracking, stage, "arm")
-        models = retrain(session, artifacts, config.retrain, arms, data.sources, proxies=proxies, news=news, **training)
-        _finish_training(folder, index, stage, "arm", models)
-        tracking.publish()
-    with progress.stage("held-out") as stage:
-        judged = score(session, artifacts, config.cache, config.retrain, models, data.targets, "held_out", stage.update)
-    results = ArmArtifacts(data.targets, proxies, models, judged)
-    mixtures = with_held_out_results(config, storage, result.mixtures, results)
-    for name, mixture in mixtures.items():
-        folder.save_mixture(name, mixture)
-    result = replace(result, mixtures=mixtures)
+        return
+    arms = arm_shares(run.config, data.available_tokens, {name: solved.mixture for name, solved in solutions.items()})
+    models = retrain_arms(run, session, data, proxies, arms)
+    judge_arms(run, session, data, proxies, models, solutions)
     if until == "retrain":
-        return result
-
-    with progress.stage("report"):
-        baselines: dict[str, Mapping[str, float]] = {arm: arms[arm] for arm in config.retrain.arms if arm in arms}
-        for name, mixture in mixtures.items():
-            trace, tolerance = found[name].trace, config.mixture.tolerance
-            for filename, png in mixture_figures(name, mixture, trace, tolerance, baselines).items():
-                folder.save_report(filename, png)
-        lines = [line for mixture in mixtures.values() for line in summary_lines(mixture)]
-        folder.save_report(SUMMARY_FILE, "\n\n".join(lines).encode())
-    return result
+        return
+    write_report(run, solutions, arms)
 
 
-def _training_news(tracking: RunTracking, stage: ProgressStage, kind: str) -> News:
-    """Return what to do with a training record that a worker has posted: show it, and publish it."""
-
-    def news(name: str, record: TrainingRecord) -> None:
-        stage.update(name, record.step, record.steps, loss=record.loss, tokens_per_second=record.tokens_per_second)
-        tracking.publish_training(f"{kind}/{name}", record)
-
-    return news
-
-
-def _finish_training(
-    folder: RunFolder, index: RunIndex, stage: ProgressStage, kind: str, models: Mapping[str, Artifact]
-) -> None:
-    index.add({f"{kind}/{name}": model for name, model in models.items()})
-    for name, model in models.items():
-        stage.update(name, 1, 1, loss=model.meta["curve"][-1][1])
-    title = "Training loss of the proxies" if kind == "proxy" else "Training loss of the arms"
-    curves = {name: [(tokens, loss) for tokens, loss in model.meta["curve"]] for name, model in models.items()}
-    folder.save_report(f"{kind}_curves.png", curves_figure(curves, title=title))
+def compare_robust_training(run: RobustRun, session: Session) -> None:
+    """Train every arm under every seed, and compare them."""
+    config = run.config
+    with run.stage("data") as stage:
+        rows = store_rows(config.data, run.artifacts)
+        task = load_task(config.data, rows, run.storage, config.seed)
+        stage.note(f"{len(task.train):,} training rows, {len(task.group_names)} groups")
+    arms: dict[str, list[FinishedArm]] = {arm: [] for arm in config.arms}
+    heads: list[SeedHeads] = []
+    with run.stage("arms", config.seeds * (len(config.arms) + bool(config.measures.l2))) as stage:
+        for job, artifact in train_classifiers(session, run.artifacts, config, rows):
+            if job.arm is None:
+                heads.append(SeedHeads.model_validate(artifact.meta))
+                stage.update(job.label, 1, 1)
+            else:
+                finished = finished_arm(artifact, run.storage)
+                arms[job.arm].append(finished)
+                run.add_artifacts({f"arm/{job.label}": artifact})
+                stage.update(job.label, 1, 1, validation=finished.result.selected.score)
+    run.save_results(compare(config, run.name, task, arms, heads))

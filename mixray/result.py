@@ -1,63 +1,128 @@
-"""What a run has come to, and the tables that say it."""
+"""What a run has come to, read from its folder: the result of ``mixray.run`` and of ``mixray.show``."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, get_args
 
 from rich.console import RenderableType
 
-from mixray.cache import PredictionCache
-from mixray.config import RunConfig
-from mixray.data import Prepared
+from mixray.cache import read_cache
+from mixray.config import RunFile
+from mixray.config.schema import Stage
 from mixray.mixture import Mixture
+from mixray.progress import Progress
 from mixray.report import ModelRow, cache_table, data_table, mixture_tables, proxy_table
-from mixray.runs import RunFolder
+from mixray.report.robust_results import RobustResults
+from mixray.report.robust_tables import robust_report
+from mixray.runs import MixtureRun, RobustRun, open_run
 from mixray.search import baseline_shares, natural_tokens
-from mixray.store import Artifact
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a run has come to. What lies behind the stage it was to stop at is empty.
+    """What a run of either kind has come to. ``until``: the last stage whose results are shown."""
 
-    ``folder``: the run folder, a path or URI; ``proxies``: source -> trained proxy; ``caches``: target -> prediction
-    cache of its fit part; ``mixtures``: target -> mixture; ``view_command``: opens the run in MLflow.
-    """
-
-    folder: str
-    config: RunConfig
-    prepared: Prepared
-    proxies: Mapping[str, Artifact] = field(default_factory=dict)
-    caches: Mapping[str, PredictionCache] = field(default_factory=dict)
-    mixtures: Mapping[str, Mixture] = field(default_factory=dict)
-    view_command: str = ""
+    run: MixtureRun | RobustRun
+    until: Stage = "report"
 
     @property
-    def available_tokens(self) -> dict[str, int]:
-        """Training tokens there are of every source."""
-        return {name: int(tokens.meta["tokens"]) for name, tokens in self.prepared.sources.items()}
+    def kind(self) -> Literal["mixture", "robust comparison"]:
+        """What the run searches for."""
+        return "mixture" if isinstance(self.run, MixtureRun) else "robust comparison"
 
-    def tables(self) -> list[RenderableType]:
-        """The last stage's results."""
+    @property
+    def folder(self) -> str:
+        """The run folder, a path or URI."""
+        return self.run.location
+
+    @property
+    def config(self) -> RunFile:
+        """The resolved run file."""
+        return self.run.config
+
+    @property
+    def view_command(self) -> str:
+        """What opens the run in MLflow; empty for a run that was opened and not worked on."""
+        return self.run.view_command
+
+    @cached_property
+    def mixtures(self) -> dict[str, Mixture]:
+        """Name (a target, ``mean`` or ``worst``) -> mixture; empty before the stage ``mixture``."""
+        return self.run.mixtures() if isinstance(self.run, MixtureRun) and self._shows("mixture") else {}
+
+    @cached_property
+    def comparison(self) -> RobustResults | None:
+        """The results of a finished comparison of robust training, else None."""
+        return self.run.results() if isinstance(self.run, RobustRun) and self.run.is_finished else None
+
+    @property
+    def next_stage(self) -> str | None:
+        """The first stage that has no results yet; None for a finished run."""
+        return next((name for name, is_done in self.run.stages().items() if not is_done), None)
+
+    def tables(self, *, mechanisms: bool = False) -> list[RenderableType]:
+        """Return the tables of the last stage that has results.
+
+        ``mechanisms``: with the measures that explain a comparison of robust training.
+        """
+        if self.comparison is not None:
+            return [robust_report(self.comparison, mechanisms=mechanisms)]
+        if isinstance(self.run, RobustRun):
+            return []
+        run = self.run
         if self.mixtures:
-            sizes = natural_tokens(self.config, self.available_tokens)
+            sizes = natural_tokens(run.config, run.available_tokens())
             return mixture_tables(self.mixtures, baseline_shares(sizes))
-        if self.caches:
+        stages = run.stages()
+        if stages["cache"] and self._shows("cache"):
+            rows, columns = run.load_cache()
+            caches = {target: read_cache(run.storage, rows[target], "fit", columns[target]) for target in rows}
             return [
                 cache_table(target, cache.losses(), documents=len(cache.document_ids), tokens=int(cache.counts.sum()))
-                for target, cache in self.caches.items()
+                for target, cache in caches.items()
             ]
-        if self.proxies:
-            rows = {
-                source: ModelRow(proxy.meta["parameters"], proxy.meta["tokens"], proxy.meta["curve"])
-                for source, proxy in self.proxies.items()
-            }
-            return [proxy_table(rows)]
-        return [data_table(self.prepared.counts)]
+        if stages["proxies"] and self._shows("proxies"):
+            proxies = run.index.artifacts("proxy")
+            return [
+                proxy_table(
+                    {
+                        key.partition("/")[2]: ModelRow(
+                            proxy.meta["parameters"], proxy.meta["tokens"], proxy.meta["curve"]
+                        )
+                        for key, proxy in proxies.items()
+                    }
+                )
+            ]
+        if not stages["data"]:
+            return []
+        return [data_table({key.replace("/", " ", 1): counts for key, counts in run.index.counts.items()})]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the results as JSON values, for ``--json``."""
+        fields: dict[str, Any] = {"run": self.folder, "kind": self.kind, "next_stage": self.next_stage}
+        if isinstance(self.run, MixtureRun):
+            return fields | {"mixtures": mixtures_to_dict(self.mixtures)}
+        return (json.loads(self.comparison.to_json()) if self.comparison is not None else {}) | fields
+
+    def _shows(self, stage: Stage) -> bool:
+        stages = get_args(Stage)
+        return stages.index(stage) <= stages.index(self.until)
 
 
-def folder_tables(folder: RunFolder) -> list[RenderableType]:
-    """The same for a run folder."""
-    sizes = natural_tokens(folder.config, folder.available_tokens())
-    return mixture_tables(folder.mixtures(), baseline_shares(sizes))
+def mixtures_to_dict(mixtures: Mapping[str, Mixture]) -> dict[str, Any]:
+    """Return mixtures as JSON values, by name."""
+    return {name: mixture.model_dump(mode="json", by_alias=True) for name, mixture in mixtures.items()}
+
+
+def show(run_folder: str, progress: Progress | None = None) -> Result:
+    """Read what a run of either kind has come to, and publish what MLflow lacks of it.
+
+    Raises InputError where ``run_folder`` is not a valid run folder.
+    """
+    run = open_run(run_folder, progress)
+    run.publish()
+    return Result(run)

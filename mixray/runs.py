@@ -1,51 +1,169 @@
-"""The run folder: ``<storage>/runs/<name>-<8 hex of the config's hash>/``, where a run's results are read."""
+"""A run: one execution of a run file, and its folder ``<storage>/runs/<name>-<8 hex of the config's hash>/``.
+
+``MixtureRun`` searches for mixtures, ``RobustRun`` compares robust training. Either is created from a run file and
+worked on (``with run: ...``), or opened from its folder and read.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import TracebackType
 from typing import Any, Self
 
-from mixray.config import RunConfig, dump_config, parse_config
-from mixray.config.section import RunFile
-from mixray.errors import InputError
+from mixray.config import RobustConfig, RunConfig, RunFile, dump_config, parse_config
+from mixray.errors import InputError, Interrupted
 from mixray.mixture import Mixture
-from mixray.store import Artifact, Artifacts, Storage, fingerprint
+from mixray.progress import Progress, SilentProgress, Stage
+from mixray.report.robust_results import RobustResults
+from mixray.store import Artifact, Artifacts, RunIndex, Storage, fingerprint
+from mixray.tracking import RESULTS_FILE, RunTracking, publish_folder
 
-INDEX_SCHEMA = "mixray.run/1"
+CACHE_SCHEMA = "mixray.run/1"
 
 
-@dataclass(frozen=True)
-class RunFolder:
-    """A run folder in a storage root. ``path`` is relative to the root."""
+@dataclass(eq=False)
+class Run:
+    """A run in a storage root. ``path``: its folder, relative to the root; ``rebuild``: make corrupted artifacts anew.
+
+    Inside a ``with`` block the run is being worked on: its index says so, and MLflow receives what its folder gains.
+    """
 
     storage: Storage
     path: str
-    config: RunConfig
+    config: RunFile
+    progress: Progress = field(default_factory=SilentProgress)
+    rebuild: bool = False
+    _tracking: RunTracking | None = field(default=None, init=False)
 
     @classmethod
-    def create(cls, config: RunConfig) -> Self:
-        """The run's folder, its resolved config written. Raises InputError where the storage cannot be written."""
-        return cls(*created(config), config)
+    def create(cls, config: RunFile, progress: Progress | None = None, *, rebuild: bool = False) -> Self:
+        """Make the run's folder and write its resolved config there.
+
+        Raises InputError where the storage cannot be written.
+        """
+        run = cls._at_home(config, progress, rebuild=rebuild)
+        run.storage.check_writable()
+        run.storage.write(run._inside("config.yaml"), dump_config(config).encode())
+        return run
 
     @classmethod
-    def open(cls, location: str) -> Self:
-        """An existing run folder, by its path or URI. Raises InputError where it is not one."""
-        storage, path, text = located(location)
-        return cls(storage, path, parse_config(text, name=storage.location(f"{path}/config.yaml")))
+    def _at_home(cls, config: RunFile, progress: Progress | None = None, *, rebuild: bool = False) -> Self:
+        """Return the run of a config, whether or not its folder exists."""
+        # Where results are stored and published does not change what the run is.
+        settings = config.model_dump(mode="json", exclude={"storage", "tracking"})
+        path = f"runs/{config.name}-{fingerprint(settings)[:8]}"
+        return cls(Storage(config.storage), path, config, progress or SilentProgress(), rebuild)
+
+    # -------------------------------------------------------------------------------------------------- identity
 
     @property
     def name(self) -> str:
+        """The name of the run's folder."""
         return self.path.rpartition("/")[2]
 
     @property
     def location(self) -> str:
-        """As a person would type it."""
+        """The run folder's path or URI, as a person would type it."""
         return self.storage.location(self.path)
 
-    def artifacts(self, *, rebuild: bool = False) -> Artifacts:
-        return Artifacts(self.storage, self.name, rebuild=rebuild)
+    @cached_property
+    def artifacts(self) -> Artifacts:
+        """The store of artifacts, as this run reads and writes it."""
+        return Artifacts(self.storage, self.name, rebuild=self.rebuild)
+
+    @cached_property
+    def index(self) -> RunIndex:
+        """The ids of the artifacts that the run consists of, and how its last execution ended."""
+        return RunIndex.open(self.storage, self.path)
+
+    # ------------------------------------------------------------------------------------------------------- work
+
+    def __enter__(self) -> Self:
+        self._tracking = RunTracking(self.config, self.storage, self.path, self.index, self.progress.warn)
+        self._tracking.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._tracking is not None:
+            self._tracking.__exit__(kind, error, traceback)
+
+    @contextmanager
+    def stage(self, name: str, total: int | None = None) -> Iterator[Stage]:
+        """Show a stage while it works, and publish what it leaves. ``total``: how many things it has to do, if known.
+
+        Raises Interrupted, which names the stage, in place of KeyboardInterrupt.
+        """
+        try:
+            with self.progress.stage(name, total) as stage:
+                yield stage
+                if self._tracking is not None:
+                    self._tracking.publish()
+        except KeyboardInterrupt as error:
+            raise Interrupted(name) from error
+
+    def add_artifacts(self, artifacts: Mapping[str, Artifact]) -> None:
+        """Add artifacts to the index by key, such as ``arm/erm-0``, and publish them at once."""
+        self.index.add(artifacts)
+        if self._tracking is not None:
+            self._tracking.publish()
+
+    def publish_training(self, key: str, record: Any) -> None:
+        """Publish a training record of ``proxy/python`` or ``arm/mixmin-zoo`` while the model trains."""
+        if self._tracking is not None:
+            self._tracking.publish_training(key, record)
+
+    def publish(self) -> None:
+        """Publish what MLflow lacks of a stored run, and wait for the end."""
+        publish_folder(self.config, self.storage, self.path, self.progress.warn)
+
+    @property
+    def view_command(self) -> str:
+        """What a person pastes to see the run in MLflow; empty where the run has not been worked on."""
+        return self._tracking.view_command() if self._tracking is not None else ""
+
+    # --------------------------------------------------------------------------------------------------- contents
+
+    def stages(self) -> dict[str, bool]:
+        """Return the stages of the run in their order, and whether the results of each are stored."""
+        raise NotImplementedError
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the results of every stage are stored."""
+        return all(self.stages().values())
+
+    def save_report(self, filename: str, data: bytes) -> None:
+        """Write a file of the folder ``report``."""
+        self.storage.write(self._inside(f"report/{filename}"), data)
+
+    def _inside(self, name: str) -> str:
+        return f"{self.path}/{name}"
+
+
+@dataclass(eq=False)
+class MixtureRun(Run):
+    """A run that searches for mixtures."""
+
+    config: RunConfig
+
+    @classmethod
+    def open(cls, location: str, progress: Progress | None = None) -> MixtureRun:
+        """Return the run in a folder. Raises InputError where it is not that of a run that searches for mixtures."""
+        run = open_run(location, progress)
+        if not isinstance(run, MixtureRun):
+            raise InputError(
+                "this run compares robust training; it has no mixtures",
+                where=location,
+                wanted="the folder of a run with sources and targets",
+                remedy=f"mixray show {location}",
+            )
+        return run
 
     def save_mixture(self, name: str, mixture: Mixture, *, keep_results: bool = False) -> None:
         """Write a mixture file. ``keep_results``: leave one that holds retraining results of the same shares."""
@@ -58,13 +176,13 @@ class RunFolder:
         if not self.storage.exists(path):
             return False
         try:
-            kept = Mixture.from_json(self.storage.read(path).decode())
+            stored = Mixture.from_json(self.storage.read(path).decode())
         except (InputError, UnicodeDecodeError):
-            return False  # damaged: to be written anew
-        return bool(kept.retrain) and kept.weights == mixture.weights
+            return False  # A damaged file is written anew.
+        return bool(stored.retrain) and stored.weights == mixture.weights
 
     def mixtures(self) -> dict[str, Mixture]:
-        """The mixture files there are: name (a target) -> mixture."""
+        """Return the stored mixtures: name (a target, ``mean`` or ``worst``) -> mixture."""
         names = [name for name in self.storage.list(self._inside("mixtures")) if name.endswith(".json")]
         return {
             name.removesuffix(".json"): Mixture.from_json(
@@ -74,9 +192,6 @@ class RunFolder:
             for name in names
         }
 
-    def save_report(self, filename: str, data: bytes) -> None:
-        self.storage.write(self._inside(f"report/{filename}"), data)
-
     def save_cache(
         self,
         rows: Mapping[str, Artifact],
@@ -84,31 +199,32 @@ class RunFolder:
         available_tokens: Mapping[str, int],
     ) -> None:
         """Remember which artifacts hold the prediction cache, and how many training tokens each source has."""
-        index = {
-            "schema": INDEX_SCHEMA,
+        content = {
+            "schema": CACHE_SCHEMA,
             "rows": {target: artifact.id for target, artifact in rows.items()},
             "columns": {
-                target: {name: column.id for name, column in found.items()} for target, found in columns.items()
+                target: {source: column.id for source, column in by_source.items()}
+                for target, by_source in columns.items()
             },
             "available_tokens": dict(available_tokens),
         }
-        self.storage.write(self._inside("cache.json"), json.dumps(index, indent=1).encode())
+        self.storage.write(self._inside("cache.json"), json.dumps(content, indent=1).encode())
 
-    def load_cache(self, artifacts: Artifacts) -> tuple[dict[str, Artifact], dict[str, dict[str, Artifact]]]:
-        """The prediction cache's artifacts: the rows of every target, and its columns by source."""
-        index = self._index()
-        rows = {target: artifacts.get("rows", id) for target, id in index["rows"].items()}
+    def load_cache(self) -> tuple[dict[str, Artifact], dict[str, dict[str, Artifact]]]:
+        """Return the prediction cache's artifacts: the rows of every target, and its columns by source."""
+        content = self._cache_content()
+        rows = {target: self.artifacts.get("rows", id) for target, id in content["rows"].items()}
         columns = {
-            target: {name: artifacts.get("column", id) for name, id in found.items()}
-            for target, found in index["columns"].items()
+            target: {source: self.artifacts.get("column", id) for source, id in ids.items()}
+            for target, ids in content["columns"].items()
         }
         return rows, columns
 
     def available_tokens(self) -> dict[str, int]:
-        """Training tokens there are of every source."""
-        return dict(self._index()["available_tokens"])
+        """Return how many training tokens each source has."""
+        return dict(self._cache_content()["available_tokens"])
 
-    def _index(self) -> Any:
+    def _cache_content(self) -> Any:
         if not self.storage.exists(self._inside("cache.json")):
             raise InputError(
                 "the run has no prediction cache yet",
@@ -118,13 +234,81 @@ class RunFolder:
             )
         return json.loads(self.storage.read(self._inside("cache.json")))
 
-    def _inside(self, name: str) -> str:
-        return f"{self.path}/{name}"
+    def stages(self) -> dict[str, bool]:
+        """Return the stages in their order, and whether the results of each are stored."""
+        mixtures = self.mixtures()
+        names = list(self.config.targets) if self.config.mixture.over == "each" else [self.config.mixture.over]
+        reports = self.storage.list(self._inside("report"))
+        stored = {
+            "data": bool(self.index.counts),
+            "proxies": all(f"proxy/{source}" in self.index.artifact_ids for source in self.config.sources),
+            "cache": self.storage.exists(self._inside("cache.json")),
+            "mixture": all(name in mixtures for name in names),
+            "retrain": all(name in mixtures and mixtures[name].retrain for name in names),
+            "report": all(f"{name}_weights.png" in reports for name in names),
+        }
+        # A stage is done where a later one is: folders of earlier versions have no index.
+        done, later = {}, False
+        for name in reversed(stored):
+            later = done[name] = later or bool(stored[name])
+        return dict(reversed(done.items()))
 
 
-def located(location: str) -> tuple[Storage, str, str]:
-    """Of an existing run folder: its storage, its folder there, its config's text. Raises InputError where it is not
-    one."""
+@dataclass(eq=False)
+class RobustRun(Run):
+    """A run that compares arms of robust training."""
+
+    config: RobustConfig
+
+    def save_results(self, results: RobustResults) -> None:
+        """Write ``results.json``."""
+        self.storage.write(self._inside(RESULTS_FILE), results.to_json().encode())
+
+    def results(self) -> RobustResults:
+        """Return the content of ``results.json``. Raises InputError where the run has not finished."""
+        if not self.storage.exists(self._inside(RESULTS_FILE)):
+            raise InputError(
+                "the run has no results yet",
+                where=self.location,
+                wanted="a run whose arms are all trained",
+                remedy="mixray run its run file again",
+            )
+        return RobustResults.from_json(self.storage.read(self._inside(RESULTS_FILE)))
+
+    def stages(self) -> dict[str, bool]:
+        """Return the stages in their order, and whether the results of each are stored."""
+        finished = self.storage.exists(self._inside(RESULTS_FILE))
+        arms = [f"arm/{arm}-{seed}" for arm in self.config.arms for seed in self.config.all_seeds]
+        return {"arms": finished or all(key in self.index.artifact_ids for key in arms), "report": finished}
+
+
+def create_run(config: RunFile, progress: Progress | None = None, *, rebuild: bool = False) -> MixtureRun | RobustRun:
+    """Create a run of either kind, as ``Run.create`` does."""
+    kind = RobustRun if isinstance(config, RobustConfig) else MixtureRun
+    return kind.create(config, progress, rebuild=rebuild)
+
+
+def open_run(location: str, progress: Progress | None = None) -> MixtureRun | RobustRun:
+    """Return the run of either kind in a folder, by its path or URI. Raises InputError where it is not a run folder."""
+    storage, path, text = _read_folder(location)
+    config = parse_config(text, name=storage.location(f"{path}/config.yaml"), kind=RunFile)
+    progress = progress or SilentProgress()
+    if isinstance(config, RobustConfig):
+        return RobustRun(storage, path, config, progress)
+    assert isinstance(config, RunConfig)
+    return MixtureRun(storage, path, config, progress)
+
+
+def is_finished(config: RunFile) -> bool:
+    """Whether the run of a config has stored the results of every stage. A storage that cannot be read has none."""
+    with suppress(OSError, UnicodeDecodeError, InputError):  # reported, or mended, by the stages that need them
+        kind = RobustRun if isinstance(config, RobustConfig) else MixtureRun
+        return kind._at_home(config).is_finished
+    return False
+
+
+def _read_folder(location: str) -> tuple[Storage, str, str]:
+    """Return a run folder's storage, its path there and the text of its config."""
     folder, _, query = location.partition("?") if "://" in location else (location, "", "")
     parent, _, name = folder.rstrip("/").rpartition("/")
     root, slash, runs = parent.rpartition("/")
@@ -139,34 +323,9 @@ def located(location: str) -> tuple[Storage, str, str]:
         raise InputError("the run folder cannot be read", where=location, got=error) from error
 
 
-def created(config: RunFile) -> tuple[Storage, str]:
-    """The storage of a run, and its folder there with its resolved config in it."""
-    storage, path = _place(config)
-    storage.check_writable()
-    storage.write(f"{path}/config.yaml", dump_config(config).encode())
-    return storage, path
-
-
-def is_finished(config: RunConfig) -> bool:
-    """Whether nothing dear is left to do: all mixtures of the run have their retraining results."""
-    storage, path = _place(config)
-    try:
-        mixtures = RunFolder(storage, path, config).mixtures().values()
-    except (OSError, UnicodeDecodeError, InputError):  # told, or mended, by those who need them
-        return False
-    return bool(mixtures) and all(mixture.retrain for mixture in mixtures)
-
-
-def _place(config: RunFile) -> tuple[Storage, str]:
-    # Where results are kept and told is not what the run is.
-    settings = config.model_dump(mode="json")
-    digest = fingerprint({key: settings[key] for key in settings if key not in ("storage", "tracking")})
-    return Storage(config.storage), f"runs/{config.name}-{digest[:8]}"
-
-
 def _not_a_run_folder(location: str, got: str) -> InputError:
     return InputError(
-        "this is not a run folder",
+        "this is not a valid run folder",
         where=location,
         got=got,
         wanted="<storage>/runs/<name>-<hash>, as the last lines of mixray run name it",

@@ -12,7 +12,7 @@ import pytest
 
 from mixray.config.schema import RunConfig
 from mixray.data.reading import parts as parts_module
-from mixray.forecast import Forecast, forecast
+from mixray.forecast import CheckedInputs, Forecast, check, forecast
 from mixray.models import model_size, new_model
 
 
@@ -39,12 +39,18 @@ def config(folder: Path, **changes: Any) -> RunConfig:
     )
 
 
+def forecast_of(config: RunConfig) -> Forecast:
+    checked = check(config)
+    assert isinstance(checked, CheckedInputs)
+    return forecast(config, checked)
+
+
 def counted(found: Forecast) -> dict[str, int | None]:
     return {name: pool.tokens for name, pool in [*found.sources.items(), *found.targets.items()]}
 
 
 def test_rows_features_and_classes_are_counted(tmp_path: Path) -> None:
-    found = forecast(config(tmp_path))
+    found = forecast_of(config(tmp_path))
     assert counted(found) == {"one": 80, "two": 50, "goal": 40}
     assert found.proxy_parameters == 4 * (4 + 1)
     assert found.retrain_parameters == 5 * (4 + 1) + 3 * (5 + 1) + 4 * (3 + 1)
@@ -67,7 +73,7 @@ def test_rows_are_guessed_from_the_first_part_that_has_any(
     pool: dict[str, Any], wanted: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parts_module, "PART_BYTES", 1)
-    found = forecast(config(tmp_path, one=pool))
+    found = forecast_of(config(tmp_path, one=pool))
     assert counted(found)["one"] == wanted
     assert found.sources["one"].capped == ("max_tokens" in pool)
 

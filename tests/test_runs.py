@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
-from mixray.config import RunConfig, parse_config
-from mixray.errors import CorruptedArtifactError, InputError
+from mixray.config import RobustConfig, RunConfig, load_config, parse_config
+from mixray.errors import CorruptedArtifactError, InputError, Interrupted
 from mixray.mixture import ArmResult, Mixture
-from mixray.runs import RunFolder, is_finished
+from mixray.runs import MixtureRun, RobustRun, is_finished, open_run
 from mixray.store import Artifact
+from tests.report.test_robust_tables import results
 
+ROBUST = Path(__file__).parents[1] / "jobs" / "robust_digits.yaml"
 MakeConfig = Callable[..., RunConfig]
 MIXTURE = Mixture(sources=["python", "cpp"], weights={"python": 1 / 3, "cpp": 2 / 3}, targets=["docs"], gap=1e-9)
 
@@ -34,17 +36,17 @@ retrain: {model: {architecture: gpt_neox}, tokens: 2_000}
 
 
 @pytest.fixture
-def folder(make_config: MakeConfig) -> RunFolder:
-    return RunFolder.create(make_config())
+def folder(make_config: MakeConfig) -> MixtureRun:
+    return MixtureRun.create(make_config())
 
 
 # ------------------------------------------------------------------------------------------- its name
 
 
-def test_a_run_is_named_by_its_file_and_what_stands_in_it(folder: RunFolder, tmp_path: Path) -> None:
+def test_a_run_is_named_by_its_file_and_what_stands_in_it(folder: MixtureRun, tmp_path: Path) -> None:
     assert re.fullmatch(r"demo-[0-9a-f]{8}", folder.name)
     assert folder.location == str(tmp_path / "store" / "runs" / folder.name)
-    assert folder.artifacts().attempt == folder.name
+    assert folder.artifacts.attempt == folder.name
 
 
 @pytest.mark.parametrize(
@@ -61,13 +63,13 @@ def test_a_run_is_named_by_its_file_and_what_stands_in_it(folder: RunFolder, tmp
     ],
 )
 def test_its_name_hangs_on_what_is_computed_alone(
-    folder: RunFolder, make_config: MakeConfig, overrides: dict[str, Any], same: bool
+    folder: MixtureRun, make_config: MakeConfig, overrides: dict[str, Any], same: bool
 ) -> None:
-    assert (RunFolder.create(make_config(**overrides)).name == folder.name) == same
+    assert (MixtureRun.create(make_config(**overrides)).name == folder.name) == same
 
 
-def test_its_name_does_not_hang_on_where_it_is_kept(folder: RunFolder, make_config: MakeConfig, tmp_path: Path) -> None:
-    elsewhere = RunFolder.create(make_config(storage=str(tmp_path / "elsewhere")))
+def test_its_name_does_not_depend_on_its_storage(folder: MixtureRun, make_config: MakeConfig, tmp_path: Path) -> None:
+    elsewhere = MixtureRun.create(make_config(storage=str(tmp_path / "elsewhere")))
     assert elsewhere.name == folder.name
     assert elsewhere.location != folder.location
 
@@ -76,8 +78,8 @@ def test_its_name_does_not_hang_on_where_it_is_kept(folder: RunFolder, make_conf
 
 
 def test_a_folder_is_opened_with_the_config_that_made_it(make_config: MakeConfig) -> None:
-    made = RunFolder.create(make_config(**{"mixture.tolerance": 1e-9, "sources.python.text": "3e-3", "name": "1e5"}))
-    opened = RunFolder.open(made.location)
+    made = MixtureRun.create(make_config(**{"mixture.tolerance": 1e-9, "sources.python.text": "3e-3", "name": "1e5"}))
+    opened = MixtureRun.open(made.location)
     assert opened.config == made.config
     assert (opened.name, opened.location) == (made.name, made.location)
 
@@ -97,13 +99,13 @@ def test_a_folder_is_opened_with_the_config_that_made_it(make_config: MakeConfig
     ],
 )
 def test_every_form_of_its_location_opens_it(
-    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, form: str, directory: str
+    folder: MixtureRun, monkeypatch: pytest.MonkeyPatch, form: str, directory: str
 ) -> None:
     store = folder.storage.full("")
     monkeypatch.setenv("HOME", store)
     monkeypatch.chdir(directory.format(store=store))
     folder.save_mixture("docs", MIXTURE)
-    opened = RunFolder.open(form.format(store=store, name=folder.name))
+    opened = MixtureRun.open(form.format(store=store, name=folder.name))
     monkeypatch.chdir("/")
     assert opened.name == folder.name
     assert opened.mixtures() == {"docs": MIXTURE}
@@ -111,17 +113,17 @@ def test_every_form_of_its_location_opens_it(
 
 def test_a_folder_of_any_name_holds_runs(make_config: MakeConfig, tmp_path: Path) -> None:
     for name in ("what?", "a b", "x/runs", "runs/runs"):
-        made = RunFolder.create(make_config(storage=str(tmp_path / name)))
-        assert RunFolder.open(made.location).location == made.location
+        made = MixtureRun.create(make_config(storage=str(tmp_path / name)))
+        assert MixtureRun.open(made.location).location == made.location
 
 
 def test_a_run_in_object_storage_is_opened_by_its_uri_and_query(make_config: MakeConfig, s3_uri: str) -> None:
-    made = RunFolder.create(make_config(storage=s3_uri))
+    made = MixtureRun.create(make_config(storage=s3_uri))
     made.save_mixture("docs", MIXTURE)
     root, _, query = s3_uri.partition("?")
     assert made.location == f"{root}/runs/{made.name}?{query}"
     for slash in ("", "/"):
-        opened = RunFolder.open(f"{root}/runs/{made.name}{slash}?{query}")
+        opened = MixtureRun.open(f"{root}/runs/{made.name}{slash}?{query}")
         assert (opened.config, opened.mixtures()) == (made.config, {"docs": MIXTURE})
 
 
@@ -139,53 +141,54 @@ def test_a_run_in_object_storage_is_opened_by_its_uri_and_query(make_config: Mak
         ("/runs/nothing-12345678", "no config.yaml in it"),
     ],
 )
-def test_what_is_no_run_folder_is_refused(folder: RunFolder, location: str, got: str) -> None:
+def test_what_is_no_run_folder_is_refused(folder: MixtureRun, location: str, got: str) -> None:
     location = location.format(store=folder.storage.full(""), name=folder.name)
-    with pytest.raises(InputError, match="this is not a run folder") as caught:
-        RunFolder.open(location)
+    with pytest.raises(InputError, match="this is not a valid run folder") as caught:
+        MixtureRun.open(location)
     assert (caught.value.where, caught.value.got) == (location, got)
     assert "<storage>/runs/<name>-<hash>" in str(caught.value.wanted)
 
 
 def test_runs_at_the_root_of_the_machine_are_not_those_of_this_directory(
-    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+    folder: MixtureRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder.storage.full(""))
-    with pytest.raises(InputError, match="this is not a run folder"):
-        RunFolder.open(f"/runs/{folder.name}")
+    with pytest.raises(InputError, match="this is not a valid run folder"):
+        MixtureRun.open(f"/runs/{folder.name}")
 
 
 @pytest.mark.parametrize(
     ("content", "what", "line"),
     [
-        (b"name: demo\nsed: 1\n", "the key 'sources' is missing", ""),
+        (b"name: demo\nsed: 1\n", "this is not a valid run file", ""),
+        (b"name: demo\nwindow: 8\n", "the key 'sources' is missing", ""),
         (b"a: [", "the run file is not valid YAML", ", line 1"),
     ],
 )
-def test_a_broken_config_in_it_is_named(folder: RunFolder, content: bytes, what: str, line: str) -> None:
+def test_a_broken_config_in_it_is_named(folder: MixtureRun, content: bytes, what: str, line: str) -> None:
     folder.storage.write(f"{folder.path}/config.yaml", content)
     with pytest.raises(InputError) as caught:
-        RunFolder.open(folder.location)
+        MixtureRun.open(folder.location)
     assert (caught.value.what, caught.value.where) == (what, f"{folder.location}/config.yaml{line}")
 
 
-def test_a_config_that_is_not_text_cannot_be_read(folder: RunFolder) -> None:
+def test_a_config_that_is_not_text_cannot_be_read(folder: MixtureRun) -> None:
     folder.storage.write(f"{folder.path}/config.yaml", b"\xff\xfe")
     with pytest.raises(InputError, match="the run folder cannot be read") as caught:
-        RunFolder.open(folder.location)
+        MixtureRun.open(folder.location)
     assert caught.value.where == folder.location
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_any_work(make_config: MakeConfig, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(InputError, match="the storage cannot be written"):
-        RunFolder.create(make_config(storage=str(tmp_path / "file" / "store")))
+        MixtureRun.create(make_config(storage=str(tmp_path / "file" / "store")))
 
 
 # ------------------------------------------------------------------------------------------- contents
 
 
-def test_mixtures_are_saved_and_read_back_to_the_last_bit(folder: RunFolder) -> None:
+def test_mixtures_are_saved_and_read_back_to_the_last_bit(folder: MixtureRun) -> None:
     assert folder.mixtures() == {}
     other = Mixture.from_weights({"python": 0.1, "cpp": 0.9})
     folder.save_mixture("docs", MIXTURE)
@@ -193,12 +196,12 @@ def test_mixtures_are_saved_and_read_back_to_the_last_bit(folder: RunFolder) -> 
     folder.save_mixture("docs", other)
     folder.save_report("weights.svg", b"<svg/>")
     folder.storage.write(f"{folder.path}/mixtures/notes.txt", b"a person's")
-    assert RunFolder.open(folder.location).mixtures() == {"docs": other, "tests": MIXTURE}
+    assert MixtureRun.open(folder.location).mixtures() == {"docs": other, "tests": MIXTURE}
     assert folder.storage.list(folder.path) == ["config.yaml", "mixtures", "report"]
     assert folder.storage.read(f"{folder.path}/report/weights.svg") == b"<svg/>"
 
 
-def test_a_mixture_file_that_is_none_is_named(folder: RunFolder) -> None:
+def test_a_mixture_file_that_is_none_is_named(folder: MixtureRun) -> None:
     path = f"{folder.path}/mixtures/docs.json"
     folder.storage.write(path, b'{"schema": "mixray.mixture/2"}')
     with pytest.raises(InputError, match="this is not a valid mixture file") as caught:
@@ -207,11 +210,11 @@ def test_a_mixture_file_that_is_none_is_named(folder: RunFolder) -> None:
 
 
 @pytest.fixture
-def cached(folder: RunFolder) -> tuple[dict[str, Artifact], dict[str, dict[str, Artifact]]]:
+def cached(folder: MixtureRun) -> tuple[dict[str, Artifact], dict[str, dict[str, Artifact]]]:
     """The artifacts of a prediction cache that the folder remembers."""
 
     def publish(kind: str, id: str) -> Artifact:
-        draft = folder.artifacts().draft(kind, id)
+        draft = folder.artifacts.draft(kind, id)
         return draft.publish({"fit-00000.parquet": draft.write("fit-00000.parquet", id.encode())}, {"id": id})
 
     rows = {"docs": publish("rows", "r")}
@@ -220,23 +223,23 @@ def cached(folder: RunFolder) -> tuple[dict[str, Artifact], dict[str, dict[str, 
     return rows, columns
 
 
-def test_the_prediction_cache_is_remembered_in_order(folder: RunFolder, cached: Any) -> None:
-    opened = RunFolder.open(folder.location)
-    rows, columns = opened.load_cache(opened.artifacts())
+def test_the_prediction_cache_is_remembered_in_order(folder: MixtureRun, cached: Any) -> None:
+    opened = MixtureRun.open(folder.location)
+    rows, columns = opened.load_cache()
     assert (rows, columns) == cached
     assert list(columns["docs"]) == list(opened.available_tokens()) == ["python", "cpp"]
     assert opened.available_tokens() == {"python": 12, "cpp": 7}
 
 
-def test_a_column_that_is_gone_is_named(folder: RunFolder, cached: Any) -> None:
+def test_a_column_that_is_gone_is_named(folder: MixtureRun, cached: Any) -> None:
     assert cached
     folder.storage.delete_folder("artifacts/column/c")
     with pytest.raises(CorruptedArtifactError, match="the stored column c is corrupted"):
-        folder.load_cache(folder.artifacts())
+        folder.load_cache()
 
 
-def test_a_run_that_has_no_cache_yet_says_so(folder: RunFolder) -> None:
-    for ask in (folder.available_tokens, lambda: folder.load_cache(folder.artifacts())):
+def test_a_run_that_has_no_cache_yet_says_so(folder: MixtureRun) -> None:
+    for ask in (folder.available_tokens, lambda: folder.load_cache()):
         with pytest.raises(InputError, match="the run has no prediction cache yet") as caught:
             ask()
         assert caught.value.where == folder.location
@@ -246,19 +249,61 @@ def test_a_run_that_has_no_cache_yet_says_so(folder: RunFolder) -> None:
 # ------------------------------------------------------------------------------------------- when it is finished
 
 
-def test_a_run_is_finished_when_every_mixture_has_its_results(make_config: MakeConfig) -> None:
+def test_a_run_is_finished_when_every_mixture_has_its_report(make_config: MakeConfig) -> None:
     assert not is_finished(make_config())
-    folder = RunFolder.create(make_config())
-    assert not is_finished(make_config())
+    run = MixtureRun.create(make_config())
     with_results = MIXTURE.model_copy(update={"retrain": {"mixmin": ArmResult(nll=1.0)}})
-    folder.save_mixture("docs", MIXTURE)
-    folder.save_mixture("code", with_results)
-    assert not is_finished(make_config())
-    folder.save_mixture("docs", with_results)
-    assert is_finished(make_config())
+    steps: list[tuple[Callable[[], None], str | None]] = [
+        (lambda: None, "data"),
+        (lambda: run.save_mixture("code", with_results), "data"),  # a target that the run file does not have
+        (lambda: run.save_cache({}, {}, {}), "mixture"),
+        (lambda: run.save_mixture("docs", MIXTURE), "retrain"),
+        (lambda: run.save_mixture("docs", with_results), "report"),
+        (lambda: run.save_report("docs_weights.png", b""), None),
+        (lambda: run.storage.write(f"{run.path}/mixtures/docs.json", b"{"), "damaged"),
+    ]
+    for step, next_stage in steps:
+        step()
+        if next_stage != "damaged":
+            assert next((name for name, is_done in run.stages().items() if not is_done), None) == next_stage
+        assert is_finished(make_config()) == (next_stage is None)
     assert not is_finished(make_config(seed=1))
-    folder.storage.write(f"{folder.path}/mixtures/docs.json", b"{")
-    assert not is_finished(make_config())
+
+
+def test_the_first_stages_are_known_from_the_index(make_config: MakeConfig) -> None:
+    run = MixtureRun.create(make_config())
+    artifact = run.artifacts.draft("proxy", "p").publish({}, {})
+    run.index.add_pools({"python": artifact}, {"docs": artifact}, {"source python": {"documents": 1}})
+    run.index.add({"proxy/python": artifact})
+    assert [name for name, is_done in open_run(run.location).stages().items() if is_done] == ["data"]
+    run.index.add({"proxy/cpp": artifact})
+    assert [name for name, is_done in open_run(run.location).stages().items() if is_done] == ["data", "proxies"]
+
+
+def test_an_interrupt_names_the_stage(make_config: MakeConfig) -> None:
+    run = MixtureRun.create(make_config())
+    message = "interrupted in retrain; the same command continues"
+    with pytest.raises(Interrupted, match=message) as caught, run.stage("retrain"):
+        raise KeyboardInterrupt
+    assert caught.value.stage == "retrain"
+
+
+def test_a_robust_comparison_is_opened_as_one_and_has_no_mixtures(tmp_path: Path) -> None:
+    config = load_config(ROBUST, {"storage": str(tmp_path), "arms": ["erm"], "seeds": 1}, kind=RobustConfig)
+    run = RobustRun.create(config)
+    opened = open_run(run.location)
+    assert isinstance(opened, RobustRun)
+    assert opened.config == config
+    assert opened.stages() == {"arms": False, "report": False}
+    with pytest.raises(InputError, match="the run has no results yet"):
+        opened.results()
+    with pytest.raises(InputError, match="this run compares robust training"):
+        MixtureRun.open(run.location)
+    run.add_artifacts({"arm/erm-0": run.artifacts.draft("classifier", "c").publish({}, {})})
+    assert open_run(run.location).stages() == {"arms": True, "report": False}
+    run.save_results(results())
+    assert opened.results() == results()
+    assert is_finished(config)
 
 
 def test_a_run_in_a_storage_that_does_not_answer_is_not_finished(make_config: MakeConfig, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from mixray.config import RunConfig
 from mixray.config.mixture import ShardsConfig
 from mixray.errors import CorruptedArtifactError, InputError
 from mixray.mixture import Mixture
-from mixray.runs import RunFolder
+from mixray.runs import MixtureRun
 from mixray.search import Sweep, baseline_shares, find_mixture, natural_tokens, solve_again, solve_once
 from mixray.store import Artifact, encode
 
@@ -284,9 +284,9 @@ def test_natural_is_in_proportion_to_the_real_sizes_where_they_are_stated(config
     assert baseline_shares(sizes)["natural"]["a"] == 30 / 34
 
 
-def test_a_solution_is_found_again_and_not_solved_again(cache: PredictionCache, folder: RunFolder) -> None:
-    artifacts = folder.artifacts()
-    rows, columns = folder.load_cache(artifacts)
+def test_a_solution_is_found_again_and_not_solved_again(cache: PredictionCache, folder: MixtureRun) -> None:
+    artifacts = folder.artifacts
+    rows, columns = folder.load_cache()
     settings: dict[str, Any] = {"available_tokens": AVAILABLE, "run": "run-1"}
     target, its_rows = next(iter(rows.items()))
     first, again = (
@@ -325,10 +325,10 @@ def test_token_values_that_were_not_kept_are_asked_for(
 
 
 @pytest.fixture
-def folder(cache: PredictionCache, config: Callable[..., RunConfig]) -> RunFolder:
+def folder(cache: PredictionCache, config: Callable[..., RunConfig]) -> MixtureRun:
     """A run that has come past its cache, two targets with the same rows."""
-    folder = RunFolder.create(config(bootstrap=10))
-    artifacts = folder.artifacts()
+    folder = MixtureRun.create(config(bootstrap=10))
+    artifacts = folder.artifacts
     keys = {
         "document": pa.array([document_id(int(number)) for number in cache.documents], pa.binary(16)),
         "window": pa.array(cache.windows),
@@ -345,24 +345,24 @@ def folder(cache: PredictionCache, config: Callable[..., RunConfig]) -> RunFolde
         for index, name in enumerate(cache.models)
     }
     folder.save_cache({"target": rows, "other": rows}, {"target": columns, "other": columns}, AVAILABLE)
-    return RunFolder.open(folder.location)
+    return MixtureRun.open(folder.location)
 
 
-def test_solving_again_without_changes_gives_the_same_bits(cache: PredictionCache, folder: RunFolder) -> None:
+def test_solving_again_without_changes_gives_the_same_bits(cache: PredictionCache, folder: MixtureRun) -> None:
     again = solve_again(folder, [], None)
     first = find_mixture({"target": cache}, folder.config, available_tokens=AVAILABLE, run=folder.name)
     assert again["target"] == first.mixture
     assert list(again) == ["target", "other"]
 
 
-def test_a_run_with_shards_is_solved_again_in_memory(folder: RunFolder) -> None:
+def test_a_run_with_shards_is_solved_again_in_memory(folder: MixtureRun) -> None:
     changed = folder.config.mixture.model_copy(update={"shards": ShardsConfig(actors=3)})
     sharded = replace(folder, config=folder.config.model_copy(update={"mixture": changed}))
     assert solve_again(sharded, [], None) == solve_again(folder, [], None)
     assert solve_again(sharded, ["mixture.choose={rule: nearest_to_prior}"], "other")
 
 
-def test_solving_again_takes_new_settings_of_the_mixture(folder: RunFolder) -> None:
+def test_solving_again_takes_new_settings_of_the_mixture(folder: MixtureRun) -> None:
     changes = ["mixture.bounds.a=[0, 0.25]", "mixture.solver=em", "mixture.tolerance=1e-5"]
     found = solve_again(folder, changes, "other")
     assert list(found) == ["other"]
@@ -394,7 +394,7 @@ def test_solving_again_takes_new_settings_of_the_mixture(folder: RunFolder) -> N
     ],
 )
 def test_what_cannot_be_solved_again_is_refused(
-    folder: RunFolder, overrides: list[str], target: str | None, what: str
+    folder: MixtureRun, overrides: list[str], target: str | None, what: str
 ) -> None:
     with pytest.raises(InputError) as caught:
         solve_again(folder, overrides, target)
@@ -402,7 +402,7 @@ def test_what_cannot_be_solved_again_is_refused(
 
 
 def test_a_run_without_a_cache_cannot_be_solved_again(config: Callable[..., RunConfig]) -> None:
-    folder = RunFolder.create(config(bootstrap=11))
+    folder = MixtureRun.create(config(bootstrap=11))
     with pytest.raises(InputError, match="the run has no prediction cache yet") as caught:
         solve_again(folder, [], None)
     assert caught.value.where == folder.location
@@ -535,7 +535,7 @@ def test_every_source_has_its_worth_and_the_path_leads_to_the_prior(
     Mixture.from_json(mixture.to_json())
 
 
-def test_a_cap_is_swept(folder: RunFolder) -> None:
+def test_a_cap_is_swept(folder: MixtureRun) -> None:
     sweep = solve_again(folder, ["mixture.bounds.a=[0, 0.1..0.5:0.2]"], "target")
     assert isinstance(sweep, Sweep)
     assert (sweep.key, sweep.values) == ("mixture.bounds.a", [[0, 0.1], [0, 0.3], [0, 0.5]])
@@ -550,7 +550,7 @@ def test_a_cap_is_swept(folder: RunFolder) -> None:
     assert losses == sorted(losses, reverse=True)
 
 
-def test_a_groups_cap_is_swept(folder: RunFolder) -> None:
+def test_a_groups_cap_is_swept(folder: MixtureRun) -> None:
     sweep = solve_again(folder, ["mixture.groups=[{sources: [a, b], max: 0.3..0.5}]"], "target")
     assert isinstance(sweep, Sweep)
     sums = [
@@ -559,7 +559,7 @@ def test_a_groups_cap_is_swept(folder: RunFolder) -> None:
     assert sums == pytest.approx([0.3, 0.4, 0.5], abs=1e-12)
 
 
-def test_what_no_mixture_satisfies_is_a_hole_in_the_sweep(folder: RunFolder) -> None:
+def test_what_no_mixture_satisfies_is_a_hole_in_the_sweep(folder: MixtureRun) -> None:
     sweep = solve_again(folder, {"mixture.max_epochs": "0.5..1.5:0.5"}, "target")
     assert isinstance(sweep, Sweep)
     assert sweep.values == [0.5, 1.0, 1.5]
@@ -577,7 +577,7 @@ def test_what_no_mixture_satisfies_is_a_hole_in_the_sweep(folder: RunFolder) -> 
         ("0..0.05", [0, 0.01, 0.02, 0.03, 0.04, 0.05]),
     ],
 )
-def test_a_range_steps_by_its_last_digit_unless_told(folder: RunFolder, written: str, values: list[float]) -> None:
+def test_a_range_steps_by_its_last_digit_unless_told(folder: MixtureRun, written: str, values: list[float]) -> None:
     sweep = solve_again(folder, {"mixture.prior.strength": written}, "target")
     assert isinstance(sweep, Sweep)
     assert sweep.values == values
@@ -594,7 +594,7 @@ def test_a_part_of_the_loss_is_one_of_the_loss_and_not_of_a_regret(
         assert chosen.choice.allowed_rise == pytest.approx(1e-3 * sum(losses), rel=0.01)
 
 
-def test_the_worst_case_is_solved_again_from_the_cache(folder: RunFolder) -> None:
+def test_the_worst_case_is_solved_again_from_the_cache(folder: MixtureRun) -> None:
     found = solve_again(folder, ["mixture.over=worst", "mixture.worst.tau=0.01"], None)
     assert isinstance(found, dict)
     assert list(found) == ["worst"]

@@ -45,7 +45,7 @@ def test_imports_keep_their_contracts(monkeypatch: pytest.MonkeyPatch) -> None:
         "import mixray.cli",
         "import mixray; mixray.solve([[-1.0, -2.0], [-2.0, -1.0]])",
         "import mixray; mixray.load_config('jobs/quickstart.yaml')",
-        "from mixray.runs import RunFolder; from mixray.search import solve_again",
+        "from mixray.runs import open_run; from mixray.search import solve_again",
     ],
 )
 def test_what_needs_no_heavy_package_loads_none(code: str) -> None:

@@ -10,7 +10,7 @@ import ray.data
 
 from mixray.cache import read_file, split_files
 from mixray.errors import InputError
-from mixray.runs import RunFolder
+from mixray.runs import MixtureRun
 from mixray.store import Artifact, Storage
 
 
@@ -22,13 +22,13 @@ def open_cache(run_folder: str, target: str) -> ray.data.Dataset:
 
     Lazy: files are read where the data set runs. Connects to Ray as Ray Data does. Raises InputError.
     """
-    folder = RunFolder.open(run_folder)
-    rows, columns = folder.load_cache(folder.artifacts())
+    run = MixtureRun.open(run_folder)
+    rows, columns = run.load_cache()
     if target not in rows:
         raise InputError("the run has no such target", where="target", got=target, wanted=f"one of {', '.join(rows)}")
     names = split_files(rows[target], "fit")
     files = ray.data.from_items([{"name": name} for name in names], override_num_blocks=len(names))
-    read = partial(_read, storage=folder.storage, rows=rows[target], columns=columns[target])
+    read = partial(_read, storage=run.storage, rows=rows[target], columns=columns[target])
     return files.map_batches(read, batch_size=1, batch_format="pyarrow")
 
 

@@ -89,3 +89,8 @@ class Prepared:
     targets: dict[str, Artifact]
     counts: dict[str, dict[str, int]]
     warnings: list[dict[str, Any]]
+
+    @property
+    def available_tokens(self) -> dict[str, int]:
+        """Return how many training tokens each source has."""
+        return {name: int(source.meta["tokens"]) for name, source in self.sources.items()}

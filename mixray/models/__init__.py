@@ -3,7 +3,7 @@
 from mixray.models.building import build_model, count_parameters, model_identity
 from mixray.models.causal_lm import CausalLM
 from mixray.models.classifier import Classifier, ClassifierLoss, ExampleClassifier
-from mixray.models.kinds import load_model, model_size, new_model
+from mixray.models.kinds import classifier_size, load_model, model_size, new_model
 from mixray.models.protocol import Proxy, Scores
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Proxy",
     "Scores",
     "build_model",
+    "classifier_size",
     "count_parameters",
     "load_model",
     "model_identity",

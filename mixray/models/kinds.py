@@ -41,8 +41,13 @@ def model_size(config: TrainingConfig, inputs: ModelInputs) -> int:
     """All parameters, embeddings included, tied ones once. Raises InputError as ``build_model``."""
     if isinstance(config.model, HeadConfig):
         assert isinstance(inputs, ExampleInputs), "a classifier reads examples"
-        with torch.device("meta"):
-            model = Classifier(config.model, features=inputs.features, classes=len(inputs.label_names), seed=0)
-        return sum(parameter.numel() for parameter in model.parameters())
+        return classifier_size(config.model, features=inputs.features, classes=len(inputs.label_names))
     assert not isinstance(inputs, ExampleInputs), "a language model reads texts"
     return count_parameters(config.model, inputs.vocab_size, inputs.window)
+
+
+def classifier_size(config: HeadConfig, *, features: int, classes: int) -> int:
+    """Return the number of parameters of a classifier."""
+    with torch.device("meta"):
+        model = Classifier(config, features=features, classes=classes, seed=0)
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -17,7 +17,7 @@ from mixray.config import RunConfig, dump_config, parse_config
 from mixray.config.loading import Overrides, override_items
 from mixray.errors import InputError
 from mixray.mixture import Mixture
-from mixray.runs import RunFolder
+from mixray.runs import MixtureRun
 from mixray.search.problem import natural_tokens
 from mixray.search.solving import find_mixture, in_memory, mixture_targets
 
@@ -39,7 +39,7 @@ class Sweep:
     mixtures: list[dict[str, Mixture] | None]
 
 
-def solve_again(folder: RunFolder, overrides: Overrides, target: str | None) -> dict[str, Mixture] | Sweep:
+def solve_again(run: MixtureRun, overrides: Overrides, target: str | None) -> dict[str, Mixture] | Sweep:
     """Return the mixtures of a run, or of one of its targets, under other settings of ``mixture``.
 
     Raises InputError for overrides of other settings, more than one range, an unknown target and a run that has no
@@ -49,17 +49,17 @@ def solve_again(folder: RunFolder, overrides: Overrides, target: str | None) -> 
     _require_mixture_settings(settings)
     ranges = {key: values for key, value in settings.items() if (values := _range_values(key, value)) is not None}
     if not ranges:
-        return _solve(folder, settings, target)
+        return _solve(run, settings, target)
     if len(ranges) > 1:
         raise InputError("one setting can be swept at a time", got=", ".join(ranges), wanted="one range from..to")
     ((key, values),) = ranges.items()
     for value in values:
-        _config(folder, settings | {key: value})  # a value that is not valid is refused, not swept
+        _config(run, settings | {key: value})  # a value that is not valid is refused, not swept
     mixtures: list[dict[str, Mixture] | None] = []
     refusal: InputError | None = None
     for value in values:
         try:
-            mixtures.append(_solve(folder, settings | {key: value}, target))
+            mixtures.append(_solve(run, settings | {key: value}, target))
         except InputError as error:  # a limit too tight for any mixture is a result of the sweep
             refusal = error
             mixtures.append(None)
@@ -80,28 +80,28 @@ def _require_mixture_settings(settings: Mapping[str, object]) -> None:
             )
 
 
-def _config(folder: RunFolder, settings: Mapping[str, Any]) -> RunConfig:
+def _config(run: MixtureRun, settings: Mapping[str, Any]) -> RunConfig:
     in_memory_settings = {**settings, "mixture.shards": None}
-    return parse_config(dump_config(folder.config), in_memory_settings, name=f"{folder.location}/config.yaml")
+    return parse_config(dump_config(run.config), in_memory_settings, name=f"{run.location}/config.yaml")
 
 
-def _solve(folder: RunFolder, settings: Mapping[str, Any], target: str | None) -> dict[str, Mixture]:
-    config = _config(folder, settings)
-    rows, columns = folder.load_cache(folder.artifacts())
+def _solve(run: MixtureRun, settings: Mapping[str, Any], target: str | None) -> dict[str, Mixture]:
+    config = _config(run, settings)
+    rows, columns = run.load_cache()
     if target is not None and target not in rows:
         raise InputError("the run has no such target", where="--target", got=target, wanted=f"one of {', '.join(rows)}")
     if target is not None and config.mixture.over != "each":
         raise InputError(
             "one target cannot be picked", where="--target", got=f"mixture.over: {config.mixture.over}", wanted="each"
         )
-    available = folder.available_tokens()
+    available = run.available_tokens()
     mixtures = {}
     for name, targets in mixture_targets(config, rows if target is None else [target]).items():
         caches = {each: (rows[each], columns[each]) for each in targets}
         assert all(list(columns[each]) == list(available) for each in targets), "other columns than sources"
         sizes = natural_tokens(config, available)
-        with in_memory(folder.storage, caches) as predictions:
-            solved = find_mixture(predictions, config, available_tokens=available, natural_sizes=sizes, run=folder.name)
+        with in_memory(run.storage, caches) as predictions:
+            solved = find_mixture(predictions, config, available_tokens=available, natural_sizes=sizes, run=run.name)
         mixtures[name] = solved.mixture
     return mixtures
 

@@ -93,7 +93,7 @@ def test_the_planted_proportions_come_back(planted: tuple[Path, Result]) -> None
     distance = sum(abs(mixture.weights[name] - share) for name, share in PLANTED.items()) / 2
     assert distance <= 0.06, mixture.weights
     assert mixture.loss["mixmin"] < mixture.loss["balanced"]
-    assert (mixture.share_of, mixture.retrain["mixmin"]["tokens"]) == ("training examples", 10_000)
+    assert (mixture.share_of, mixture.retrain["mixmin"].tokens) == ("training examples", 10_000)
 
 
 def test_an_arm_tells_the_weights_of_the_columns_groups(planted: tuple[Path, Result]) -> None:

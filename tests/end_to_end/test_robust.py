@@ -19,7 +19,7 @@ from mixray.config import load_config
 from mixray.config.robust import RobustConfig
 from mixray.data.tabular.grouped import load_task, store_rows
 from mixray.errors import InputError
-from mixray.robust_pipeline import train_robust
+from mixray.pipeline import run
 from mixray.store import Artifacts, Storage
 from mixray.study import train_arm
 from mixray.study.arm import accuracy
@@ -134,8 +134,9 @@ def test_a_second_run_trains_nothing_and_tells_the_same(digits: tuple[Path, str]
     before = results(storage)
     made = {path: path.stat().st_mtime_ns for path in storage.glob("artifacts/*/*/manifest.json")}
     assert len(made) == 2 * 2 + 2
-    again = train_robust(ROOT / "jobs" / "robust_digits.yaml", [*SMALL, f"storage={storage}"])
-    assert json.loads(again.results.to_json()) == before
+    again = run(ROOT / "jobs" / "robust_digits.yaml", [*SMALL, f"storage={storage}"])
+    assert again.comparison is not None
+    assert json.loads(again.comparison.to_json()) == before
     assert made == {path: path.stat().st_mtime_ns for path in storage.glob("artifacts/*/*/manifest.json")}
 
 
@@ -180,7 +181,8 @@ def run_file(folder: Path, table: pa.Table, **changes: Any) -> Path:
 
 @pytest.mark.usefixtures("ray_session")
 def test_a_head_on_frozen_features_from_parquet(tmp_path: Path) -> None:
-    results = train_robust(run_file(tmp_path, rows())).results
+    results = run(run_file(tmp_path, rows())).comparison
+    assert results is not None
     assert results.group_names == ("00", "01", "10", "11")
     assert sum(sum(part.values()) for part in results.counts.values()) == 400
     assert results.steps == round(2 * sum(results.counts["train"].values()) / 64)
@@ -200,7 +202,7 @@ def test_wrong_input_is_refused_before_anything_starts(
     tmp_path: Path, changes: dict[str, Any], overrides: list[str], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        train_robust(run_file(tmp_path, rows(**changes)), overrides)
+        run(run_file(tmp_path, rows(**changes)), overrides)
     assert not list(tmp_path.glob("runs-here/*.db"))
 
 

@@ -49,6 +49,13 @@ def load_task(config: GroupedConfig, rows: Artifact | None, storage: Storage, se
     return split_and_encode(typed_rows(read_table(storage, rows.files[TABLE]), config), config, seed)
 
 
+def read_task(config: GroupedConfig, seed: int) -> GroupedTask:
+    """Return the task of a seed, read from the files and stored nowhere. Raises InputError as ``store_rows`` does."""
+    if config.digits is not None:
+        return digits_task(config.digits, seed)
+    return split_and_encode(typed_rows(read_rows(config), config), config, seed)
+
+
 def read_rows(config: GroupedConfig) -> Any:
     """Return the named columns of all files as one Arrow table.
 

@@ -1,0 +1,174 @@
+"""The stages of a search for mixtures: each is one function of a run, its Ray session and what earlier stages made.
+
+``mixray.pipeline`` has their order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+from mixray.cluster import Session
+from mixray.cluster.mapping import run_tasks
+from mixray.cluster.proxies import train_proxies
+from mixray.cluster.retraining import retrain
+from mixray.cluster.scoring import score
+from mixray.cluster.target_shards import on_shards
+from mixray.cluster.watching import News
+from mixray.data import Prepared, prepare
+from mixray.progress import Stage
+from mixray.report import curves_figure, mixture_figures, summary_lines
+from mixray.runs import MixtureRun
+from mixray.search import (
+    ArmArtifacts,
+    SolvedMixture,
+    feasible_set,
+    in_memory,
+    mixture_targets,
+    solve_once,
+    with_held_out_results,
+)
+from mixray.store import Artifact
+from mixray.tracking import SUMMARY_FILE
+from mixray.training import Progress as TrainingRecord
+
+Models = Mapping[str, Artifact]
+"""Name of a source or of an arm -> its trained model."""
+Columns = Mapping[str, Mapping[str, Artifact]]
+"""Target -> source -> the column of the prediction cache."""
+Arms = Mapping[str, Mapping[str, float]]
+"""Name of a model to retrain -> source -> share of its training tokens."""
+
+
+def prepare_data(run: MixtureRun, session: Session) -> Prepared:
+    """Read, deduplicate and tokenize (or encode) the sources and targets."""
+    with run.stage("data") as stage:
+        data = prepare(run.config, run.artifacts, partial(run_tasks, session, progress=stage.update), stage.note)
+        for warning in data.warnings:
+            run.progress.warn(warning["message"])
+        run.index.add_pools(data.sources, data.targets, data.counts)
+    # Limits that no mixture satisfies are refused before anything is trained.
+    feasible_set(run.config.mixture, list(run.config.sources), data.available_tokens, run.config.retrain.tokens)
+    return data
+
+
+def train_on_sources(run: MixtureRun, session: Session, data: Prepared) -> Models:
+    """Train one proxy on every source."""
+    config = run.config
+    with run.stage("proxies", len(data.sources)) as stage:
+        proxies = train_proxies(
+            session,
+            run.artifacts,
+            config.proxy,
+            data.sources,
+            tokens=config.proxy_tokens,
+            inputs=data.inputs,
+            seed=config.seed,
+            news=_training_news(run, stage, "proxy"),
+        )
+        _keep_models(run, stage, "proxy", proxies)
+    return proxies
+
+
+def score_targets(run: MixtureRun, session: Session, data: Prepared, proxies: Models) -> Columns:
+    """Fill the prediction cache: every proxy's log-probabilities on the fit part of every target."""
+    config = run.config
+    with run.stage("cache") as stage:
+        columns = score(session, run.artifacts, config.cache, config.proxy, proxies, data.targets, "fit", stage.update)
+        run.save_cache(data.targets, columns, data.available_tokens)
+    return columns
+
+
+def solve_mixtures(run: MixtureRun, session: Session, data: Prepared, columns: Columns) -> dict[str, SolvedMixture]:
+    """Solve the convex problem of every mixture."""
+    config, solutions = run.config, {}
+    targets_of = mixture_targets(config)
+    with run.stage("mixture", len(targets_of)) as stage:
+        on_actors = partial(on_shards, session, config.mixture, stage.update)
+        for name, targets in targets_of.items():
+            solutions[name] = solve_once(
+                run.artifacts,
+                config,
+                in_memory if config.mixture.shards is None else on_actors,
+                targets={target: (data.targets[target], columns[target]) for target in targets},
+                available_tokens=data.available_tokens,
+                run=run.name,
+            )
+            mixture = solutions[name].mixture
+            run.save_mixture(name, mixture, keep_results=True)
+            leaders = sorted(mixture.weights.items(), key=lambda item: -item[1])[:3]
+            shares = ", ".join(f"{source} {share:.1%}" for source, share in leaders)
+            stage.update(name, 1, 1, gap=mixture.gap or 0.0, shares=shares)
+    return solutions
+
+
+def retrain_arms(run: MixtureRun, session: Session, data: Prepared, proxies: Models, arms: Arms) -> Models:
+    """Train one model per arm."""
+    config = run.config
+    with run.stage("retrain", len(arms)) as stage:
+        models = retrain(
+            session,
+            run.artifacts,
+            config.retrain,
+            arms,
+            data.sources,
+            inputs=data.inputs,
+            seed=config.seed,
+            news=_training_news(run, stage, "arm"),
+            proxies=proxies,
+        )
+        _keep_models(run, stage, "arm", models)
+    return models
+
+
+def judge_arms(
+    run: MixtureRun,
+    session: Session,
+    data: Prepared,
+    proxies: Models,
+    models: Models,
+    solutions: Mapping[str, SolvedMixture],
+) -> None:
+    """Score the arms on the held-out parts, and add their losses to the mixture files."""
+    config = run.config
+    with run.stage("held-out") as stage:
+        columns = score(
+            session, run.artifacts, config.cache, config.retrain, models, data.targets, "held_out", stage.update
+        )
+        results = ArmArtifacts(data.targets, proxies, models, columns)
+        mixtures = {name: solved.mixture for name, solved in solutions.items()}
+        for name, mixture in with_held_out_results(config, run.storage, mixtures, results).items():
+            run.save_mixture(name, mixture)
+
+
+def write_report(run: MixtureRun, solutions: Mapping[str, SolvedMixture], arms: Arms) -> None:
+    """Draw the figures of every mixture, and write the answer in words."""
+    with run.stage("report"):
+        mixtures = run.mixtures()
+        baselines: Arms = {arm: arms[arm] for arm in run.config.retrain.arms if arm in arms}
+        for name, solution in solutions.items():
+            tolerance = run.config.mixture.tolerance
+            for filename, png in mixture_figures(name, mixtures[name], solution.trace, tolerance, baselines).items():
+                run.save_report(filename, png)
+        lines = [line for name in solutions for line in summary_lines(mixtures[name])]
+        run.save_report(SUMMARY_FILE, "\n\n".join(lines).encode())
+
+
+def _training_news(run: MixtureRun, stage: Stage, kind: str) -> News:
+    """Return what to do with a training record that a worker has posted: show it, and publish it."""
+
+    def news(name: str, record: TrainingRecord) -> None:
+        stage.update(name, record.step, record.steps, loss=record.loss, tokens_per_second=record.tokens_per_second)
+        run.publish_training(f"{kind}/{name}", record)
+
+    return news
+
+
+def _keep_models(run: MixtureRun, stage: Stage, kind: str, models: Models) -> None:
+    """Add trained models to the run's index, and draw their curves of the loss."""
+    run.index.add({f"{kind}/{name}": model for name, model in models.items()})
+    for name, model in models.items():
+        stage.update(name, 1, 1, loss=model.meta["curve"][-1][1])
+    title = "Training loss of the proxies" if kind == "proxy" else "Training loss of the arms"
+    curves = {name: [(tokens, loss) for tokens, loss in model.meta["curve"]] for name, model in models.items()}
+    run.save_report(f"{kind}_curves.png", curves_figure(curves, title=title))
