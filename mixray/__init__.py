@@ -6,12 +6,14 @@ Importing this is cheap: ray, torch and mlflow are imported by what needs them.
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from mixray.errors import CorruptedArtifactError, InputError, MixrayError, StageError
 from mixray.mixture import Mixture, load_mixture
 
 if TYPE_CHECKING:
+    __version__: str
     from mixray.cluster.dataset import open_cache
     from mixray.config import RunConfig, load_config
     from mixray.forecast import plan
@@ -51,7 +53,9 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Public names whose modules are loaded on first use (PEP 562)."""
+    """Load public names on first use (PEP 562), the version among them."""
+    if name == "__version__":
+        return version("mixray")
     if name not in _HOMES:
         raise AttributeError(f"module 'mixray' has no attribute {name!r}")
     value = getattr(import_module(f"mixray.{_HOMES[name]}"), name)

@@ -17,8 +17,9 @@ from mixray.simplex.objectives.rows import (
 from mixray.simplex.objectives.squared_error import SquaredError
 from mixray.simplex.problem import Point, Problem
 from mixray.simplex.solvers.first_order import EM, Entropic
-from mixray.simplex.solvers.loop import Solution, Solver
+from mixray.simplex.solvers.loop import Solver
 from mixray.simplex.solvers.newton import Newton
+from mixray.simplex.solvers.solution import Solution
 from mixray.simplex.solvers.solve import solve, solve_problem
 from mixray.simplex.solvers.working_set import WorkingSet
 

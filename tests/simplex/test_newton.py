@@ -131,7 +131,7 @@ def test_a_larger_ridge_is_tried_when_the_quadratic_solver_fails(
     groups: list[Group], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked, real = [], daqp.solve
-    expected = solve(LOG_PROBS, groups=groups)
+    expected = solve(LOG_PROBS, groups=groups, densities=True)
 
     def fails_at_first(hessian: Array, *arguments: Any, **settings: Any) -> Any:
         asked.append(hessian)
@@ -140,7 +140,7 @@ def test_a_larger_ridge_is_tried_when_the_quadratic_solver_fails(
 
     monkeypatch.setattr(quadratic.daqp, "solve", fails_at_first)
     monkeypatch.setattr(FeasibleSet, "repair", lambda self, shares: self.box.repair(shares))  # it asks daqp too
-    solution = solve(LOG_PROBS, groups=groups)
+    solution = solve(LOG_PROBS, groups=groups, densities=True)
     assert solution.status == "converged"
     assert len(asked) > 2
     np.testing.assert_allclose(solution.weights, expected.weights, atol=1e-6)
@@ -148,8 +148,8 @@ def test_a_larger_ridge_is_tried_when_the_quadratic_solver_fails(
 
 def test_without_any_quadratic_solution_the_rounds_are_those_of_em(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quadratic.daqp, "solve", lambda *_, **__: (np.zeros(4), 0.0, -1, {}))
-    solution = solve(LOG_PROBS)
-    by_em = solve(LOG_PROBS, solver="em")
+    solution = solve(LOG_PROBS, densities=True)
+    by_em = solve(LOG_PROBS, solver="em", densities=True)
     assert (solution.status, solution.rounds) == ("converged", by_em.rounds)
     np.testing.assert_allclose(solution.weights, by_em.weights, atol=1e-12)
 
@@ -204,8 +204,8 @@ def test_long_documents_need_few_rounds_and_few_sources_no_curvature(sources: in
 
 
 def test_a_warm_start_saves_rounds() -> None:
-    cold = solve(LOG_PROBS, tolerance=1e-10)
-    warm = solve(LOG_PROBS, tolerance=1e-10, start=cold.weights)
+    cold = solve(LOG_PROBS, tolerance=1e-10, densities=True)
+    warm = solve(LOG_PROBS, tolerance=1e-10, start=cold.weights, densities=True)
     assert warm.rounds < cold.rounds
     assert warm.loss == pytest.approx(cold.loss, abs=2e-10)
 

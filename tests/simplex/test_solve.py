@@ -293,7 +293,7 @@ def test_newton_needs_few_rounds(name: str, per_token: float, cut: str) -> None:
     log_probs = HARD[name]()
     rows, sources = log_probs.shape
     weights = np.full(rows, per_token / rows)
-    solution = solve(log_probs, row_weights=weights, tolerance=1e-8 * per_token, **CUTS[cut](sources))
+    solution = solve(log_probs, row_weights=weights, tolerance=1e-8 * per_token, **CUTS[cut](sources), densities=True)
     assert solution.status == "converged"
     assert solution.rounds <= 10
 
@@ -332,13 +332,13 @@ def test_edge_cases_end_with_a_certificate(name: str, solver: str, cut: str) -> 
     log_probs = EDGES[name]()
     if log_probs.shape[1] == 1 and cut in ("one fixed", "group"):
         with pytest.raises(InputError, match="no mixture satisfies"):
-            solve(log_probs, solver=solver, **EDGE_CUTS[cut](1))
+            solve(log_probs, solver=solver, **EDGE_CUTS[cut](1), densities=True)
         return
     weights = np.where(np.arange(len(log_probs)) % 5 == 4, 0.0, 1.0) / len(log_probs)
     options = EDGE_CUTS[cut](log_probs.shape[1])
-    solution = solve(log_probs, solver=solver, row_weights=weights, tolerance=1e-5, **options)
+    solution = solve(log_probs, solver=solver, row_weights=weights, tolerance=1e-5, **options, densities=True)
     assert solution.status == "converged"
-    best = solve(log_probs, row_weights=weights, tolerance=1e-11, **options)
+    best = solve(log_probs, row_weights=weights, tolerance=1e-11, **options, densities=True)
     assert -1e-9 <= solution.loss - best.loss <= solution.gap + 1e-9
     assert solution.loss == pytest.approx(mixture_loss(log_probs, solution.weights, row_weights=weights), rel=1e-12)
 
@@ -348,7 +348,7 @@ def test_edge_cases_end_with_a_certificate(name: str, solver: str, cut: str) -> 
 def test_newton_needs_few_rounds_with_a_prior(name: str, strength: float) -> None:
     log_probs = HARD[name]()
     prior = np.random.default_rng(0).dirichlet(np.full(log_probs.shape[1], 0.5))
-    solution = solve(log_probs, prior=prior, prior_strength=strength)
+    solution = solve(log_probs, prior=prior, prior_strength=strength, densities=True)
     assert solution.status == "converged"
     assert solution.rounds <= 15
 
@@ -362,7 +362,7 @@ def test_the_trace_runs_from_the_start_to_the_answer() -> None:
 
 
 def test_the_same_call_gives_the_same_bits() -> None:
-    first, second = (solve(correlated(3000, 20, 0.05)) for _ in range(2))
+    first, second = (solve(correlated(3000, 20, 0.05), densities=True) for _ in range(2))
     assert first.weights.tobytes() == second.weights.tobytes()
     assert first.loss == second.loss
 
@@ -434,11 +434,11 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     "NaN": ({"log_probs": [[0.0, np.nan], [0, 0], [np.nan, 0]]}, r"some rows hold NaN\n  got: rows 0, 2"),
     "+inf": ({"log_probs": [[0.0, 1], [0, np.inf]]}, r"some rows hold \+inf\n  got: row 1"),
     "impossible row": (
-        {"log_probs": [[0.0, 1], [NOTHING, NOTHING]]},
+        {"log_probs": [[-1.0, 0], [NOTHING, NOTHING]]},
         r"probability 0 under every allowed source\n  got: row 1",
     ),
     "row of a forbidden source": (
-        {"log_probs": [[0.0, 1], [0.0, NOTHING]], "upper": [0, 1]},
+        {"log_probs": [[-1.0, 0], [0.0, NOTHING]], "upper": [0, 1]},
         r"probability 0 under every allowed source\n  got: row 1",
     ),
     "many bad rows": ({"log_probs": np.full((20, 2), np.nan)}, r"rows 0, 1, 2, 3, 4, 5, 6, 7, ... \(20 in all\)"),
@@ -469,7 +469,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
         "got: source 1 at most 0.6; source 0 at most 0.3; shares sum to 1",
     ),
     "row of a forbidden group": (
-        {"log_probs": [[0.0, 1], [0.0, NOTHING]], "groups": [Group([0], upper=0)]},
+        {"log_probs": [[-1.0, 0], [0.0, NOTHING]], "groups": [Group([0], upper=0)]},
         r"probability 0 under every allowed source\n  got: row 1",
     ),
     "em and prior": (

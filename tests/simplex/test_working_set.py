@@ -83,7 +83,7 @@ def test_a_thousand_sources_need_few_rounds() -> None:
     draw = np.random.default_rng(0)
     table = draw.normal(-3, 1, (2000, 1)) + 0.3 * draw.normal(size=(2000, 6)) @ draw.normal(size=(6, 1000))
     table += 0.05 * draw.normal(size=table.shape)
-    found = solve(table, solver="auto")
+    found = solve(table, solver="auto", densities=True)
     assert (found.solver, found.status) == ("working_set", "converged")
     assert found.rounds <= 10
     assert found.why.startswith("1,000 sources, 2,000 rows")

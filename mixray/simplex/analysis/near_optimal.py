@@ -20,7 +20,7 @@ from mixray.simplex.analysis.worth import paired_difference
 from mixray.simplex.checks import Vector, checked_shares
 from mixray.simplex.goal import Prior, log_shares
 from mixray.simplex.problem import Problem
-from mixray.simplex.solvers.loop import Solution
+from mixray.simplex.solvers.solution import Solution
 from mixray.simplex.solvers.solve import solve_problem
 
 DIVERGENCE_TOLERANCE = 1e-6

@@ -6,17 +6,15 @@ and state. The loop stops on the certified gap, never on a step count or a gradi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from mixray.errors import InputError
-from mixray.simplex.checks import Matrix, Vector
+from mixray.simplex.checks import Vector
 from mixray.simplex.problem import Point, Problem
 from mixray.simplex.solvers.quadratic import optimal_target_weights
-
-Status = Literal["converged", "round_limit", "stalled"]
+from mixray.simplex.solvers.solution import Solution, Status
 
 PATIENCE = 20
 """Rounds without a new least value or least gap after which the solver has reached its numerical precision."""
@@ -28,33 +26,6 @@ class Solver(Protocol):
     def init(self, point: Point, tolerance: float) -> Any: ...
 
     def step(self, point: Point, state: Any) -> tuple[Point, Any]: ...
-
-
-@dataclass(frozen=True, eq=False)
-class Solution:
-    """A mixture and how good it is.
-
-    ``weights``: the source shares, float64 ``(sources,)``, within their constraints, sum 1 within 1e-12.
-    ``loss``: nats per token of the fit rows, without the prior's term; of several targets what the goal makes of them.
-    ``gap``: a bound on how far the minimised value (the loss, plus the prior's term) is above the best possible one.
-    ``status``: ``converged``: the gap is within the tolerance; ``round_limit``: it is not, after the rounds allowed;
-    ``stalled``: numerical precision allows no further progress, the gap reached is reported.
-    ``trace``: float64 ``(rounds + 1, 2)``: the minimised value and the gap, from the start to the answer.
-    ``losses``: every target's, ``(targets,)``; ``target_weights``: pi, how much each counts at the answer.
-    ``point``: the answer as the problem sees it. ``solver``: which one; ``why``, where that was left to ``auto``.
-    """
-
-    weights: Vector
-    loss: float
-    gap: float
-    rounds: int
-    status: Status
-    trace: Matrix
-    losses: Vector
-    target_weights: Vector
-    point: Point
-    solver: str = ""
-    why: str = ""
 
 
 def minimise(

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from difflib import get_close_matches
+from typing import Any
 
 from numpy.typing import ArrayLike
 
 from mixray.errors import InputError
-from mixray.simplex.checks import checked_table
 from mixray.simplex.feasible import FeasibleSet, Group
 from mixray.simplex.goal import Prior, Worst
+from mixray.simplex.log_prob_table import LogProbTable, plain_array
 from mixray.simplex.objectives.cross_entropy import CrossEntropy
 from mixray.simplex.problem import Problem
 from mixray.simplex.solvers.first_order import EM, Entropic
-from mixray.simplex.solvers.loop import Solution, Solver, minimise
+from mixray.simplex.solvers.loop import Solver, minimise
 from mixray.simplex.solvers.newton import Newton
+from mixray.simplex.solvers.solution import Solution
 from mixray.simplex.solvers.working_set import WorkingSet
 
 SOLVERS: dict[str, Solver] = {
@@ -32,8 +34,9 @@ MOST_CURVED = 256
 
 
 def solve(
-    log_probs: ArrayLike,
+    log_probs: Any,
     *,
+    densities: bool = False,
     row_weights: ArrayLike | None = None,
     lower: ArrayLike | None = None,
     upper: ArrayLike | None = None,
@@ -45,13 +48,15 @@ def solve(
     max_rounds: int = MAX_ROUNDS,
     start: ArrayLike | None = None,
 ) -> Solution:
-    """The source shares that minimise ``-sum_i w_i log sum_k shares_k exp(l_ik)`` over the simplex within constraints.
+    """Return the source shares that minimise ``-sum_i w_i log sum_k shares_k exp(l_ik)`` within constraints.
 
     This is MixMin's convex problem (arXiv 2502.10510): ``l_ik`` is the log-probability of row i under the proxy of
     source k, ``w_i`` the row's weight. Other objectives, and several at once: ``solve_problem``.
 
     Args:
-        log_probs: nats, shape ``(rows, sources)``; computed in float64. -inf is allowed, NaN and +inf are not.
+        log_probs: nats, shape ``(rows, sources)``: an array, a PyTorch tensor, or a pandas or polars data frame, whose
+            column names the solution keeps. Computed in float64. -inf is allowed; NaN and +inf are not.
+        densities: whether the values are log-densities, which may be above 0.
         row_weights: shape ``(rows,)``, finite, >= 0; 1/rows each by default. See ``row_weights`` for nats per token.
         lower, upper: bounds on the shares, one number or shape ``(sources,)``, within [0, 1].
         groups: limits on sums over sources, e.g. ``[Group([0, 2], upper=0.3)]``.
@@ -64,21 +69,22 @@ def solve(
         start: shares to start from; the feasible ones nearest to balanced (or to the prior) by default.
 
     Returns:
-        A ``Solution``.
+        A ``Solution``: ``weights`` are the shares, ``gap`` bounds the error of the loss.
 
     Raises:
-        InputError: for a bad table (naming rows), bad weights, constraints that no mixture satisfies (naming a smallest
-            conflict), an unknown solver.
+        InputError: for a table that is not valid (naming rows), positive values without ``densities``, row weights that
+            are not valid, constraints that no mixture satisfies (naming a smallest conflict), an unknown solver.
     """
     _check(solver)
-    table = checked_table(log_probs)
-    sources = table.shape[1]
-    feasible = FeasibleSet.of(sources, lower, upper, groups)
+    table = LogProbTable.of(log_probs, densities=densities)
+    sources = table.values.shape[1]
+    feasible = FeasibleSet.of(sources, lower, upper, groups, table.source_names)
     pull = Prior.of(prior, prior_strength, sources)
     allowed = feasible.upper > 0 if pull is None else (feasible.upper > 0) & (pull.shares > 0)
-    objective = CrossEntropy.from_log_probs(table, row_weights, allowed)
+    objective = CrossEntropy.from_log_probs(table.values, plain_array(row_weights), allowed)
     problem = Problem((objective,), feasible, prior=pull)
-    return solve_problem(problem, solver=solver, tolerance=tolerance, max_rounds=max_rounds, start=start)
+    solution = solve_problem(problem, solver=solver, tolerance=tolerance, max_rounds=max_rounds, start=start)
+    return replace(solution, source_names=table.source_names)
 
 
 def solve_problem(

@@ -1,0 +1,77 @@
+"""The tables that ``solve`` accepts: numpy arrays, PyTorch tensors, pandas and polars data frames.
+
+None of those packages is imported: a tensor is recognised by ``detach``, a data frame by ``columns``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixray.errors import InputError
+from mixray.simplex.checks import checked_table
+
+ROUNDING = 1e-3
+"""A log-probability of a token or text may be this far above 0, nats, by the rounding of a log-softmax."""
+
+
+@dataclass(frozen=True, eq=False)
+class LogProbTable:
+    """Log-probabilities in nats, ``(rows, sources)``; ``source_names``: the columns of a data frame, else empty."""
+
+    values: NDArray[np.floating]
+    source_names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, log_probs: Any, *, densities: bool = False) -> Self:
+        """Check a table and keep the names of its columns.
+
+        Raises InputError for what is not a table of numbers, for columns of one name and, unless they are
+        ``densities``, for positive values.
+        """
+        columns = getattr(log_probs, "columns", None)
+        names = () if columns is None else tuple(str(column) for column in columns)
+        if len(set(names)) < len(names):
+            raise InputError("log_probs: two columns have one name", got=", ".join(names), wanted="one name per source")
+        values = checked_table(plain_array(log_probs))
+        if not densities:
+            _require_no_positive(values)
+        return cls(values, names)
+
+
+def plain_array(values: Any) -> Any:
+    """Return a tensor or a data frame as a numpy array, and anything else as it is.
+
+    A tensor is detached from its gradient and moved to main memory; bfloat16, which numpy lacks, becomes float32.
+    """
+    if hasattr(values, "detach"):
+        tensor = values.detach().cpu()
+        return (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
+    return values.to_numpy() if hasattr(values, "to_numpy") else values
+
+
+def _require_no_positive(values: NDArray[np.floating]) -> None:
+    largest = float(values.max())
+    if not 0 < largest < np.inf:  # NaN and +inf are refused later, with their rows
+        return
+    smallest = float(values.min())
+    if largest <= ROUNDING and smallest < 0:
+        return
+    if smallest >= 0:
+        slip, remedy = (
+            ("look like probabilities", "pass their logarithms: np.log(probabilities)")
+            if largest <= 1
+            else ("look like negated log-likelihoods (losses)", "pass them negated: -losses")
+        )
+    else:
+        slip, remedy = "are above 0, which no log-probability is", "densities=True where they are log-densities"
+    row, column = np.unravel_index(int(values.argmax()), values.shape)
+    raise InputError(
+        f"log_probs: the values {slip}",
+        got=f"{smallest:g} to {largest:g}; the largest in row {row}, column {column}",
+        wanted="log-probabilities in nats, at most 0",
+        remedy=remedy,
+    )

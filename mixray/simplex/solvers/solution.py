@@ -1,0 +1,97 @@
+"""``Solution``: what a solver returns, how it prints, and how it becomes a mixture file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Literal
+
+import numpy as np
+
+from mixray.errors import InputError
+from mixray.mixture import Mixture
+from mixray.simplex.checks import Matrix, Vector
+from mixray.simplex.problem import Point
+
+Status = Literal["converged", "round_limit", "stalled"]
+
+MOST_PRINTED = 5
+"""Sources whose shares ``repr`` names, the largest first."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Solution:
+    """A mixture with its certificate.
+
+    ``weights``: the source shares, float64 ``(sources,)``, within their limits, sum 1 within 1e-12.
+    ``loss``: nats per token of the fit rows, without the prior's term; of several targets, combined by the goal.
+    ``gap``: a bound on how far the minimised value (the loss, plus the prior's term) is above the smallest possible.
+    ``status``: ``converged``: the gap is within the tolerance; ``round_limit``: it is not, after all rounds allowed;
+    ``stalled``: numerical precision allows no further progress, and ``gap`` is what was reached.
+    ``trace``: float64 ``(rounds + 1, 2)``: the minimised value and the gap, from the start to the answer.
+    ``losses``: of every target, ``(targets,)``; ``target_weights``: how much each counts at the answer, ``(targets,)``.
+    ``point``: the answer as the problem evaluates it. ``solver``: its name; ``why``: why ``auto`` took it.
+    ``source_names``: the columns of the data frame that was solved, else empty.
+    """
+
+    weights: Vector
+    loss: float
+    gap: float
+    rounds: int
+    status: Status
+    trace: Matrix
+    losses: Vector
+    target_weights: Vector
+    point: Point
+    solver: str = ""
+    why: str = ""
+    source_names: tuple[str, ...] = ()
+
+    def to_mixture(self, source_names: Sequence[str] | None = None) -> Mixture:
+        """Return the solution as a ``Mixture``, which can be saved as a mixture file and exported.
+
+        ``source_names``: in the order of ``weights``; by default the columns of the data frame that was solved. Raises
+        InputError where there are no names, or not one for each source.
+        """
+        names = list(self.source_names if source_names is None else source_names)
+        if len(names) != len(self.weights) or len(set(names)) < len(names):
+            raise InputError(
+                "to_mixture: every source needs a name of its own",
+                got=", ".join(names) or "no names",
+                wanted=f"{len(self.weights)} names",
+                remedy="solve a data frame with named columns, or to_mixture(['web', 'code', ...])",
+            )
+        return Mixture(
+            sources=names,
+            weights=dict(zip(names, self.weights.tolist(), strict=True)),
+            loss={"mixmin": self.loss},
+            gap=max(0.0, self.gap),
+            rounds=self.rounds,
+            solver=self.solver or None,
+            solver_why=self.why or None,
+            status=self.status,
+        )
+
+    def _shares_by_size(self) -> list[tuple[str, float]]:
+        names = self.source_names or tuple(f"source {number}" for number in range(len(self.weights)))
+        return [(names[place], float(self.weights[place])) for place in np.argsort(-self.weights, kind="stable")]
+
+    def _facts(self) -> str:
+        rounds = f"{self.rounds} round{'' if self.rounds == 1 else 's'}"
+        return f"loss {self.loss:.6g} nats per token, gap {self.gap:.2g}, {self.status} after {rounds}"
+
+    def __repr__(self) -> str:
+        shares = self._shares_by_size()
+        printed = ", ".join(f"{name} {100 * share:.1f} %" for name, share in shares[:MOST_PRINTED])
+        others = f", ... ({len(shares)} sources)" if len(shares) > MOST_PRINTED else ""
+        return f"Solution({printed}{others}; {self._facts()})"
+
+    def _repr_html_(self) -> str:
+        """Return a table of the shares, largest first, for notebooks."""
+        rows = "".join(
+            f"<tr><td style='text-align:left'>{escape(name)}</td><td>{100 * share:.1f} %</td></tr>"
+            for name, share in self._shares_by_size()
+        )
+        head = "<tr><th style='text-align:left'>source</th><th>share</th></tr>"
+        return f"<table><caption>{escape(self._facts())}</caption>{head}{rows}</table>"
