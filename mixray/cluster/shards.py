@@ -3,10 +3,9 @@
     with open_shards(session, NpyRows.open("s3://bucket/log_probs.npy"), shards=8) as objective:
         solution = solve_problem(Problem((objective,), FeasibleSet.of(objective.sources)))
 
-Each actor reads its own range of the rows from storage. A question (one point or several, with curvature or without)
-goes to all of them at once, and partial sums come back, which are added here in the order of the rows: the answer has
-the same bits for any number of actors, on processors of one kind. An actor that is lost is replaced by one that reads
-the same rows again, and is asked again.
+Each actor reads a range of the rows from storage. A question goes to all actors at once, and partial sums come back,
+which ``CrossEntropy`` adds in the order of the rows: the answer has the same bits for any number of actors, on
+processors of one kind. An actor that dies is replaced by one that reads the same rows again, and is asked again.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ again for the next one: that took three quarters of a pass over rows in a file."
 
 @dataclass(frozen=True)
 class ShardPart:
-    """What an actor must know to hold its rows: blocks ``first`` to before ``last`` of ``ranges``."""
+    """A description of an actor's rows: blocks [``first``, ``last``) of ``ranges``, which has ``rows`` in all."""
 
     ranges: RowRanges
     rows: int
@@ -68,7 +67,7 @@ class ShardPart:
 
 
 class ShardHolder:
-    """Holds one part; reads it when first asked, and not at its start, so that errors come back as themselves."""
+    """The actor of one part, which it reads at the first question: an error at its start would lose its type."""
 
     def __init__(self, part: ShardPart) -> None:
         self._part = part
@@ -78,7 +77,7 @@ class ShardHolder:
         return self._part.load()
 
     def ask(self, method: str, *arguments: Any) -> Any:
-        """What the shard's method says: partial sums, or a number per row."""
+        """Call a method of the shard and return its result."""
         return getattr(self._shard, method)(*arguments)
 
 
@@ -87,7 +86,7 @@ ShardActor: Any = ray.remote(max_restarts=0, max_task_retries=0)(ShardHolder)
 
 @dataclass(frozen=True)
 class Placing:
-    """What an actor asks of the cluster. ``memory``: bytes, which Ray sets aside for it; 0: not stated."""
+    """The resources of an actor. ``memory``: bytes that Ray reserves for it; 0 for none."""
 
     resources: Resources
     memory: int

@@ -23,7 +23,7 @@ def on_shards(
     storage: Storage,
     targets: Mapping[str, tuple[Artifact, Mapping[str, Artifact]]],
 ) -> Iterator[dict[str, CrossEntropy]]:
-    """The fit part of every target (name -> rows and columns) as an objective, for as long as the block lasts.
+    """Yield the fit part of every target (name -> rows and columns) as an objective, for as long as the block lasts.
 
     ``progress(label, done, total)`` is called for every file that is looked through. Raises InputError where the
     cluster has no room for an actor per target, and what ``CacheRows.open`` and ``open_shards`` raise.
