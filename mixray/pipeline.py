@@ -19,7 +19,7 @@ from mixray.config.schema import Stage
 from mixray.data.tabular.grouped import load_task, store_rows
 from mixray.errors import InputError
 from mixray.forecast import check
-from mixray.progress import Progress
+from mixray.progress import Progress, open_progress
 from mixray.report.robust_results import SeedHeads
 from mixray.result import Result
 from mixray.runs import MixtureRun, RobustRun, create_run, is_finished
@@ -48,8 +48,9 @@ def run(
     """Run a run file of either kind; one that searches for mixtures as far as the stage ``until``.
 
     ``overrides``: ``["seed=1"]`` or ``{"seed": 1}``; ``address``: of a Ray cluster, a local one by default;
-    ``rebuild``: make corrupted artifacts anew. Raises InputError for what the user can mend, before work starts where
-    it shows then; StageError for work that failed; Interrupted, which names the stage, after Ctrl-C.
+    ``rebuild``: make corrupted artifacts anew; ``progress``: where progress is shown, by default bars on a terminal and
+    lines elsewhere, on stderr. Raises InputError for what the user can mend, before work starts where it shows then;
+    StageError for work that failed; Interrupted, which names the stage, after Ctrl-C.
     """
     config = load_config(run_file, overrides, kind=RunFile)
     if isinstance(config, RobustConfig) and until != "report":
@@ -58,7 +59,7 @@ def run(
         )
     if not is_finished(config):
         check(config)
-    work = create_run(config, progress, rebuild=rebuild)
+    work = create_run(config, progress or open_progress(), rebuild=rebuild)
     with Session(address, config if isinstance(config, RunConfig) else None) as session, work:
         if isinstance(work, MixtureRun):
             search_mixtures(work, session, until)

@@ -135,6 +135,11 @@ def test_until_a_stage_stops_there(finished: Path, capsys: pytest.CaptureFixture
         assert shown in capsys.readouterr().out
 
 
+def test_python_shows_progress_unless_another_is_named(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mixray.run(finished / "run.yaml", until="data")
+    assert "[data] begins" in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("ray_session")
 def test_a_new_target_costs_scoring_alone(finished: Path, tmp_path: Path) -> None:
     """Nothing is trained again: the tokens, and so the proxies, are the same artifacts."""
