@@ -98,7 +98,7 @@ def test_the_planted_proportions_come_back(planted: tuple[Path, Result]) -> None
 
 def test_an_arm_tells_the_weights_of_the_columns_groups(planted: tuple[Path, Result]) -> None:
     folder, result = planted
-    weights = result.mixtures["goal"].retrain["mixmin"]["group_weights"]
+    weights = result.mixtures["goal"].retrain["mixmin"].group_weights
     assert list(weights) == ["<1 km", ">1 km"]
     assert sum(weights.values()) == pytest.approx(1)
     client = MlflowClient(f"sqlite:///{folder}/runs-here/mlflow.db")
