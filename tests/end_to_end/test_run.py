@@ -169,9 +169,10 @@ def test_one_mixture_for_all_targets_costs_one_more_model(finished: Path) -> Non
     assert (name, worst.over, worst.targets) == ("worst", "worst", ["zoo", "mixed"])
     assert worst.weights["animals"] + worst.weights["numbers"] <= 0.7 + 1e-12
     assert sum(worst.target_weights.values()) == pytest.approx(1)
-    assert 0 < worst.choice["loss_rise"] <= worst.choice["allowed_rise"]
+    assert worst.choice is not None
+    assert 0 < worst.choice.loss_rise <= worst.choice.allowed_rise
     for arm in ("mixmin", "balanced"):
-        assert set(worst.retrain[arm]["targets"]) == {"zoo", "mixed"}
+        assert set(worst.retrain[arm].targets) == {"zoo", "mixed"}
         assert "nll" not in worst.retrain[arm]  # there is no one number to judge a worst case by
     assert (Path(done.folder) / "report" / "worst_path.png").stat().st_size > 10_000
     shown = command("show", done.folder)
