@@ -29,7 +29,7 @@ def weights(model: nn.Module) -> torch.Tensor:
 
 
 def timeless(records: Any) -> list[Progress]:
-    return [replace(record, tokens_per_second=0.0) for record in records]
+    return [replace(record, tokens_per_second=0.0, time=0) for record in records]
 
 
 def test_it_learns_more_than_how_often_tokens_occur(toy: SimpleNamespace) -> None:

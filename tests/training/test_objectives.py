@@ -80,7 +80,7 @@ def weights(model: nn.Module) -> torch.Tensor:
 
 
 def timeless(report: TrainReport) -> list[Any]:
-    return [replace(record, tokens_per_second=0.0) for record in report.records]
+    return [replace(record, tokens_per_second=0.0, time=0) for record in report.records]
 
 
 def group_weights(report: TrainReport) -> list[list[float]]:
