@@ -44,6 +44,11 @@ class SourceFile:
         return f"{self.filesystem.partition('://')[0]}://{self.path}"
 
 
+def without_options(location: str) -> str:
+    """Return a path or pattern as an error shows it: of a URI, without its options and credentials."""
+    return without_credentials(location.partition("?")[0]) if "://" in location else location
+
+
 @lru_cache(maxsize=32)
 def open_filesystem(uri: str) -> tuple[Any, str]:
     """The pyarrow file system of a URI and the URI's path in it. Raises InputError where there is none."""
@@ -52,7 +57,7 @@ def open_filesystem(uri: str) -> tuple[Any, str]:
     except (OSError, ValueError, ImportError, NotImplementedError) as error:
         raise InputError(
             "a location cannot be opened",
-            got=f"{without_credentials(uri)} ({first_line(error).replace(uri, without_credentials(uri))})",
+            got=f"{without_options(uri)} ({first_line(error).replace(uri, without_options(uri))})",
             wanted="a local path or a URI such as s3://bucket/prefix/*.jsonl",
         ) from error
     return filesystem, path
@@ -73,7 +78,7 @@ def find_files(patterns: Iterable[str], exclude: Iterable[str], *, folder_glob: 
                 files = sorted(_matches(expanded, left_out, folder_glob), key=lambda file: file.path)
             except OSError as error:
                 raise InputError(
-                    "a location cannot be listed", got=f"{without_credentials(expanded)} ({first_line(error)})"
+                    "a location cannot be listed", got=f"{without_options(expanded)} ({first_line(error)})"
                 ) from error
             for file in files:
                 found.setdefault((file.filesystem, file.path), file)

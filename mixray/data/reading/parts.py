@@ -10,10 +10,10 @@ from functools import cached_property
 from mixray.data.pools import Pool
 from mixray.data.reading import hf_dataset
 from mixray.data.reading.hf_dataset import DatasetRef
-from mixray.data.reading.locations import SourceFile, find_files
+from mixray.data.reading.locations import SourceFile, find_files, without_options
 from mixray.data.reading.parquet import row_group_bytes
 from mixray.data.reading.streams import compression_of
-from mixray.errors import InputError, without_credentials
+from mixray.errors import InputError
 from mixray.store import fingerprint
 
 PART_BYTES = 16 << 20
@@ -94,7 +94,7 @@ def list_pool(pool: Pool) -> Listing:
         raise InputError(
             f"the {pool.label} has no files",
             where=pool.files_key,
-            got=", ".join(map(without_credentials, pool.config.locations))
+            got=", ".join(map(without_options, pool.config.locations))
             + (f", without {', '.join(left_out)}" if left_out else ""),
             wanted="patterns that match at least one file",
             remedy="** spans folders: folder/**/*.txt; relative patterns start in the current folder",
