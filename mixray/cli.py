@@ -1,11 +1,14 @@
 """The ``mixray`` command: parse, call, print.
 
-Results go to stdout, progress and messages to stderr. Exit codes: 0 done, 2 the user's input is wrong, 1 anything else.
+Results go to stdout, progress and messages to stderr. Exit codes: 0 done, 2 the user's input is wrong, 130 interrupted,
+1 anything else.
 """
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -26,8 +29,15 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 RunFile = Annotated[str, typer.Argument(metavar="FILE", help="the run file (YAML)")]
-RunFolderArgument = Annotated[str, typer.Argument(metavar="RUN_FOLDER", help="<storage>/runs/<name>-<hash>")]
+RunFolder = Annotated[
+    str,
+    typer.Argument(metavar="[RUN_FOLDER]", help="by default the latest run in ./mixray-runs"),
+]
+Mechanisms = Annotated[
+    bool, typer.Option("--mechanisms", help="with the measures that explain a comparison of robust training")
+]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="dotted overrides, e.g. seed=1")]
+INTERRUPTED = 130
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout")]
 
 
@@ -53,19 +63,28 @@ def run(
     address: Annotated[str | None, typer.Option(help="a Ray cluster's address; a local one by default")] = None,
     until: Annotated[Stage, typer.Option(help="the last stage")] = "report",
     rebuild: Annotated[bool, typer.Option("--rebuild", help="make corrupted artifacts anew")] = False,
+    mechanisms: Mechanisms = False,
     as_json: Json = False,
 ) -> None:
-    """Run the whole flow, or as far as a stage. What an earlier run left is not done again."""
+    """Run the whole flow, or as far as a stage. What an earlier run left is not done again.
+
+    A run file with sources and targets searches for mixtures; one with data and arms compares robust training.
+    """
     from mixray import pipeline
     from mixray.progress import open_progress
 
-    result = pipeline.run(
-        file, overrides or [], address=address, until=until, rebuild=rebuild, progress=open_progress()
-    )
+    try:
+        result = pipeline.run(
+            file, overrides or [], address=address, until=until, rebuild=rebuild, progress=open_progress()
+        )
+    except KeyboardInterrupt as error:
+        message = str(error) or "interrupted before the first stage; the same command continues"
+        print(f"mixray: {message}", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
     if as_json:
         print(json.dumps(result.to_dict(), allow_nan=False))
     else:
-        _print(*result.tables())
+        _print(*result.tables(mechanisms=mechanisms))
         _closing(result.folder, result.view_command)
 
 
@@ -83,23 +102,28 @@ def plan(file: RunFile, overrides: Overrides = None, as_json: Json = False) -> N
 
 @app.command()
 def solve(
-    run_folder: RunFolderArgument,
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[mixture.KEY=VALUE]...")] = None,
+    arguments: Annotated[list[str] | None, typer.Argument(metavar="[RUN_FOLDER] [mixture.KEY=VALUE]...")] = None,
     target: Annotated[str | None, typer.Option(help="one target; all by default")] = None,
     as_json: Json = False,
 ) -> None:
     """Solve again from a run's prediction cache, under other settings of ``mixture``. Needs no cluster.
 
+    Without RUN_FOLDER it is the latest run in ./mixray-runs.
+
     One setting may be a range: mixture.bounds.python=[0,0.1..0.9] solves for 0.1, 0.2, ... 0.9.
     """
     from mixray.progress import open_progress
     from mixray.report import mixture_tables, sweep_tables
-    from mixray.runs import MixtureRun
+    from mixray.runs import MixtureRun, latest_run_folder
     from mixray.search import Sweep, baseline_shares, natural_tokens, solve_again
 
+    overrides = list(arguments or [])
+    # A URI may contain "=", in its options.
+    named = bool(overrides) and ("=" not in overrides[0] or "://" in overrides[0].partition("=")[0])
+    run_folder = overrides.pop(0) if named else latest_run_folder()
     source = MixtureRun.open(run_folder, open_progress())
     source.publish()
-    solutions = solve_again(source, overrides or [], target)
+    solutions = solve_again(source, overrides, target)
     if isinstance(solutions, Sweep):
         if as_json:
             _print_sweep(source.location, solutions)
@@ -113,18 +137,40 @@ def solve(
 
 
 @app.command()
-def show(run_folder: RunFolderArgument, as_json: Json = False) -> None:
-    """Weights with intervals, the gap, losses per arm and warnings of a run, or its comparison of robust training."""
+def show(run_folder: RunFolder = "", mechanisms: Mechanisms = False, as_json: Json = False) -> None:
+    """Show a run: shares with intervals, the gap, losses per arm and warnings, or its comparison of robust training."""
     from mixray.progress import open_progress
     from mixray.result import show as read_result
+    from mixray.runs import latest_run_folder
 
-    result = read_result(run_folder, open_progress())
+    result = read_result(run_folder or latest_run_folder(), open_progress())
     if as_json:
         print(json.dumps(result.to_dict(), allow_nan=False))
         return
-    _print(*result.tables())
-    if result.next_stage is not None:
-        print(f"unfinished: the stage {result.next_stage} has no results yet; mixray run of the same file continues")
+    print(f"{result.kind}: {result.folder}\n")
+    _print(*result.tables(mechanisms=mechanisms))
+    if (stage := result.run.next_stage) is not None:
+        print(f"unfinished: the stage {stage} has no results yet; mixray run of the same file continues")
+
+
+@app.command(name="list")
+def list_stored(
+    storage: Annotated[str, typer.Argument(metavar="[STORAGE]", help="a storage folder or URI")] = "./mixray-runs",
+    as_json: Json = False,
+) -> None:
+    """List the runs of a storage folder, the latest first."""
+    from mixray.report import runs_table
+    from mixray.runs import list_runs
+
+    rows = [
+        (run.name, run.kind, run.next_stage or "", started.strftime("%Y-%m-%d %H:%M"), run.location)
+        for run, started in list_runs(storage)
+    ]
+    if as_json:
+        keys = ("name", "kind", "next_stage", "started", "run")
+        print(json.dumps({"runs": [dict(zip(keys, row, strict=True)) for row in rows]}))
+    else:
+        _print(runs_table([row[:4] for row in rows]))
 
 
 @app.command()
@@ -193,10 +239,28 @@ def _closing(folder: str, view_command: str) -> None:
 
 def _guarded(command: Callable[[], None]) -> int:
     try:
-        command()
+        code = _exit_code(command)
+        sys.stdout.flush()
     except MixrayError as error:
         print(f"mixray: {error}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.ENOSPC):
+            raise
+        if error.errno == errno.ENOSPC:
+            print(f"mixray: the output cannot be written: {error.strerror}", file=sys.stderr)
+        # What is left in the buffer would fail once more when Python exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return code
+
+
+def _exit_code(command: Callable[[], None]) -> int:
+    """Call a Typer application, which ends by SystemExit."""
+    try:
+        command()
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     return 0
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mixray.cluster import Session
+from mixray.cluster import Session, count_gpus
 from mixray.cluster.classifiers import finished_arm, train_classifiers
 from mixray.config import RobustConfig, RunConfig, RunFile, load_config
 from mixray.config.loading import Overrides
@@ -24,6 +24,7 @@ from mixray.report.robust_results import SeedHeads
 from mixray.result import Result
 from mixray.runs import MixtureRun, RobustRun, create_run, is_finished
 from mixray.search import arm_shares
+from mixray.simplex.objectives.passes import processors
 from mixray.stages import (
     judge_arms,
     prepare_data,
@@ -60,12 +61,28 @@ def run(
     if not is_finished(config):
         check(config)
     work = create_run(config, progress or open_progress(), rebuild=rebuild)
+    work.progress.note(header(work, address))
     with Session(address, config if isinstance(config, RunConfig) else None) as session, work:
         if isinstance(work, MixtureRun):
             search_mixtures(work, session, until)
         else:
             compare_robust_training(work, session)
     return Result(work, until)
+
+
+def header(run: MixtureRun | RobustRun, address: str | None) -> str:
+    """Return the lines that a person sees before Ray starts: what runs where, and what is left to do."""
+    stages = run.stages()
+    done = ", ".join(name for name, is_done in stages.items() if is_done)
+    left = ", ".join(name for name, is_done in stages.items() if not is_done)
+    place = f"the Ray cluster at {address}" if address else f"this machine, {processors()} cores, {count_gpus()} GPUs"
+    return "\n".join(
+        [
+            f"{run.kind}: {run.location}",
+            f"on {place}",
+            f"results exist of: {done or 'no stage'}; to do: {left or 'nothing'}",
+        ]
+    )
 
 
 def search_mixtures(run: MixtureRun, session: Session, until: Stage) -> None:

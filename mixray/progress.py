@@ -43,6 +43,9 @@ class Progress(Protocol):
     def stage(self, name: str, total: int | None = None) -> AbstractContextManager[Stage]:
         """``with progress.stage("proxies", total=7) as stage``: ``total`` keys are expected."""
 
+    def note(self, text: str) -> None:
+        """Show a line that belongs to no stage."""
+
     def warn(self, message: str) -> None:
         """A warning, with the line it deserves."""
 
@@ -91,6 +94,9 @@ class LineProgress:
         finally:
             seconds = self._clock() - began
             self._print(f"[{name}] {outcome}" + (f" after {seconds:,.0f} s" if seconds >= SECONDS_NAMED else ""))
+
+    def note(self, text: str) -> None:
+        self._print(text)
 
     def warn(self, message: str) -> None:
         self._print(f"warning: {message}")
@@ -170,6 +176,9 @@ class BarProgress:
                 took = f" after {seconds:,.0f} s" if seconds >= SECONDS_NAMED else ""
                 bars.console.print(f"[bold]{escape(name)}[/bold] {outcome}{took}", highlight=False)
 
+    def note(self, text: str) -> None:
+        self._console.print(escape(text), highlight=False)
+
     def warn(self, message: str) -> None:
         self._console.print(f"[yellow]warning:[/yellow] {escape(message)}", highlight=False)
 
@@ -207,6 +216,9 @@ class SilentProgress:
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Stage]:
         yield _SilentStage()
+
+    def note(self, text: str) -> None:
+        pass
 
     def warn(self, message: str) -> None:
         logging.getLogger("mixray").warning(message)

@@ -32,7 +32,7 @@ class Result:
     @property
     def kind(self) -> Literal["mixture", "robust comparison"]:
         """What the run searches for."""
-        return "mixture" if isinstance(self.run, MixtureRun) else "robust comparison"
+        return self.run.kind
 
     @property
     def folder(self) -> str:
@@ -58,11 +58,6 @@ class Result:
     def comparison(self) -> RobustResults | None:
         """The results of a finished comparison of robust training, else None."""
         return self.run.results() if isinstance(self.run, RobustRun) and self.run.is_finished else None
-
-    @property
-    def next_stage(self) -> str | None:
-        """The first stage that has no results yet; None for a finished run."""
-        return next((name for name, is_done in self.run.stages().items() if not is_done), None)
 
     def tables(self, *, mechanisms: bool = False) -> list[RenderableType]:
         """Return the tables of the last stage that has results.
@@ -103,7 +98,7 @@ class Result:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the results as JSON values, for ``--json``."""
-        fields: dict[str, Any] = {"run": self.folder, "kind": self.kind, "next_stage": self.next_stage}
+        fields: dict[str, Any] = {"run": self.folder, "kind": self.kind, "next_stage": self.run.next_stage}
         if isinstance(self.run, MixtureRun):
             return fields | {"mixtures": mixtures_to_dict(self.mixtures)}
         return (json.loads(self.comparison.to_json()) if self.comparison is not None else {}) | fields

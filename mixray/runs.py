@@ -10,9 +10,10 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cached_property
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Literal, Self
 
 from mixray.config import RobustConfig, RunConfig, RunFile, dump_config, parse_config
 from mixray.errors import InputError, Interrupted
@@ -23,6 +24,7 @@ from mixray.store import Artifact, Artifacts, RunIndex, Storage, fingerprint
 from mixray.tracking import RESULTS_FILE, RunTracking, publish_folder
 
 CACHE_SCHEMA = "mixray.run/1"
+DEFAULT_STORAGE = "./mixray-runs"
 
 
 @dataclass(eq=False)
@@ -38,6 +40,7 @@ class Run:
     progress: Progress = field(default_factory=SilentProgress)
     rebuild: bool = False
     _tracking: RunTracking | None = field(default=None, init=False)
+    kind: ClassVar[Literal["mixture", "robust comparison"]]
 
     @classmethod
     def create(cls, config: RunFile, progress: Progress | None = None, *, rebuild: bool = False) -> Self:
@@ -134,6 +137,11 @@ class Run:
         raise NotImplementedError
 
     @property
+    def next_stage(self) -> str | None:
+        """The first stage that has no results yet; None for a finished run."""
+        return next((name for name, is_done in self.stages().items() if not is_done), None)
+
+    @property
     def is_finished(self) -> bool:
         """Whether the results of every stage are stored."""
         return all(self.stages().values())
@@ -151,6 +159,7 @@ class MixtureRun(Run):
     """A run that searches for mixtures."""
 
     config: RunConfig
+    kind = "mixture"
 
     @classmethod
     def open(cls, location: str, progress: Progress | None = None) -> MixtureRun:
@@ -182,8 +191,10 @@ class MixtureRun(Run):
         return bool(stored.retrain) and stored.weights == mixture.weights
 
     def mixtures(self) -> dict[str, Mixture]:
-        """Return the stored mixtures: name (a target, ``mean`` or ``worst``) -> mixture."""
+        """Return the stored mixtures: name (a target, ``mean`` or ``worst``) -> mixture, in the run file's order."""
         names = [name for name in self.storage.list(self._inside("mixtures")) if name.endswith(".json")]
+        order = [f"{target}.json" for target in self.config.targets]
+        names.sort(key=lambda name: order.index(name) if name in order else len(order))
         return {
             name.removesuffix(".json"): Mixture.from_json(
                 self.storage.read(self._inside(f"mixtures/{name}")).decode(),
@@ -259,6 +270,7 @@ class RobustRun(Run):
     """A run that compares arms of robust training."""
 
     config: RobustConfig
+    kind = "robust comparison"
 
     def save_results(self, results: RobustResults) -> None:
         """Write ``results.json``."""
@@ -297,6 +309,32 @@ def open_run(location: str, progress: Progress | None = None) -> MixtureRun | Ro
         return RobustRun(storage, path, config, progress)
     assert isinstance(config, RunConfig)
     return MixtureRun(storage, path, config, progress)
+
+
+def list_runs(storage_root: str = DEFAULT_STORAGE) -> list[tuple[MixtureRun | RobustRun, datetime]]:
+    """Return the runs of a storage root (a folder or URI) and when each was last started (UTC), the latest first.
+
+    Folders whose config this version cannot read are left out. Raises InputError where there is no run.
+    """
+    storage = Storage(storage_root)
+    runs = []
+    for name in storage.list("runs"):
+        with suppress(InputError):
+            run = open_run(storage.location(f"runs/{name}"))
+            runs.append((run, storage.modified(f"{run.path}/config.yaml")))
+    if not runs:
+        raise InputError(
+            "there is no run yet",
+            where=storage.location("runs"),
+            wanted="the folder that the run file names as storage",
+            remedy="start one with mixray run FILE, or name the storage or the run folder",
+        )
+    return sorted(runs, key=lambda entry: entry[1], reverse=True)
+
+
+def latest_run_folder() -> str:
+    """Return the folder of the latest run in ``./mixray-runs``. Raises InputError where there is none."""
+    return list_runs()[0][0].location
 
 
 def is_finished(config: RunFile) -> bool:

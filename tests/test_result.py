@@ -39,13 +39,13 @@ def test_a_run_that_mlflow_lacks_is_published_when_it_is_shown(tmp_path: Path) -
     nobody = "http://127.0.0.1:1"
     run = RobustRun.create(load_config(JOB, {"storage": str(tmp_path), "tracking.uri": nobody}, kind=RobustConfig))
     unfinished = show(run.location)
-    assert (unfinished.kind, unfinished.next_stage, unfinished.tables()) == ("robust comparison", "arms", [])
+    assert (unfinished.kind, unfinished.run.next_stage, unfinished.tables()) == ("robust comparison", "arms", [])
     assert unfinished.to_dict() == {"run": run.location, "kind": "robust comparison", "next_stage": "arms"}
     run.save_results(results())
     run.add_artifacts({"arm/erm-0": run.artifacts.draft("classifier", "ab").publish({}, META)})
     progress = Warnings()
     result = show(run.location, progress)
-    assert (result.comparison, result.next_stage) == (results(), None)
+    assert (result.comparison, result.run.next_stage) == (results(), None)
     (warning,) = progress.messages
     assert nobody in warning
     assert "mixray show" in warning

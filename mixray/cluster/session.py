@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import uuid
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -138,6 +139,11 @@ class Session:
                 got=f"{storage.uri}, seen on {sum(seen)} of {len(seen)} machines",
                 wanted="a shared folder, or object storage such as s3://bucket/prefix",
             )
+
+
+def count_gpus() -> int:
+    """Return the number of NVIDIA GPUs of this machine, without starting Ray."""
+    return len(list(Path("/dev").glob("nvidia[0-9]*")))
 
 
 def _machines() -> list[tuple[dict[str, float], int]]:

@@ -12,7 +12,7 @@ from mixray.report.figures import (
 )
 from mixray.report.key_pages import key_pages
 from mixray.report.layout import count_text, new_table, percent, print_report, share_text, titled
-from mixray.report.stage_tables import ModelRow, cache_table, data_table, proxy_table
+from mixray.report.stage_tables import ModelRow, cache_table, data_table, proxy_table, runs_table
 from mixray.report.tables import (
     ArmShares,
     arms_table,
@@ -47,6 +47,7 @@ __all__ = [
     "percent",
     "print_report",
     "proxy_table",
+    "runs_table",
     "share_text",
     "summary_lines",
     "sweep_tables",

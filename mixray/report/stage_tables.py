@@ -58,3 +58,11 @@ def cache_table(
         table.add_row(proxy, f"{document_loss:.4f}", f"{token_loss:.4f}")
     caption = f"loss in nats per token; {documents:,} documents, {tokens:,} tokens"
     return titled(f"Prediction cache of {target}", table, caption)
+
+
+def runs_table(rows: Sequence[tuple[str, str, str, str]]) -> RenderableType:
+    """Return a table of runs. ``rows``: name, kind, next stage (empty for a finished run), start in UTC."""
+    table = new_table("run", "kind", "state", "started, UTC")
+    for name, kind, next_stage, started in rows:
+        table.add_row(name, kind, f"unfinished: {next_stage}" if next_stage else "finished", started)
+    return table

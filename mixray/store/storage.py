@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
@@ -102,6 +103,11 @@ class Storage:
 
     def exists(self, path: str) -> bool:
         return bool(self.filesystem.get_file_info(self.full(path)).type != pafs.FileType.NotFound)
+
+    def modified(self, path: str) -> datetime:
+        """Return when a file was last written, in UTC."""
+        modified: datetime = self.filesystem.get_file_info(self.full(path)).mtime
+        return modified.replace(tzinfo=modified.tzinfo or UTC)
 
     def size(self, path: str) -> int | None:
         """Bytes of a file; None where there is none."""
