@@ -64,21 +64,21 @@ CASES = {
 
 def forward_only(proxy: CausalLM, inputs: list[torch.Tensor]) -> Callable[[], None]:
     def run() -> None:
-        proxy.model.eval()
+        proxy.network.eval()
         with torch.inference_mode(), autocast(proxy.device, proxy.precision):
             for ids in inputs:
-                proxy.model(input_ids=ids, use_cache=False)
+                proxy.network(input_ids=ids, use_cache=False)
 
     return run
 
 
 def one_by_one(proxy: CausalLM, rows: list[np.ndarray]) -> Callable[[], None]:
     def run() -> None:
-        proxy.model.eval()
+        proxy.network.eval()
         with torch.inference_mode(), autocast(proxy.device, proxy.precision):
             for row in rows:
                 ids = torch.from_numpy(row)[None].to(proxy.device)
-                (-proxy.model(input_ids=ids, labels=ids, use_cache=False).loss * (len(row) - 1)).item()
+                (-proxy.network(input_ids=ids, labels=ids, use_cache=False).loss * (len(row) - 1)).item()
 
     return run
 

@@ -20,6 +20,7 @@ from mixray.report.robust_results import RobustResults
 from mixray.report.robust_tables import robust_report
 from mixray.runs import MixtureRun, RobustRun, open_run
 from mixray.search import baseline_shares, natural_tokens
+from mixray.store import ModelMeta
 
 
 @dataclass(frozen=True)
@@ -81,17 +82,11 @@ class Result:
                 for target, cache in caches.items()
             ]
         if stages["proxies"] and self._shows("proxies"):
-            proxies = run.index.artifacts("proxy")
-            return [
-                proxy_table(
-                    {
-                        key.partition("/")[2]: ModelRow(
-                            proxy.meta["parameters"], proxy.meta["tokens"], proxy.meta["curve"]
-                        )
-                        for key, proxy in proxies.items()
-                    }
-                )
-            ]
+            trained_rows = {}
+            for key, proxy in run.index.artifacts("proxy").items():
+                trained = ModelMeta.from_artifact(proxy)
+                trained_rows[key.partition("/")[2]] = ModelRow(trained.parameters, trained.tokens, trained.curve)
+            return [proxy_table(trained_rows)]
         if not stages["data"]:
             return []
         return [data_table({key.replace("/", " ", 1): counts for key, counts in run.index.counts.items()})]

@@ -16,6 +16,7 @@ from mixray.cluster.scoring import score
 from mixray.cluster.target_shards import on_shards
 from mixray.cluster.watching import News
 from mixray.data import Prepared, prepare
+from mixray.models import TrainingData, arm_jobs, proxy_jobs
 from mixray.progress import Stage
 from mixray.report import curves_figure, mixture_figures, summary_lines
 from mixray.runs import MixtureRun
@@ -28,7 +29,7 @@ from mixray.search import (
     solve_once,
     with_held_out_results,
 )
-from mixray.store import Artifact
+from mixray.store import Artifact, ModelMeta
 from mixray.tracking import SUMMARY_FILE
 from mixray.training import Progress as TrainingRecord
 
@@ -56,16 +57,9 @@ def train_on_sources(run: MixtureRun, session: Session, data: Prepared) -> Model
     """Train one proxy on every source."""
     config = run.config
     with run.stage("proxies", len(data.sources)) as stage:
-        proxies = train_proxies(
-            session,
-            run.artifacts,
-            config.proxy,
-            data.sources,
-            tokens=config.proxy_tokens,
-            inputs=data.inputs,
-            seed=config.seed,
-            news=_training_news(run, stage, "proxy"),
-        )
+        training = TrainingData(data.sources, data.inputs, config.seed)
+        jobs = proxy_jobs(run.artifacts, config.proxy, training, tokens=config.proxy_tokens)
+        proxies = train_proxies(session, run.artifacts, config.proxy, jobs, _training_news(run, stage, "proxy"))
         _keep_models(run, stage, "proxy", proxies)
     return proxies
 
@@ -106,17 +100,9 @@ def retrain_arms(run: MixtureRun, session: Session, data: Prepared, proxies: Mod
     """Train one model per arm."""
     config = run.config
     with run.stage("retrain", len(arms)) as stage:
-        models = retrain(
-            session,
-            run.artifacts,
-            config.retrain,
-            arms,
-            data.sources,
-            inputs=data.inputs,
-            seed=config.seed,
-            news=_training_news(run, stage, "arm"),
-            proxies=proxies,
-        )
+        training = TrainingData(data.sources, data.inputs, config.seed)
+        jobs = arm_jobs(run.artifacts, config.retrain, training, arms, proxies)
+        models = retrain(session, run.artifacts, config.retrain, jobs, _training_news(run, stage, "arm"))
         _keep_models(run, stage, "arm", models)
     return models
 
@@ -167,8 +153,8 @@ def _training_news(run: MixtureRun, stage: Stage, kind: str) -> News:
 def _keep_models(run: MixtureRun, stage: Stage, kind: str, models: Models) -> None:
     """Add trained models to the run's index, and draw their curves of the loss."""
     run.index.add({f"{kind}/{name}": model for name, model in models.items()})
-    for name, model in models.items():
-        stage.update(name, 1, 1, loss=model.meta["curve"][-1][1])
+    curves = {name: ModelMeta.from_artifact(model).curve for name, model in models.items()}
+    for name, curve in curves.items():
+        stage.update(name, 1, 1, loss=curve[-1][1])
     title = "Training loss of the proxies" if kind == "proxy" else "Training loss of the arms"
-    curves = {name: [(tokens, loss) for tokens, loss in model.meta["curve"]] for name, model in models.items()}
     run.save_report(f"{kind}_curves.png", curves_figure(curves, title=title))

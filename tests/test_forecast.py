@@ -85,5 +85,5 @@ def test_the_size_is_the_models(section: str, tmp_path: Path) -> None:
     from mixray.data import ExampleInputs
 
     training, inputs = getattr(config(tmp_path), section), ExampleInputs(7, ("a", "b", "c"), ())
-    model = new_model(training, inputs, seed=0, device=torch.device("cpu")).model
+    model = new_model(training, inputs, seed=0, device=torch.device("cpu")).network
     assert model_size(training, inputs) == sum(parameter.numel() for parameter in model.parameters())

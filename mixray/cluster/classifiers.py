@@ -21,7 +21,7 @@ from mixray.report.robust_results import SeedResult
 from mixray.store import Artifact, Artifacts, Draft, Storage, fingerprint
 from mixray.study import FinishedArm, predict, results_of, seed_heads, train_arm
 from mixray.study.intervals import Predictions
-from mixray.training import StorageCheckpoint
+from mixray.training import StorageCheckpoint, use_resources
 
 PREDICTIONS = "predictions.npy"
 """Which test rows the model predicted correctly; artifacts of earlier versions do not have it."""
@@ -39,18 +39,12 @@ class ClassifierJob:
     def label(self) -> str:
         return f"{self.arm or 'heads'}-{self.seed}"
 
-    @property
-    def checkpoint(self) -> StorageCheckpoint:
-        return StorageCheckpoint(self.draft.storage, f"checkpoints/classifier/{self.draft.id}/{self.draft.attempt}")
-
 
 class ClassifierWorker:
     """Does one job after another; keeps the task of the last seed."""
 
     def __init__(self, config: RobustConfig, rows: Artifact | None) -> None:
-        import torch
-
-        torch.set_num_threads(config.resources.threads)
+        use_resources(config.resources)
         self._config, self._rows = config, rows
         self._task: tuple[int, GroupedTask] | None = None
 
@@ -61,14 +55,15 @@ class ClassifierWorker:
             return job.draft.publish({}, heads.model_dump(mode="json"))
         import torch
 
-        trained = train_arm(task, self._config, job.arm, job.seed, checkpoint=job.checkpoint)
+        checkpoint = StorageCheckpoint.of(job.draft)
+        trained = train_arm(task, self._config, job.arm, job.seed, checkpoint=checkpoint)
         buffer = io.BytesIO()
         torch.save(trained.model.state_dict(), buffer)
         result = results_of(trained, task, self._config, job.arm, job.seed)
         files = {"weights.pt": buffer.getvalue(), PREDICTIONS: predict(trained.model, task.test).to_bytes()}
         records = {name: job.draft.write(name, data) for name, data in files.items()}
         artifact = job.draft.publish(records, result.model_dump(mode="json"))
-        job.draft.storage.delete_folder(job.checkpoint.folder)
+        checkpoint.delete()
         return artifact
 
     def _task_of(self, job: ClassifierJob) -> GroupedTask:

@@ -18,10 +18,10 @@ from mixray.cache import KEY, column_id, column_table, split_files
 from mixray.cluster.mapping import run_on_actors
 from mixray.cluster.session import Session
 from mixray.config.training import CacheConfig, TrainingConfig
-from mixray.models import Proxy, load_model
+from mixray.models import Model, load_model
 from mixray.store import Artifact, Artifacts, Draft, FileRecord, encode
 from mixray.store.artifacts import fetch_folder
-from mixray.training import device_for
+from mixray.training import use_resources
 
 ScoringProgress = Callable[[str, int, int], None]
 """Called with (model, its files scored, its files to score)."""
@@ -43,12 +43,9 @@ class Scorer:
     """Scores one file of rows at a time; keeps the last model loaded, for tasks come model by model."""
 
     def __init__(self, config: CacheConfig, training: TrainingConfig) -> None:
-        import torch
-
-        torch.set_num_threads(config.resources.threads)
         self._config, self._training = config, training
-        self._device = device_for(config.resources.gpus)
-        self._loaded: tuple[str, Proxy] | None = None
+        self._device = use_resources(config.resources)
+        self._loaded: tuple[str, Model] | None = None
 
     def __call__(self, task: ScoringTask) -> FileRecord:
         model = self._model(task)
@@ -59,7 +56,7 @@ class Scorer:
         table = column_table(rows, scores.totals, scores.tokens, model=task.model, target=task.target)
         return task.draft.write(task.name, encode(table))
 
-    def _model(self, task: ScoringTask) -> Proxy:
+    def _model(self, task: ScoringTask) -> Model:
         artifact = task.model_artifact
         if self._loaded is None or self._loaded[0] != artifact.id:
             with tempfile.TemporaryDirectory(prefix="mixray-") as folder:

@@ -1,18 +1,22 @@
-"""Proxies: cheap models, each trained on one source alone, that score targets. One file a kind."""
+"""The models that are trained and that score targets: causal language models and classifiers of examples."""
 
 from mixray.models.building import build_model, count_parameters, model_identity
 from mixray.models.causal_lm import CausalLM
 from mixray.models.classifier import Classifier, ClassifierLoss, ExampleClassifier
+from mixray.models.job import TrainingData, TrainingJob, arm_jobs, proxy_jobs, train_missing
 from mixray.models.kinds import classifier_size, load_model, model_size, new_model
-from mixray.models.protocol import Proxy, Scores
+from mixray.models.protocol import Model, Scores
 
 __all__ = [
     "CausalLM",
     "Classifier",
     "ClassifierLoss",
     "ExampleClassifier",
-    "Proxy",
+    "Model",
     "Scores",
+    "TrainingData",
+    "TrainingJob",
+    "arm_jobs",
     "build_model",
     "classifier_size",
     "count_parameters",
@@ -20,4 +24,6 @@ __all__ = [
     "model_identity",
     "model_size",
     "new_model",
+    "proxy_jobs",
+    "train_missing",
 ]

@@ -1,4 +1,4 @@
-"""A proxy that is a causal language model from Hugging Face transformers."""
+"""A causal language model from Hugging Face transformers that is trained on windows and scores rows of token ids."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mixray.errors import InputError
 from mixray.models.building import LanguageModel, build_model, quieten
-from mixray.models.protocol import Proxy, Scores
+from mixray.models.protocol import Model, Scores
 from mixray.models.scoring import Rows, score
 from mixray.training.device import Precision
 from mixray.training.loss import NextTokenNll
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class CausalLM(Proxy):
-    """Its rows are sequences of token ids, whose log-probability is that of every id after the first."""
+class CausalLM(Model):
+    """A model whose rows are sequences of token ids; a row's log-probability is that of every id after the first."""
 
     row_columns = ("tokens",)
-    model: PreTrainedModel
+    network: PreTrainedModel
 
     @classmethod
     def create(
@@ -40,9 +40,9 @@ class CausalLM(Proxy):
         bos_id: int | None = None,
         eos_id: int | None = None,
     ) -> Self:
-        """An untrained (or ``pretrained``) proxy; see ``build_model`` for arguments and errors."""
-        model = build_model(config, vocab_size=vocab_size, window=window, seed=seed, bos_id=bos_id, eos_id=eos_id)
-        return cls(model, device=device, precision=precision)
+        """Return a model that is untrained, or pretrained; see ``build_model`` for arguments and errors."""
+        network = build_model(config, vocab_size=vocab_size, window=window, seed=seed, bos_id=bos_id, eos_id=eos_id)
+        return cls(network, device=device, precision=precision)
 
     @classmethod
     def load(cls, folder: Path, *, device: torch.device, precision: Precision = "auto") -> Self:
@@ -55,7 +55,7 @@ class CausalLM(Proxy):
 
     def save(self, folder: Path) -> None:
         """Write ``config.json``, ``generation_config.json`` and ``model.safetensors``: what transformers loads."""
-        self.model.save_pretrained(folder)
+        self.network.save_pretrained(folder)
 
     @staticmethod
     def rows_of(table: Any) -> list[NDArray[np.integer[Any]]]:
@@ -67,17 +67,17 @@ class CausalLM(Proxy):
         Raises InputError for a row that is longer than the model can read or holds an id that it does not know.
         """
         self._check(rows)
-        self.model.eval()
+        self.network.eval()
         return score(self._nll, rows, batch_tokens=batch_tokens, precision=self.precision, per_token=per_token)
 
     @cached_property
     def _nll(self) -> NextTokenNll:
-        return NextTokenNll(self.model, self.device)
+        return NextTokenNll(self.network, self.device)
 
     def _check(self, rows: Rows) -> None:
         # On a GPU an index out of range kills the process' CUDA context without naming anything.
-        positions = getattr(self.model.config, "max_position_embeddings", None)
-        vocabulary = self.model.config.vocab_size
+        positions = getattr(self.network.config, "max_position_embeddings", None)
+        vocabulary = self.network.config.vocab_size
         for index, row in enumerate(rows):
             if positions is not None and len(row) - 1 > positions:
                 raise InputError(
@@ -85,8 +85,8 @@ class CausalLM(Proxy):
                 )
             if len(row) and not 0 <= int(row.min()) <= int(row.max()) < vocabulary:
                 raise InputError(
-                    "a row holds a token id that the proxy does not know",
+                    "a row holds a token id that is not in the model's vocabulary",
                     got=f"row {index}: ids {row.min()} to {row.max()}",
                     wanted=f"0 to {vocabulary - 1}",
-                    remedy="score with the tokenizer that the proxy was trained with",
+                    remedy="score with the tokenizer that the model was trained with",
                 )

@@ -1,4 +1,4 @@
-"""A proxy that is a classifier of fixed-length rows: a linear head, or a head on a small multi-layer perceptron."""
+"""Classifiers of fixed-length rows: a linear head, or a head on a small multi-layer perceptron."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from mixray.config.training import HeadConfig
 from mixray.data import ExampleInputs
-from mixray.models.protocol import Proxy, Scores
+from mixray.models.protocol import Model, Scores
 from mixray.training import RowLoss, autocast, weighted_sum
 from mixray.training.device import Precision
 
@@ -45,7 +45,7 @@ class ClassifierLoss(RowLoss):
     """Cross-entropies of rows, nats, each with mu / 2 |parameters|^2 added to what is differentiated.
 
     So every group's loss has the penalty in it, whatever the groups' weights (which sum to 1 on average), and is
-    mu-strongly convex for a linear head. The losses that are told are without it.
+    mu-strongly convex for a linear head. The losses that are returned for the record are without it.
     """
 
     def __init__(self, model: nn.Module, l2: float) -> None:
@@ -65,20 +65,20 @@ class ClassifierLoss(RowLoss):
         return total + weight * self.l2 / 2 * squares, plain
 
 
-class ExampleClassifier(Proxy):
-    """Its log-probabilities are those of the true labels: the likelihood of a mixture of conditionals."""
+class ExampleClassifier(Model):
+    """A model whose log-probabilities are those of the true labels: the likelihood of a mixture of conditionals."""
 
     row_columns = ("features", "label")
     loss = staticmethod(partial(ClassifierLoss, l2=0.0))
-    model: Classifier
+    network: Classifier
 
     @classmethod
     def create(
         cls, config: HeadConfig, inputs: ExampleInputs, *, seed: int, device: torch.device, precision: Precision
     ) -> Self:
-        """An untrained one, its weights drawn from ``seed``."""
-        model = Classifier(config, features=inputs.features, classes=len(inputs.label_names), seed=seed)
-        return cls(model, device=device, precision=precision)
+        """Return an untrained classifier whose weights are drawn from ``seed``."""
+        network = Classifier(config, features=inputs.features, classes=len(inputs.label_names), seed=seed)
+        return cls(network, device=device, precision=precision)
 
     @classmethod
     def load(cls, folder: Path, *, device: torch.device, precision: Precision = "auto") -> Self:
@@ -86,16 +86,16 @@ class ExampleClassifier(Proxy):
 
         settings = json.loads((folder / SETTINGS).read_text())
         sizes = {name: settings.pop(name) for name in ("features", "classes")}
-        model = Classifier(HeadConfig.model_validate(settings), **sizes, seed=0)
-        model.load_state_dict(load_file(folder / WEIGHTS))
-        return cls(model, device=device, precision=precision)
+        network = Classifier(HeadConfig.model_validate(settings), **sizes, seed=0)
+        network.load_state_dict(load_file(folder / WEIGHTS))
+        return cls(network, device=device, precision=precision)
 
     def save(self, folder: Path) -> None:
         """Write ``config.json`` and ``model.safetensors``."""
         from safetensors.torch import save_file
 
-        (folder / SETTINGS).write_text(json.dumps(self.model.settings))
-        save_file({name: weights.cpu() for name, weights in self.model.state_dict().items()}, folder / WEIGHTS)
+        (folder / SETTINGS).write_text(json.dumps(self.network.settings))
+        save_file({name: weights.cpu() for name, weights in self.network.state_dict().items()}, folder / WEIGHTS)
 
     @staticmethod
     def rows_of(table: Any) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -105,10 +105,13 @@ class ExampleClassifier(Proxy):
     def log_probs(
         self, rows: tuple[NDArray[np.float32], NDArray[np.int64]], *, batch_tokens: int, per_token: bool = False
     ) -> Scores:
-        """Of the true labels. ``rows``: features (rows, columns) and labels (rows,); a row is one token."""
+        """Return the log-probabilities of the true labels, nats; a row counts as one token.
+
+        ``rows``: features, float32 (rows, columns), and labels, int64 (rows,).
+        """
         features, labels = (torch.tensor(values) for values in rows)
-        self.model.eval()
+        self.network.eval()
         with torch.inference_mode(), autocast(self.device, self.precision):
-            blocks = [self.model(some.to(self.device)).float() for some in torch.split(features, batch_tokens)]
-            totals = -cross_entropy(torch.cat(blocks), labels.to(self.device), reduction="none").cpu().numpy()
+            logits = [self.network(block.to(self.device)).float() for block in torch.split(features, batch_tokens)]
+            totals = -cross_entropy(torch.cat(logits), labels.to(self.device), reduction="none").cpu().numpy()
         return Scores(totals.astype(np.float64), list(totals[:, None]) if per_token else None)

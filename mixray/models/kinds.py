@@ -1,4 +1,4 @@
-"""The kind of model that a section of the run file describes, new or from its folder."""
+"""Making and loading the kind of model that a section of the run file describes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from mixray.data import ExampleInputs, ModelInputs
 from mixray.models.building import count_parameters
 from mixray.models.causal_lm import CausalLM
 from mixray.models.classifier import Classifier, ExampleClassifier
-from mixray.models.protocol import Proxy
+from mixray.models.protocol import Model
 
 
-def new_model(config: TrainingConfig, inputs: ModelInputs, *, seed: int, device: torch.device) -> Proxy:
-    """An untrained (or ``pretrained``) model. Raises InputError as ``build_model``."""
+def new_model(config: TrainingConfig, inputs: ModelInputs, *, seed: int, device: torch.device) -> Model:
+    """Return a model that is untrained, or pretrained. Raises the errors of ``build_model``."""
     if isinstance(config.model, HeadConfig):
         assert isinstance(inputs, ExampleInputs), "a classifier reads examples"
         return ExampleClassifier.create(config.model, inputs, seed=seed, device=device, precision=config.precision)
@@ -31,14 +31,14 @@ def new_model(config: TrainingConfig, inputs: ModelInputs, *, seed: int, device:
     )
 
 
-def load_model(config: TrainingConfig, folder: Path, *, device: torch.device) -> Proxy:
-    """The model that ``save`` wrote into ``folder``, which was trained as ``config`` says."""
-    kind = ExampleClassifier if isinstance(config.model, HeadConfig) else CausalLM
-    return kind.load(folder, device=device, precision=config.precision)
+def load_model(config: TrainingConfig, folder: Path, *, device: torch.device) -> Model:
+    """Return the model that ``save`` wrote into ``folder``; ``config`` says how it was trained."""
+    model_class = ExampleClassifier if isinstance(config.model, HeadConfig) else CausalLM
+    return model_class.load(folder, device=device, precision=config.precision)
 
 
 def model_size(config: TrainingConfig, inputs: ModelInputs) -> int:
-    """All parameters, embeddings included, tied ones once. Raises InputError as ``build_model``."""
+    """Count all parameters, embeddings included and tied ones once. Raises the errors of ``build_model``."""
     if isinstance(config.model, HeadConfig):
         assert isinstance(inputs, ExampleInputs), "a classifier reads examples"
         return classifier_size(config.model, features=inputs.features, classes=len(inputs.label_names))

@@ -1,4 +1,4 @@
-"""What every kind of proxy can do: learn one source, score rows of a target, be kept in a folder."""
+"""What every kind of model can do: train on a stream of rows, score rows of a target, and be saved in a folder."""
 
 from __future__ import annotations
 
@@ -40,28 +40,33 @@ class Scores:
     tokens: list[NDArray[np.float32]] | None
 
 
-class Proxy(ABC):
-    """A model on a device, with the precision it is run in (``precision`` of the run file).
+class Model(ABC):
+    """A network on a device, with the precision that it computes in (``precision`` of the run file).
 
-    As a proxy it is cheap and learns one source; retrained models are the same, and learn a mixture.
+    A proxy is a model that is trained on one source, an arm is a model that is trained on a mixture.
     """
 
     row_columns: ClassVar[tuple[str, ...]]
-    """Of a target's rows: what ``rows_of`` reads."""
+    """The columns of a target's rows that ``rows_of`` reads."""
     loss: Callable[[nn.Module], RowLoss] | None = None
-    """As ``mixray.training.train`` takes it."""
+    """Makes the loss module, as ``mixray.training.train`` takes it."""
 
-    def __init__(self, model: nn.Module, *, device: torch.device, precision: Precision) -> None:
-        self.model, self.device, self.precision = model.to(device), device, precision
+    def __init__(self, network: nn.Module, *, device: torch.device, precision: Precision) -> None:
+        self.network, self.device, self.precision = network.to(device), device, precision
+
+    @property
+    def parameter_count(self) -> int:
+        """The number of all parameters, embeddings included and tied ones once."""
+        return sum(parameter.numel() for parameter in self.network.parameters())
 
     @classmethod
     @abstractmethod
     def load(cls, folder: Path, *, device: torch.device, precision: Precision = "auto") -> Self:
-        """The proxy that ``save`` wrote into ``folder``."""
+        """Return the model that ``save`` wrote into ``folder``."""
 
     @abstractmethod
     def save(self, folder: Path) -> None:
-        """Write the proxy's files into an existing, empty folder."""
+        """Write the model's files into an existing, empty folder."""
 
     def fit(
         self,
@@ -78,7 +83,7 @@ class Proxy(ABC):
     ) -> TrainReport:
         """Train on a stream of rows; see ``mixray.training.train``."""
         return train(
-            self.model,
+            self.network,
             stream,
             steps=steps,
             config=config,
@@ -95,8 +100,8 @@ class Proxy(ABC):
     @staticmethod
     @abstractmethod
     def rows_of(table: Any) -> Any:
-        """What ``log_probs`` takes, of an Arrow table with ``row_columns``."""
+        """Return the rows of an Arrow table with ``row_columns``, as ``log_probs`` takes them."""
 
     @abstractmethod
     def log_probs(self, rows: Any, *, batch_tokens: int, per_token: bool = False) -> Scores:
-        """Score rows; see the kinds of proxies for what they are."""
+        """Score rows, which each kind of model defines for itself."""

@@ -15,7 +15,7 @@ from mixray.mixture import ArmResult, HeldOutLoss, Mixture
 from mixray.report import SearchCost, Work
 from mixray.report.comparison import mean_over_targets
 from mixray.search.problem import baseline_shares, natural_tokens
-from mixray.store import Artifact, Storage
+from mixray.store import Artifact, ModelMeta, Storage
 
 Shares = dict[str, float]
 
@@ -79,14 +79,15 @@ def _arm_result(config: RunConfig, storage: Storage, model: Artifact, losses: Ma
         joint = HeldOutLoss()  # the losses that retrained models are compared with are not predicted by the proxies
     elif several:
         joint = mean_over_targets(losses, config.mixture.target_weights)
-    group_weights = {source: curve[-1][1] for source, curve in model.meta.get("group_weights", {}).items()}
+    trained = ModelMeta.from_artifact(model)
+    group_weights = trained.final_group_weights
     return ArmResult.model_validate(
         {
             **joint.model_dump(),
             **({"targets": dict(losses)} if several else {}),
-            "tokens": model.meta["tokens"],
-            "seconds": model.meta["seconds"],
-            "parameters": model.meta["parameters"],
+            "tokens": trained.tokens,
+            "seconds": trained.seconds,
+            "parameters": trained.parameters,
             **({"group_weights": group_weights} if group_weights else {}),
             "model": storage.location(next(iter(model.files.values())).path.rpartition("/")[0]),
         }
@@ -94,10 +95,11 @@ def _arm_result(config: RunConfig, storage: Storage, model: Artifact, losses: Ma
 
 
 def _search_cost(mixture: Mixture, artifacts: ArmArtifacts) -> SearchCost:
-    retrained = next(iter(artifacts.models.values())).meta
+    retrained = ModelMeta.from_artifact(next(iter(artifacts.models.values())))
+    proxies = [ModelMeta.from_artifact(proxy) for proxy in artifacts.proxies.values()]
     scored_tokens = sum(artifacts.rows[target].meta["fit"]["tokens"] for target in mixture.targets)
     return SearchCost(
-        proxies=[Work(proxy.meta["parameters"], proxy.meta["tokens"]) for proxy in artifacts.proxies.values()],
-        scored=[Work(proxy.meta["parameters"], scored_tokens) for proxy in artifacts.proxies.values()],
-        retrained=Work(retrained["parameters"], retrained["tokens"]),
+        proxies=[Work(proxy.parameters, proxy.tokens) for proxy in proxies],
+        scored=[Work(proxy.parameters, scored_tokens) for proxy in proxies],
+        retrained=Work(retrained.parameters, retrained.tokens),
     )

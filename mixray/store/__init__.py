@@ -6,12 +6,14 @@ from mixray.store.index import RunIndex, Status
 from mixray.store.step import RunTasks, Step, find_or_make
 from mixray.store.storage import FileRecord, Storage
 from mixray.store.tables import encode
+from mixray.store.trained import ModelMeta
 
 __all__ = [
     "Artifact",
     "Artifacts",
     "Draft",
     "FileRecord",
+    "ModelMeta",
     "RunIndex",
     "RunTasks",
     "Status",

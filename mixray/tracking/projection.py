@@ -13,7 +13,7 @@ from typing import Any
 from mixray.config import RunConfig, RunFile, dump_config
 from mixray.errors import without_credentials
 from mixray.mixture import Mixture
-from mixray.store import Artifact
+from mixray.store import Artifact, ModelMeta
 from mixray.tracking.records import Point, TrackedDataset, TrackedRun, flatten, metric_names, numbered_name
 
 CURVE_FIGURES = ("proxy_curves.png", "arm_curves.png")
@@ -101,21 +101,21 @@ def training_points(record: Any) -> tuple[Point, ...]:
 
 def _model_record(key: str, model: Artifact) -> TrackedRun:
     """Return the finished training of a proxy or an arm, with its whole curves."""
-    meta = model.meta
-    steps = [tokens for tokens, _ in meta["curve"]]
+    meta = ModelMeta.from_artifact(model)
+    steps = [tokens for tokens, _ in meta.curve]
     # Artifacts of earlier versions have neither times nor rates.
-    times = dict(zip(steps, meta.get("times", []), strict=False))
-    curves = {"loss": meta["curve"]}
-    for metric in ("tokens_per_second", "learning_rate"):
-        curves[metric] = list(zip(steps, meta.get(metric, []), strict=False))
-    names = metric_names(meta.get("group_weights", {}))
-    for metric, group_curves in (("group_loss", "group_losses"), ("group_weight", "group_weights")):
-        curves |= {f"{metric}/{names[group]}": curve for group, curve in meta.get(group_curves, {}).items()}
+    times = dict(zip(steps, meta.times or [], strict=False))
+    curves = {"loss": meta.curve}
+    for metric, rates in (("tokens_per_second", meta.tokens_per_second), ("learning_rate", meta.learning_rate)):
+        curves[metric] = list(zip(steps, rates or [], strict=False))
+    names = metric_names(meta.group_weights or {})
+    for metric, group_curves in (("group_loss", meta.group_losses), ("group_weight", meta.group_weights)):
+        curves |= {f"{metric}/{names[group]}": curve for group, curve in (group_curves or {}).items()}
     points = [Point(metric, value, step, times.get(step)) for metric, curve in curves.items() for step, value in curve]
-    points.append(Point("seconds", meta["seconds"], meta["tokens"], times.get(meta["tokens"])))
+    points.append(Point("seconds", meta.seconds, meta.tokens, times.get(meta.tokens)))
     return TrackedRun(
         key,
-        params=flatten({"parameters": meta["parameters"], "tokens": meta["tokens"]}),
+        params=flatten({"parameters": meta.parameters, "tokens": meta.tokens}),
         tags={"artifact": model.id},
         points=tuple(points),
         status="FINISHED",

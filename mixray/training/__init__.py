@@ -2,7 +2,7 @@
 
 from mixray.training.batch import Batch, BatchStream, ColumnAsGroups, SourcesAsGroups, WindowStream
 from mixray.training.checkpoint import Checkpoint, StorageCheckpoint
-from mixray.training.device import autocast, device_for
+from mixray.training.device import autocast, device_for, use_resources
 from mixray.training.loop import step_count, train
 from mixray.training.loss import RowLoss, weighted_sum
 from mixray.training.objective import Objective
@@ -26,5 +26,6 @@ __all__ = [
     "device_for",
     "step_count",
     "train",
+    "use_resources",
     "weighted_sum",
 ]

@@ -11,11 +11,11 @@ import io
 import json
 import logging
 from dataclasses import asdict
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 
-from mixray.store import Storage
+from mixray.store import Draft, Storage
 
 log = logging.getLogger(__name__)
 State = dict[str, Any]
@@ -34,6 +34,11 @@ class StorageCheckpoint:
 
     def __init__(self, storage: Storage, folder: str) -> None:
         self.storage, self.folder = storage, folder
+
+    @classmethod
+    def of(cls, draft: Draft) -> Self:
+        """Return the checkpoint of the training that makes ``draft``: one folder per run and artifact."""
+        return cls(draft.storage, f"checkpoints/{draft.kind}/{draft.id}/{draft.attempt}")
 
     def latest(self) -> State | None:
         """The newest whole state, on the CPU; None where there is none or where it is not what ``latest.json`` says."""
@@ -63,6 +68,10 @@ class StorageCheckpoint:
         for other in self.storage.list(self.folder):
             if other.startswith("step-") and other != name:
                 self.storage.delete(self._path(other))
+
+    def delete(self) -> None:
+        """Delete every saved state."""
+        self.storage.delete_folder(self.folder)
 
     def _path(self, name: str) -> str:
         return f"{self.folder}/{name}"

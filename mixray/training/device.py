@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 
+from mixray.config.training import Resources
 from mixray.errors import InputError
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -27,6 +28,12 @@ def device_for(gpus: float) -> torch.device:
             remedy="set gpus: 0, or install torch with CUDA on the machines that have one",
         )
     return torch.device("cuda")
+
+
+def use_resources(resources: Resources) -> torch.device:
+    """Set the number of threads that torch uses in this process, and return the device that it has been given."""
+    torch.set_num_threads(resources.threads)
+    return device_for(resources.gpus)
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:

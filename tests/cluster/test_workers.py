@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,36 @@ import ray
 from mixray.cluster import Session
 from mixray.cluster.mapping import run_tasks
 from mixray.cluster.proxies import train_proxies
-from mixray.cluster.retraining import arm_id, reference_loss, retrain
-from mixray.cluster.watching import Watcher
+from mixray.cluster.retraining import retrain
+from mixray.cluster.watching import News, Watcher
 from mixray.config.schema import RetrainConfig
 from mixray.config.training import ProxyConfig, Resources
 from mixray.data import TextInputs
 from mixray.errors import InputError, StageError
+from mixray.models import TrainingData, arm_jobs, proxy_jobs
 from mixray.store import Artifact, Artifacts, Storage
 
 MODEL = {"architecture": "gpt_neox", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 WINDOW, VOCABULARY = 16, 64
-TRAINING: dict[str, Any] = {"inputs": TextInputs(WINDOW, VOCABULARY, 0), "seed": 0}
+
+
+def data_of(sources: Mapping[str, Artifact]) -> TrainingData:
+    return TrainingData(sources, TextInputs(WINDOW, VOCABULARY, 0), 0)
+
+
+def proxies_of(
+    session: Session,
+    artifacts: Artifacts,
+    sources: Mapping[str, Artifact],
+    news: News,
+    *,
+    steps: int = 20,
+    config: ProxyConfig | None = None,
+) -> dict[str, Artifact]:
+    """Train a proxy per source on some steps."""
+    config = config or proxy_config()
+    jobs = proxy_jobs(artifacts, config, data_of(sources), tokens=steps * 4 * WINDOW)
+    return train_proxies(session, artifacts, config, jobs, news)
 
 
 def tokens_artifact(artifacts: Artifacts, name: str, low: int, high: int) -> Artifact:
@@ -92,15 +111,12 @@ def test_a_proxy_whose_actor_is_killed_ends_with_the_same_bits(
     ray_session: Session, artifacts: Artifacts, sources: dict[str, Artifact], tmp_path: Path
 ) -> None:
     one = {"low": sources["low"]}
-    tokens = 400 * 4 * WINDOW
     killer = Killer("low", 0.3)
-    survived = train_proxies(ray_session, artifacts, proxy_config(), one, tokens=tokens, news=killer, **TRAINING)
+    survived = proxies_of(ray_session, artifacts, one, killer, steps=400)
     assert killer.killed == 1
     elsewhere = Artifacts(Storage(str(tmp_path / "elsewhere")), "test")
     again = {"low": tokens_artifact(elsewhere, "low", 0, 20)}
-    undisturbed = train_proxies(
-        ray_session, elsewhere, proxy_config(), again, tokens=tokens, news=lambda *_: None, **TRAINING
-    )
+    undisturbed = proxies_of(ray_session, elsewhere, again, lambda *_: None, steps=400)
     assert weights_of(survived["low"]) == weights_of(undisturbed["low"])
 
 
@@ -108,34 +124,25 @@ def test_one_failing_source_names_itself_and_keeps_the_others(
     ray_session: Session, artifacts: Artifacts, sources: dict[str, Artifact]
 ) -> None:
     broken = tokens_artifact(artifacts, "broken", VOCABULARY, VOCABULARY + 5)  # ids that the model does not know
-    config, seen = proxy_config(), set()
+    posted: set[str] = set()
     with pytest.raises(StageError, match="the proxies of broken failed") as caught:
-        train_proxies(
-            ray_session,
-            artifacts,
-            config,
-            {"broken": broken, **sources},
-            tokens=20 * 4 * WINDOW,
-            news=lambda key, _: seen.add(key),
-            **TRAINING,
-        )
+        proxies_of(ray_session, artifacts, {"broken": broken, **sources}, lambda key, _: posted.add(key))
     assert "the proxies of low, high are kept" in str(caught.value) or "the proxies of high, low are kept" in str(
         caught.value
     )
-    assert {"low", "high"} <= seen
+    assert {"low", "high"} <= posted
 
 
 def test_proxies_that_exist_are_not_trained_again(
     ray_session: Session, artifacts: Artifacts, sources: dict[str, Artifact]
 ) -> None:
-    settings: dict[str, Any] = {"tokens": 20 * 4 * WINDOW, **TRAINING}
-    first = train_proxies(ray_session, artifacts, proxy_config(), sources, news=lambda *_: None, **settings)
+    first = proxies_of(ray_session, artifacts, sources, lambda *_: None)
 
     def refuse(key: str, _: Any) -> None:
         raise AssertionError(f"{key} was trained again")
 
     other_resources = proxy_config(resources=Resources(cpus=2), max_restarts=0)
-    again = train_proxies(ray_session, artifacts, other_resources, sources, news=refuse, **settings)
+    again = proxies_of(ray_session, artifacts, sources, refuse, config=other_resources)
     assert {name: artifact.id for name, artifact in again.items()} == {name: a.id for name, a in first.items()}
 
 
@@ -144,15 +151,7 @@ def test_sources_of_equal_content_share_one_proxy(
 ) -> None:
     twins = {"one": sources["low"], "other": sources["low"]}
     began: set[str] = set()
-    proxies = train_proxies(
-        ray_session,
-        artifacts,
-        proxy_config(),
-        twins,
-        tokens=20 * 4 * WINDOW,
-        news=lambda key, _: began.add(key),
-        **TRAINING,
-    )
+    proxies = proxies_of(ray_session, artifacts, twins, lambda key, _: began.add(key))
     assert proxies["one"] == proxies["other"]
     assert len(began) == 1
 
@@ -177,7 +176,8 @@ def retrain_config(**changes: Any) -> RetrainConfig:
 
 def arm(session: Session, artifacts: Artifacts, sources: dict[str, Artifact], config: RetrainConfig) -> Artifact:
     shares = {"mixed": {"low": 0.25, "high": 0.75}}
-    return retrain(session, artifacts, config, shares, sources, news=lambda *_: None, **TRAINING)["mixed"]
+    jobs = arm_jobs(artifacts, config, data_of(sources), shares, {})
+    return retrain(session, artifacts, config, jobs, lambda *_: None)["mixed"]
 
 
 def test_two_workers_learn_what_one_learns(
@@ -219,10 +219,6 @@ def test_an_elastic_range_and_a_worker_that_dies(
     assert not Path(artifacts.storage.root, "checkpoints/model", model.id, "test").exists()
 
 
-ERM = "372d39d4dfe954fe790469e240e9e8cbbbd6ec74f3381ef966de2811f44619c8"
-"""The identity of ``retrain_config()`` on a fourth of ``low``, made when there was no other objective."""
-
-
 def test_a_robust_arm_tells_how_it_weighed_its_sources(
     ray_session: Session, artifacts: Artifacts, sources: dict[str, Artifact]
 ) -> None:
@@ -232,24 +228,19 @@ def test_a_robust_arm_tells_how_it_weighed_its_sources(
     meta = {"window": WINDOW, "dtype": "<u2", "windows": 200, "tokens": 3200, "shards": {"000000.bin": 200}}
     pools = {"one": draft.publish({"000000.bin": record}, meta), "low": sources["low"], "unused": sources["high"]}
     proxies = {
-        name: artifacts.draft("proxy", id * 64).publish({}, {"curve": [[tokens, loss] for tokens in range(20)]})
+        name: artifacts.draft("proxy", id * 64).publish(
+            {}, {"parameters": 1, "tokens": 1, "seconds": 1.0, "curve": [[tokens, loss] for tokens in range(20)]}
+        )
         for name, id, loss in (("one", "a", 3.0), ("low", "b", 2.5), ("unused", "c", 1.0))
     }
     objective = {"kind": "group_dro", "step_size": 0.2, "excess": "proxy"}
     config = RetrainConfig.model_validate(
         {"model": MODEL, "tokens": 60 * 4 * WINDOW, "batch": 4, "workers": 2, "objective": objective}
     )
-    told: list[Any] = []
-    model = retrain(
-        ray_session,
-        artifacts,
-        config,
-        {"mixed": {"one": 0.875, "low": 0.125, "unused": 0.0}},
-        pools,
-        proxies=proxies,
-        news=lambda _, record: told.append(record),
-        **TRAINING,
-    )["mixed"]
+    records: list[Any] = []
+    shares = {"mixed": {"one": 0.875, "low": 0.125, "unused": 0.0}}
+    jobs = arm_jobs(artifacts, config, data_of(pools), shares, proxies)
+    model = retrain(ray_session, artifacts, config, jobs, lambda _, record: records.append(record))["mixed"]
     weights, losses = model.meta["group_weights"], model.meta["group_losses"]
     assert list(weights) == sorted(losses, key="low one".index) == ["low", "one"]
     assert [sum(values) for values in zip(*([w for _, w in weights[name]] for name in weights), strict=True)] == (
@@ -258,34 +249,7 @@ def test_a_robust_arm_tells_how_it_weighed_its_sources(
     assert weights["low"][-1][1] > 0.9
     assert losses["low"][-1][1] > losses["one"][-1][1]
     assert model.meta["workers"] == 2
-    assert told[-1].group_weights == {name: values[-1][1] for name, values in weights.items()}
-
-
-def test_an_arms_identity_has_the_objective_in_it_unless_it_is_erm(
-    artifacts: Artifacts, sources: dict[str, Artifact]
-) -> None:
-    shares = {"high": 0.75, "low": 0.25}
-    proxies = {name: artifacts.draft("proxy", id * 64).publish({}, {}) for name, id in (("low", "a"), ("high", "b"))}
-
-    def identity(references: dict[str, Artifact] | None = None, **objective: Any) -> str:
-        config = retrain_config(**({"objective": objective} if objective else {}))
-        return arm_id(config, shares, sources, references or {}, steps=20, seed=0)
-
-    assert identity() == identity(kind="erm") == ERM
-    others = [
-        identity(kind="group_dro"),
-        identity(kind="also"),
-        identity(kind="group_dro", step_size=0.1),
-        identity(kind="group_dro", excess="proxy", references=proxies),
-        identity(kind="group_dro", excess="proxy", references=proxies | {"low": proxies["high"]}),
-    ]
-    assert len({ERM, *others}) == 6
-
-
-@pytest.mark.parametrize(("records", "expected"), [(1, 0.0), (9, 8.0), (20, 18.5), (100, 94.5)])
-def test_a_proxys_loss_is_that_of_the_end_of_its_training(artifacts: Artifacts, records: int, expected: float) -> None:
-    proxy = artifacts.draft("proxy", "a" * 64).publish({}, {"curve": [[10 * i, float(i)] for i in range(records)]})
-    assert reference_loss(proxy) == expected
+    assert records[-1].group_weights == {name: values[-1][1] for name, values in weights.items()}
 
 
 def square(number: int) -> int:

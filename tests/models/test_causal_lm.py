@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mixray.config.training import TrainingConfig
-from mixray.models import CausalLM, Proxy
+from mixray.models import CausalLM, Model
 from mixray.store import Storage
 from mixray.training import Progress, StorageCheckpoint
 
@@ -38,7 +38,7 @@ def create(config: TrainingConfig) -> CausalLM:
 
 def test_it_learns_its_source_and_knows_it_again(model: dict[str, Any], tmp_path: Path) -> None:
     config = config_of(model)
-    proxy: Proxy = create(config)
+    proxy: Model = create(config)
     seen: list[Progress] = []
     report = proxy.fit(Cycle(), config=config, steps=40, seed=0, progress=seen.append)
     unigram = np.log(VOCABULARY)
@@ -84,8 +84,8 @@ def test_a_proxy_that_died_goes_on_where_it_was(neox: dict[str, Any], tmp_path: 
         Cycle(), config=config, steps=12, seed=0, checkpoint=checkpoint, progress=lambda p: steps.append(p.step)
     )
     assert steps == list(range(7, 13))
-    for name, value in whole.model.state_dict().items():
-        assert torch.equal(resumed.model.state_dict()[name], value)
+    for name, value in whole.network.state_dict().items():
+        assert torch.equal(resumed.network.state_dict()[name], value)
 
 
 def test_the_runs_precision_is_the_proxys(neox: dict[str, Any], tmp_path: Path) -> None:

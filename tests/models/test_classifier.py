@@ -14,7 +14,7 @@ from scipy.special import log_softmax
 from mixray.config.training import TrainingConfig
 from mixray.data import ExampleInputs, TextInputs
 from mixray.data.tabular.encoder import record_type
-from mixray.models import ExampleClassifier, Proxy, load_model, new_model
+from mixray.models import ExampleClassifier, Model, load_model, new_model
 from mixray.training import ColumnAsGroups
 from mixray.training.batch import read_batch
 
@@ -48,7 +48,7 @@ def proxy_of(head: dict[str, Any], seed: int = 0) -> ExampleClassifier:
     return proxy
 
 
-def scored(proxy: Proxy, **settings: Any) -> np.ndarray:
+def scored(proxy: Model, **settings: Any) -> np.ndarray:
     records = Records().read(1000, 1030)
     return proxy.log_probs((records["features"], records["label"].copy()), batch_tokens=7, **settings).totals
 
@@ -76,7 +76,7 @@ def test_log_probabilities_are_those_of_the_true_labels(head: dict[str, Any], ba
     chunked = pa.concat_tables([table.slice(0, 11), table.slice(11)])
     scores = proxy.log_probs(proxy.rows_of(chunked), batch_tokens=batch_tokens, per_token=True)
     with torch.no_grad():
-        logits = proxy.model(torch.tensor(records["features"])).numpy().astype(np.float64)
+        logits = proxy.network(torch.tensor(records["features"])).numpy().astype(np.float64)
     wanted = log_softmax(logits, axis=1)[np.arange(30), records["label"]]
     np.testing.assert_allclose(scores.totals, wanted, rtol=0, atol=1e-6)
     assert scores.totals.dtype == np.float64
@@ -108,9 +108,9 @@ def test_a_classifier_reads_examples_and_a_language_model_texts() -> None:
 
 
 def test_the_layers_are_those_of_the_run_file() -> None:
-    shapes = [tuple(weights.shape) for weights in proxy_of(HEADS[1]).model.parameters()]
+    shapes = [tuple(weights.shape) for weights in proxy_of(HEADS[1]).network.parameters()]
     assert shapes == [(8, 5), (8,), (4, 8), (4,), (3, 4), (3,)]
-    assert len(list(proxy_of({"head": "mlp"}).model.parameters())[1]) == 32
+    assert len(list(proxy_of({"head": "mlp"}).network.parameters())[1]) == 32
 
 
 # ------------------------------------------------------------------------------------------------------------- groups

@@ -48,7 +48,7 @@ def test_totals_are_minus_hugging_faces_loss_times_tokens(proxy: CausalLM, rows:
         if len(row) <= WINDOW:  # Hugging Face's loss also reads the last id
             ids = torch.from_numpy(row.astype(np.int64))[None]
             with torch.inference_mode():
-                loss = float(proxy.model(input_ids=ids, labels=ids, use_cache=False).loss)
+                loss = float(proxy.network(input_ids=ids, labels=ids, use_cache=False).loss)
             assert total / (len(row) - 1) == pytest.approx(-loss, abs=1e-5)
     assert np.std(totals / [len(row) - 1 for row in rows]) > 0.05  # it would not do if all rows were alike
 
@@ -103,14 +103,14 @@ def test_bfloat16_is_near(neox: dict[str, Any], rows: list[np.ndarray]) -> None:
 
 def test_what_is_not_finite_is_returned_as_it_is(plain: CausalLM, rows: list[np.ndarray]) -> None:
     with torch.no_grad():
-        plain.model.get_output_embeddings().weight[5, 0] = torch.nan
+        plain.network.get_output_embeddings().weight[5, 0] = torch.nan
     totals = plain.log_probs(rows, batch_tokens=100).totals
     assert not np.isfinite(totals).any()
 
 
 def test_scoring_leaves_a_training_models_dropout_out(neox: dict[str, Any], rows: list[np.ndarray]) -> None:
     proxy = proxy_of(neox | {"hidden_dropout": 0.5})
-    proxy.model.train()
+    proxy.network.train()
     one, other = (proxy.log_probs(rows, batch_tokens=60).totals for _ in range(2))
     assert (one == other).all()
 

@@ -1,0 +1,221 @@
+"""Training one model and publishing it: the same job for a proxy on an actor and an arm on one or many workers.
+
+``proxy_jobs`` and ``arm_jobs`` turn the run file into jobs, each with the id that decides the model's weights. A job
+runs in any process; ``mixray.cluster`` only chooses where.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mixray.config.objective import ErmConfig, ObjectiveConfig
+from mixray.config.schema import RetrainConfig
+from mixray.config.training import ProxyConfig, TrainingConfig
+from mixray.data import ExampleInputs, ExampleRows, MixtureStream, ModelInputs, TrainingRows, group_shares, open_rows
+from mixray.models.building import model_identity
+from mixray.models.kinds import new_model
+from mixray.robust import new_objective
+from mixray.store import Artifact, Artifacts, Draft, ModelMeta, fingerprint
+from mixray.training import (
+    BatchStream,
+    ColumnAsGroups,
+    Objective,
+    Progress,
+    SourcesAsGroups,
+    StorageCheckpoint,
+    WindowStream,
+    World,
+    step_count,
+)
+
+PROXY, ARM = "proxy", "model"
+"""The kinds of artifacts that jobs publish."""
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What all models of a run share: the published training rows of every source, their description, and the seed."""
+
+    sources: Mapping[str, Artifact]
+    inputs: ModelInputs
+    seed: int
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """Everything that is needed to train one model and to publish it, on any machine.
+
+    ``name`` is the arm or the proxy's source; progress is reported under it. ``source_shares`` are shares of training
+    tokens (or of examples), all positive. ``reference_losses`` are the losses, nats per token, that the sources'
+    proxies reached, where the objective measures excess losses.
+    """
+
+    name: str
+    config: TrainingConfig
+    objective: ObjectiveConfig
+    source_shares: Mapping[str, float]
+    data: TrainingData
+    steps: int
+    draft: Draft
+    reference_losses: Mapping[str, float] | None = None
+
+    def run(self, device: torch.device, progress: Callable[[Progress], None], world: World = World()) -> None:  # noqa: B008 (frozen)
+        """Train on this worker's part of every batch, from the last checkpoint on; rank 0 publishes the model."""
+        model = new_model(self.config, self.data.inputs, seed=self.data.seed, device=device)
+        rows = {name: open_rows(self.draft.storage, self.data.sources[name]) for name in self.source_shares}
+        stream = MixtureStream(rows, self.source_shares, self.data.seed)
+        grouped, objective, group_names = self._grouped(stream, rows)
+        report = model.fit(
+            grouped,
+            objective=objective,
+            group_names=group_names,
+            steps=self.steps,
+            config=self.config,
+            seed=self.data.seed,
+            world=world,
+            checkpoint=self._checkpoint,
+            progress=progress if world.rank == 0 else lambda _: None,
+        )
+        if world.rank:
+            return
+        is_proxy = self.draft.kind == PROXY
+        curves = {} if objective is None else report.group_curves
+        meta = ModelMeta(
+            parameters=model.parameter_count,
+            tokens=report.tokens,
+            seconds=report.seconds,
+            curve=list(report.curve.items()),
+            source=self.name if is_proxy else None,
+            source_shares=None if is_proxy else dict(self.source_shares),
+            workers=None if is_proxy else world.size,
+            group_losses=curves.get("losses"),
+            group_weights=curves.get("weights"),
+        )
+        with tempfile.TemporaryDirectory(prefix="mixray-") as folder:
+            model.save(Path(folder))
+            self.draft.publish(self.draft.put_folder(Path(folder)), meta.to_meta() | report.rates)
+
+    def delete_checkpoints(self) -> None:
+        """Delete the saved states of a job whose model is published and whose workers have all ended."""
+        self._checkpoint.delete()
+
+    @property
+    def _checkpoint(self) -> StorageCheckpoint:
+        return StorageCheckpoint.of(self.draft)
+
+    def _grouped(
+        self, stream: MixtureStream, rows: Mapping[str, TrainingRows]
+    ) -> tuple[BatchStream | WindowStream, Objective | None, list[str] | None]:
+        """Return the stream with its groups, the objective over them, and their names."""
+        if isinstance(self.objective, ErmConfig):
+            return stream, None, None
+        grouped: BatchStream
+        shares = {name: self.source_shares[name] for name in stream.source_names}
+        if self.objective.group_column is None:
+            grouped = SourcesAsGroups(stream)
+            presence = stream.presence(self.config.batch, self.steps)
+        else:
+            inputs = self.data.inputs
+            assert isinstance(inputs, ExampleInputs), "windows of text have no columns"
+            ids = {name: source.group_ids() for name, source in rows.items() if isinstance(source, ExampleRows)}
+            by_group = group_shares(ids, shares, len(inputs.group_names))
+            present = np.flatnonzero(by_group)
+            grouped = ColumnAsGroups(stream, present)
+            shares = {inputs.group_names[group]: float(by_group[group]) for group in present.tolist()}
+            presence = stream.presence(self.config.batch, self.steps, ids)[present]
+        objective = new_objective(
+            self.objective,
+            shares,
+            windows=self.steps * self.config.batch,
+            presence=presence.tolist(),
+            reference_losses=self.reference_losses,
+        )
+        return grouped, objective, list(shares)
+
+
+def train_missing(
+    artifacts: Artifacts, jobs: Mapping[str, TrainingJob], train: Callable[[list[TrainingJob]], None]
+) -> dict[str, Artifact]:
+    """Return the published model of every job. ``train`` is called once with the jobs whose model does not exist yet.
+
+    Jobs with equal ids share one model.
+    """
+    by_id = {job.draft.id: job for job in jobs.values()}
+    published = {id: artifacts.find(job.draft.kind, id) for id, job in by_id.items()}
+    missing = [job for id, job in by_id.items() if published[id] is None]
+    if missing:
+        train(missing)
+    published |= {job.draft.id: artifacts.get(job.draft.kind, job.draft.id) for job in missing}
+    return {name: model for name, job in jobs.items() if (model := published[job.draft.id]) is not None}
+
+
+def proxy_jobs(artifacts: Artifacts, config: ProxyConfig, data: TrainingData, *, tokens: int) -> dict[str, TrainingJob]:
+    """Return one job per source that trains its proxy on ``tokens`` tokens."""
+    steps = step_count(tokens, config.batch, data.inputs.row_tokens)
+    jobs = {}
+    for source, rows in data.sources.items():
+        draft = artifacts.draft(PROXY, proxy_id(config, rows, steps=steps, seed=data.seed))
+        # The stream's order depends on its source's name, and a proxy's identity does not: so the name is the same.
+        alone = TrainingData({"source": rows}, data.inputs, data.seed)
+        jobs[source] = TrainingJob(source, config, ErmConfig(), {"source": 1.0}, alone, steps, draft)
+    return jobs
+
+
+def arm_jobs(
+    artifacts: Artifacts,
+    config: RetrainConfig,
+    data: TrainingData,
+    arms: Mapping[str, Mapping[str, float]],
+    proxies: Mapping[str, Artifact],
+) -> dict[str, TrainingJob]:
+    """Return one job per arm (name -> shares of the sources).
+
+    ``proxies``: by source; objectives on excess losses measure from them.
+    """
+    steps = step_count(config.tokens, config.batch, data.inputs.row_tokens)
+    measures_excess = not isinstance(config.objective, ErmConfig) and config.objective.excess != "none"
+    jobs = {}
+    for arm, shares in arms.items():
+        # The stream breaks ties by the order of the sources, and an arm's identity knows no order: so it is by name.
+        positive = {name: shares[name] for name in sorted(data.sources) if shares[name] > 0}
+        references = {name: proxies[name] for name in positive} if measures_excess else {}
+        id = arm_id(config, data, positive, references, steps=steps)
+        losses = {name: ModelMeta.from_artifact(proxy).final_loss for name, proxy in references.items()}
+        draft = artifacts.draft(ARM, id)
+        jobs[arm] = TrainingJob(arm, config, config.objective, positive, data, steps, draft, losses or None)
+    return jobs
+
+
+def proxy_id(config: ProxyConfig, rows: Artifact, *, steps: int, seed: int) -> str:
+    """Return the hash of everything that decides a proxy's weights.
+
+    The artifact of the rows stands for the source, the tokenizer and the window. Proxies do not see groups of examples.
+    """
+    settings = config.model_dump(
+        mode="json", exclude={"tokens", "fraction", "resources", "max_restarts", "checkpoints"}
+    )
+    content = rows.meta.get("content", rows.id)
+    return fingerprint([PROXY, 1, settings, model_identity(config.model), content, steps, seed])
+
+
+def arm_id(
+    config: RetrainConfig,
+    data: TrainingData,
+    shares: Mapping[str, float],
+    references: Mapping[str, Artifact],
+    *,
+    steps: int,
+) -> str:
+    """Return the hash of everything that decides an arm's weights, up to rounding, which the worker count changes."""
+    not_weights = {"arms", "tokens", "workers", "resources_per_worker", "max_failures", "checkpoints"}
+    settings = config.model_dump(mode="json", exclude=not_weights)
+    mixture = sorted((name, share, data.sources[name].id) for name, share in shares.items())
+    facts = [ARM, 1, settings, model_identity(config.model), mixture, steps, data.seed]
+    measured_from = sorted((name, proxy.id) for name, proxy in references.items())
+    return fingerprint([*facts, measured_from] if measured_from else facts)

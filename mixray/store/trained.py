@@ -1,0 +1,58 @@
+"""What the artifact of a trained model records of its training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from statistics import mean
+from typing import Any, Self
+
+from mixray.store.artifacts import Artifact
+
+Curve = list[tuple[int, float]]
+"""Points (tokens trained on, value), in the order of training."""
+
+
+@dataclass(frozen=True)
+class ModelMeta:
+    """The facts that are published with a proxy (a model of one source) or an arm (a model of a mixture).
+
+    ``parameters``: all of the model's, embeddings included. ``tokens``: trained on (rows, where they are not text).
+    ``seconds``: spent in training. ``curve``: losses, nats per token. ``source``: of a proxy. ``source_shares`` and
+    ``workers``: of an arm. ``group_losses`` and ``group_weights``: by group, of an arm with a robust objective.
+    ``times`` (milliseconds since 1970), ``tokens_per_second`` and ``learning_rate``: one for each point of ``curve``;
+    artifacts of earlier versions do not have them.
+    """
+
+    parameters: int
+    tokens: int
+    seconds: float
+    curve: Curve
+    times: list[int] | None = None
+    tokens_per_second: list[float] | None = None
+    learning_rate: list[float] | None = None
+    source: str | None = None
+    source_shares: Mapping[str, float] | None = None
+    workers: int | None = None
+    group_losses: Mapping[str, Curve] | None = None
+    group_weights: Mapping[str, Curve] | None = None
+
+    @classmethod
+    def from_artifact(cls, artifact: Artifact) -> Self:
+        """Read the facts of a published model, and leave out keys that this version does not know."""
+        return cls(**{field.name: artifact.meta[field.name] for field in fields(cls) if field.name in artifact.meta})
+
+    def to_meta(self) -> dict[str, Any]:
+        """Return what is stored: every fact that the model has."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    @property
+    def final_loss(self) -> float:
+        """The mean loss over the last tenth of the training's records, nats per token."""
+        losses = [float(loss) for _, loss in self.curve]
+        return mean(losses[-max(1, len(losses) // 10) :])
+
+    @property
+    def final_group_weights(self) -> dict[str, float]:
+        """The weight that a robust objective gave each group in the end; empty where there was no such objective."""
+        return {group: curve[-1][1] for group, curve in (self.group_weights or {}).items()}

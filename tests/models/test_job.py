@@ -1,0 +1,136 @@
+"""The job that trains and publishes a model, without Ray: ids, recorded facts, no model made twice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mixray.config.schema import RetrainConfig
+from mixray.config.training import ProxyConfig
+from mixray.data import TextInputs
+from mixray.models import TrainingData, TrainingJob, arm_jobs, load_model, proxy_jobs, train_missing
+from mixray.store import Artifact, Artifacts, ModelMeta, Storage
+from mixray.training import Progress
+
+MODEL = {"architecture": "gpt_neox", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+WINDOW, VOCABULARY = 16, 64
+COMMON = ("parameters", "tokens", "seconds", "curve", "times", "tokens_per_second", "learning_rate")
+"""What every model records of its training."""
+CPU = torch.device("cpu")
+ERM = "372d39d4dfe954fe790469e240e9e8cbbbd6ec74f3381ef966de2811f44619c8"
+"""The id of the arm of ``retrain_config()`` on a fourth of ``low``, made when there was no other objective."""
+
+
+@pytest.fixture
+def artifacts(tmp_path: Path) -> Artifacts:
+    return Artifacts(Storage(str(tmp_path)), "test")
+
+
+@pytest.fixture
+def data(artifacts: Artifacts) -> TrainingData:
+    """Two sources of 200 windows of random tokens."""
+    sources = {}
+    for name, low in (("low", 0), ("high", 30)):
+        draft = artifacts.draft("tokens", (name.encode().hex() + "0" * 64)[:64])
+        windows = np.random.default_rng(0).integers(low, low + 20, (200, WINDOW)).astype("<u2")
+        meta = {"window": WINDOW, "dtype": "<u2", "windows": 200, "tokens": windows.size, "shards": {"000000.bin": 200}}
+        sources[name] = draft.publish({"000000.bin": draft.write("000000.bin", windows.tobytes())}, meta)
+    return TrainingData(sources, TextInputs(WINDOW, VOCABULARY, 0), 0)
+
+
+def proxy_config(**changes: Any) -> ProxyConfig:
+    return ProxyConfig.model_validate({"model": MODEL, "tokens": 1, "batch": 4} | changes)
+
+
+def retrain_config(**changes: Any) -> RetrainConfig:
+    return RetrainConfig.model_validate({"model": MODEL, "tokens": 20 * 4 * WINDOW, "batch": 4} | changes)
+
+
+def trained(artifacts: Artifacts, jobs: Mapping[str, TrainingJob]) -> tuple[dict[str, Artifact], list[str]]:
+    """The models of the jobs, and the names of those jobs that trained one."""
+    names: list[str] = []
+
+    def train(missing: list[TrainingJob]) -> None:
+        for job in missing:
+            names.append(job.name)
+            job.run(CPU, lambda _: None)
+            job.delete_checkpoints()
+
+    return train_missing(artifacts, jobs, train), names
+
+
+def test_a_proxy_is_published_with_its_facts_and_its_checkpoints_are_gone(
+    artifacts: Artifacts, data: TrainingData
+) -> None:
+    records: list[Progress] = []
+    job = proxy_jobs(artifacts, proxy_config(), data, tokens=20 * 4 * WINDOW)["low"]
+    job.run(CPU, records.append)
+    checkpoints = Path(artifacts.storage.root, "checkpoints/proxy", job.draft.id, "test")
+    assert (checkpoints / "latest.json").exists()
+    job.delete_checkpoints()
+    assert not checkpoints.exists()
+    proxy = artifacts.get("proxy", job.draft.id)
+    assert set(proxy.meta) == {"source", *COMMON}
+    meta = ModelMeta.from_artifact(proxy)
+    assert (meta.source, meta.tokens) == ("low", 20 * 4 * WINDOW)
+    assert [tuple(point) for point in meta.curve] == [(record.tokens, record.loss) for record in records]
+    folder = Path(artifacts.storage.root, next(iter(proxy.files.values())).path).parent
+    assert load_model(job.config, folder, device=CPU).parameter_count == meta.parameters
+
+
+def test_a_model_that_exists_is_not_trained_again_and_equal_ones_are_trained_once(
+    artifacts: Artifacts, data: TrainingData
+) -> None:
+    twins = TrainingData({"one": data.sources["low"], "other": data.sources["low"]}, data.inputs, data.seed)
+    proxies, names = trained(artifacts, proxy_jobs(artifacts, proxy_config(), twins, tokens=2 * 4 * WINDOW))
+    assert proxies["one"] == proxies["other"]
+    assert len(names) == 1
+    elsewhere = proxy_config(resources={"cpus": 2}, max_restarts=0, checkpoints=9)
+    both = TrainingData(data.sources | {"again": data.sources["low"]}, data.inputs, data.seed)
+    again, names = trained(artifacts, proxy_jobs(artifacts, elsewhere, both, tokens=2 * 4 * WINDOW))
+    assert (again["again"], names) == (proxies["one"], ["high"])
+
+
+def test_an_arm_records_its_shares_and_how_a_robust_objective_weighed_its_sources(
+    artifacts: Artifacts, data: TrainingData
+) -> None:
+    shares = {"mixed": {"low": 0.25, "high": 0.75}}
+    config = retrain_config(tokens=4 * 4 * WINDOW)
+    plain, _ = trained(artifacts, arm_jobs(artifacts, config, data, shares, {}))
+    assert set(plain["mixed"].meta) == {"source_shares", "workers", *COMMON}
+    robust = retrain_config(tokens=4 * 4 * WINDOW, objective={"kind": "group_dro", "step_size": 0.2})
+    models, _ = trained(artifacts, arm_jobs(artifacts, robust, data, shares, {}))
+    meta = ModelMeta.from_artifact(models["mixed"])
+    assert meta.source_shares == shares["mixed"]
+    assert sum(meta.final_group_weights.values()) == pytest.approx(1.0)
+    assert set(meta.group_losses or {}) == set(meta.final_group_weights) == {"low", "high"}
+
+
+def test_an_arms_identity_has_the_objective_in_it_unless_it_is_erm(artifacts: Artifacts, data: TrainingData) -> None:
+    facts = {"parameters": 1, "tokens": 1, "seconds": 1.0, "curve": [[1, 2.0]]}
+    proxies = {name: artifacts.draft("proxy", id * 64).publish({}, facts) for name, id in (("low", "a"), ("high", "b"))}
+
+    def identity(references: Mapping[str, Artifact] | None = None, **objective: Any) -> str:
+        config = retrain_config(**({"objective": objective} if objective else {}))
+        jobs = arm_jobs(artifacts, config, data, {"mixed": {"high": 0.75, "low": 0.25}}, references or {})
+        return jobs["mixed"].draft.id
+
+    assert identity() == identity(kind="erm") == identity(proxies) == ERM
+    others = [
+        identity(kind="group_dro"),
+        identity(kind="also"),
+        identity(kind="group_dro", step_size=0.1),
+        identity(kind="group_dro", excess="proxy", references=proxies),
+        identity(kind="group_dro", excess="proxy", references=proxies | {"low": proxies["high"]}),
+    ]
+    assert len({ERM, *others}) == 6
+
+
+@pytest.mark.parametrize(("records", "expected"), [(1, 0.0), (9, 8.0), (20, 18.5), (100, 94.5)])
+def test_the_final_loss_is_that_of_the_end_of_training(records: int, expected: float) -> None:
+    assert ModelMeta(1, 1, 1.0, [(10 * i, float(i)) for i in range(records)]).final_loss == expected
