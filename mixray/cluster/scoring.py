@@ -85,14 +85,14 @@ def score(
     for model, model_artifact in models.items():
         for target, rows in targets.items():
             draft = artifacts.draft("column", _column_id(model_artifact, rows, split, config, training))
-            found = artifacts.find(draft.kind, draft.id)
-            if found is not None:
-                columns[target][model] = found
+            column = artifacts.find(draft.kind, draft.id)
+            if column is not None:
+                columns[target][model] = column
                 continue
             names = split_files(rows, split)
             tasks += [ScoringTask(model, model_artifact, target, rows.files[name], name, draft) for name in names]
     done: dict[tuple[str, str], dict[str, FileRecord]] = {}
-    scored, asked = Counter[str](), Counter(task.model for task in tasks)
+    scored, due = Counter[str](), Counter(task.model for task in tasks)
     for task, record in zip(tasks, _run(session, config, training, tasks), strict=True):
         files = done.setdefault((task.target, task.model), {})
         files[task.name] = record
@@ -101,8 +101,8 @@ def score(
             meta = {"model": task.model, "target": task.target, "split": split, "rows": rows.id}
             columns[task.target][task.model] = task.draft.publish(files, meta)
         scored[task.model] += 1
-        progress(task.model, scored[task.model], asked[task.model])
-    return {target: {model: found[model] for model in models} for target, found in columns.items()}
+        progress(task.model, scored[task.model], due[task.model])
+    return {target: {model: by_model[model] for model in models} for target, by_model in columns.items()}
 
 
 def _column_id(model: Artifact, rows: Artifact, split: str, config: CacheConfig, training: TrainingConfig) -> str:

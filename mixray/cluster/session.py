@@ -64,15 +64,15 @@ class Session:
         Raises InputError where fewer than ``count`` ever will.
         """
         self.connect()
-        asked = {
+        request = {
             name: amount for name, amount in (("CPU", ask.cpus), ("GPU", ask.gpus), ("memory", memory)) if amount > 0
         }
         machines = _machines()
-        many = sum(count_of * _asks_in(machine, asked) for machine, count_of in machines)
+        many = sum(count_of * _asks_in(machine, request) for machine, count_of in machines)
         if many < count:
-            each = " and ".join(f"{amount:g} {name}" for name, amount in asked.items())
+            each = " and ".join(f"{amount:g} {name}" for name, amount in request.items())
             have = ", ".join(
-                f"{count_of} x ({' and '.join(f'{machine.get(name, 0):g} {name}' for name in asked)})"
+                f"{count_of} x ({' and '.join(f'{machine.get(name, 0):g} {name}' for name in request)})"
                 for machine, count_of in machines
             )
             raise InputError(
@@ -129,14 +129,14 @@ class Session:
         sees: Any = ray.remote(num_cpus=0)(_sees)
         placed = [sees.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)) for node in nodes]
         try:
-            seen = ray.get([task.remote(storage, probe) for task in placed])
+            visible = ray.get([task.remote(storage, probe) for task in placed])
         finally:
             storage.delete(probe)
-        if not all(seen):
+        if not all(visible):
             raise InputError(
                 "the storage is a folder that not every machine of the cluster sees",
                 where="storage",
-                got=f"{storage.uri}, seen on {sum(seen)} of {len(seen)} machines",
+                got=f"{storage.uri}, seen on {sum(visible)} of {len(visible)} machines",
                 wanted="a shared folder, or object storage such as s3://bucket/prefix",
             )
 
@@ -156,8 +156,8 @@ def _machines() -> list[tuple[dict[str, float], int]]:
     return [(node["Resources"], 1) for node in ray.nodes() if node["Alive"]]
 
 
-def _asks_in(machine: dict[str, float], asked: dict[str, float]) -> int:
-    return min(int(machine.get(name, 0.0) / amount + 1e-9) for name, amount in asked.items())
+def _asks_in(machine: dict[str, float], request: dict[str, float]) -> int:
+    return min(int(machine.get(name, 0.0) / amount + 1e-9) for name, amount in request.items())
 
 
 def _sees(storage: Storage, path: str) -> bool:

@@ -47,7 +47,7 @@ class _Fault:
     loc: KeyPath
     branch: bool
     got: str | None
-    wanted: str
+    expected: str
 
     @classmethod
     def of(cls, item: Any, merged: Any) -> _Fault:
@@ -57,10 +57,10 @@ class _Fault:
         if isinstance(cause, Misfit):
             loc = (*loc, *cause.key.split("."))
             got = _value_at(merged, loc)
-        wanted = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-        wanted = _PLAINER.get(item["type"], wanted.partition(", unable to parse")[0])
+        expected = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+        expected = _PLAINER.get(item["type"], expected.partition(", unable to parse")[0])
         hidden = isinstance(cause, ValueError) and isinstance(got, Mapping | None)
-        return cls(item["type"], loc, branch, None if hidden else _short(got), wanted)
+        return cls(item["type"], loc, branch, None if hidden else _short(got), expected)
 
     def is_other_branch_of(self, other: _Fault) -> bool:
         """Whether the other one comes from a branch of the same union that the value fits better."""
@@ -75,10 +75,10 @@ def _in_document(loc: Sequence[str | int], merged: Any, *, missing: bool) -> tup
     path: list[str] = []
     for depth, part in enumerate(loc):
         if isinstance(merged, Mapping):
-            known = part in merged
+            exists = part in merged
         else:
-            known = isinstance(part, int) and isinstance(merged, list | tuple)
-        if known or (missing and depth == len(loc) - 1):
+            exists = isinstance(part, int) and isinstance(merged, list | tuple)
+        if exists or (missing and depth == len(loc) - 1):
             path.append(str(part))
             merged = _value_at(merged, (str(part),))
     branch = bool(loc) and not missing and loc[-1] != "[key]" and [str(loc[-1])] != path[-1:]
@@ -104,14 +104,14 @@ def _problem(same: Sequence[_Fault], name: str, where: str, kind: type[BaseModel
     """One error for all that is wrong at one key."""
     fault, dotted = same[0], ".".join(same[0].loc)
     if fault.kind == "extra_forbidden":
-        known = sorted(allowed_keys(kind, fault.loc[:-1]))
-        near = difflib.get_close_matches(fault.loc[-1], known, n=1)
+        allowed = sorted(allowed_keys(kind, fault.loc[:-1]))
+        near = difflib.get_close_matches(fault.loc[-1], allowed, n=1)
         remedy = f"did you mean {near[0]!r}?" if near else None
-        return InputError(f"unknown key {dotted!r}", where=where, wanted=f"one of {', '.join(known)}", remedy=remedy)
+        return InputError(f"unknown key {dotted!r}", where=where, wanted=f"one of {', '.join(allowed)}", remedy=remedy)
     if fault.kind == "missing":
         return InputError(f"the key {dotted!r} is missing", where=where, wanted="a value; it has no default")
-    wanted = " or ".join(dict.fromkeys(other.wanted for other in same))
-    return InputError(f"{dotted or name} is wrong", where=where, got=fault.got, wanted=wanted)
+    expected = " or ".join(dict.fromkeys(other.expected for other in same))
+    return InputError(f"{dotted or name} is wrong", where=where, got=fault.got, wanted=expected)
 
 
 def _where(loc: KeyPath, name: str, lines: Lines, overridden: Iterable[str]) -> str:

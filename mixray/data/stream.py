@@ -84,8 +84,8 @@ class MixtureStream:
         present = np.unique(sources) if stop > start else np.zeros(1, dtype=np.int64)
         blocks = {source: np.flatnonzero(sources == source) for source in present.tolist()}
         rows = {source: self._windows[source].read(indices[here]) for source, here in blocks.items()}
-        some = next(iter(rows.values()))
-        result = np.empty((stop - start, *some.shape[1:]), dtype=some.dtype)
+        example = next(iter(rows.values()))
+        result = np.empty((stop - start, *example.shape[1:]), dtype=example.dtype)
         for source, here in blocks.items():
             result[here] = rows[source]
         return result, sources
@@ -100,15 +100,15 @@ class MixtureStream:
         of independent draws would: about 1 - batch x share of the time in place of (1 - share)^batch.
         """
         groups = None if group_ids is None else [group_ids[name] for name in self.source_names]
-        seen = np.zeros(len(self._shares) if groups is None else 1 + max(map(np.max, groups)), dtype=np.int64)
-        at_once = max(1, COUNTED_AT_ONCE // max(batch, len(seen)))
+        steps_with = np.zeros(len(self._shares) if groups is None else 1 + max(map(np.max, groups)), dtype=np.int64)
+        at_once = max(1, COUNTED_AT_ONCE // max(batch, len(steps_with)))
         for first in range(0, steps, at_once):
             last = min(first + at_once, steps)
             drawn = self._drawn(first * batch, last * batch, groups)
-            has = np.zeros((last - first, len(seen)), dtype=np.bool_)
+            has = np.zeros((last - first, len(steps_with)), dtype=np.bool_)
             has[np.arange(len(drawn)) // batch, drawn] = True
-            seen += has.sum(axis=0)
-        shares: NDArray[np.float64] = np.maximum(seen, 1) / steps
+            steps_with += has.sum(axis=0)
+        shares: NDArray[np.float64] = np.maximum(steps_with, 1) / steps
         return shares
 
     def _drawn(self, start: int, stop: int, groups: Sequence[NDArray[np.int64]] | None) -> NDArray[np.int64]:

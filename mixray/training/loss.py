@@ -77,19 +77,21 @@ class NextTokenNll:
 
         ``inputs``, ``labels``: int64, shape (rows, length), on the CPU.
         """
-        known = (labels.flatten() != IGNORED).nonzero().flatten()
-        wanted = labels.flatten()[known].to(self.device, non_blocking=True)
-        known = known.to(self.device, non_blocking=True)
+        positions = (labels.flatten() != IGNORED).nonzero().flatten()
+        targets = labels.flatten()[positions].to(self.device, non_blocking=True)
+        positions = positions.to(self.device, non_blocking=True)
         output = self.trunk(input_ids=inputs.to(self.device, non_blocking=True), use_cache=False)
         states = (output.logits if self.head is None else output.last_hidden_state).flatten(0, 1)
-        if len(known) < len(states):
-            states = states[known]
+        if len(positions) < len(states):
+            states = states[positions]
         vocabulary = states.shape[1] if self.head is None else self.head.out_features
         nll = [
             cross_entropy((block if self.head is None else self.head(block)).float(), part, reduction="none")
-            for block, part in _blocks(vocabulary, states, wanted)
+            for block, part in _blocks(vocabulary, states, targets)
         ]
-        return torch.zeros(labels.numel(), device=self.device).index_copy_(0, known, torch.cat(nll)).view(labels.shape)
+        return (
+            torch.zeros(labels.numel(), device=self.device).index_copy_(0, positions, torch.cat(nll)).view(labels.shape)
+        )
 
 
 def split(model: nn.Module) -> tuple[nn.Module, nn.Linear | None]:
@@ -102,10 +104,12 @@ def split(model: nn.Module) -> tuple[nn.Module, nn.Linear | None]:
     trunk: Any = getattr(model, "base_model", model)
     if trunk is model or type(head) is not nn.Linear:
         return model, None
-    seen: dict[str, Any] = {}
+    outputs: dict[str, Any] = {}
     hooks = [
-        trunk.register_forward_hook(lambda _, __, output: seen.update(hidden=output[0])),
-        head.register_forward_hook(lambda _, args, output: seen.update(args=args, out=output, version=output._version)),
+        trunk.register_forward_hook(lambda _, __, output: outputs.update(hidden=output[0])),
+        head.register_forward_hook(
+            lambda _, args, output: outputs.update(args=args, out=output, version=output._version)
+        ),
     ]
     training = model.training
     model.eval()
@@ -117,13 +121,17 @@ def split(model: nn.Module) -> tuple[nn.Module, nn.Linear | None]:
         model.train(training)
         for hook in hooks:
             hook.remove()
-    return (trunk, head) if _is_plain(seen, logits) else (model, None)
+    return (trunk, head) if _is_plain(outputs, logits) else (model, None)
 
 
-def _is_plain(seen: dict[str, Any], logits: torch.Tensor) -> bool:
-    if not {"hidden", "args"} <= seen.keys() or logits is not seen["out"] or logits._version != seen["version"]:
+def _is_plain(outputs: dict[str, Any], logits: torch.Tensor) -> bool:
+    if (
+        not {"hidden", "args"} <= outputs.keys()
+        or logits is not outputs["out"]
+        or logits._version != outputs["version"]
+    ):
         return False
-    return len(seen["args"]) == 1 and _same_memory(seen["args"][0], seen["hidden"])
+    return len(outputs["args"]) == 1 and _same_memory(outputs["args"][0], outputs["hidden"])
 
 
 def _same_memory(one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -27,7 +27,7 @@ def row_text(row: Mapping[str, Any], pool: Pool, counts: Counter[str], place: Ca
 
     ``place()`` names the row in errors. Raises InputError where a column is missing or holds no text.
     """
-    if not all(written(value_at(row, path)) == wanted for path, wanted in pool.config.where.items()):
+    if not all(written(value_at(row, path)) == required for path, required in pool.config.where.items()):
         counts["filtered"] += 1
         return None
     value = fill(row, pool, place) if is_template(pool) else value_at(row, pool.config.text)
@@ -51,12 +51,12 @@ def table_texts(table: Any, pool: Pool, counts: Counter[str], place: str) -> Ite
     if is_template(pool):
         yield from _filled(table, pool, counts, place)
         return
-    filters = [(column_at(table, path).to_pylist(), wanted) for path, wanted in pool.config.where.items()]
+    filters = [(column_at(table, path).to_pylist(), required) for path, required in pool.config.where.items()]
     texts = column_at(table, pool.config.text)
     if not pa.types.is_large_binary(texts.type) and not pa.types.is_binary(texts.type):
         texts = texts.cast(pa.large_string()).cast(pa.large_binary())
     for position, scalar in enumerate(texts):
-        if not all(written(values[position]) == wanted for values, wanted in filters):
+        if not all(written(values[position]) == required for values, required in filters):
             counts["filtered"] += 1
             continue
         data = scalar.as_py()
