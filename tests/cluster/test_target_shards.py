@@ -192,6 +192,6 @@ def test_an_excluded_source_is_refused_before_work_starts(
     config: Callable[..., RunConfig], mixture: dict[str, Any]
 ) -> None:
     feasible_set(config(**mixture).mixture, SOURCES)
-    with pytest.raises(InputError, match="shards are of sources that may have a share") as caught:
+    with pytest.raises(InputError, match="every source on shards needs room for a share") as caught:
         feasible_set(config(**mixture, shards={}).mixture, SOURCES)
     assert (caught.value.where, caught.value.got) == ("mixture.shards", "at most 0 for c")

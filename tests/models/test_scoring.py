@@ -121,8 +121,8 @@ def test_scoring_leaves_a_training_models_dropout_out(neox: dict[str, Any], rows
         ([7], ["no token to predict", "row 1", "2 or more"]),
         ([], ["no token to predict", "row 1"]),
         ([1] * (WINDOW + 2), ["a row is too long", "row 1: 26 ids", "at most 25"]),
-        ([1, 40], ["a token id that the proxy does not know", "row 1: ids 1 to 40", "0 to 39"]),
-        ([-1, 3], ["a token id that the proxy does not know", "row 1: ids -1 to 3"]),
+        ([1, 40], ["a row holds a token id that is not in the model's vocabulary", "row 1: ids 1 to 40", "0 to 39"]),
+        ([-1, 3], ["a row holds a token id that is not in the model's vocabulary", "row 1: ids -1 to 3"]),
     ],
 )
 def test_rows_that_cannot_be_scored_are_named(plain: CausalLM, row: list[int], parts: list[str]) -> None:

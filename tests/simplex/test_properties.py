@@ -155,7 +155,8 @@ def test_the_optimality_conditions_hold_at_the_end(problem: Problem) -> None:
     # A pull bends small shares by strength / share: what the gap leaves open there shows in the gradient.
     strength = problem.prior.strength if problem.prior else 0.0
     bent = np.sqrt(2 * strength * max(point.gap, 1e-13 * scale) / max(point.shares[point.shares > 0].min(), 1e-300))
-    assert -1e-8 * scale <= slack <= 1e-4 * scale + 2 * bent
+    # The linear program's multipliers have their sign to within 1e-7, as above.
+    assert -1e-7 * scale <= slack <= 1e-4 * scale + 2 * bent
 
 
 @given(problems(), seeds)

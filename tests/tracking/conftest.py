@@ -71,7 +71,9 @@ class View:
 
         self.client = MlflowClient(uri)
         self.experiment = self.client.get_experiment_by_name(experiment)
-        self.runs = list(self.client.search_runs([self.experiment.experiment_id], order_by=["start_time ASC"]))
+        # Before the first run is published there is no experiment.
+        experiments = [] if self.experiment is None else [self.experiment.experiment_id]
+        self.runs = list(self.client.search_runs(experiments, order_by=["start_time ASC"])) if experiments else []
 
     def run(self, name: str) -> Any:
         (run,) = [run for run in self.runs if run.info.run_name == name]
