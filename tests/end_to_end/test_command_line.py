@@ -123,7 +123,7 @@ def test_a_corrupted_artifact_is_named_and_rebuilt_on_request(finished: Path, tm
 
 
 def test_not_a_run_folder(tmp_path: Path) -> None:
-    assert "not a run folder" in refused("show", tmp_path)
+    assert "this is not a valid run folder" in refused("show", tmp_path)
     assert "only 'mixture'" in refused_solve(tmp_path)
 
 
