@@ -20,8 +20,7 @@ from mixray.config.data import PoolConfig
 from mixray.config.loading import Overrides
 from mixray.config.training import ModelConfig, NewModel, PretrainedModel
 from mixray.data import TextInputs, check_inputs, look_ahead, vocabulary
-from mixray.data.tabular.grouped import read_task
-from mixray.data.tabular.task import GroupedTask
+from mixray.data.tabular.grouped import GroupedTask, read_task
 from mixray.models import classifier_size, model_size
 from mixray.report import SearchCost, Work, count_text, new_table, titled
 from mixray.search import feasible_set, mixture_targets

@@ -15,8 +15,7 @@ from typing import Any
 from mixray.cluster.mapping import run_on_actors
 from mixray.cluster.session import Session
 from mixray.config.robust import RobustArm, RobustConfig
-from mixray.data.tabular.grouped import load_task
-from mixray.data.tabular.task import GroupedTask
+from mixray.data.tabular.grouped import GroupedTask, load_task
 from mixray.report.robust_results import SeedResult
 from mixray.store import Artifact, Artifacts, Draft, Storage, fingerprint
 from mixray.study import FinishedArm, predict, results_of, seed_heads, train_arm

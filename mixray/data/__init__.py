@@ -8,7 +8,7 @@ from mixray.data.check import check_inputs
 from mixray.data.pools import ExampleInputs, ModelInputs, Prepared, TextInputs
 from mixray.data.prepare import prepare
 from mixray.data.stream import MixtureStream
-from mixray.data.tabular.prepare_examples import look_ahead
+from mixray.data.tabular.examples import look_ahead
 from mixray.data.text.tokenizer import vocabulary
 from mixray.data.training_rows import ExampleRows, TrainingRows, Windows, group_shares, open_rows
 

@@ -7,10 +7,8 @@ from typing import TypeVar
 
 from mixray.config.schema import RunConfig
 from mixray.data.pools import Pool, pools_of
-from mixray.data.reading.hf_dataset import check_local
-from mixray.data.reading.hub import HubUnreachableError
-from mixray.data.reading.json_lines import check_json_lines
-from mixray.data.reading.parquet import check_parquet
+from mixray.data.reading.files import check_json_lines, check_parquet
+from mixray.data.reading.hugging_face import HubUnreachableError, check_local
 from mixray.data.reading.parts import list_pool
 from mixray.data.text.tokenizer import existing_folder
 from mixray.errors import InputError

@@ -13,7 +13,7 @@ from typing import Any
 from mixray.config.schema import RunConfig
 from mixray.data.pools import Notify, Prepared, TextInputs, pools_of
 from mixray.data.reading.parts import Listing, list_pool
-from mixray.data.tabular.prepare_examples import prepare_examples
+from mixray.data.tabular.examples import prepare_examples
 from mixray.data.target_rows import PARTS, TargetRows
 from mixray.data.text import windows
 from mixray.data.text.deduplicate import Deduplicate, Scan, overlaps

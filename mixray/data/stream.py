@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mixray.data.permutation import Permutation
+from mixray.data.draws import Permutation
 
 SMALLEST_SHARE = 1e-17
 COUNTED_AT_ONCE = 1 << 20

@@ -21,7 +21,7 @@ from torch import nn
 from mixray.config.robust import Criterion, RobustArm, RobustConfig
 from mixray.config.training import LoopConfig
 from mixray.data.draws import Draws, GroupBalanced, InEpochs
-from mixray.data.tabular.task import GroupedRows, GroupedTask, importance_weights
+from mixray.data.tabular.grouped import GroupedRows, GroupedTask, importance_weights
 from mixray.models import Classifier, ClassifierLoss
 from mixray.report.robust_results import Accuracy, SeedResult, SelectedModel, TaskWarning, TrainingPoint
 from mixray.robust import ALSO, GroupDRO

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from mixray.config.robust import MeasuresConfig
-from mixray.data.tabular.task import GroupedRows, GroupedTask, importance_weights
+from mixray.data.tabular.grouped import GroupedRows, GroupedTask, importance_weights
 from mixray.models import Classifier
 from mixray.report.robust_results import (
     BoundSides,

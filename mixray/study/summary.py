@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixray.config.robust import RobustConfig
-from mixray.data.tabular.task import GroupedTask
+from mixray.data.tabular.grouped import GroupedTask
 from mixray.report.robust_results import (
     ArmSummary,
     Claim,

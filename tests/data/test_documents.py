@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mixray.data.reading import files
 from mixray.data.reading import parts as parts_module
-from mixray.data.reading import streams
 from mixray.data.reading.parts import list_pool, split_into_parts
 from mixray.data.text.documents import read_documents, split_text
 
@@ -56,7 +56,7 @@ def test_a_giant_file_is_read_in_blocks(
     broken_at: int | None, tmp_path: Path, source: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Characters that straddle blocks survive; one bad byte anywhere skips the whole file."""
-    monkeypatch.setattr(streams, "BLOCK_BYTES", 7)
+    monkeypatch.setattr(files, "BLOCK_BYTES", 7)
     text = "aé𝄞\n" * 150
     data = bytearray(text.encode())
     if broken_at is not None:

@@ -13,7 +13,7 @@ import pytest
 from mixray.data.check import check_inputs
 from mixray.data.pools import Pool
 from mixray.data.reading import parts as parts_module
-from mixray.data.reading.hub import HubUnreachableError
+from mixray.data.reading.hugging_face import HubUnreachableError
 from mixray.data.reading.parts import list_pool, split_into_parts
 from mixray.data.text.documents import read_documents
 from mixray.errors import InputError

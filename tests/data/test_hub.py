@@ -10,8 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mixray.config.data import TokenizerConfig
 from mixray.data import TextInputs, prepare
-from mixray.data.reading.hf_dataset import hub_revision
-from mixray.data.reading.hub import HubUnreachableError
+from mixray.data.reading.hugging_face import HubUnreachableError, hub_revision
 from mixray.data.reading.parts import list_pool
 from mixray.data.text.tokenizer import existing_folder
 from mixray.errors import InputError

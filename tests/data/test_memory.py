@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mixray.data.reading import files
 from mixray.data.reading import parts as parts_module
-from mixray.data.reading import streams
 from mixray.data.reading.parts import list_pool, split_into_parts
 from mixray.data.text.deduplicate import Scan, ScanTask
 from mixray.data.text.documents import Document, read_documents
@@ -60,7 +60,7 @@ def test_scanning_ten_times_as_much_takes_no_more_memory(
             yield document
 
     monkeypatch.setattr(parts_module, "PART_BYTES", 1 << 40)
-    monkeypatch.setattr(streams, "BLOCK_BYTES", 1 << 18)
+    monkeypatch.setattr(files, "BLOCK_BYTES", 1 << 18)
     monkeypatch.setattr(sys.modules["mixray.data.text.deduplicate"], "read_documents", watched)
     for count in (300, 300, 3000):
         arrow, held = 0, pa.total_allocated_bytes()

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mixray.data.permutation import Permutation
+from mixray.data.draws import Permutation
 
 
 def order(permutation: Permutation, epoch: int) -> list[int]:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from mixray.config.robust import GroupedConfig
+from mixray.data.tabular.grouped import split_and_encode
 from mixray.data.tabular.tables import Table
-from mixray.data.tabular.task import split_and_encode
 from mixray.errors import InputError
 
 ROWS = 200

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from mixray.config.robust import DigitsConfig, RobustConfig
-from mixray.data.tabular.grouped import digits_task
-from mixray.data.tabular.task import GroupedRows, GroupedTask
+from mixray.data.tabular.grouped import GroupedRows, GroupedTask, digits_task
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mixray.config.robust import RobustArm
-from mixray.data.tabular.task import GroupedRows, GroupedTask
+from mixray.data.tabular.grouped import GroupedRows, GroupedTask
 from mixray.store import Storage
 from mixray.study import predict, results_of, train_arm
 from mixray.study.arm import Selection

@@ -8,7 +8,7 @@ import torch
 
 from mixray.config.robust import MeasuresConfig
 from mixray.config.training import HeadConfig
-from mixray.data.tabular.task import GroupedTask
+from mixray.data.tabular.grouped import GroupedTask
 from mixray.models import Classifier
 from mixray.study.mechanism import References, completeness_of, exact_heads, measured_rows, measures_of_arm
 from tests.study.conftest import toy_rows

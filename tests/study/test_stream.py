@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mixray.config.robust import RobustArm
-from mixray.data.tabular.task import GroupedTask, importance_weights
+from mixray.data.tabular.grouped import GroupedTask, importance_weights
 from mixray.study.arm import stream_of
 
 

@@ -8,11 +8,10 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 
 from mixray.data.pools import Pool
-from mixray.data.reading import hf_dataset
-from mixray.data.reading.hf_dataset import DatasetRef
+from mixray.data.reading import hugging_face
+from mixray.data.reading.files import compression_of, row_group_bytes
+from mixray.data.reading.hugging_face import DatasetRef
 from mixray.data.reading.locations import SourceFile, find_files, without_options
-from mixray.data.reading.parquet import row_group_bytes
-from mixray.data.reading.streams import compression_of
 from mixray.errors import InputError
 from mixray.store import fingerprint
 
@@ -105,7 +104,7 @@ def list_pool(pool: Pool) -> Listing:
 def split_into_parts(listing: Listing) -> list[Part]:
     """The pool's parts, in the order of its files."""
     if listing.dataset is not None:
-        ranges = hf_dataset.row_ranges(listing.dataset, listing.pool, PART_BYTES)
+        ranges = hugging_face.row_ranges(listing.dataset, listing.pool, PART_BYTES)
         limit = _byte_limit(listing.pool, len(ranges))
         return [DatasetPart(listing.dataset, start, stop, limit) for start, stop in ranges]
     groups = list(_grouped(_slices(listing)))
@@ -114,9 +113,9 @@ def split_into_parts(listing: Listing) -> list[Part]:
 
 
 def _list_dataset(pool: Pool) -> Listing:
-    config, folder, files = pool.config, hf_dataset.local_folder(pool), list[SourceFile]()
+    config, folder, files = pool.config, hugging_face.local_folder(pool), list[SourceFile]()
     if folder is None:
-        name, revision = str(config.dataset), hf_dataset.hub_revision(pool)
+        name, revision = str(config.dataset), hugging_face.hub_revision(pool)
     else:
         files = find_files([f"{glob.escape(str(folder))}/**"], [])
         name, revision = str(folder), fingerprint([asdict(file) for file in files])

@@ -1,24 +1,230 @@
-"""The ``data`` section of a robust run file: read by the driver, stored, and turned into each seed's task by workers.
+"""The ``data`` section of a robust run file: its rows are stored once, and workers make each seed's task of them.
 
-The rows come from Parquet or CSV files, or are scikit-learn's handwritten digits with a shortcut built in.
+The rows come from Parquet or CSV files, or are scikit-learn's handwritten digits with a shortcut built in. A task has
+three parts, encoded with what the training part alone tells.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
 
 from mixray.config.robust import DigitsConfig, GroupedConfig
 from mixray.data.reading.locations import find_files
-from mixray.data.tabular.encoder import standardised, without_rounding
-from mixray.data.tabular.tables import FileKind, Table, Texts, read_file, typed
-from mixray.data.tabular.task import PART_NAMES, GroupedRows, GroupedTask, check_groups, columns_of, split_and_encode
+from mixray.data.tabular.encoder import RowEncoder, TableSummary, ids_in, names_of, standardised, without_rounding
+from mixray.data.tabular.tables import NAMED, FileKind, Table, TableColumns, Texts, read_file, typed
 from mixray.errors import InputError, first_line
 from mixray.store import Artifact, Artifacts, Storage, encode
 from mixray.store.tables import read_table
+
+Ids = NDArray[np.int64]
+PART_NAMES = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class GroupedRows:
+    """Encoded rows of one part of a task.
+
+    features: float32 (rows, columns); labels, group_ids: int64 (rows,); spurious: int64 (rows,), None where no spurious
+    attribute is named; row_ids: int64 (rows,), the rows' numbers in the whole table.
+    """
+
+    features: NDArray[np.float32]
+    labels: Ids
+    group_ids: Ids
+    spurious: Ids | None
+    row_ids: Ids
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, rows: NDArray[Any]) -> GroupedRows:
+        """Return the rows at these positions."""
+        spurious = None if self.spurious is None else self.spurious[rows]
+        return GroupedRows(self.features[rows], self.labels[rows], self.group_ids[rows], spurious, self.row_ids[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class GroupedTask:
+    """A classification task of one seed. Names are in the order of the ids; every group has training rows.
+
+    ``spurious_names[k]`` is the attribute's value that occurs with label k more often than chance in the training rows;
+    it is empty where no attribute is named or where its number of values is not that of the label.
+    """
+
+    train: GroupedRows
+    validation: GroupedRows
+    test: GroupedRows
+    label_names: tuple[str, ...]
+    group_names: tuple[str, ...]
+    spurious_names: tuple[str, ...]
+    feature_names: tuple[str, ...]
+    warnings: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def num_groups(self) -> int:
+        return len(self.group_names)
+
+    @property
+    def training_counts(self) -> Ids:
+        """Return the number of training rows of each group, int64 (groups,)."""
+        return np.bincount(self.train.group_ids, minlength=len(self.group_names))
+
+    def parts(self) -> Iterator[tuple[str, GroupedRows]]:
+        yield from zip(PART_NAMES, (self.train, self.validation, self.test), strict=True)
+
+
+def columns_of(config: GroupedConfig) -> TableColumns:
+    return TableColumns("data", config, tuple(config.group_columns), config.spurious, config.split)
+
+
+def split_and_encode(table: Table, config: GroupedConfig, seed: int) -> GroupedTask:
+    """Return the task of a seed.
+
+    Raises InputError where a part has no rows, a group has no training rows, or the label has one class there.
+    """
+    assert table.groups is not None
+    parts = _parts(table, config, seed)
+    in_train = parts == "train"
+    encoder = RowEncoder.of(TableSummary.of(table.take(in_train), columns_of(config)))
+    labels, groups = encoder.label_names, encoder.group_names
+    if len(labels) < 2:
+        raise InputError(
+            "the label has one class only in the training rows",
+            where=f"data.label, column {config.label}",
+            got=", ".join(labels),
+            wanted="two classes or more",
+        )
+    _refuse_unknown(table.labels, labels, parts, "label", "class")
+    _refuse_unknown(table.groups, groups, parts, "group", "group")
+    warnings = _unknown_categories(table, encoder)
+    spurious_names, spurious = _spurious_names(table, in_train, labels), table.roles.get("spurious")
+    if spurious is not None and not spurious_names:
+        message = "alignment is not measured: the spurious attribute and the label have different numbers of values"
+        warnings.append({"code": "no_alignment", "message": message})
+    records = encoder.encode(table)
+    whole = GroupedRows(
+        records["features"],
+        records["label"],
+        records["group"],
+        ids_in(spurious, spurious_names) if spurious is not None and spurious_names else None,
+        np.arange(len(table)),
+    )
+    train, validation, test = (whole.take(np.flatnonzero(parts == part)) for part in PART_NAMES)
+    names = _feature_names(config, encoder)
+    return check_groups(GroupedTask(train, validation, test, labels, groups, spurious_names, names, warnings))
+
+
+def importance_weights(group_counts: Ids) -> NDArray[np.float64]:
+    """Return row weights by group, float64 (groups,), with which all groups weigh the same and the mean weight is 1."""
+    shares = group_counts.astype(np.float64) / group_counts.sum()
+    weights: NDArray[np.float64] = 1 / (len(shares) * shares)
+    return weights
+
+
+def check_groups(task: GroupedTask) -> GroupedTask:
+    """Return the task with a warning for each part that lacks groups. Raises InputError if the training part does."""
+    warnings = list(task.warnings)
+    for name, part in task.parts():
+        empty = np.flatnonzero(np.bincount(part.group_ids, minlength=len(task.group_names)) == 0)
+        names = ", ".join(task.group_names[group] for group in empty)
+        if len(empty) and name == "train":
+            raise InputError("a group has no training rows", where=f"data.group, group {names}", wanted="one or more")
+        if len(empty):
+            message = f"the {name} part has no rows of {names}: the worst group is found among the others"
+            warnings.append({"code": "group_without_rows", "message": message, "part": name})
+    return replace(task, warnings=warnings)
+
+
+def _refuse_unknown(values: Texts, names: tuple[str, ...], parts: Texts, key: str, what: str) -> None:
+    for part in PART_NAMES[1:]:
+        unknown = sorted(set(values[parts == part].tolist()) - set(names))
+        if unknown:
+            raise InputError(
+                f"a {what} has no training rows" if what == "group" else f"a {what} occurs in no training row",
+                where=f"data.{key}, part {part}",
+                got=", ".join(map(repr, unknown[:NAMED])),
+                wanted=f"one of the {len(names)} of the training rows: {', '.join(names[:NAMED])}"
+                + (", ..." if len(names) > NAMED else ""),
+                remedy=f"leave the rows out, or merge the {what} with another one",
+            )
+
+
+def _unknown_categories(table: Table, encoder: RowEncoder) -> list[dict[str, Any]]:
+    warnings = []
+    for name, values in table.categorical.items():
+        unknown = int((ids_in(values, encoder.categories[name]) < 0).sum())
+        if unknown:
+            message = f"{unknown} rows of the other parts have a value of {name} that no training row has: all zeros"
+            warnings.append({"code": "unknown_category", "message": message, "column": name, "rows": unknown})
+    return warnings
+
+
+def _feature_names(config: GroupedConfig, encoder: RowEncoder) -> tuple[str, ...]:
+    names = list(config.numeric)
+    if config.features is not None:
+        names = [f"{config.features}.{place}" for place in range(len(encoder.mean))]
+    names += [f"{name}={value}" for name, values in encoder.categories.items() for value in values]
+    return tuple(names)
+
+
+def _spurious_names(table: Table, in_train: NDArray[np.bool_], labels: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the attribute's values, each at the position of the label with which it occurs most."""
+    spurious = table.roles.get("spurious")
+    if spurious is None:
+        return ()
+    values = names_of(spurious[in_train])
+    if len(values) != len(labels) or set(spurious.tolist()) - set(values):
+        return ()
+    counts = np.zeros((len(labels), len(values)))
+    np.add.at(counts, (ids_in(table.labels[in_train], labels), ids_in(spurious[in_train], values)), 1)
+    expected = counts.sum(axis=1, keepdims=True) * counts.sum(axis=0, keepdims=True) / counts.sum()
+    _, places = linear_sum_assignment(expected - counts)
+    return tuple(values[place] for place in places)
+
+
+# -------------------------------------------------------------------------------------------------------------- parts
+
+
+def _parts(table: Table, config: GroupedConfig, seed: int) -> Texts:
+    """Return the part of every row; what the table does not say is drawn within each group."""
+    named = table.roles.get("split")
+    assert table.groups is not None
+    parts = np.full(len(table), "train", dtype="<U10") if named is None else named.astype("<U10")
+    draws = np.random.default_rng([seed, len(table)])
+    if named is None:
+        _set_aside(parts, table.groups, "test", config.test, draws)
+    if "validation" not in parts:
+        _set_aside(parts, table.groups, "validation", config.validation, draws)
+    return parts
+
+
+def _set_aside(parts: Texts, groups: Texts, part: str, share: float, draws: np.random.Generator) -> None:
+    """Move a share of every group's training rows to ``part``, in place. Raises InputError where one has too few."""
+    for group in np.unique(groups[parts == "train"]):
+        rows = np.flatnonzero((parts == "train") & (groups == group))
+        count = math.ceil(share * len(rows))
+        if count == len(rows):
+            raise InputError(
+                f"a group has too few training rows to set some aside for {part}",
+                where=f"data.group, group {group}",
+                got=f"{len(rows)} rows, of which {share:g} would be {count}",
+                wanted="2 rows or more of every group",
+                remedy=f"name a split column that has {part} rows, or merge the group with another one",
+            )
+        parts[draws.permutation(rows)[:count]] = part
+
+
+# ----------------------------------------------------------------------------------------------------------------- rows
+
 
 TABLE = "rows.parquet"
 

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 
 from mixray.config.data import ExampleColumns
 from mixray.data.pools import Pool
-from mixray.data.reading.columns import column_at, missing_column, type_at, written
+from mixray.data.reading.files import opened, reading
 from mixray.data.reading.locations import SourceFile, open_filesystem
 from mixray.data.reading.parts import FilePart, FileSlice
-from mixray.data.reading.streams import opened, reading
+from mixray.data.reading.row_texts import column_at, missing_column, type_at, written
 from mixray.errors import InputError
 
 MISSING = "(missing)"

@@ -12,11 +12,9 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from mixray.data.pools import Pool
-from mixray.data.reading import hf_dataset
-from mixray.data.reading.json_lines import read_json_lines
-from mixray.data.reading.parquet import read_parquet
+from mixray.data.reading import hugging_face
+from mixray.data.reading.files import read_json_lines, read_parquet, read_text_file
 from mixray.data.reading.parts import DatasetPart, Part
-from mixray.data.reading.text_files import read_text_file
 
 HASH_BYTES = 16
 
@@ -71,9 +69,9 @@ def split_text(chunks: Iterable[str], limit: int) -> Iterator[str]:
 def _texts(pool: Pool, part: Part, counts: Counter[str]) -> Iterator[Iterable[str]]:
     if isinstance(part, DatasetPart):
         if part.dataset.streaming:
-            yield from hf_dataset.read_shard(part.dataset, part.start, pool, counts)
+            yield from hugging_face.read_shard(part.dataset, part.start, pool, counts)
         else:
-            yield from hf_dataset.read_rows(part.dataset, part.start, part.stop, pool, counts)
+            yield from hugging_face.read_rows(part.dataset, part.start, part.stop, pool, counts)
         return
     for piece in part.slices:
         if pool.config.reader == "files":

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from mixray.config.data import TokenizerConfig, TrainTokenizer
 from mixray.data.pools import Pool
-from mixray.data.reading.hub import snapshot
+from mixray.data.reading.hugging_face import snapshot
 from mixray.data.reading.parts import Listing, Part
 from mixray.data.text.deduplicate import first_words, hash_bytes, read_selected, selected_part
 from mixray.data.text.documents import Document

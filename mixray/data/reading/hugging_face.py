@@ -1,24 +1,68 @@
-"""Hugging Face data sets: a folder or a hub name, map-style by ranges of rows, streaming by shards.
+"""Hugging Face: data sets in a folder or on the hub, and what the hub knows.
 
-``datasets`` is heavy, so it is imported where it is used.
+``datasets`` and ``huggingface_hub`` are heavy, so they are imported where they are used.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mixray.data.pools import Pool
-from mixray.data.reading.columns import missing_column
-from mixray.data.reading.hub import snapshot
-from mixray.data.reading.templates import named_columns, whole_columns
-from mixray.data.reading.texts import check_row, check_schema, row_text, table_texts
+from mixray.data.reading.row_texts import (
+    check_row,
+    check_schema,
+    missing_column,
+    named_columns,
+    row_text,
+    table_texts,
+    whole_columns,
+)
 from mixray.errors import InputError, first_line
+
+# -------------------------------------------------------------------------------------------------------------- the hub
+
+
+class HubUnreachableError(InputError):
+    """The hub gave no answer, so that nothing can be said about what is on it."""
+
+
+def snapshot(
+    name: str, kind: Literal["model", "dataset"], revision: str | None, patterns: Sequence[str], where: str
+) -> Path:
+    """The local folder of a repository's files that match; the folder's name is the commit.
+
+    Raises InputError if the hub does not have it, HubUnreachableError if there is no telling.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return Path(snapshot_download(name, repo_type=kind, revision=revision, allow_patterns=list(patterns)))
+    except (HfHubHTTPError, HFValidationError) as error:
+        raise InputError(
+            f"the {kind} is not found on the Hugging Face hub",
+            where=where,
+            got=f"{name} ({first_line(error)})",
+            wanted="a folder, or a name on the hub that this user may read",
+        ) from error
+    except OSError as error:
+        raise HubUnreachableError(
+            "the Hugging Face hub cannot be reached",
+            where=where,
+            got=f"{name} ({first_line(error)})",
+            wanted="a folder, or a way to reach the hub",
+            remedy="what was downloaded before is found offline with HF_HUB_OFFLINE=1",
+        ) from error
+
+
+# ------------------------------------------------------------------------------------------------------------ data sets
+
 
 ROWS = 64
 
