@@ -73,7 +73,7 @@ def train(
     tokens = config.batch * read_batch(stream, 0, 1).tokens_per_row
     recorder = Recorder(steps, tokens, device, world, group_names)
     run = _Run(model, optimizer, objective, recorder)
-    state = checkpoint.latest() if checkpoint else None
+    state = world.from_rank_0(checkpoint.latest) if checkpoint else None
     first = run.restore(state) if state else 0
     gradients = _Gradients(losses, objective, recorder, config, device, world)
     saves = save_steps(steps, config.checkpoints)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+
+from mixray.errors import StageError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -32,3 +38,25 @@ class World:
             values = values.clone()
             dist.all_reduce(values)
         return values.cpu()
+
+    def from_rank_0(self, compute: Callable[[], T]) -> T:
+        """Return on every worker what ``compute`` returns on rank 0, so that no two of them can disagree.
+
+        The result travels pickled, by way of the CPUs. A StageError of rank 0 is raised on every worker.
+        """
+        if self.size == 1:
+            return compute()
+        outcome: list[T | StageError | None] = [None]
+        if self.rank == 0:
+            try:
+                outcome = [compute()]
+            except StageError as error:
+                outcome = [error]
+        # Not the default group: on GPUs it would move the result through their memory.
+        group = dist.new_group(backend="gloo")
+        dist.broadcast_object_list(outcome, src=0, group=group)
+        dist.destroy_process_group(group)
+        (result,) = outcome
+        if isinstance(result, StageError):
+            raise result
+        return result  # type: ignore[return-value]

@@ -1,6 +1,5 @@
 """A checkpoint is whole or it does not exist."""
 
-import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mixray.errors import StageError
 from mixray.store import FileRecord, Storage
 from mixray.training import StorageCheckpoint
 
@@ -29,14 +29,19 @@ def test_there_is_none_at_first(checkpoint: StorageCheckpoint) -> None:
     assert checkpoint.latest() is None
 
 
-def test_the_newest_comes_back_and_older_ones_go(checkpoint: StorageCheckpoint, tmp_path: Path) -> None:
-    checkpoint.save(10, state(10))
-    checkpoint.save(20, state(20))
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mixray.training.checkpoint.WAIT_SECONDS", 0.0)
+
+
+def test_the_newest_comes_back_and_all_but_the_last_two_go(checkpoint: StorageCheckpoint, tmp_path: Path) -> None:
+    for step in (5, 10, 20):
+        checkpoint.save(step, state(step))
     latest = checkpoint.latest()
     assert latest is not None
     assert torch.equal(latest["model"].pop("w"), torch.full((3,), 20.0))
     assert latest == {"step": 20, "model": {}, "records": [{"loss": 0.5, "name": "a"}]}
-    assert files(tmp_path) == ["latest.json", "step-000020.pt"]
+    assert files(tmp_path) == ["latest.json", "step-000010.pt", "step-000020.pt"]
 
 
 def test_saving_a_step_again_replaces_it(checkpoint: StorageCheckpoint, tmp_path: Path) -> None:
@@ -65,9 +70,7 @@ DAMAGES = {
     "record cut short": rewrite("latest.json", lambda data: data[:20]),
     "record not a dict": rewrite("latest.json", lambda _: b"[1]"),
     "record not UTF-8": rewrite("latest.json", lambda _: b"\xff\xfe\xff"),
-    "record without sha256": rewrite(
-        "latest.json", lambda data: json.dumps({k: v for k, v in json.loads(data).items() if k != "sha256"}).encode()
-    ),
+    "record without sha256": rewrite("latest.json", lambda data: data.replace(b"sha256", b"sha")),
 }
 
 
@@ -85,6 +88,57 @@ def test_a_damaged_one_is_never_used(
     assert "damaged and not used" in caplog.text
     checkpoint.save(20, state(20))
     assert checkpoint.latest() is not None
+
+
+def test_the_state_before_a_damaged_one_is_used(
+    checkpoint: StorageCheckpoint, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoint.save(10, state(10))
+    checkpoint.save(20, state(20))
+    rewrite("step-000020.pt", lambda data: data[:-1])(tmp_path / "checkpoints/proxy")
+    latest = StorageCheckpoint(checkpoint.storage, checkpoint.folder).latest()
+    assert latest is not None
+    assert latest["step"] == 10
+    assert "step-000020.pt" in caplog.text
+
+
+class UnreliableStorage(Storage):
+    """Fails so many of the reads of a file whose name contains ``victim``."""
+
+    def __init__(self, uri: str, victim: str, failures: int, error: OSError) -> None:
+        super().__init__(uri)
+        self.victim, self.failures, self.error = victim, failures, error
+
+    def read(self, path: str) -> bytes:
+        if self.victim in path and self.failures:
+            self.failures -= 1
+            raise self.error
+        return super().read(path)
+
+
+TRANSIENT = {"timeout": OSError("timed out"), "404 in between": FileNotFoundError("not there")}
+
+
+@pytest.mark.parametrize("victim", ["latest.json", "step-000010.pt"])
+@pytest.mark.parametrize("error", TRANSIENT.values(), ids=TRANSIENT.keys())
+def test_a_read_that_fails_is_tried_again(
+    victim: str, error: OSError, checkpoint: StorageCheckpoint, tmp_path: Path
+) -> None:
+    checkpoint.save(10, state(10))
+    latest = StorageCheckpoint(UnreliableStorage(str(tmp_path), victim, 2, error), checkpoint.folder).latest()
+    assert latest is not None
+    assert latest["step"] == 10
+
+
+@pytest.mark.parametrize("victim", ["latest.json", "step-000010.pt"])
+def test_a_storage_that_goes_on_failing_is_an_error_and_training_does_not_start_over(
+    victim: str, checkpoint: StorageCheckpoint, tmp_path: Path
+) -> None:
+    checkpoint.save(10, state(10))
+    storage = UnreliableStorage(str(tmp_path), victim, 99, OSError("access denied"))
+    with pytest.raises(StageError, match="access denied") as failure:
+        StorageCheckpoint(storage, checkpoint.folder).latest()
+    assert "checkpoints/proxy" in str(failure.value)
 
 
 class DyingStorage(Storage):

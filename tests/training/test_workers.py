@@ -21,6 +21,7 @@ import sys, json
 import torch, torch.distributed as dist
 sys.path.insert(0, {tests!r})
 from conftest import ToyModel, ToyStream, toy_config
+from mixray.errors import StageError
 from mixray.store import Storage
 from mixray.training import StorageCheckpoint, World, train
 
@@ -32,6 +33,12 @@ model = ToyModel()
 seen, saved, stream = [], [], ToyStream()
 
 class Watched(StorageCheckpoint):
+    def latest(self):
+        assert rank == 0, "only rank 0 reads: two reads need not agree"
+        if {failing}:
+            raise StageError("a checkpoint cannot be read", got="timed out")
+        return super().latest()
+
     def save(self, step, state):
         saved.append(step)
         super().save(step, state)
@@ -47,9 +54,10 @@ dist.destroy_process_group()
 """
 
 
-def train_with_two(folder: Path, micro_batch: int) -> list[dict]:
+def run_two(folder: Path, micro_batch: int, failing: bool = False) -> list[tuple[int, str]]:
+    """Return the exit status and the standard error of both workers."""
     script = folder / "worker.py"
-    script.write_text(WORKER.format(tests=str(Path(__file__).parent)))
+    script.write_text(WORKER.format(tests=str(Path(__file__).parent), failing=failing))
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error", "GLOO_SOCKET_IFNAME": "lo"}
     workers = [
         subprocess.Popen(
@@ -61,7 +69,12 @@ def train_with_two(folder: Path, micro_batch: int) -> list[dict]:
         for rank in (0, 1)
     ]
     errors = [worker.communicate(timeout=120)[1] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0], "\n".join(errors)
+    return [(worker.returncode, error) for worker, error in zip(workers, errors, strict=True)]
+
+
+def train_with_two(folder: Path, micro_batch: int) -> list[dict]:
+    ended = run_two(folder, micro_batch)
+    assert [status for status, _ in ended] == [0, 0], "\n".join(error for _, error in ended)
     return [torch.load(folder / f"rank-{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 
@@ -109,3 +122,11 @@ def test_two_workers_with_uneven_shares_train_what_one_does(
     assert first["reads"] == [(5 * step, 5 * step + 2) for step in range(start, 12)]
     assert second["reads"] == [(5 * step + 2, 5 * step + 5) for step in range(start, 12)]
     assert StorageCheckpoint(Storage(str(tmp_path)), "checkpoint").latest()["step"] == 12
+
+
+def test_a_checkpoint_that_rank_0_cannot_read_ends_every_worker(tmp_path: Path) -> None:
+    for status, error in run_two(tmp_path, micro_batch=2, failing=True):
+        assert status == 1
+        assert "StageError: a checkpoint cannot be read" in error
+        assert "timed out" in error
+    assert not list(tmp_path.glob("rank-*.pt"))
