@@ -94,6 +94,32 @@ def test_an_interrupted_run_ends_with_130_and_names_the_stage(
     assert "mixray: interrupted in retrain; the same command continues" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "remedy"),
+    [
+        ("{jobs}/quickstart.yaml {jobs}/robust_*.yaml", "name one run file"),
+        (
+            "{jobs}/quickstart.yaml sources.python.jsonl={{a,b}}.jsonl",
+            "write 'sources.python.jsonl=[a.jsonl, b.jsonl]'",
+        ),
+        ("{jobs}/quickstart.yaml mixture.bounds.python=0.3", "write 'mixture.bounds.python=[0, 0.3]'"),
+    ],
+)
+def test_what_a_shell_expands_is_answered_with_the_right_form(arguments: str, remedy: str) -> None:
+    command = f"{sys.executable} -m mixray.cli plan {arguments.format(jobs=JOBS)}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert remedy in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.usefixtures("stored")
+def test_solve_names_the_section_of_a_limit() -> None:
+    with pytest.raises(InputError) as caught:
+        invoke("solve", "bounds.python=[0, 0.3]")
+    assert caught.value.remedy == "did you mean 'mixture.bounds.python'?"
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
 def test_a_full_output_is_one_message() -> None:
     with open("/dev/full", "w") as full:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -11,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from mixray.config.fields import allowed_keys
 from mixray.config.section import Misfit
+from mixray.config.short_forms import right_forms, right_key
 from mixray.config.yaml_text import KeyPath, Lines
 from mixray.errors import InputError
 
@@ -34,9 +34,14 @@ def explain(
 _PLAINER = {
     "model_type": "a section of keys and values",
     "dict_type": "a section of keys and values",
+    "list_type": "a list [first, second]",
+    "tuple_type": "a list [first, second]",
     "string_pattern_mismatch": "a name of letters, digits, - and _ that begins with a letter or a digit",
 }
 """What was wanted, by pydantic's error type, where its own words speak of Python."""
+_SHAPES = ("model_type", "model_attributes_type", "dict_type", "list_type", "tuple_type", "kind_of_model")
+"""Pydantic's error types of a value that has another shape than the schema: a word for a section or list."""
+OVERRIDE = "the override"
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class _Fault:
     kind: str
     loc: KeyPath
     branch: bool
+    value: Any
     got: str | None
     expected: str
 
@@ -60,7 +66,7 @@ class _Fault:
         expected = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
         expected = _PLAINER.get(item["type"], expected.partition(", unable to parse")[0])
         hidden = isinstance(cause, ValueError) and isinstance(got, Mapping | None)
-        return cls(item["type"], loc, branch, None if hidden else _short(got), expected)
+        return cls(item["type"], loc, branch, got, None if hidden else _short(got), expected)
 
     def is_other_branch_of(self, other: _Fault) -> bool:
         """Whether the other one comes from a branch of the same union that the value fits better."""
@@ -103,22 +109,28 @@ def _short(value: Any) -> str:
 def _problem(same: Sequence[_Fault], name: str, where: str, kind: type[BaseModel]) -> InputError:
     """One error for all that is wrong at one key."""
     fault, dotted = same[0], ".".join(same[0].loc)
+    on_command_line = where.startswith(OVERRIDE)
     if fault.kind == "extra_forbidden":
-        allowed = sorted(allowed_keys(kind, fault.loc[:-1]))
-        near = difflib.get_close_matches(fault.loc[-1], allowed, n=1)
-        remedy = f"did you mean {near[0]!r}?" if near else None
-        return InputError(f"unknown key {dotted!r}", where=where, wanted=f"one of {', '.join(allowed)}", remedy=remedy)
+        remedy = right_key(kind, fault.loc, fault.value, on_command_line=on_command_line)
+        allowed = ", ".join(sorted(allowed_keys(kind, fault.loc[:-1])))
+        return InputError(f"unknown key {dotted!r}", where=where, wanted=f"one of {allowed}", remedy=remedy)
     if fault.kind == "missing":
         return InputError(f"the key {dotted!r} is missing", where=where, wanted="a value; it has no default")
     expected = " or ".join(dict.fromkeys(other.expected for other in same))
-    return InputError(f"{dotted or name} is wrong", where=where, got=fault.got, wanted=expected)
+    forms = [
+        right_forms(kind, other.loc, other.value, on_command_line=on_command_line)
+        for other in same
+        if other.kind in _SHAPES and not isinstance(other.value, Mapping)
+    ]
+    remedy = next(filter(None, forms), None)
+    return InputError(f"{dotted or name} is wrong", where=where, got=fault.got, wanted=expected, remedy=remedy)
 
 
 def _where(loc: KeyPath, name: str, lines: Lines, overridden: Iterable[str]) -> str:
     dotted = ".".join(loc)
     for key in overridden:
         if dotted == key or dotted.startswith(f"{key}.") or (key.startswith(f"{dotted}.") and loc not in lines):
-            return f"the override {key}=..."
+            return f"{OVERRIDE} {key}=..."
     for depth in range(len(loc), 0, -1):
         if line := lines.get(loc[:depth]):
             return f"{name}, line {line}"

@@ -67,16 +67,26 @@ def json_schema() -> dict[str, Any]:
 
 def allowed_keys(kind: type[BaseModel], path: Sequence[str]) -> set[str]:
     """Return the keys that the schema allows in the section at ``path``, which holds the names a person chose too."""
-    sections: set[type[BaseModel]] = {kind}
-    inside_mapping = False
-    for part in path:
-        if inside_mapping:
-            inside_mapping = False
-            continue
-        annotations = [section.model_fields[part].annotation for section in sections if part in section.model_fields]
-        sections = set().union(*(_sections(annotation) for annotation in annotations))
-        inside_mapping = any(_is_mapping(annotation) for annotation in annotations)
+    sections = set().union(*(sections_of(annotation) for annotation in annotations_at(kind, path)))
     return {key for section in sections for key in section.model_fields}
+
+
+def annotations_at(kind: type[BaseModel], path: Sequence[str]) -> list[Any]:
+    """Return the types that a value at ``path`` may have; several where branches of a union have its last key."""
+    annotations: list[Any] = [kind]
+    for part in path:
+        if inner := [inner for annotation in annotations for inner in _item_types(annotation)]:
+            annotations = inner
+            continue
+        sections = set().union(*(sections_of(annotation) for annotation in annotations))
+        fields = _fields(sections).get(part, [])
+        annotations = [typing.Annotated[field.annotation, field] for field in fields]
+    return annotations
+
+
+def all_keys(kind: type[BaseModel]) -> list[str]:
+    """Return every dotted key of a kind of run file; ``NAME`` stands for names that a person chooses."""
+    return [reference.key for reference in _all_references({kind}, "")]
 
 
 def _reference(kind: type[RunFile], path: tuple[str, ...]) -> KeyReference | None:
@@ -97,7 +107,7 @@ def _all_references(sections: Set[type[BaseModel]], prefix: str) -> Iterator[Key
     for name, fields in _fields(sections).items():
         yield _field_reference(prefix + name, fields)
         inner = _inner_prefix(prefix + name, fields)
-        yield from _all_references(set().union(*(_sections(field.annotation) for field in fields)), inner)
+        yield from _all_references(set().union(*(sections_of(field.annotation) for field in fields)), inner)
 
 
 def _references_of(sections: Set[type[BaseModel]], prefix: str) -> tuple[KeyReference, ...]:
@@ -115,13 +125,13 @@ def _fields(sections: Set[type[BaseModel]]) -> dict[str, list[FieldInfo]]:
 
 
 def _inner_prefix(key: str, fields: Sequence[FieldInfo]) -> str:
-    return f"{key}.{NAME}." if any(_is_mapping(field.annotation) for field in fields) else f"{key}."
+    return f"{key}.{NAME}." if any(is_mapping(field.annotation) for field in fields) else f"{key}."
 
 
 def _field_reference(key: str, fields: Sequence[FieldInfo]) -> KeyReference:
     """Return the reference of a key that each branch of a union may define differently."""
     defaults = [_default(field) for field in fields if not field.is_required()]
-    sections = set().union(*(_sections(field.annotation) for field in fields))
+    sections = set().union(*(sections_of(field.annotation) for field in fields))
     return KeyReference(
         key,
         _alternatives(_type_text(field.annotation, field.metadata) for field in fields),
@@ -177,15 +187,30 @@ def _one_line(text: str | None) -> str:
     return " ".join((text or "").replace("``", "`").split())
 
 
-def _sections(annotation: Any) -> set[type[BaseModel]]:
+def sections_of(annotation: Any) -> set[type[BaseModel]]:
     """Return the sections that a field of this type may hold, directly or in a list or mapping."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return {annotation}
-    return set().union(*(_sections(argument) for argument in typing.get_args(annotation)), set())
+    return set().union(*(sections_of(argument) for argument in typing.get_args(annotation)), set())
 
 
-def _is_mapping(annotation: Any) -> bool:
-    origin = typing.get_origin(annotation)
-    if origin in (typing.Union, types.UnionType, typing.Annotated):
-        return any(_is_mapping(argument) for argument in typing.get_args(annotation))
-    return origin is dict
+def is_mapping(annotation: Any) -> bool:
+    """Return whether a field of this type may hold names that a person chooses, each with a value."""
+    return any(typing.get_origin(branch) is dict for branch in _branches(annotation))
+
+
+def _item_types(annotation: Any) -> list[Any]:
+    """Return the types of what a mapping or list of this type holds; none for other types."""
+    arguments = {branch: typing.get_args(branch) for branch in _branches(annotation)}
+    items = [arguments[branch] for branch in arguments if typing.get_origin(branch) in (dict, list, tuple)]
+    return [each[-1] if each[-1] is not Ellipsis else each[0] for each in items]
+
+
+def _branches(annotation: Any) -> list[Any]:
+    """Return the types that a union consists of; a type that is no union alone."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _branches(arguments[0])
+    if origin in (typing.Union, types.UnionType):
+        return [branch for argument in arguments for branch in _branches(argument)]
+    return [annotation]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, overload
@@ -10,6 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from mixray.config import yaml_text
+from mixray.config.data import READERS
 from mixray.config.explain import explain
 from mixray.config.robust import RobustConfig
 from mixray.config.schema import RunConfig
@@ -112,17 +115,43 @@ def override_items(overrides: Overrides) -> list[tuple[str, Any]]:
                     "an override is not understood", got=repr(key), wanted="a dotted key, e.g. 'proxy.tokens'"
                 )
         return list(overrides.items())
-    items = []
+    items: dict[str, Any] = {}
     for text in overrides:
         key, separator, value = text.partition("=")
         if not separator or not all(key.split(".")):
-            raise InputError("an override is not understood", got=repr(text), wanted="dotted.key=value, e.g. seed=1")
+            raise InputError(
+                "an override is not understood",
+                got=repr(text),
+                wanted="dotted.key=value, e.g. seed=1",
+                remedy=None if separator else _FILE_REMEDY if _is_file_name(text) else _QUOTES_REMEDY,
+            )
         try:
-            items.append((key, yaml_text.load(value)[0]))
+            content = yaml_text.load(value)[0]
         except yaml.YAMLError as error:
             got = f"{value!r}: {yaml_text.fault(error)}"
-            raise InputError("an override's value is not YAML", where=f"the override {key}=...", got=got) from error
-    return items
+            where = f"the override {key}=..."
+            raise InputError("an override's value is not YAML", where=where, got=got, remedy=_QUOTES_REMEDY) from error
+        if key.rpartition(".")[2] in READERS and items.get(key, content) != content:
+            both = yaml_text.dump([items[key], content], flow=True).strip()
+            raise InputError(
+                f"the override {key!r} stands twice; a shell makes two of {{a,b}}",
+                got=both[1:-1],
+                wanted="the files of a pool in one override",
+                remedy=f"write {shlex.quote(f'{key}={both}')}",
+            )
+        items[key] = content
+    return list(items.items())
+
+
+_FILE_REMEDY = (
+    "name one run file; put a pattern of data files in quotes, or the shell replaces it by their names: "
+    "'sources.NAME.jsonl=/data/*.jsonl'"
+)
+_QUOTES_REMEDY = "put quotes around an override with spaces, brackets or *: 'mixture.bounds.NAME=[0, 0.3]'"
+
+
+def _is_file_name(text: str) -> bool:
+    return os.sep in text or bool(Path(text).suffix)
 
 
 def _copy(value: Any) -> Any:

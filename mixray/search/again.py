@@ -15,6 +15,7 @@ from typing import Any
 
 from mixray.config import RunConfig, dump_config, parse_config
 from mixray.config.loading import Overrides, override_items
+from mixray.config.mixture import MixtureConfig
 from mixray.errors import InputError
 from mixray.mixture import Mixture
 from mixray.runs import MixtureRun
@@ -71,8 +72,12 @@ def solve_again(run: MixtureRun, overrides: Overrides, target: str | None) -> di
 def _require_mixture_settings(settings: Mapping[str, object]) -> None:
     for key in settings:
         if not key.startswith("mixture."):
+            belongs = key.partition(".")[0] in MixtureConfig.model_fields
             raise InputError(
-                "only 'mixture' can be changed after a run", got=key, wanted="mixture.KEY=VALUE", remedy="mixray run"
+                "only 'mixture' can be changed after a run",
+                got=key,
+                wanted="mixture.KEY=VALUE",
+                remedy=f"did you mean 'mixture.{key}'?" if belongs else "mixray run",
             )
         if key.startswith("mixture.shards"):
             raise InputError(
