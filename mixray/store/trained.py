@@ -20,8 +20,8 @@ class ModelMeta:
     ``parameters``: all of the model's, embeddings included. ``tokens``: trained on (rows, where they are not text).
     ``seconds``: spent in training. ``curve``: losses, nats per token. ``source``: of a proxy. ``source_shares`` and
     ``workers``: of an arm. ``group_losses`` and ``group_weights``: by group, of an arm with a robust objective.
-    ``times`` (milliseconds since 1970), ``tokens_per_second`` and ``learning_rate``: one for each point of ``curve``;
-    artifacts of earlier versions do not have them.
+    ``times`` (milliseconds since 1970), ``tokens_per_second``, ``learning_rate`` and ``gradient_norm``: one for each
+    point of ``curve``; artifacts of earlier versions do not have them.
     """
 
     parameters: int
@@ -31,6 +31,7 @@ class ModelMeta:
     times: list[int] | None = None
     tokens_per_second: list[float] | None = None
     learning_rate: list[float] | None = None
+    gradient_norm: list[float | None] | None = None
     source: str | None = None
     source_shares: Mapping[str, float] | None = None
     workers: int | None = None

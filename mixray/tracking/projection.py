@@ -92,11 +92,13 @@ def training_points(record: Any) -> tuple[Point, ...]:
         "loss": record.loss,
         "tokens_per_second": record.tokens_per_second,
         "learning_rate": record.learning_rate,
+        "gradient_norm": record.gradient_norm,
     }
     names = metric_names(record.group_weights or {})
     values |= {f"group_loss/{names[group]}": loss for group, loss in (record.group_losses or {}).items()}
     values |= {f"group_weight/{names[group]}": weight for group, weight in (record.group_weights or {}).items()}
-    return tuple(Point(metric, value, record.tokens, record.time) for metric, value in values.items())
+    measured = {metric: value for metric, value in values.items() if value is not None}
+    return tuple(Point(metric, value, record.tokens, record.time) for metric, value in measured.items())
 
 
 def _model_record(key: str, model: Artifact) -> TrackedRun:
@@ -106,12 +108,17 @@ def _model_record(key: str, model: Artifact) -> TrackedRun:
     # Artifacts of earlier versions have neither times nor rates.
     times = dict(zip(steps, meta.times or [], strict=False))
     curves = {"loss": meta.curve}
-    for metric, rates in (("tokens_per_second", meta.tokens_per_second), ("learning_rate", meta.learning_rate)):
-        curves[metric] = list(zip(steps, rates or [], strict=False))
+    for metric in ("tokens_per_second", "learning_rate", "gradient_norm"):
+        curves[metric] = list(zip(steps, getattr(meta, metric) or [], strict=False))
     names = metric_names(meta.group_weights or {})
     for metric, group_curves in (("group_loss", meta.group_losses), ("group_weight", meta.group_weights)):
         curves |= {f"{metric}/{names[group]}": curve for group, curve in (group_curves or {}).items()}
-    points = [Point(metric, value, step, times.get(step)) for metric, curve in curves.items() for step, value in curve]
+    points = [
+        Point(metric, value, step, times.get(step))
+        for metric, curve in curves.items()
+        for step, value in curve
+        if value is not None
+    ]
     points.append(Point("seconds", meta.seconds, meta.tokens, times.get(meta.tokens)))
     return TrackedRun(
         key,

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -70,6 +71,8 @@ def train(
     model.to(device).train()
     optimizer = (objective.optimizer if objective else adamw)(model, config.optimizer, device)
     losses = NextTokenLoss(model, compile=config.compile) if loss is None else loss(model).to(device)
+    if config.compile and loss is not None:
+        losses.compile(dynamic=False)
     tokens = config.batch * read_batch(stream, 0, 1).tokens_per_row
     recorder = Recorder(steps, tokens, device, world, group_names)
     run = _Run(model, optimizer, objective, recorder)
@@ -85,11 +88,11 @@ def train(
         _seed_step(seed, step, world.rank, device)
         low, high = world.slice(config.batch)
         gradients.compute(read_batch(stream, step * config.batch + low, step * config.batch + high))
-        if config.optimizer.clip is not None:
-            nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.clip)
+        # Without a limit only the norm is computed.
+        norm = nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.clip or math.inf)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        record = recorder.record(step + 1, rate, (lambda: objective.group_weights) if objective else None)
+        record = recorder.record(step + 1, rate, norm, (lambda: objective.group_weights) if objective else None)
         if record:
             progress(record)
         if checkpoint and world.rank == 0 and step + 1 in saves:

@@ -15,6 +15,8 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, linear, log_softmax, pad
 
+from mixray.errors import InputError
+
 IGNORED = -100
 """The label of a position that predicts nothing."""
 
@@ -42,12 +44,17 @@ def weighted_sum(losses: torch.Tensor, row_weights: torch.Tensor | None) -> tupl
 class NextTokenLoss(RowLoss):
     """A Hugging Face causal language model as losses of windows; inputs: ids, int64 (windows, window).
 
-    A window's loss is the mean negative log-likelihood of its predicted tokens, ids[:, 1:], in nats.
+    A window's loss is the mean negative log-likelihood of its predicted tokens, ids[:, 1:], in nats. To what is
+    differentiated a mixture of experts whose config says ``output_router_logits`` adds its load-balancing loss, once
+    for every window; the windows' losses are without it.
+
+    Raises InputError where such a model does not say what its load-balancing loss weighs.
     """
 
     def __init__(self, model: nn.Module, *, compile: bool) -> None:
         super().__init__()
-        self.trunk, self.head = split(model)
+        self.router_coefficient = _router_coefficient(model)
+        self.trunk, self.head = split(model) if self.router_coefficient is None else (model, None)
         self._forward = torch.compile(self.trunk, dynamic=False) if compile else self.trunk
 
     def forward(self, ids: torch.Tensor, row_weights: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -62,7 +69,11 @@ class NextTokenLoss(RowLoss):
             hidden = output.last_hidden_state.flatten(0, 1)
             head = self.head
             total, nll = _BlockwiseLoss.apply(hidden, head.weight, head.bias, labels, weights)  # type: ignore[no-untyped-call]
-        return total / predicted, nll.view(ids.shape).sum(1) / predicted
+        loss = total / predicted
+        if self.router_coefficient is not None:
+            windows = len(ids) if row_weights is None else row_weights.sum()
+            loss = loss + windows * self.router_coefficient * output.aux_loss
+        return loss, nll.view(ids.shape).sum(1) / predicted
 
 
 class NextTokenNll:
@@ -92,6 +103,22 @@ class NextTokenNll:
         return (
             torch.zeros(labels.numel(), device=self.device).index_copy_(0, positions, torch.cat(nll)).view(labels.shape)
         )
+
+
+def _router_coefficient(model: nn.Module) -> float | None:
+    """Return what the load-balancing loss of a mixture of experts weighs; None where the model has none to add."""
+    config = getattr(model, "config", None)
+    if not getattr(config, "output_router_logits", False):
+        return None
+    for name in ("router_aux_loss_coef", "aux_loss_coef"):
+        if (coefficient := getattr(config, name, None)) is not None:
+            return float(coefficient)
+    raise InputError(
+        "the model has a load-balancing loss of unknown weight",
+        where="model.output_router_logits",
+        got=f"a config of {type(model).__name__} without router_aux_loss_coef or aux_loss_coef",
+        remedy="leave output_router_logits out: the model is then trained without that loss",
+    )
 
 
 def split(model: nn.Module) -> tuple[nn.Module, nn.Linear | None]:

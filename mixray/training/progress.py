@@ -17,6 +17,9 @@ from mixray.training.world import World
 RECORDS = 100
 DIVERGED_NATS = 2.0
 DIVERGED_RECORDS = 10
+"""A run whose loss stays 2 nats per token above the first record's for 10 records in a row is ended."""
+FINITE_EVERY = 10
+"""A loss that is not finite ends the run within so many steps, whatever the records' distance."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +27,9 @@ class Progress:
     """A record of training: the state after ``step`` of ``steps``, over all workers.
 
     ``loss``: nats per token, mean since the last record. ``tokens``: trained on so far (rows, where they are no text).
-    ``learning_rate``: of this step. Where rows have groups: ``group_losses``: of those seen since the last record,
-    nats, mean over their rows; ``group_weights``: of a robust objective, after this step. ``time``: of the record, in
-    milliseconds since 1970.
+    ``learning_rate`` and ``gradient_norm`` (before it is clipped): of this step. Where rows have groups:
+    ``group_losses``: of those seen since the last record, nats, mean over their rows; ``group_weights``: of a robust
+    objective, after this step. ``time``: of the record, in milliseconds since 1970.
     """
 
     step: int
@@ -35,6 +38,7 @@ class Progress:
     loss: float
     tokens_per_second: float
     learning_rate: float
+    gradient_norm: float | None = None
     group_losses: dict[str, float] | None = None
     group_weights: dict[str, float] | None = None
     time: int = field(default_factory=now_ms)
@@ -66,12 +70,13 @@ class TrainReport:
         return {record.tokens: record.loss for record in self.records}
 
     @property
-    def rates(self) -> dict[str, list[float]]:
+    def rates(self) -> dict[str, list[Any]]:
         """What was measured beside the curve, one value for each of its points: see ``Progress``."""
         return {
             "times": [record.time for record in self.records],
             "tokens_per_second": [record.tokens_per_second for record in self.records],
             "learning_rate": [record.learning_rate for record in self.records],
+            "gradient_norm": [record.gradient_norm for record in self.records],
         }
 
     @property
@@ -134,12 +139,25 @@ class Recorder:
         self._by_group.index_add_(1, group_ids, values)
 
     def record(
-        self, step: int, learning_rate: float, group_weights: Callable[[], torch.Tensor] | None = None
+        self,
+        step: int,
+        learning_rate: float,
+        gradient_norm: torch.Tensor,
+        group_weights: Callable[[], torch.Tensor] | None = None,
     ) -> Progress | None:
-        """The record of ``step`` (from 1) if one is due. Raises StageError where the loss is not finite or diverged."""
-        if step not in self._due:
+        """Return the record of ``step`` (from 1) if one is due.
+
+        ``gradient_norm``: a scalar, the same on all workers. Raises StageError where the loss is not finite, which is
+        looked at every 10 steps too, or where it diverged.
+        """
+        due = step in self._due
+        if not due and step % FINITE_EVERY:
             return None
         loss = self._world.mean(self._sum) / self._since
+        if not math.isfinite(loss):
+            raise self._failure("training met a loss that is not finite", step, loss, learning_rate)
+        if not due:
+            return None
         now = time.perf_counter()
         rate = self._since * self._tokens_per_step / (now - self._last)
         record = Progress(
@@ -149,6 +167,7 @@ class Recorder:
             loss,
             rate,
             learning_rate,
+            float(gradient_norm),
             group_losses=self._group_losses(),
             group_weights=None if group_weights is None else self._named(group_weights().tolist()),
         )
@@ -156,8 +175,20 @@ class Recorder:
         self._sum.zero_()
         self._by_group.zero_()
         self._since, self._last = 0, now
-        _check(self.records)
+        if min(record.loss for record in self.records[-DIVERGED_RECORDS:]) > self.records[0].loss + DIVERGED_NATS:
+            raise self._failure("training diverged", step, loss, learning_rate)
         return record
+
+    def _failure(self, what: str, step: int, loss: float, learning_rate: float) -> StageError:
+        """Return the error that ends a run whose loss is not finite, or has been 2 nats above its start for long."""
+        first = f"; at first {self.records[0].loss:.4g}" if self.records else ""
+        return StageError(
+            what,
+            where=f"step {step} of {self._steps}",
+            got=f"loss {loss:.4g} nats per token at learning rate {learning_rate:.3g}{first}",
+            wanted="a finite loss that does not stay above where it began",
+            remedy="lower optimizer.learning_rate, lengthen optimizer.warmup or set optimizer.clip",
+        )
 
     def _group_losses(self) -> dict[str, float] | None:
         if self.group_names is None:
@@ -175,19 +206,3 @@ class Recorder:
     def restore(self, state: dict[str, Any]) -> None:
         self.records = [Progress(**record) for record in state["records"]]
         self._seconds_before = state["seconds"]
-
-
-def _check(records: list[Progress]) -> None:
-    """Diverged: the loss is more than 2 nats per token above the first record's for 10 records in a row."""
-    losses = [record.loss for record in records]
-    finite = math.isfinite(losses[-1])
-    if finite and not min(losses[-DIVERGED_RECORDS:]) > losses[0] + DIVERGED_NATS:
-        return
-    last = records[-1]
-    raise StageError(
-        "training diverged" if finite else "training met a loss that is not finite",
-        where=f"step {last.step} of {last.steps}",
-        got=f"loss {last.loss:.4g} nats per token at learning rate {last.learning_rate:.3g}; at first {losses[0]:.4g}",
-        wanted="a finite loss that does not stay above where it began",
-        remedy="lower optimizer.learning_rate, lengthen optimizer.warmup or set optimizer.clip",
-    )

@@ -143,3 +143,11 @@ def test_losses_of_a_columns_groups_are_recorded() -> None:
     report = proxy.fit(stream, config=config, steps=1, seed=0, group_names=["left", "right"])
     wanted = {name: losses[records["group"] == group].mean() for name, group in (("left", 0), ("right", 2))}
     assert report.records[0].group_losses == pytest.approx(wanted, rel=1e-6)
+
+
+def test_a_classifier_is_compiled_where_the_run_file_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[str] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **_: compiled.append(type(module).__name__))
+    for compile in (False, True):
+        proxy_of(HEADS[0]).fit(Records(), config=config_of(HEADS[0], compile=compile), steps=2, seed=0)
+    assert compiled == ["ClassifierLoss"]

@@ -19,7 +19,7 @@ from mixray.training import Progress
 
 MODEL = {"architecture": "gpt_neox", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 WINDOW, VOCABULARY = 16, 64
-COMMON = ("parameters", "tokens", "seconds", "curve", "times", "tokens_per_second", "learning_rate")
+COMMON = ("parameters", "tokens", "seconds", "curve", "times", "tokens_per_second", "learning_rate", "gradient_norm")
 """What every model records of its training."""
 CPU = torch.device("cpu")
 ERM = "372d39d4dfe954fe790469e240e9e8cbbbd6ec74f3381ef966de2811f44619c8"

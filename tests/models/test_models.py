@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from mixray.config.training import TrainingConfig
 from mixray.errors import InputError
 from mixray.models import build_model, count_parameters
 from mixray.models.building import LanguageModel
-from mixray.training.loss import split
+from mixray.training.loss import NextTokenLoss, split
 
 VOCABULARY, WINDOW = 40, 24
 
@@ -175,3 +176,38 @@ def test_a_model_that_looks_ahead_is_refused(architecture: str) -> None:
 
 def test_an_encoder_made_a_decoder_is_fine() -> None:
     assert build({"architecture": "bert", **SMALL, "is_decoder": True}).config.is_decoder
+
+
+EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2, "output_router_logits": True, "router_aux_loss_coef": 0.3}
+
+
+@pytest.mark.parametrize("row_weights", [None, torch.tensor([0.5, 2.0])])
+def test_the_load_balancing_loss_of_a_mixture_of_experts_is_minimised_too(row_weights: torch.Tensor | None) -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    ids = torch.arange(2 * WINDOW).view(2, WINDOW) % VOCABULARY
+
+    def loss_of(settings: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor, Any]:
+        model = build({"architecture": "mixtral", **sizes, **settings})
+        total, losses = NextTokenLoss(model, compile=False)(ids, row_weights=row_weights)
+        total.backward()
+        return total, losses, model
+
+    total, losses, model = loss_of(EXPERTS)
+    plain_total, plain_losses, plain = loss_of(EXPERTS | {"output_router_logits": False})
+    auxiliary = model(input_ids=ids, use_cache=False).aux_loss
+    assert auxiliary > 0
+    weight = 2.0 if row_weights is None else 2.5
+    torch.testing.assert_close(total, plain_total + weight * 0.3 * auxiliary)
+    torch.testing.assert_close(losses, plain_losses)
+    routers = [name for name, _ in model.named_parameters() if ".gate." in name or "router" in name]
+    assert routers
+    gradients = [{name: p.grad for name, p in one.named_parameters()} for one in (model, plain)]
+    assert not torch.allclose(gradients[0][routers[0]], gradients[1][routers[0]])
+
+
+def test_a_load_balancing_loss_without_a_weight_is_refused() -> None:
+    model = torch.nn.Linear(1, 1)
+    model.config = SimpleNamespace(output_router_logits=True)  # type: ignore[assignment]
+    with pytest.raises(InputError, match="load-balancing loss") as caught:
+        NextTokenLoss(model, compile=False)
+    assert "leave output_router_logits out" in str(caught.value)

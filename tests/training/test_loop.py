@@ -114,11 +114,13 @@ def test_clipping_bounds_the_step(toy: SimpleNamespace) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.optim.AdamW, "step", spy)
-        run(toy, optimizer={"clip": 0.01})
+        _, report = run(toy, optimizer={"clip": 0.01})
         assert max(norms) <= 0.01 * (1 + 1e-5)
+        assert min(record.gradient_norm or 0 for record in report.records) > 0.1, "recorded before it is clipped"
         norms.clear()
-        run(toy, optimizer={"clip": None})
+        _, report = run(toy, optimizer={"clip": None})
         assert max(norms) > 0.1
+        assert [record.gradient_norm for record in report.records] == pytest.approx(norms, rel=1e-5)
 
 
 def test_a_learning_rate_far_too_high_is_named(toy: SimpleNamespace) -> None:

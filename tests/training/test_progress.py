@@ -34,23 +34,27 @@ def test_saves_are_even() -> None:
     assert sorted(save_steps(1000, 4)) == [250, 500, 750, 1000]
 
 
+NORM = torch.tensor(0.75)
+
+
 def recorded(losses: list[float]) -> Recorder:
     """A recorder that saw one loss a step, a record each."""
     recorder = Recorder(len(losses), 10, torch.device("cpu"), World())
     for step, loss in enumerate(losses, start=1):
         recorder.add(torch.tensor(loss))
-        assert recorder.record(step, 0.5) is not None
+        assert recorder.record(step, 0.5, NORM) is not None
     return recorder
 
 
 def test_a_record_holds_the_mean_since_the_last() -> None:
     recorder = Recorder(200, 10, torch.device("cpu"), World())
     recorder.add(torch.tensor(3.0))
-    assert recorder.record(1, 0.1) is None
+    assert recorder.record(1, 0.1, NORM) is None
     recorder.add(torch.tensor(2.0))
-    record = recorder.record(2, 0.2)
+    record = recorder.record(2, 0.2, NORM)
     assert record is not None
     assert (record.step, record.steps, record.tokens, record.loss, record.learning_rate) == (2, 200, 20, 2.5, 0.2)
+    assert record.gradient_norm == 0.75
     assert record.tokens_per_second > 0
 
 
@@ -61,6 +65,16 @@ def test_a_loss_that_is_not_finite_stops_the_run(loss: float) -> None:
     message = str(caught.value)
     for part in ("step 3 of 4", "learning rate 0.5", "at first 4", "lower optimizer.learning_rate"):
         assert part in message
+
+
+def test_in_a_long_run_a_loss_that_is_not_finite_is_seen_within_ten_steps() -> None:
+    recorder = Recorder(100_000, 10, torch.device("cpu"), World())
+    for step in range(1, 40):
+        recorder.add(torch.tensor(math.nan if step >= 31 else 4.0))
+        recorder.record(step, 0.5, NORM)
+    with pytest.raises(StageError, match="not finite") as caught:
+        recorder.record(40, 0.5, NORM)
+    assert "step 40 of 100000" in str(caught.value)
 
 
 def test_a_loss_far_above_its_beginning_for_long_stops_the_run() -> None:
