@@ -85,7 +85,7 @@ class TrainingJob:
         if world.rank:
             return
         is_proxy = self.draft.kind == PROXY
-        curves = {} if objective is None else report.group_curves
+        curves = report.group_curves
         meta = ModelMeta(
             parameters=model.parameter_count,
             tokens=report.tokens,
@@ -94,8 +94,8 @@ class TrainingJob:
             source=self.name if is_proxy else None,
             source_shares=None if is_proxy else dict(self.source_shares),
             workers=None if is_proxy else world.size,
-            group_losses=curves.get("losses"),
-            group_weights=curves.get("weights"),
+            group_losses=curves["losses"] or None,
+            group_weights=curves["weights"] or None,
         )
         with tempfile.TemporaryDirectory(prefix="mixray-") as folder:
             model.save(Path(folder))
@@ -112,9 +112,13 @@ class TrainingJob:
     def _grouped(
         self, stream: MixtureStream, rows: Mapping[str, TrainingRows]
     ) -> tuple[BatchStream | WindowStream, Objective | None, list[str] | None]:
-        """Return the stream with its groups, the objective over them, and their names."""
+        """Return the stream with its groups, the objective over them, and their names.
+
+        Under ERM the groups of several sources are the sources, whose losses are only recorded.
+        """
         if isinstance(self.objective, ErmConfig):
-            return stream, None, None
+            several = len(rows) > 1
+            return (SourcesAsGroups(stream), None, list(stream.source_names)) if several else (stream, None, None)
         grouped: BatchStream
         shares = {name: self.source_shares[name] for name in stream.source_names}
         if self.objective.group_column is None:

@@ -94,7 +94,7 @@ def training_points(record: Any) -> tuple[Point, ...]:
         "learning_rate": record.learning_rate,
         "gradient_norm": record.gradient_norm,
     }
-    names = metric_names(record.group_weights or {})
+    names = metric_names(record.group_weights or record.group_losses or {})
     values |= {f"group_loss/{names[group]}": loss for group, loss in (record.group_losses or {}).items()}
     values |= {f"group_weight/{names[group]}": weight for group, weight in (record.group_weights or {}).items()}
     measured = {metric: value for metric, value in values.items() if value is not None}
@@ -110,7 +110,7 @@ def _model_record(key: str, model: Artifact) -> TrackedRun:
     curves = {"loss": meta.curve}
     for metric in ("tokens_per_second", "learning_rate", "gradient_norm"):
         curves[metric] = list(zip(steps, getattr(meta, metric) or [], strict=False))
-    names = metric_names(meta.group_weights or {})
+    names = metric_names(meta.group_weights or meta.group_losses or {})
     for metric, group_curves in (("group_loss", meta.group_losses), ("group_weight", meta.group_weights)):
         curves |= {f"{metric}/{names[group]}": curve for group, curve in (group_curves or {}).items()}
     points = [

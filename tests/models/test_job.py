@@ -102,7 +102,12 @@ def test_an_arm_records_its_shares_and_how_a_robust_objective_weighed_its_source
     shares = {"mixed": {"low": 0.25, "high": 0.75}}
     config = retrain_config(tokens=4 * 4 * WINDOW)
     plain, _ = trained(artifacts, arm_jobs(artifacts, config, data, shares, {}))
-    assert set(plain["mixed"].meta) == {"source_shares", "workers", *COMMON}
+    assert set(plain["mixed"].meta) == {"source_shares", "workers", "group_losses", *COMMON}
+    curves = ModelMeta.from_artifact(plain["mixed"]).group_losses or {}
+    assert set(curves) == {"low", "high"}
+    total = ModelMeta.from_artifact(plain["mixed"]).curve
+    for (_, low), (_, high), (_, loss) in zip(curves["low"], curves["high"], total, strict=True):
+        assert low <= loss <= high or high <= loss <= low
     robust = retrain_config(tokens=4 * 4 * WINDOW, objective={"kind": "group_dro", "step_size": 0.2})
     models, _ = trained(artifacts, arm_jobs(artifacts, robust, data, shares, {}))
     meta = ModelMeta.from_artifact(models["mixed"])
