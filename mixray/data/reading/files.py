@@ -1,4 +1,4 @@
-"""The texts in a piece of a file: plain text, JSON lines or Parquet, read in small blocks.
+"""The rows and the text in a piece of a file: plain text, JSON lines or Parquet, read in small blocks.
 
 Text and JSON lines are decompressed by the ending of the file name. Every error names the file.
 """
@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -19,20 +19,30 @@ import pyarrow.parquet as pq
 
 from mixray.data.pools import Pool
 from mixray.data.reading.locations import SourceFile, open_filesystem
-from mixray.data.reading.row_texts import check_row, check_schema, named_columns, row_text, table_texts
+from mixray.data.reading.row_texts import TABLE_ROWS, Place, Row, check_row, check_schema, named_columns, table_rows
 from mixray.errors import InputError, first_line
 
 BLOCK_BYTES = 1 << 20
 COMPRESSION = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
+FOOTER_THREADS = 16
 
 
 def compression_of(file: SourceFile) -> str | None:
+    """Return pyarrow's name of the compression, or None if the file is not compressed."""
     return next((kind for ending, kind in COMPRESSION.items() if file.path.endswith(ending)), None)
 
 
+def open_file(file: SourceFile) -> Any:
+    """Open the file's bytes, decompressed; seekable where it is not compressed."""
+    filesystem, compression = open_filesystem(file.filesystem)[0], compression_of(file)
+    if compression is None:
+        return filesystem.open_input_file(file.path)
+    return filesystem.open_input_stream(file.path, compression=compression)
+
+
 def read_blocks(file: SourceFile, start: int = 0) -> Iterator[bytes]:
-    """The file's bytes, decompressed, from byte ``start`` (which needs a file that is not compressed)."""
-    with opened(file) as stream:
+    """Yield the file's bytes, decompressed, from byte ``start``, which needs a file that is not compressed."""
+    with open_file(file) as stream:
         if start:
             stream.seek(start)
         while block := stream.read(BLOCK_BYTES):
@@ -40,36 +50,29 @@ def read_blocks(file: SourceFile, start: int = 0) -> Iterator[bytes]:
 
 
 @contextmanager
-def reading(file: SourceFile, pool: Pool) -> Iterator[None]:
-    """Errors of the file system and of decoders inside become an InputError that names the file."""
+def reading(file: SourceFile, key: str) -> Iterator[None]:
+    """Turn errors of the file system and of decoders into an InputError that names the file and ``key``, the dotted key
+    of the run file that names its place."""
     try:
         yield
     except (OSError, pa.ArrowException) as error:
         raise InputError(
             "a file cannot be read",
-            where=pool.files_key,
+            where=key,
             got=f"{file.location} ({first_line(error)})",
             wanted="a whole file that every machine of the cluster sees under this name",
         ) from error
-
-
-def opened(file: SourceFile) -> Any:
-    """The file's bytes, decompressed; seekable where it is not compressed."""
-    filesystem, compression = open_filesystem(file.filesystem)[0], compression_of(file)
-    if compression is None:
-        return filesystem.open_input_file(file.path)
-    return filesystem.open_input_stream(file.path, compression=compression)
 
 
 # ----------------------------------------------------------------------------------------------------------- text files
 
 
 def read_text_file(file: SourceFile, pool: Pool, counts: Counter[str]) -> Iterator[Iterable[str]]:
-    """The file's one document as an iterable of pieces of text; nothing (and counted) if it is not UTF-8.
+    """Yield the file's one document as an iterable of pieces of text; nothing (and counted) if it is not UTF-8.
 
-    A file longer than a block is decoded twice: all of it has to be UTF-8 before its first piece is worth anything.
+    A file longer than a block is decoded twice, because all of it has to be UTF-8 before its first piece is used.
     """
-    with reading(file, pool):
+    with reading(file, pool.files_key):
         blocks = read_blocks(file)
         first = next(blocks, b"")
         try:
@@ -93,33 +96,28 @@ def _decoded(blocks: Iterable[bytes]) -> Iterator[str]:
 # ----------------------------------------------------------------------------------------------------------- JSON lines
 
 
-def read_json_lines(
-    file: SourceFile, start: int, stop: int | None, pool: Pool, counts: Counter[str]
-) -> Iterator[Iterable[str]]:
-    """The documents of the lines that start in bytes [start, stop) of a file (all of it if stop is None)."""
-    with reading(file, pool):
+# pyarrow.json is not used: it gives all rows one type, so that a value of another type stops it, and names no line.
+def json_rows(file: SourceFile, start: int, stop: int | None, pool: Pool) -> Iterator[tuple[Row | None, Place]]:
+    """Yield the rows of the lines that start in bytes [start, stop) of a file, all of it if ``stop`` is None.
+
+    A line that is not UTF-8 is None. Raises InputError for one that is not a JSON object.
+    """
+    with reading(file, pool.files_key):
         for offset, line in _lines(file, start, stop):
-            try:
-                row = _parse(line, file, offset, pool)
-            except UnicodeDecodeError:
-                counts["skipped_not_utf8"] += 1
-                continue
-            text = row_text(row, pool, counts, partial(_place, file, offset))
-            if text is not None:
-                yield [text]
+            place = partial(_place, file, offset)
+            yield _parsed(line, pool, place), place
 
 
 def check_json_lines(file: SourceFile, pool: Pool) -> None:
     """Raise InputError unless the first line that is UTF-8 is an object with the columns that the run file names."""
-    with reading(file, pool):
-        for offset, line in _lines(file, 0, None):
-            with suppress(UnicodeDecodeError):
-                check_row(_parse(line, file, offset, pool), pool, partial(_place, file, offset))
-                return
+    for row, place in json_rows(file, 0, None, pool):
+        if row is not None:
+            check_row(row, pool, place)
+            return
 
 
 def _lines(file: SourceFile, start: int, stop: int | None) -> Iterator[tuple[int, bytes]]:
-    """(offset in bytes, line) of the lines that start in [start, stop) and are not blank."""
+    """Yield (offset in bytes, line) of the lines that start in [start, stop) and are not blank."""
     offset = max(start - 1, 0)  # from the byte before, so that a line that starts at ``start`` is seen to start there
     pieces: list[bytes] = []
     for block in read_blocks(file, offset):
@@ -138,29 +136,26 @@ def _lines(file: SourceFile, start: int, stop: int | None) -> Iterator[tuple[int
         yield offset, line
 
 
-def _parse(line: bytes, file: SourceFile, offset: int, pool: Pool) -> dict[str, Any]:
-    """The object of a line. Raises UnicodeDecodeError if it is not UTF-8, InputError if it is no JSON object."""
-    text = line.decode("utf-8-sig")
+def _parsed(line: bytes, pool: Pool, place: Place) -> Row | None:
     try:
-        row = json.loads(text)
+        row = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        return None
     except ValueError as error:
-        raise _broken(pool, file, offset, str(error)) from error
+        raise _not_an_object(pool, place, str(error)) from error
     if not isinstance(row, dict):
-        raise _broken(pool, file, offset, f"a {type(row).__name__}")
+        raise _not_an_object(pool, place, f"a {type(row).__name__}")
     return row
 
 
-def _broken(pool: Pool, file: SourceFile, offset: int, got: str) -> InputError:
+def _not_an_object(pool: Pool, place: Place, got: str) -> InputError:
     return InputError(
-        "a line is not a JSON object",
-        where=pool.files_key,
-        got=f"{_place(file, offset)}: {got}",
-        wanted="one JSON object a line",
+        "a line is not a JSON object", where=pool.files_key, got=f"{place()}: {got}", wanted="one JSON object a line"
     )
 
 
 def _place(file: SourceFile, offset: int) -> str:
-    """File and line number of the line at an offset, counted only when there is an error to tell."""
+    """Return the file and the number of the line at an offset."""
     number, left = 1, offset
     for block in read_blocks(file):
         number += block[:left].count(b"\n")
@@ -173,45 +168,38 @@ def _place(file: SourceFile, offset: int) -> str:
 # -------------------------------------------------------------------------------------------------------------- Parquet
 
 
-ROWS = 64
-FOOTER_THREADS = 16
+@contextmanager
+def open_parquet(file: SourceFile) -> Iterator[Any]:
+    """Open a file as a pyarrow ``ParquetFile`` whose pages are read one at a time."""
+    with open_file(file) as stream:
+        yield pq.ParquetFile(stream, buffer_size=BLOCK_BYTES, pre_buffer=False)
 
 
-def read_parquet(
-    file: SourceFile, start: int, stop: int | None, pool: Pool, counts: Counter[str]
-) -> Iterator[Iterable[str]]:
-    """The documents of row groups [start, stop) of a file (all of them if stop is None)."""
-    with reading(file, pool), _opened(file) as parquet:
+def parquet_rows(file: SourceFile, start: int, stop: int | None, pool: Pool) -> Iterator[tuple[Row | None, Place]]:
+    """Yield the rows of row groups [start, stop) of a file, all of them if ``stop`` is None; None for a row that is not
+    UTF-8. Only the named columns are read."""
+    with reading(file, pool.files_key), open_parquet(file) as parquet:
         check_schema(parquet.schema_arrow, pool, file.location)
-        groups = range(start, parquet.num_row_groups if stop is None else stop)
-        for batch in parquet.iter_batches(batch_size=ROWS, row_groups=list(groups), columns=_columns(pool)):
-            for text in table_texts(batch, pool, counts, file.location):
-                yield [text]
+        groups = list(range(start, parquet.num_row_groups if stop is None else stop))
+        columns = sorted({path for _, path in named_columns(pool)})
+        for batch in parquet.iter_batches(batch_size=TABLE_ROWS, row_groups=groups, columns=columns):
+            for row in table_rows(batch, pool):
+                yield row, lambda: file.location
 
 
 def check_parquet(file: SourceFile, pool: Pool) -> None:
     """Raise InputError unless the file has the columns that the run file names."""
-    with reading(file, pool), _opened(file) as parquet:
+    with reading(file, pool.files_key), open_parquet(file) as parquet:
         check_schema(parquet.schema_arrow, pool, file.location)
 
 
 def row_group_bytes(files: Iterable[SourceFile], pool: Pool) -> Iterator[list[int]]:
-    """Uncompressed bytes of every row group of every file, from the footers alone."""
+    """Yield the uncompressed bytes of every row group of every file, from the footers alone."""
 
     def footer(file: SourceFile) -> list[int]:
-        with reading(file, pool), _opened(file) as parquet:
+        with reading(file, pool.files_key), open_parquet(file) as parquet:
             metadata = parquet.metadata
             return [metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups)]
 
     with ThreadPoolExecutor(FOOTER_THREADS) as threads:
         yield from threads.map(footer, files)
-
-
-@contextmanager
-def _opened(file: SourceFile) -> Iterator[Any]:
-    with open_filesystem(file.filesystem)[0].open_input_file(file.path) as stream:
-        yield pq.ParquetFile(stream, buffer_size=BLOCK_BYTES, pre_buffer=False)
-
-
-def _columns(pool: Pool) -> list[str]:
-    return sorted({path for _, path in named_columns(pool)})

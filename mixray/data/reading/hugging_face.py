@@ -1,43 +1,48 @@
-"""Hugging Face: data sets in a folder or on the hub, and what the hub knows.
+"""Hugging Face data sets, in a folder or on the hub: map-style by ranges of rows, streaming by shards.
 
-``datasets`` and ``huggingface_hub`` are heavy, so they are imported where they are used.
+``datasets`` and ``huggingface_hub`` are heavy, so they are imported where they are used. Offline, what was downloaded
+before is used again.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 from mixray.data.pools import Pool
-from mixray.data.reading.row_texts import (
-    check_row,
-    check_schema,
-    missing_column,
-    named_columns,
-    row_text,
-    table_texts,
-    whole_columns,
-)
+from mixray.data.reading.row_texts import TABLE_ROWS, Place, Row, check_row, check_schema, table_rows, top_columns
 from mixray.errors import InputError, first_line
 
-# -------------------------------------------------------------------------------------------------------------- the hub
+
+@dataclass(frozen=True)
+class DatasetRef:
+    """What to load: a folder or a name on the hub.
+
+    ``path``: an absolute path or a name. ``revision``: the commit, or of a folder the fingerprint of its listing.
+    """
+
+    path: str
+    is_local: bool
+    subset: str | None
+    split: str
+    revision: str
+    streaming: bool
 
 
 class HubUnreachableError(InputError):
-    """The hub gave no answer, so that nothing can be said about what is on it."""
+    """The hub did not answer, so nothing can be said about what is on it."""
 
 
 def snapshot(
     name: str, kind: Literal["model", "dataset"], revision: str | None, patterns: Sequence[str], where: str
 ) -> Path:
-    """The local folder of a repository's files that match; the folder's name is the commit.
+    """Return the local folder of a repository's files that match. The folder's name is the commit.
 
-    Raises InputError if the hub does not have it, HubUnreachableError if there is no telling.
+    Raises InputError if the hub does not have the repository, HubUnreachableError if the hub does not answer.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -61,26 +66,8 @@ def snapshot(
         ) from error
 
 
-# ------------------------------------------------------------------------------------------------------------ data sets
-
-
-ROWS = 64
-
-
-@dataclass(frozen=True)
-class DatasetRef:
-    """What to load: an absolute folder or a hub name, at a ``revision``: of a folder the fingerprint of its listing."""
-
-    path: str
-    is_local: bool
-    subset: str | None
-    split: str
-    revision: str
-    streaming: bool
-
-
 def local_folder(pool: Pool) -> Path | None:
-    """The folder that the pool's data set is; None if it is a name on the hub. Raises InputError if it is neither."""
+    """Return the pool's folder, or None if it is a name on the hub. Raises InputError if it is neither."""
     assert pool.config.dataset is not None
     folder = Path(pool.config.dataset).expanduser().absolute()
     if folder.is_dir():
@@ -96,21 +83,53 @@ def local_folder(pool: Pool) -> Path | None:
 
 
 def hub_revision(pool: Pool) -> str:
-    """The commit that the pool's revision stands for: itself, or what the hub says, or, offline, what it said last.
+    """Return the commit that the pool's revision stands for, as the hub says, or offline, as it said last.
 
-    Raises InputError if it is not there, HubUnreachableError if there is no telling.
+    Raises InputError if there is no such revision, HubUnreachableError if the hub does not answer.
     """
     if pool.config.revision and re.fullmatch(r"[0-9a-f]{40}", pool.config.revision):
         return pool.config.revision
     return snapshot(str(pool.config.dataset), "dataset", pool.config.revision, ["README.md"], pool.files_key).name
 
 
-def load(ref: DatasetRef, pool: Pool) -> Any:
-    """A ``datasets.Dataset`` or, streaming, ``IterableDataset``. Raises InputError where it cannot be loaded."""
+def dataset_rows(ref: DatasetRef, start: int, stop: int, pool: Pool) -> Iterator[tuple[Row | None, Place]]:
+    """Yield rows [start, stop) of a map-style data set, or shard ``start`` of a streaming one."""
+    rows = _load(ref, pool)
+    if rows.features is not None:
+        check_schema(rows.features.arrow_schema, pool, ref.path)
+        rows = rows.select_columns(top_columns(pool, rows.column_names))
+    if ref.streaming:
+        for row in rows.shard(num_shards=rows.num_shards, index=start):
+            yield row, lambda: ref.path
+        return
+    rows = rows.with_format("arrow")
+    for first in range(start, stop, TABLE_ROWS):
+        for row in table_rows(rows[first : min(first + TABLE_ROWS, stop)], pool):
+            yield row, lambda: ref.path
+
+
+def row_ranges(ref: DatasetRef, pool: Pool, part_bytes: int) -> list[tuple[int, int]]:
+    """Return ranges of rows of about ``part_bytes``; of a streaming data set, one range a shard."""
+    rows = _load(ref, pool)
+    if ref.streaming:
+        return [(index, index + 1) for index in range(rows.num_shards)]
+    step = max(1, part_bytes * len(rows) // max(1, rows.data.nbytes))
+    return [(first, min(first + step, len(rows))) for first in range(0, len(rows), step)]
+
+
+def check_local(ref: DatasetRef, pool: Pool) -> None:
+    """Raise InputError unless the data set has its split and its first row the columns that the run file names."""
+    row = next(iter(_load(replace(ref, streaming=True), pool)), None)
+    if row is not None:
+        check_row(row, pool, lambda: ref.path)
+
+
+def _load(ref: DatasetRef, pool: Pool) -> Any:
+    """Return a ``datasets.Dataset`` or, streaming, ``IterableDataset``. Raises InputError if it cannot be loaded."""
     from datasets.exceptions import DatasetsError
 
     try:
-        return _load(ref)
+        return _load_once(ref)
     except (OSError, ValueError, RuntimeError, DatasetsError) as error:  # RuntimeError: it is a script
         raise InputError(
             "a data set cannot be loaded",
@@ -120,52 +139,8 @@ def load(ref: DatasetRef, pool: Pool) -> Any:
         ) from error
 
 
-def read_rows(ref: DatasetRef, start: int, stop: int, pool: Pool, counts: Counter[str]) -> Iterator[Iterable[str]]:
-    """The documents of rows [start, stop) of a map-style data set."""
-    rows = load(ref, pool)
-    check_schema(rows.features.arrow_schema, pool, ref.path)
-    rows = rows.select_columns(whole_columns(pool, rows.column_names)).with_format("arrow")
-    for first in range(start, stop, ROWS):
-        for text in table_texts(rows[first : min(first + ROWS, stop)], pool, counts, ref.path):
-            yield [text]
-
-
-def read_shard(ref: DatasetRef, index: int, pool: Pool, counts: Counter[str]) -> Iterator[Iterable[str]]:
-    """The documents of one shard of a streaming data set."""
-    rows = load(ref, pool)
-    if rows.column_names is not None:
-        _check_columns(rows.column_names, pool, ref.path)
-        rows = rows.select_columns(whole_columns(pool, rows.column_names))
-    for row in rows.shard(num_shards=rows.num_shards, index=index):
-        text = row_text(row, pool, counts, lambda: ref.path)
-        if text is not None:
-            yield [text]
-
-
-def row_ranges(ref: DatasetRef, pool: Pool, part_bytes: int) -> list[tuple[int, int]]:
-    """Ranges of rows of about ``part_bytes``; of a streaming data set, one range a shard."""
-    rows = load(ref, pool)
-    if ref.streaming:
-        return [(index, index + 1) for index in range(rows.num_shards)]
-    step = max(1, part_bytes * len(rows) // max(1, rows.data.nbytes))
-    return [(first, min(first + step, len(rows))) for first in range(0, len(rows), step)]
-
-
-def check_local(ref: DatasetRef, pool: Pool) -> None:
-    """Raise InputError unless the data set has its split and its first row the columns that the run file names."""
-    row = next(iter(load(replace(ref, streaming=True), pool)), None)
-    if row is not None:
-        check_row(row, pool, lambda: ref.path)
-
-
-def _check_columns(columns: Collection[str], pool: Pool, place: str) -> None:
-    for field, path in named_columns(pool):
-        if path not in columns and path.partition(".")[0] not in columns:
-            raise missing_column(pool, field, path, columns, place)
-
-
 @lru_cache(maxsize=8)
-def _load(ref: DatasetRef) -> Any:
+def _load_once(ref: DatasetRef) -> Any:
     import datasets
 
     datasets.disable_progress_bars()
@@ -177,11 +152,6 @@ def _load(ref: DatasetRef) -> Any:
     elif ref.is_local and (Path(ref.path) / "state.json").exists():
         rows = datasets.load_from_disk(ref.path)
     else:
-        return datasets.load_dataset(
-            ref.path,
-            ref.subset,
-            split=ref.split,
-            revision=None if ref.is_local else ref.revision,
-            streaming=ref.streaming,
-        )
+        revision = None if ref.is_local else ref.revision
+        return datasets.load_dataset(ref.path, ref.subset, split=ref.split, revision=revision, streaming=ref.streaming)
     return rows.to_iterable_dataset(num_shards=1) if ref.streaming else rows

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from mixray.config.data import ExampleColumns
 from mixray.data.pools import Pool
-from mixray.data.reading.files import opened, reading
+from mixray.data.reading.files import open_file, reading
 from mixray.data.reading.locations import SourceFile, open_filesystem
 from mixray.data.reading.parts import FilePart, FileSlice
 from mixray.data.reading.row_texts import column_at, missing_column, type_at, written
@@ -137,7 +137,7 @@ def read_part(pool: Pool, part: FilePart, columns: TableColumns, rows: int | Non
 
 def _read_slice(pool: Pool, piece: FileSlice, columns: TableColumns) -> Table:
     kind: FileKind = "parquet" if pool.config.reader == "parquet" else "csv"
-    with reading(piece.file, pool):
+    with reading(piece.file, pool.files_key):
         table = read_file(piece.file, kind, columns, pool=pool, row_groups=(piece.start, piece.stop))
     keep = np.ones(table.num_rows, dtype=np.bool_)
     for path, value in pool.config.where.items():
@@ -177,7 +177,7 @@ def read_file(
     classes = columns.class_names
     text_columns = [*classes, *(name for name in filters if name not in columns.inputs.numeric)]
     options = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(text_columns, pa.string()))
-    with opened(file) as stream:
+    with open_file(file) as stream:
         table = pyarrow.csv.read_csv(stream, convert_options=options)
     _check_schema(table.schema, columns, pool, file.location)
     table = table.select(names)
@@ -198,7 +198,7 @@ def _check_schema(schema: Any, columns: TableColumns, pool: Pool | None, place: 
     check_columns(schema.names, by_key, place)
     for path in filters:
         if pool is not None and type_at(schema, path) is None:
-            raise missing_column(pool, "where", path, schema.names, place)
+            raise missing_column(pool.key("where"), path, schema.names, place)
 
 
 def typed(table: Any, columns: TableColumns, filtered: int = 0) -> Table:

@@ -12,9 +12,10 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from mixray.data.pools import Pool
-from mixray.data.reading import hugging_face
-from mixray.data.reading.files import read_json_lines, read_parquet, read_text_file
-from mixray.data.reading.parts import DatasetPart, Part
+from mixray.data.reading.files import json_rows, parquet_rows, read_text_file
+from mixray.data.reading.hugging_face import dataset_rows
+from mixray.data.reading.parts import DatasetPart, FilePart, Part
+from mixray.data.reading.row_texts import Place, Row, row_text
 
 HASH_BYTES = 16
 
@@ -67,16 +68,21 @@ def split_text(chunks: Iterable[str], limit: int) -> Iterator[str]:
 
 
 def _texts(pool: Pool, part: Part, counts: Counter[str]) -> Iterator[Iterable[str]]:
-    if isinstance(part, DatasetPart):
-        if part.dataset.streaming:
-            yield from hugging_face.read_shard(part.dataset, part.start, pool, counts)
-        else:
-            yield from hugging_face.read_rows(part.dataset, part.start, part.stop, pool, counts)
-        return
-    for piece in part.slices:
-        if pool.config.reader == "files":
+    """Yield the text of every document, in pieces."""
+    if isinstance(part, FilePart) and pool.config.reader == "files":
+        for piece in part.slices:
             yield from read_text_file(piece.file, pool, counts)
-        elif pool.config.reader == "jsonl":
-            yield from read_json_lines(piece.file, piece.start, piece.stop, pool, counts)
-        else:
-            yield from read_parquet(piece.file, piece.start, piece.stop, pool, counts)
+        return
+    for row, place in _rows(pool, part):
+        text = row_text(row, pool, counts, place)
+        if text is not None:
+            yield [text]
+
+
+def _rows(pool: Pool, part: Part) -> Iterator[tuple[Row | None, Place]]:
+    if isinstance(part, DatasetPart):
+        yield from dataset_rows(part.dataset, part.start, part.stop, pool)
+        return
+    read_rows = json_rows if pool.config.reader == "jsonl" else parquet_rows
+    for piece in part.slices:
+        yield from read_rows(piece.file, piece.start, piece.stop, pool)
