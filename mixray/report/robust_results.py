@@ -80,7 +80,6 @@ class BoundSides(Record):
 
     gap: float
     distance: float
-    projection: float | None = None
     tolerance: float
     slack: float
     holds: bool

@@ -4,9 +4,8 @@
 """
 
 from mixray.robust.also import ALSO
-from mixray.robust.from_config import new_objective
 from mixray.robust.group_dro import GroupDRO
 from mixray.robust.group_losses import presence_probability
-from mixray.robust.objective import ALSOObjective, GroupDROObjective
+from mixray.robust.objective import ALSOObjective, GroupDROObjective, new_objective
 
 __all__ = ["ALSO", "ALSOObjective", "GroupDRO", "GroupDROObjective", "new_objective", "presence_probability"]

@@ -5,18 +5,34 @@ Adam (arXiv 1412.6980) with the penalty in the gradient (coupled L2) or outside 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict
 
 import torch
 from torch.optim.adam import adam
 
 
+class ParameterGroup(TypedDict):
+    """Parameters and Adam's settings for them. ``decoupled``: whether the decay stays out of the gradient."""
+
+    params: list[torch.Tensor]
+    lr: float
+    betas: tuple[float, float]
+    eps: float
+    weight_decay: float
+    decoupled: bool
+
+
+Moments = dict[str, torch.Tensor]
+"""``step``, float32 scalar; ``exp_avg`` and ``exp_avg_sq``, of the parameter's shape."""
+
+
 def has_fused(parameters: list[torch.Tensor]) -> bool:
-    """Whether torch has a one-pass kernel for them."""
+    """Return whether torch has a one-pass kernel for these parameters."""
     return all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
 
 
-def new_moments(parameter: torch.Tensor, *, fused: bool) -> dict[str, torch.Tensor]:
+def new_moments(parameter: torch.Tensor, *, fused: bool) -> Moments:
+    """Return a parameter's moments before its first step. ``fused``: see ``has_fused``, of its whole group."""
     return {
         "step": torch.zeros((), dtype=torch.float32, device=parameter.device if fused else "cpu"),
         "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
@@ -27,8 +43,10 @@ def new_moments(parameter: torch.Tensor, *, fused: bool) -> dict[str, torch.Tens
 def advance(
     parameters: list[torch.Tensor],
     gradients: list[torch.Tensor],
-    moments: list[dict[str, torch.Tensor]],
-    group: dict[str, Any],
+    moments: list[Moments],
+    group: ParameterGroup,
+    *,
+    fused: bool,
 ) -> None:
     """Move the parameters and their moments, in place, by the settings of their parameter group."""
     adam(
@@ -38,8 +56,8 @@ def advance(
         [state["exp_avg_sq"] for state in moments],
         [],
         [state["step"] for state in moments],
-        fused=group["fused"],
-        foreach=not group["fused"],
+        fused=fused,
+        foreach=not fused,
         decoupled_weight_decay=group["decoupled"],
         amsgrad=False,
         beta1=group["betas"][0],
@@ -54,8 +72,10 @@ def advance(
 def peek(
     parameters: list[torch.Tensor],
     gradients: list[torch.Tensor],
-    moments: list[dict[str, torch.Tensor]],
-    group: dict[str, Any],
+    moments: list[Moments],
+    group: ParameterGroup,
+    *,
+    fused: bool,
 ) -> None:
     """Move the parameters, in place, to where a step with these gradients would; the moments stay as they are.
 
@@ -66,4 +86,4 @@ def peek(
     for start in range(0, len(parameters), size):
         part = slice(start, start + size)
         copies = [{name: state[name].clone() for name in ("step", "exp_avg", "exp_avg_sq")} for state in moments[part]]
-        advance(parameters[part], gradients[part], copies, group)
+        advance(parameters[part], gradients[part], copies, group, fused=fused)

@@ -6,11 +6,11 @@ weight matrix is centred over classes first; biases are left out.
 The bound. Let R(w) = max_g L_g(w) + mu/2 |w|^2 with convex L_g, and w_G its minimiser. Then 0 = s + mu w_G with s a
 subgradient of max_g L_g at w_G, and for every w
 
-    R(w) - R(w_G)  >=  -<mu w_G, w - w_G> + mu/2 (|w|^2 - |w_G|^2)  =  mu/2 |w - w_G|^2  >=  mu/2 <w - w_G, u>^2
+    R(w) - R(w_G)  >=  -<mu w_G, w - w_G> + mu/2 (|w|^2 - |w_G|^2)  =  mu/2 |w - w_G|^2
 
-for every unit u. So it holds for the ERM head and for any other: it says how far the heads are apart, not why. It
-holds as well with parameters that carry no penalty, such as a bias, if the distance leaves them out. R has the penalty
-in it; the plain worst-group losses may differ by less.
+So it holds for the ERM head and for any other: it says how far the heads are apart, not why. It holds as well with
+parameters that carry no penalty, such as a bias, if the distance leaves them out. R has the penalty in it; the plain
+worst-group losses may differ by less.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ Weights = torch.Tensor | NDArray[np.float64]
 
 
 def centred(weights: Weights) -> NDArray[np.float64]:
-    """A head's weights, (classes, features) or (features,) for one logit -> float64 (classes * features,).
+    """Return a head's weights, (classes, features) or (features,) for one logit, as float64 (classes * features,).
 
-    The mean over classes is taken off, where there are classes.
+    The mean over classes is taken off, where there are classes. Raises InputError for another shape, and for numbers
+    that are not finite.
     """
-    matrix = np.asarray(weights.detach().cpu() if isinstance(weights, torch.Tensor) else weights, dtype=np.float64)
-    matrix = np.atleast_2d(matrix)
+    matrix = np.atleast_2d(_array(weights))
     if matrix.ndim != 2 or not np.isfinite(matrix).all():
         raise InputError(
             "a head's weights must be a matrix of finite numbers",
@@ -47,8 +47,17 @@ def centred(weights: Weights) -> NDArray[np.float64]:
 
 
 def alignment(weights: Weights, reference: Weights) -> float:
-    """The cosine of two heads of the same shape, in [-1, 1]. Raises InputError where one of them is 0 once centred."""
-    one, other = _pair(weights, reference)
+    """Return the cosine of two heads of the same shape, in [-1, 1].
+
+    Raises InputError where the shapes differ, and where one of the heads is 0 once centred.
+    """
+    if tuple(weights.shape) != tuple(reference.shape):
+        raise InputError(
+            "two heads of different shapes cannot be compared",
+            where="weights",
+            got=f"shapes {tuple(weights.shape)} and {tuple(reference.shape)}",
+        )
+    one, other = centred(weights), centred(reference)
     lengths = np.linalg.norm(one), np.linalg.norm(other)
     if not all(lengths):
         raise InputError("a head that is the same for all classes points nowhere", where="weights")
@@ -56,46 +65,15 @@ def alignment(weights: Weights, reference: Weights) -> float:
 
 
 @dataclass(frozen=True)
-class AlignmentGaps:
-    """Cosines of the ERM and the robust head with a head trained on the spurious attribute and with an oracle."""
-
-    erm_spurious: float
-    robust_spurious: float
-    erm_oracle: float
-    robust_oracle: float
-
-    @property
-    def spurious(self) -> float:
-        """Delta_s: by how much the robust head aligns less with the spurious one."""
-        return self.erm_spurious - self.robust_spurious
-
-    @property
-    def oracle(self) -> float:
-        """Delta_o: by how much the robust head aligns more with the oracle."""
-        return self.robust_oracle - self.erm_oracle
-
-
-def alignment_gaps(*, erm: Weights, robust: Weights, spurious: Weights, oracle: Weights) -> AlignmentGaps:
-    """All four heads of one shape, (classes, features). The paper says that both gaps are positive: a hypothesis."""
-    return AlignmentGaps(
-        erm_spurious=alignment(erm, spurious),
-        robust_spurious=alignment(robust, spurious),
-        erm_oracle=alignment(erm, oracle),
-        robust_oracle=alignment(robust, oracle),
-    )
-
-
-@dataclass(frozen=True)
 class Bound:
     """Both sides of R(w) - R(w_G) >= mu/2 |w - w_G|^2.
 
-    gap: the left side; distance: the right one; projection: mu/2 <w - w_G, u>^2, None without a direction u.
-    tolerance: how far ``gap`` may fall short of ``distance`` because the robust head is a minimiser only to some error.
+    gap: the left side; distance: the right one. tolerance: how far ``gap`` may fall short of ``distance`` because the
+    robust head is a minimiser only to some error.
     """
 
     gap: float
     distance: float
-    projection: float | None
     tolerance: float
 
     @property
@@ -115,38 +93,20 @@ def strong_convexity_bound(
     weights: Weights,
     robust_weights: Weights,
     l2: float,
-    direction: Weights | None = None,
     robust_error: float = 0.0,
 ) -> Bound:
-    """The bound for a head and a minimiser of R.
+    """Return the bound for a head and a minimiser of R.
 
     worst_objective, robust_worst_objective: R of both, the penalty included. l2: mu in mu/2 |w|^2. weights: what is
-    penalised, (classes, features), not centred; append a bias only where it is penalised as well. direction: of their
-    shape, any length, for instance the spurious head. robust_error: a bound on R(w_G) - min R (a certificate's gap).
-    Raises InputError.
+    penalised, (classes, features), not centred; append a bias only where it is penalised as well. robust_error: a bound
+    on R(w_G) - min R (a certificate's gap). Raises InputError where l2 or robust_error is not a number >= 0.
     """
     mu, error = non_negative(l2, "l2"), non_negative(robust_error, "robust_error")
-    difference = _plain(weights) - _plain(robust_weights)
-    distance = float(np.linalg.norm(difference))
-    projection = None
-    if direction is not None:
-        unit = _plain(direction) / np.linalg.norm(_plain(direction))
-        projection = mu / 2 * float(difference @ unit) ** 2
+    distance = float(np.linalg.norm(_array(weights).ravel() - _array(robust_weights).ravel()))
     # |w_G - argmin R| <= sqrt(2 error / mu); put into the bound at the exact minimiser.
     tolerance = distance * np.sqrt(2 * mu * error) + error
-    return Bound(worst_objective - robust_worst_objective, mu / 2 * distance**2, projection, float(tolerance))
+    return Bound(worst_objective - robust_worst_objective, mu / 2 * distance**2, float(tolerance))
 
 
-def _pair(one: Weights, other: Weights) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    if tuple(one.shape) != tuple(other.shape):
-        raise InputError(
-            "two heads of different shapes cannot be compared",
-            where="weights",
-            got=f"shapes {tuple(one.shape)} and {tuple(other.shape)}",
-        )
-    return centred(one), centred(other)
-
-
-def _plain(weights: Weights) -> NDArray[np.float64]:
-    values = weights.detach().cpu() if isinstance(weights, torch.Tensor) else weights
-    return np.asarray(values, dtype=np.float64).ravel()
+def _array(weights: Weights) -> NDArray[np.float64]:
+    return np.asarray(weights.detach().cpu() if isinstance(weights, torch.Tensor) else weights, dtype=np.float64)

@@ -42,21 +42,21 @@ Defaults that differ: pi's step size is Group DRO's .01 (theirs 1e-3), weight de
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, cast, get_args
 
 import torch
+from torch.optim.optimizer import ParamsT
 
 from mixray.errors import InputError
-from mixray.robust.adam_step import advance, has_fused, new_moments, peek
-from mixray.robust.excess import excess, reported
+from mixray.robust.adam_step import ParameterGroup, advance, has_fused, new_moments, peek
 from mixray.robust.group_losses import GroupLosses, MissingGroups
 from mixray.robust.group_weights import GroupWeights
-from mixray.robust.groups import PerGroup, Step, checked_ids, checked_losses, non_negative, weighted_sum, workers
+from mixray.robust.groups import JudgedRows, PerGroup, Step, checked_ids, non_negative, workers
+from mixray.training.checkpoint import State
 
 Mode = Literal["optimistic", "descent_ascent"]
 Weighting = Literal["group_mean", "group_sum", "sample"]
-Parameters = Iterable[torch.Tensor] | Iterable[dict[str, Any]]
 
 
 class ALSO(torch.optim.Optimizer):
@@ -82,7 +82,7 @@ class ALSO(torch.optim.Optimizer):
 
     def __init__(
         self,
-        params: Parameters,
+        params: ParamsT,
         num_groups: int,
         *,
         lr: float = 1e-3,
@@ -128,11 +128,6 @@ class ALSO(torch.optim.Optimizer):
         self._base: dict[torch.Tensor, torch.Tensor] = {}
         self._displaced: list[torch.Tensor] = []
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        super().add_param_group(param_group)
-        group = self.param_groups[-1]
-        group["fused"] = has_fused(group["params"])
-
     @property
     def group_weights(self) -> torch.Tensor:
         """pi_t: float64, shape (groups,), sums to 1. Before ``step``, pi_{t-1}."""
@@ -152,7 +147,7 @@ class ALSO(torch.optim.Optimizer):
         if self.mode == "descent_ascent":
             return
         self._half = self._weights.ascended(*self._last).exp()
-        for group in self.param_groups:
+        for group in self._groups():
             parameters = [p for p in group["params"] if "last_gradient" in self.state.get(p, {})]
             base = [self._base.setdefault(p, torch.empty_like(p)) for p in parameters]
             if not parameters:
@@ -160,7 +155,8 @@ class ALSO(torch.optim.Optimizer):
             self._displaced += parameters
             torch._foreach_copy_(base, parameters)
             states = [self.state[p] for p in parameters]
-            peek(parameters, [state["last_gradient"] for state in states], states, group)
+            gradients = [state["last_gradient"] for state in states]
+            peek(parameters, gradients, states, group, fused=has_fused(group["params"]))
 
     @torch.no_grad()
     def look_back(self) -> None:
@@ -188,15 +184,12 @@ class ALSO(torch.optim.Optimizer):
                 where="ALSO.loss",
                 remedy="call look_ahead() before the forward pass of each step, or step(closure)",
             )
-        ids = checked_ids(group_ids, self._weights.num_groups).to(losses.device)
-        losses = checked_losses(losses, ids)
-        judged = excess(losses, reference_losses, clip=self.clip_excess)
+        rows = self._judged(losses, group_ids, reference_losses)
         if self._step is None:
-            self._step = Step.announced(ids, self._weights.num_groups)
+            self._step = Step.announced(rows.ids, self._weights.num_groups)
         row_weights = self._row_weights(self._step.counts)
-        self._add(self._step, judged, ids)
-        loss = weighted_sum(losses, ids, row_weights)
-        return loss if reference_losses is None else reported(loss, weighted_sum(judged, ids, row_weights))
+        self._add(self._step, rows)
+        return rows.loss(row_weights)
 
     def row_weights(self, group_ids: torch.Tensor | Sequence[int]) -> torch.Tensor:
         """After ``look_ahead(group_ids)``: what rows of these groups weigh in the step's loss, float64 (rows,).
@@ -214,9 +207,8 @@ class ALSO(torch.optim.Optimizer):
         reference_losses: torch.Tensor | None = None,
     ) -> None:
         """In place of ``loss``: the losses of rows that ``row_weights`` has weighed, (rows,)."""
-        ids = checked_ids(group_ids, self._weights.num_groups).to(losses.device)
-        judged = excess(checked_losses(losses, ids), reference_losses, clip=self.clip_excess)
-        self._add(self._begun("add"), judged, ids)
+        rows = self._judged(losses, group_ids, reference_losses)
+        self._add(self._begun("add"), rows)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -236,13 +228,13 @@ class ALSO(torch.optim.Optimizer):
         found_inf, scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
         if found_inf is not None and float(found_inf) > 0:
             return value
-        for group in self.param_groups:
+        for group in self._groups():
             self._descend(group, scale)
         if step is not None and sums is not None:
             self._climb(sums, step.counts)
         return value
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Torch's, with the weights, prior, averages, counters and last losses under ``groups``.
 
         Raises InputError between ``look_ahead`` and ``step``: the model's parameters are elsewhere then.
@@ -262,7 +254,7 @@ class ALSO(torch.optim.Optimizer):
         }
         return super().state_dict() | {"groups": groups}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: State) -> None:
         """Go on from a state: the same steps to the last bit."""
         self.look_back()
         groups = state_dict["groups"]
@@ -271,6 +263,17 @@ class ALSO(torch.optim.Optimizer):
         self._losses.load_state_dict(groups["losses"])
         device = self.group_weights.device
         self._last = (groups["last_losses"].to(device), groups["last_moving"].to(device))
+
+    def _groups(self) -> list[ParameterGroup]:
+        return cast("list[ParameterGroup]", self.param_groups)
+
+    def _judged(
+        self,
+        losses: torch.Tensor,
+        group_ids: torch.Tensor | Sequence[int],
+        reference_losses: torch.Tensor | None,
+    ) -> JudgedRows:
+        return JudgedRows.of(losses, group_ids, self._weights.num_groups, reference_losses, clip=self.clip_excess)
 
     def _begun(self, what: str) -> Step:
         if self._step is None:
@@ -281,8 +284,8 @@ class ALSO(torch.optim.Optimizer):
             )
         return self._step
 
-    def _add(self, step: Step, judged: torch.Tensor, ids: torch.Tensor) -> None:
-        step.add(judged, ids)
+    def _add(self, step: Step, rows: JudgedRows) -> None:
+        step.add(rows)
         if step.seen > step.rows:
             raise InputError(
                 "more losses than the step has rows",
@@ -300,17 +303,18 @@ class ALSO(torch.optim.Optimizer):
             return half / (counts.clamp(min=1) * self._losses.presence(counts))
         return half * len(half) / counts.sum()
 
-    def _descend(self, group: dict[str, Any], scale: torch.Tensor | None) -> None:
+    def _descend(self, group: ParameterGroup, scale: torch.Tensor | None) -> None:
+        fused = has_fused(group["params"])
         parameters = [p for p in group["params"] if p.grad is not None]
-        gradients = [p.grad for p in parameters]
+        gradients = [p.grad for p in parameters if p.grad is not None]
         if scale is not None:
             torch._foreach_div_(gradients, scale.to(gradients[0].device))
         for p in parameters:
             if p not in self.state:
-                self.state[p] = new_moments(p, fused=group["fused"])
+                self.state[p] = new_moments(p, fused=fused)
         states = [self.state[p] for p in parameters]
         if parameters:
-            advance(parameters, gradients, states, group)
+            advance(parameters, gradients, states, group, fused=fused)
         if self.mode == "descent_ascent":
             return
         for p in group["params"]:

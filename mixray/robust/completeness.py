@@ -12,14 +12,12 @@ result carries them all.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import xlogy
-from scipy.stats import t as student
 from sklearn.decomposition import PCA
 from sklearn.ensemble import GradientBoostingClassifier, RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
@@ -31,22 +29,24 @@ Estimator = Literal["gradient_boosting", "random_forest", "l1_logistic"]
 
 @dataclass(frozen=True, eq=False)
 class Completeness:
-    """completeness: in [0, 1]; per_factor, factor_weights: C_j and rho_j, float64 (factors,).
+    """How complete a representation is. completeness: in [0, 1]; per_factor: C_j, float64 (factors,).
 
     dimensions: D. estimator: what measured importance. kept_variance: in [0, 1], of the PCA; None without one.
     """
 
     completeness: float
     per_factor: NDArray[np.float64]
-    factor_weights: NDArray[np.float64]
     dimensions: int
     estimator: str
     kept_variance: float | None
 
 
 def from_importance(importance: ArrayLike, *, estimator: str, kept_variance: float | None = None) -> Completeness:
-    """``importance``: R, (dimensions, factors), not negative. A factor that no dimension predicts has C_j = 0 and
-    weight 0. Raises InputError for fewer than 2 dimensions and for a matrix of zeros."""
+    """Return the completeness of importances R, (dimensions, factors), not negative.
+
+    A factor that no dimension predicts has C_j = 0 and weight 0. Raises InputError for fewer than 2 dimensions and for
+    a matrix of zeros.
+    """
     table = np.asarray(importance, dtype=np.float64)
     if table.ndim != 2 or len(table) < 2 or not np.isfinite(table).all() or (table < 0).any() or not table.any():
         raise InputError(
@@ -59,42 +59,43 @@ def from_importance(importance: ArrayLike, *, estimator: str, kept_variance: flo
     shares = np.divide(table, totals, out=np.full_like(table, 1 / len(table)), where=totals > 0)
     per_factor = 1 + xlogy(shares, shares).sum(axis=0) / math.log(len(table))
     weights = totals / totals.sum()
-    return Completeness(float(weights @ per_factor), per_factor, weights, len(table), estimator, kept_variance)
+    return Completeness(float(weights @ per_factor), per_factor, len(table), estimator, kept_variance)
 
 
 def completeness(
     features: ArrayLike, factors: ArrayLike, *, estimator: Estimator, seed: int, pca: int | None = None
 ) -> Completeness:
-    """features: (rows, dimensions); factors: integer classes, (rows, factors) -> their completeness.
+    """Return the completeness of features, (rows, dimensions), for factors, integer classes (rows, factors).
 
     estimator: one classifier per factor; importances of its trees, or absolute coefficients of standardised
-    features (mean over classes). pca: first rotate and cut to so many dimensions. seed: of both. Raises InputError.
+    features (mean over classes). pca: first rotate and cut to so many dimensions. seed: of both.
+    Raises InputError where shapes do not fit together, and where a factor has one class.
     """
-    codes, known = np.asarray(features, dtype=np.float64), np.asarray(factors)
+    codes, classes = np.asarray(features, dtype=np.float64), np.asarray(factors)
     if estimator not in get_args(Estimator):
         raise InputError("no such estimator", where="estimator", got=estimator, wanted=" | ".join(get_args(Estimator)))
-    if codes.ndim != 2 or known.ndim != 2 or len(codes) != len(known) or not known.shape[1]:
+    if codes.ndim != 2 or classes.ndim != 2 or len(codes) != len(classes) or not classes.shape[1]:
         raise InputError(
             "features and factors do not fit together",
             where="features, factors",
-            got=f"shapes {codes.shape} and {known.shape}",
+            got=f"shapes {codes.shape} and {classes.shape}",
             wanted="(rows, dimensions) and (rows, factors)",
         )
-    single = [j for j in range(known.shape[1]) if len(np.unique(known[:, j])) < 2]
+    single = [j for j in range(classes.shape[1]) if len(np.unique(classes[:, j])) < 2]
     if single:
         raise InputError("a factor has one class only", where=f"factors, column {single[0]}")
-    kept = None
+    kept_variance = None
     if pca is not None:
         if not 2 <= pca <= min(codes.shape):
             raise InputError("no such number of dimensions", where="pca", got=pca, wanted=f"2 to {min(codes.shape)}")
         rotation = PCA(pca, svd_solver="full").fit(codes)
-        codes, kept = rotation.transform(codes), float(rotation.explained_variance_ratio_.sum())
-    columns = [_importance(codes, known[:, j], estimator, seed) for j in range(known.shape[1])]
-    return from_importance(np.column_stack(columns), estimator=estimator, kept_variance=kept)
+        codes, kept_variance = rotation.transform(codes), float(rotation.explained_variance_ratio_.sum())
+    columns = [_importance(codes, classes[:, j], estimator, seed) for j in range(classes.shape[1])]
+    return from_importance(np.column_stack(columns), estimator=estimator, kept_variance=kept_variance)
 
 
 def _importance(codes: NDArray[np.float64], classes: NDArray[np.generic], estimator: str, seed: int) -> ArrayLike:
-    """(dimensions,), not negative."""
+    """Return the importance of every dimension, (dimensions,), not negative."""
     if estimator == "l1_logistic":
         spread = codes.std(axis=0)
         scaled = (codes - codes.mean(axis=0)) / np.where(spread > 0, spread, 1)
@@ -104,25 +105,3 @@ def _importance(codes: NDArray[np.float64], classes: NDArray[np.generic], estima
     forest = GradientBoostingClassifier if estimator == "gradient_boosting" else RandomForestClassifier
     importances: NDArray[np.float64] = forest(random_state=seed).fit(codes, classes).feature_importances_
     return importances
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean over seeds and its 95 % interval (Student's t), in the unit of the values."""
-
-    mean: float
-    low: float
-    high: float
-    seeds: int
-
-
-def interval_over_seeds(values: Sequence[float]) -> Interval:
-    """One value per seed, at least two of them. Raises InputError."""
-    sample = np.asarray(values, dtype=np.float64)
-    if sample.ndim != 1 or len(sample) < 2 or not np.isfinite(sample).all():
-        raise InputError(
-            "an interval over seeds needs values of two seeds", where="values", got=f"{values}", wanted="2 or more"
-        )
-    mean, half = float(sample.mean()), float(student.ppf(0.975, len(sample) - 1) * sample.std(ddof=1))
-    half /= math.sqrt(len(sample))
-    return Interval(mean, mean - half, mean + half, len(sample))

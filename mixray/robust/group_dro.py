@@ -34,20 +34,18 @@ import torch
 from torch import nn
 
 from mixray.errors import InputError
-from mixray.robust.excess import excess, reported
 from mixray.robust.group_losses import GroupLosses, MissingGroups
 from mixray.robust.group_weights import GroupWeights
 from mixray.robust.groups import (
+    JudgedRows,
     PerGroup,
     Step,
     checked_ids,
-    checked_losses,
     counts_by_group,
     over_workers,
     per_group,
     sums_by_group,
     training_rows,
-    weighted_sum,
     workers,
 )
 
@@ -116,20 +114,15 @@ class GroupDRO(nn.Module):
         With reference losses q and the scalar's value are those of the excess losses, the gradient is that of
         ``losses``.
         """
-        ids = checked_ids(group_ids, self.num_groups).to(losses.device)
-        losses = checked_losses(losses, ids)
-        judged = excess(losses, reference_losses, clip=self.clip_excess)
+        rows = JudgedRows.of(losses, group_ids, self.num_groups, reference_losses, clip=self.clip_excess)
         if self._step is not None:
-            self._step.add(judged, ids)
-            row_weights = self._row_weights(self._step.counts, self.group_losses.presence(self._step.counts))
-        else:
-            sums, counts = self._joined(judged, ids)
-            presence = self.group_losses.presence(counts) if self.training else torch.ones_like(counts)
-            if self.training:
-                self._climb(sums, counts)
-            row_weights = self._row_weights(counts, presence)
-        loss = weighted_sum(losses, ids, row_weights)
-        return loss if reference_losses is None else reported(loss, weighted_sum(judged, ids, row_weights))
+            self._step.add(rows)
+            return rows.loss(self._row_weights(self._step.counts, self.group_losses.presence(self._step.counts)))
+        sums, counts = self._joined(rows)
+        presence = self.group_losses.presence(counts) if self.training else torch.ones_like(counts)
+        if self.training:
+            self._climb(sums, counts)
+        return rows.loss(self._row_weights(counts, presence))
 
     @contextmanager
     def accumulating(self, group_ids: torch.Tensor | Sequence[int]) -> Iterator[None]:
@@ -173,9 +166,8 @@ class GroupDRO(nn.Module):
         reference_losses: torch.Tensor | None = None,
     ) -> None:
         """Inside ``accumulating``, in place of a call: the losses of rows that ``row_weights`` has weighed, (rows,)."""
-        ids = checked_ids(group_ids, self.num_groups).to(losses.device)
-        judged = excess(checked_losses(losses, ids), reference_losses, clip=self.clip_excess)
-        self._begun("add").add(judged, ids)
+        rows = JudgedRows.of(losses, group_ids, self.num_groups, reference_losses, clip=self.clip_excess)
+        self._begun("add").add(rows)
 
     def _begun(self, what: str) -> Step:
         if self._step is None:
@@ -186,9 +178,9 @@ class GroupDRO(nn.Module):
             )
         return self._step
 
-    def _joined(self, judged: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Sums and counts of all workers' rows, where the weights are."""
-        parts = [sums_by_group(judged, ids, self.num_groups), counts_by_group(ids, self.num_groups)]
+    def _joined(self, rows: JudgedRows) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the sums and counts of all workers' rows, on the device of the weights."""
+        parts = [sums_by_group(rows.judged, rows.ids, self.num_groups), counts_by_group(rows.ids, self.num_groups)]
         sums, counts = over_workers(torch.stack(parts)).to(self.group_weights.device)
         return sums, counts
 

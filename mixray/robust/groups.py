@@ -1,13 +1,18 @@
 """Rows, the groups they belong to, and sums by group over all workers of a step.
 
-Everything robust here starts from two vectors: how many rows of each group a step has, and the sum of their losses.
-Both are sums, so parts of a batch and workers simply add up.
+Everything robust here starts from two vectors: how many rows of each group a step has, and the sum of what its rows are
+judged by. Both are sums, so parts of a batch and workers simply add up.
+
+A row is judged by its loss or, with reference losses, by its excess over what a reference model reaches on it: by what
+is left to learn, rather than by what no model can. A group that is hard for every model then gets no weight for being
+hard. DoReMi (arXiv 2305.10429) takes the mean of max(loss - reference loss, 0). Gradients never see the reference.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 import torch.distributed as dist
@@ -48,8 +53,68 @@ def checked_ids(group_ids: torch.Tensor | Sequence[int], num_groups: int) -> tor
     return ids.to(torch.int64)
 
 
-def checked_losses(losses: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """Losses as float32 or wider. Raises InputError where they are not one number per row of ``ids``."""
+@dataclass(frozen=True, eq=False)
+class JudgedRows:
+    """Rows with their group ids, int64, their losses with a graph, and what they are ``judged`` by; all (rows,).
+
+    ``judged`` has no graph; losses and it are float32 or wider. ``is_excess``: whether there are reference losses.
+    """
+
+    ids: torch.Tensor
+    losses: torch.Tensor
+    judged: torch.Tensor
+    is_excess: bool
+
+    @classmethod
+    def of(
+        cls,
+        losses: torch.Tensor,
+        group_ids: torch.Tensor | Sequence[int],
+        num_groups: int,
+        reference_losses: torch.Tensor | None,
+        *,
+        clip: bool,
+    ) -> Self:
+        """``reference_losses``: (rows,) or None; ``clip``: an excess below 0 counts as 0.
+
+        Raises InputError where ids or losses are not one valid number per row.
+        """
+        ids = checked_ids(group_ids, num_groups).to(losses.device)
+        losses = _checked_losses(losses, ids)
+        judged = losses.detach()
+        if reference_losses is not None:
+            judged = judged - _checked_references(reference_losses, losses)
+            judged = judged.clamp(min=0) if clip else judged
+        return cls(ids, losses, judged, reference_losses is not None)
+
+    def loss(self, row_weights: torch.Tensor) -> torch.Tensor:
+        """Return the scalar to differentiate, with what one row of each group weighs, (groups,).
+
+        Its gradient is that of the losses; its value is that of ``judged``, times the number of workers:
+        DistributedDataParallel takes the mean of the workers' gradients, so it finds that of the joined batch.
+        """
+        weights = row_weights.to(self.losses.device, self.losses.dtype)[self.ids]
+        loss = (weights * self.losses).sum() * workers()
+        if not self.is_excess:
+            return loss
+        return loss + ((weights * self.judged).sum() * workers() - loss).detach()
+
+
+def _checked_references(reference_losses: torch.Tensor, losses: torch.Tensor) -> torch.Tensor:
+    reference = reference_losses.detach().to(losses.device, losses.dtype)
+    if reference.shape != losses.shape:
+        raise InputError(
+            "reference losses must be one number per row",
+            where="reference_losses",
+            got=f"shape {tuple(reference.shape)}",
+            wanted=f"shape {tuple(losses.shape)}",
+            remedy="for one number per group pass per_group_losses[group_ids]",
+        )
+    return reference
+
+
+def _checked_losses(losses: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """Return the losses as float32 or wider."""
     if losses.ndim != 1 or not losses.is_floating_point():
         raise InputError(
             "losses must be one number per row",
@@ -160,9 +225,9 @@ class Step:
         counts = over_workers(counts_by_group(ids, num_groups))
         return cls(counts, torch.zeros_like(counts), len(ids))
 
-    def add(self, values: torch.Tensor, ids: torch.Tensor) -> None:
-        self.sums = self.sums.to(values.device) + sums_by_group(values, ids, len(self.counts))
-        self.seen += len(ids)
+    def add(self, rows: JudgedRows) -> None:
+        self.sums = self.sums.to(rows.judged.device) + sums_by_group(rows.judged, rows.ids, len(self.counts))
+        self.seen += len(rows.ids)
 
     def total(self) -> torch.Tensor:
         """The sums over all workers. Raises InputError where rows were announced and did not come, or the reverse."""
@@ -175,12 +240,3 @@ class Step:
                 remedy="begin each step with the group ids of all its micro-batches on this worker",
             )
         return over_workers(self.sums)
-
-
-def weighted_sum(losses: torch.Tensor, ids: torch.Tensor, row_weights: torch.Tensor) -> torch.Tensor:
-    """The sum of the rows' losses, times their group's ``row_weights`` (groups,), times the number of workers.
-
-    DistributedDataParallel takes the mean of the workers' gradients, so it finds the gradient of the joined batch.
-    """
-    weights = row_weights.to(losses.device, losses.dtype)[ids]
-    return (weights * losses).sum() * workers()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -21,21 +20,19 @@ Rows = torch.Tensor | NDArray[np.generic] | Sequence[float]
 
 
 @dataclass(frozen=True, eq=False)
-class GroupValues:
-    """A measure on each group of a sample.
+class GroupAccuracy:
+    """The accuracy on each group of a sample.
 
-    values: float64 (groups,), NaN for a group without rows; counts: int64 (groups,); measure: accuracy in [0, 1],
-    where the lowest group is the worst, or loss, where the highest is.
+    values: in [0, 1], float64 (groups,), NaN for a group without rows; counts: int64 (groups,).
     """
 
-    measure: Literal["accuracy", "loss"]
     values: NDArray[np.float64]
     counts: NDArray[np.int64]
 
     @property
     def worst_group(self) -> int:
         """The id of the worst group that has rows; of equals the first."""
-        return int(np.nanargmin(self.values) if self.measure == "accuracy" else np.nanargmax(self.values))
+        return int(np.nanargmin(self.values))
 
     @property
     def worst(self) -> float:
@@ -48,9 +45,9 @@ class GroupValues:
         return float(self.values[present] @ self.counts[present] / self.counts.sum())
 
     def average_training_share(self, training_counts: Rows) -> float:
-        """The groups' values weighed by their shares of the training rows, (groups,).
+        """Return the groups' values weighed by their shares of the training rows, (groups,).
 
-        Raises InputError where a group has training rows and none here, and for counts that are none.
+        Raises InputError where a group has training rows and none here, and for counts that are not valid.
         """
         weights = _vector(training_counts, "training_counts").astype(np.float64)
         if weights.shape != self.values.shape or not (weights >= 0).all() or not weights.sum() > 0:
@@ -72,46 +69,33 @@ class GroupValues:
         return float(self.values[used] @ weights[used] / weights.sum())
 
 
-def group_accuracy(predictions: Rows, labels: Rows, group_ids: Rows, *, num_groups: int) -> GroupValues:
-    """The share of rows whose predicted class is the label; all three of shape (rows,). Raises InputError."""
-    predicted, known = _vector(predictions, "predictions"), _vector(labels, "labels")
-    if predicted.shape != known.shape:
+def group_accuracy(predictions: Rows, labels: Rows, group_ids: Rows, *, num_groups: int) -> GroupAccuracy:
+    """Return the share of rows whose predicted class is the label; all three of shape (rows,).
+
+    Raises InputError where shapes differ, where a group id is not valid and where there are no rows.
+    """
+    predicted, actual = _vector(predictions, "predictions"), _vector(labels, "labels")
+    if predicted.shape != actual.shape:
         raise InputError(
             "predictions and labels must have the same shape",
             where="predictions",
-            got=f"shapes {predicted.shape} and {known.shape}",
+            got=f"shapes {predicted.shape} and {actual.shape}",
             remedy="for one score per class pass scores.argmax(1)",
         )
-    return _by_group("accuracy", (predicted == known).astype(np.float64), group_ids, num_groups)
-
-
-def group_loss(losses: Rows, group_ids: Rows, *, num_groups: int) -> GroupValues:
-    """The mean loss; losses and group_ids of shape (rows,). Raises InputError, also for losses that are NaN."""
-    values = _vector(losses, "losses").astype(np.float64)
-    lost = np.flatnonzero(np.isnan(values))
-    if len(lost):
-        raise InputError("a loss is not a number", where=f"losses, row {lost[0]}", got=f"{len(lost)} NaN")
-    return _by_group("loss", values, group_ids, num_groups)
-
-
-def _by_group(
-    measure: Literal["accuracy", "loss"], rows: NDArray[np.float64], group_ids: Rows, num_groups: int
-) -> GroupValues:
     ids = checked_ids(torch.as_tensor(group_ids), num_groups).cpu().numpy()
-    if len(ids) != len(rows) or not len(rows):
+    if len(ids) != len(actual) or not len(actual):
         raise InputError(
             "every row needs a group, and there must be rows",
             where="group_ids",
-            got=f"{len(ids)} ids for {len(rows)} rows",
+            got=f"{len(ids)} ids for {len(actual)} rows",
         )
     counts = np.bincount(ids, minlength=num_groups)
-    sums = np.bincount(ids, weights=rows, minlength=num_groups)
-    values = np.divide(sums, counts, out=np.full(num_groups, np.nan), where=counts > 0)
-    return GroupValues(measure, values, counts)
+    correct = np.bincount(ids, weights=predicted == actual, minlength=num_groups)
+    return GroupAccuracy(np.divide(correct, counts, out=np.full(num_groups, np.nan), where=counts > 0), counts)
 
 
 def _vector(values: Rows, where: str) -> NDArray[np.generic]:
-    """Numbers of shape (n,), wherever they are."""
+    """Return numbers of shape (n,), wherever they are."""
     vector = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
     if vector.ndim != 1:
         raise InputError("a vector is wanted", where=where, got=f"shape {vector.shape}", wanted="shape (n,)")

@@ -11,7 +11,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,14 +25,12 @@ from mixray.models import Classifier, ClassifierLoss
 from mixray.report.robust_results import Accuracy, SeedResult, SelectedModel, TaskWarning, TrainingPoint
 from mixray.robust import ALSO, GroupDRO
 from mixray.robust.objective import ALSOObjective, GroupDROObjective
-from mixray.robust.worst_group import GroupValues, group_accuracy
+from mixray.robust.worst_group import GroupAccuracy, group_accuracy
 from mixray.study.intervals import Predictions
 from mixray.study.mechanism import measured_rows, measures_of_arm
 from mixray.training import Batch, Checkpoint, Objective, Progress, TrainReport, device_for, train
+from mixray.training.checkpoint import State
 from mixray.training.progress import save_steps
-
-State = dict[str, Any]
-
 
 # --------------------------------------------------------------------------------------------- what an arm trains on
 
@@ -82,7 +79,7 @@ def predict(model: nn.Module, rows: GroupedRows) -> Predictions:
     return Predictions(rows.row_ids, rows.group_ids, classes == rows.labels)
 
 
-def accuracy(model: nn.Module, rows: GroupedRows, num_groups: int) -> GroupValues:
+def accuracy(model: nn.Module, rows: GroupedRows, num_groups: int) -> GroupAccuracy:
     """Return the accuracy of each group, NaN for groups without rows."""
     return group_accuracy(predict(model, rows).correct, np.ones(len(rows), bool), rows.group_ids, num_groups=num_groups)
 
@@ -211,7 +208,7 @@ def results_of(trained: TrainedArm, task: GroupedTask, config: RobustConfig, arm
     )
 
 
-def accuracy_record(values: GroupValues, training_counts: NDArray[np.int64]) -> Accuracy:
+def accuracy_record(values: GroupAccuracy, training_counts: NDArray[np.int64]) -> Accuracy:
     every_group = bool((values.counts[training_counts > 0] > 0).all())
     return Accuracy(
         accuracy=none_for_nan(values.values.tolist()),

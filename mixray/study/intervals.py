@@ -25,6 +25,8 @@ from scipy.stats import t as student_t
 
 LEVEL = 0.95
 MOST_DEGREES = 1e6
+Interval = tuple[float, float]
+"""The lower and the upper end."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,8 +101,15 @@ def worst_accuracy(predictions: Predictions) -> SeedEstimate:
     return accuracy_of_group(predictions, int(np.nanargmin(predictions.accuracy)))
 
 
-def interval_of_mean(seeds: Sequence[SeedEstimate]) -> tuple[float, float]:
-    """The 95 % interval of the mean over seeds. With one seed it covers the test rows alone."""
+def interval_over_seeds(values: Sequence[float]) -> Interval | None:
+    """Return Student's 95 % interval of the mean of one value per seed; None where there is only one seed."""
+    if len(values) < 2:
+        return None
+    return _around(float(np.mean(values)), float(np.var(values, ddof=1)) / len(values), len(values) - 1)
+
+
+def interval_of_mean(seeds: Sequence[SeedEstimate]) -> Interval:
+    """Return the 95 % interval of the mean over seeds. With one seed it covers the test rows alone."""
     values = np.array([seed.value for seed in seeds])
     row_ids, columns = np.unique(np.concatenate([seed.row_ids for seed in seeds]), return_inverse=True)
     influences = np.zeros((len(seeds), len(row_ids)))
@@ -115,6 +124,10 @@ def interval_of_mean(seeds: Sequence[SeedEstimate]) -> tuple[float, float]:
         variance += between
         if between:
             degrees = min((len(seeds) - 1) * (variance * len(seeds) / spread) ** 2, MOST_DEGREES)
+    return _around(float(values.mean()), variance, degrees)
+
+
+def _around(mean: float, variance: float, degrees: float) -> Interval:
+    """``variance``: of the mean."""
     half = float(student_t.ppf((1 + LEVEL) / 2, degrees)) * variance**0.5
-    mean = float(values.mean())
     return mean - half, mean + half

@@ -72,7 +72,6 @@ class References:
         return BoundSides(
             gap=bound.gap,
             distance=bound.distance,
-            projection=bound.projection,
             tolerance=bound.tolerance,
             slack=bound.slack,
             holds=bound.holds,

@@ -33,12 +33,12 @@ from mixray.report.robust_results import (
     WorstGroup,
     WorstGroupDifference,
 )
-from mixray.robust.completeness import interval_over_seeds
 from mixray.study.intervals import (
     Predictions,
     SeedEstimate,
     accuracy_of_group,
     interval_of_mean,
+    interval_over_seeds,
     weighted_accuracy,
     worst_accuracy,
 )
@@ -276,10 +276,8 @@ def _claims_of_l2(heads: Sequence[SeedHeads]) -> list[Claim]:
 
 def _claim(claim: str, where: str, differences: Sequence[float], note: str | None = None) -> Claim:
     """``differences``: one for each seed, positive where the claim is right."""
-    interval, verdict = None, "one seed"
-    if len(differences) > 1:
-        over_seeds = interval_over_seeds(differences)
-        interval = (over_seeds.low, over_seeds.high)
-        verdict = "holds" if over_seeds.low > 0 else "does not hold" if over_seeds.high < 0 else "undecided"
+    interval, verdict = interval_over_seeds(differences), "one seed"
+    if interval is not None:
+        verdict = "holds" if interval[0] > 0 else "does not hold" if interval[1] < 0 else "undecided"
     mean = float(np.mean(differences))
     return Claim(claim=claim, where=where, estimate=mean, interval=interval, verdict=verdict, note=note)

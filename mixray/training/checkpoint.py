@@ -21,6 +21,7 @@ from mixray.store import Draft, FileRecord, Storage
 
 log = logging.getLogger(__name__)
 State = dict[str, Any]
+"""Name -> tensor, number, string, list or dictionary of these: what ``torch.save`` writes and torch's objects take."""
 
 STATES_KEPT = 2
 """The newest, and the one before it for when the newest is damaged."""

@@ -7,12 +7,13 @@ Such an objective weighs a step's rows by their groups, with weights that it kno
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import nn
 
 from mixray.config.training import OptimizerConfig
+from mixray.training.checkpoint import State
 
 
 class Objective(Protocol):
@@ -40,8 +41,8 @@ class Objective(Protocol):
         """Take in the losses, detached, of all rows that ``step`` was told of, in its order; called before its end."""
         ...
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """What the optimiser's state does not have."""
         ...
 
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def load_state_dict(self, state: State) -> None: ...

@@ -6,26 +6,24 @@ Loshchilov & Hutter, "Decoupled Weight Decay Regularization", arXiv:1711.05101.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.optimizer import ParamsT
 
 from mixray.config.training import OptimizerConfig
 
 
-def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
-    """A model's trainable parameters. Only matrices decay (2 or more axes), not biases or norms."""
+def parameter_groups(model: nn.Module, config: OptimizerConfig) -> ParamsT:
+    """Return a model's trainable parameters. Only matrices decay (2 or more axes), not biases or norms."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
+    matrices, vectors = [p for p in parameters if p.ndim >= 2], [p for p in parameters if p.ndim < 2]
+    groups = ((matrices, config.weight_decay), (vectors, 0.0))
+    return [{"params": members, "weight_decay": decay} for members, decay in groups if members]
 
 
 def adamw(model: nn.Module, config: OptimizerConfig, device: torch.device) -> torch.optim.AdamW:
-    """The optimiser of a model's ``parameter_groups``."""
+    """Return the optimiser of a model's ``parameter_groups``."""
     return torch.optim.AdamW(
         parameter_groups(model, config),
         lr=config.learning_rate,
@@ -36,7 +34,9 @@ def adamw(model: nn.Module, config: OptimizerConfig, device: torch.device) -> to
 
 
 def learning_rate(step: int, steps: int, config: OptimizerConfig) -> float:
-    """The rate of step ``step`` (from 0) of ``steps``: peak at the end of warm-up, ``final`` x peak at the last step.
+    """Return the learning rate of step ``step`` (from 0) of ``steps``.
+
+    It is the peak at the end of the warm-up and ``final`` x peak at the last step.
 
     With w = round(warmup x steps): peak x (step + 1) / w while step < w, then, with t = (step + 1 - w) / (steps - w),
     peak x (final + (1 - final) x (1 + cos(pi t)) / 2).

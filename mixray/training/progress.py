@@ -6,12 +6,12 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import torch
 
 from mixray.errors import StageError
 from mixray.store.index import now_ms
+from mixray.training.checkpoint import State
 from mixray.training.world import World
 
 RECORDS = 100
@@ -200,9 +200,9 @@ class Recorder:
         assert self.group_names is not None, "group weights belong to named groups"
         return dict(zip(self.group_names, values, strict=True))
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         return {"records": [asdict(record) for record in self.records], "seconds": self.seconds}
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: State) -> None:
         self.records = [Progress(**record) for record in state["records"]]
         self._seconds_before = state["seconds"]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixray.errors import InputError
-from mixray.robust.completeness import completeness, from_importance, interval_over_seeds
+from mixray.robust.completeness import completeness, from_importance
 
 
 @given(dimensions=st.integers(2, 3000), data=st.data(), scale=st.floats(1e-6, 1e6))
@@ -36,7 +36,6 @@ def test_factors_weigh_by_their_importance() -> None:
     """Factor 0 in one dimension, factor 1 in both, factor 2 in none."""
     found = from_importance([[3.0, 0.5, 0.0], [0.0, 0.5, 0.0]], estimator="none")
     np.testing.assert_allclose(found.per_factor, [1, 0, 0], atol=1e-12)
-    np.testing.assert_allclose(found.factor_weights, [0.75, 0.25, 0])
     assert found.completeness == pytest.approx(0.75)
 
 
@@ -67,14 +66,6 @@ def test_the_same_seed_gives_the_same_number() -> None:
     assert once.completeness == again.completeness
 
 
-def test_an_interval_over_seeds_by_hand() -> None:
-    """n = 4, mean 3, sample variance 20/3, t = 3.182."""
-    found = interval_over_seeds([0.0, 2.0, 4.0, 6.0])
-    half = 3.18245 * math.sqrt(20 / 3) / 2
-    assert (found.mean, found.seeds) == (3.0, 4)
-    assert (found.low, found.high) == (pytest.approx(3 - half, abs=1e-4), pytest.approx(3 + half, abs=1e-4))
-
-
 CODES, FACTORS = np.random.default_rng(0).normal(size=(20, 3)), np.arange(20)[:, None] % 2
 REFUSALS = [
     (lambda: from_importance([[1.0]], estimator="none"), "a matrix of non-negative numbers"),
@@ -84,7 +75,6 @@ REFUSALS = [
     (lambda: completeness(CODES, FACTORS[:5], estimator="random_forest", seed=0), "do not fit together"),
     (lambda: completeness(CODES, FACTORS * 0, estimator="random_forest", seed=0), "one class only"),
     (lambda: completeness(CODES, FACTORS, estimator="random_forest", seed=0, pca=4), "number of dimensions"),
-    (lambda: interval_over_seeds([1.0]), "two seeds"),
 ]
 
 

@@ -10,12 +10,17 @@ import pytest
 import torch
 
 from mixray.errors import InputError
-from mixray.robust.worst_group import group_accuracy, group_loss
+from mixray.robust.worst_group import GroupAccuracy, group_accuracy
 
 IDS = [0, 0, 0, 0, 1, 1, 3]
 LABELS = [1, 0, 1, 0, 1, 1, 0]
 PREDICTIONS = [1, 0, 1, 1, 0, 1, 0]
-LOSSES = [0.1, 0.2, 0.3, 1.0, 2.0, 1.0, 0.5]
+
+
+def whole() -> GroupAccuracy:
+    return group_accuracy(PREDICTIONS, LABELS, IDS, num_groups=4)
+
+
 KINDS: list[Callable[[list], Any]] = [list, np.array, torch.tensor]
 
 
@@ -29,27 +34,13 @@ def test_accuracy_by_group(kind: Callable[[list], Any]) -> None:
     assert found.average_training_share([2, 6, 0, 2]) == pytest.approx(0.2 * 0.75 + 0.6 * 0.5 + 0.2 * 1.0)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_loss_by_group(kind: Callable[[list], Any]) -> None:
-    found = group_loss(kind(LOSSES), kind(IDS), num_groups=4)
-    np.testing.assert_allclose(found.values, [0.4, 1.5, np.nan, 0.5])
-    assert found.worst_group == 1
-    assert found.worst == pytest.approx(1.5)
-    assert found.average_test == pytest.approx(sum(LOSSES) / 7)
-
-
 def test_the_two_averages_agree_where_the_shares_do() -> None:
-    found = group_loss(LOSSES, IDS, num_groups=4)
+    found = whole()
     assert found.average_training_share(found.counts * 10) == pytest.approx(found.average_test)
 
 
 def test_of_equal_groups_the_first_is_named() -> None:
-    assert group_loss([1.0, 1.0], [1, 0], num_groups=2).worst_group == 0
-
-
-def test_losses_with_a_graph_and_in_bfloat16_are_read() -> None:
-    found = group_loss(torch.tensor([1.0, 2.0], requires_grad=True).bfloat16().float(), [0, 0], num_groups=1)
-    assert found.worst == 1.5
+    assert group_accuracy([1, 0], [1, 0], [1, 0], num_groups=2).worst_group == 0
 
 
 REFUSALS = [
@@ -57,12 +48,20 @@ REFUSALS = [
     (lambda: group_accuracy([[0.1, 0.9]], [[1]], [0], num_groups=1), "a vector is wanted"),
     (lambda: group_accuracy([1, 0], [1, 0], [0, 1], num_groups=1), "1 of 2 rows belong to no group"),
     (lambda: group_accuracy([1, 0], [1, 0], [0], num_groups=1), "every row needs a group"),
-    (lambda: group_loss([], [], num_groups=1), "there must be rows"),
-    (lambda: group_loss([1.0, float("nan")], [0, 0], num_groups=1), "a loss is not a number"),
-    (lambda: group_loss([1.0], [0.0], num_groups=1), "a vector of integers"),
-    (lambda: group_loss(LOSSES, IDS, num_groups=4).average_training_share([1, 1, 1, 1]), "has no rows here"),
-    (lambda: group_loss(LOSSES, IDS, num_groups=4).average_training_share([1, 1]), "one for each group"),
-    (lambda: group_loss(LOSSES, IDS, num_groups=4).average_training_share([0, 0, 0, 0]), "one for each group"),
+    (lambda: group_accuracy([], [], [], num_groups=1), "there must be rows"),
+    (lambda: group_accuracy([1], [1], [0.0], num_groups=1), "a vector of integers"),
+    (
+        lambda: whole().average_training_share([1, 1, 1, 1]),
+        "has no rows here",
+    ),
+    (
+        lambda: whole().average_training_share([1, 1]),
+        "one for each group",
+    ),
+    (
+        lambda: whole().average_training_share([0, 0, 0, 0]),
+        "one for each group",
+    ),
 ]
 
 

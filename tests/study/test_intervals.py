@@ -11,6 +11,7 @@ from mixray.study.intervals import (
     SeedEstimate,
     accuracy_of_group,
     interval_of_mean,
+    interval_over_seeds,
     weighted_accuracy,
     worst_accuracy,
 )
@@ -111,3 +112,10 @@ def test_intervals_cover_the_worst_group_and_differences(shared: bool, deviation
         covered[1] += low <= 0.15 <= high
     assert (covered / rounds >= 0.905).all(), covered / rounds
     assert (covered / rounds <= 0.99).all(), covered / rounds
+
+
+def test_an_interval_over_seeds_by_hand() -> None:
+    """n = 4, mean 3, sample variance 20/3, t = 3.182. One seed has no interval."""
+    reach = 3.18245 * np.sqrt(20 / 3) / 2
+    assert interval_over_seeds([0.0, 2.0, 4.0, 6.0]) == pytest.approx((3 - reach, 3 + reach), abs=1e-4)
+    assert interval_over_seeds([1.0]) is None
