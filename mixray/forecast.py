@@ -1,13 +1,13 @@
 """What a run will cost, before it is started: tokens, epochs, operations, memory, and the search's share of all.
 
-``check`` finds what is wrong and how large everything is; ``forecast`` only computes. Of texts, sizes are read; of
+``check`` finds what is wrong and how large everything is; ``forecast`` only computes. Of texts, samples are read; of
 examples, the first part of every pool; of grouped rows, all. Where the size of a pool is unknown (a data set on the
 hub), its ``max_tokens`` stands for it; without one, what depends on it is left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,27 +19,31 @@ from mixray.config import RobustConfig, RunConfig, RunFile, load_config
 from mixray.config.data import PoolConfig
 from mixray.config.loading import Overrides
 from mixray.config.training import ModelConfig, NewModel, PretrainedModel
-from mixray.data import TextInputs, check_inputs, look_ahead, vocabulary
+from mixray.data import InputCheck, InputWarning, TextInputs, check_inputs, vocabulary
 from mixray.data.tabular.grouped import GroupedTask, read_task
 from mixray.models import classifier_size, model_size
 from mixray.report import SearchCost, Work, count_text, new_table, titled
 from mixray.search import feasible_set, mixture_targets
 
-BYTES_PER_TOKEN = 4.0
-"""Of text, as common tokenizers cut English; code and small vocabularies need fewer bytes a token."""
 TRAINING_BYTES = 16
 """Per parameter: weight, gradient and Adam's two moments in float32; activations come on top."""
+MOST_PASSES = 4.0
+"""Of a model over a source: data that is repeated more often is worth little (Muennighoff et al. 2023)."""
 KEY_BYTES = 28
 """Of one row in one column of the cache: document, window, value."""
 
 
 @dataclass(frozen=True)
 class PoolForecast:
-    """``bytes`` on disk, None where unknown; ``tokens`` about, None where unknown; ``capped``: it is ``max_tokens``."""
+    """``bytes`` on disk, None where unknown; ``tokens`` about, None where unknown; ``capped``: it is ``max_tokens``.
+
+    ``bytes_per_token``: of text, measured on a sample; None where there is none.
+    """
 
     bytes: int | None
     tokens: int | None
     capped: bool
+    bytes_per_token: float | None
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ class Forecast:
     """Weights, gradients and optimiser state of one proxy."""
     worker_bytes: int
     """The same for one retraining worker."""
+    warnings: list[InputWarning]
 
     def to_dict(self) -> dict[str, Any]:
         """Return all of it as JSON values."""
@@ -92,6 +97,7 @@ class Forecast:
             f"prediction cache: {'unknown' if self.cache_bytes is None else _size(self.cache_bytes)}",
             self.cost.formula(),
         ]
+        lines += [f"warning: {warning.message}" for warning in self.warnings]
         return [titled(f"Forecast of {self.run}", table), *(Text(line) for line in lines)]
 
 
@@ -139,14 +145,9 @@ class RobustForecast:
 
 @dataclass(frozen=True)
 class CheckedInputs:
-    """What the checks of a run file learn about its inputs.
+    """What the checks of a run file learn about its pools and its models. Parameters include embeddings."""
 
-    ``pool_bytes``: "source NAME" or "target NAME" -> bytes as stored, None where unknown; ``examples``: the same keys
-    -> rows, about, empty for texts. Parameters include embeddings.
-    """
-
-    pool_bytes: Mapping[str, int | None]
-    examples: Mapping[str, int | None]
+    pools: InputCheck
     proxy_parameters: int
     retrain_parameters: int
 
@@ -163,6 +164,16 @@ def plan(run_file: str | Path, overrides: Overrides = ()) -> Forecast | RobustFo
     return forecast(config, checked)
 
 
+def input_warnings(config: RunFile) -> list[InputWarning]:
+    """Check a run file as ``plan`` does, and return what may be wrong with its inputs. Raises InputError."""
+    checked = check(config)
+    if isinstance(config, RobustConfig):
+        return []  # its results hold the warnings of its task
+    assert isinstance(config, RunConfig)
+    assert isinstance(checked, CheckedInputs)
+    return forecast(config, checked).warnings
+
+
 def check(config: RunFile) -> CheckedInputs | GroupedTask:
     """Check everything about a run that can be checked without computing: the first step of ``plan`` and of ``run``.
 
@@ -173,22 +184,19 @@ def check(config: RunFile) -> CheckedInputs | GroupedTask:
         return read_task(config.data, config.seed)
     assert isinstance(config, RunConfig)
     feasible_set(config.mixture, list(config.sources))
-    pool_bytes = check_inputs(config)
-    inputs, examples = look_ahead(config, config.examples) if config.examples is not None else (None, {})
+    pools = check_inputs(config)
     proxy, model = (
-        model_size(section, inputs or _text_inputs(config, section.model)) for section in (config.proxy, config.retrain)
+        model_size(section, pools.examples or _text_inputs(config, section.model))
+        for section in (config.proxy, config.retrain)
     )
-    return CheckedInputs(pool_bytes, examples, proxy, model)
+    return CheckedInputs(pools, proxy, model)
 
 
 def forecast(config: RunConfig, checked: CheckedInputs) -> Forecast:
     """Return the forecast of a checked run file."""
 
     def pools(role: str, configs: Mapping[str, PoolConfig]) -> dict[str, PoolForecast]:
-        return {
-            name: _pool(pool, checked.pool_bytes[f"{role} {name}"], checked.examples.get(f"{role} {name}"))
-            for name, pool in configs.items()
-        }
+        return {name: _pool(pool, checked.pools, f"{role} {name}") for name, pool in configs.items()}
 
     sources, targets = pools("source", config.sources), pools("target", config.targets)
     proxy, model = checked.proxy_parameters, checked.retrain_parameters
@@ -209,6 +217,7 @@ def forecast(config: RunConfig, checked: CheckedInputs) -> Forecast:
         cache_bytes=_cache_bytes(config, fit),
         proxy_bytes=TRAINING_BYTES * proxy,
         worker_bytes=TRAINING_BYTES * model,
+        warnings=[*checked.pools.warnings, *_small_sources(config, sources)],
     )
 
 
@@ -229,12 +238,26 @@ def forecast_comparison(config: RobustConfig, task: GroupedTask) -> RobustForeca
     )
 
 
-def _pool(config: PoolConfig, size: int | None, examples: int | None) -> PoolForecast:
-    """``examples``: how many there are; None for texts."""
-    tokens = int(size / BYTES_PER_TOKEN) if examples is None and size is not None else examples
-    if config.max_tokens is not None and (tokens is None or tokens > config.max_tokens):
-        return PoolForecast(size, config.max_tokens, capped=True)
-    return PoolForecast(size, tokens, capped=False)
+def _pool(config: PoolConfig, check: InputCheck, label: str) -> PoolForecast:
+    size, tokens, limit = check.stored_bytes[label], check.tokens[label], config.max_tokens
+    capped = limit is not None and (tokens is None or tokens > limit)
+    return PoolForecast(size, limit if capped else tokens, capped, check.bytes_per_token.get(label))
+
+
+def _small_sources(config: RunConfig, sources: Mapping[str, PoolForecast]) -> Iterator[InputWarning]:
+    """Yield a warning for each source that a budget passes over too often."""
+    balanced = config.retrain.tokens / len(sources) if "balanced" in config.retrain.arms else 0.0
+    what = "tokens" if config.window else "examples"
+    budgets = (("its proxy", config.proxy_tokens, 1.0), ("the arm balanced", balanced, MOST_PASSES))
+    for name, pool in sources.items():
+        for user, budget, most in budgets:
+            if pool.tokens is not None and budget > most * pool.tokens:
+                passes = f"{budget / pool.tokens:.1f} times" if pool.tokens else "without end"
+                message = (
+                    f"source {name} has about {count_text(pool.tokens)} {what}: {user} reads {count_text(budget)} and "
+                    f"passes over it {passes}"
+                )
+                yield InputWarning("source_smaller_than_budget", message)
 
 
 def _fit_tokens(pool: PoolForecast, held_out: float) -> int | None:

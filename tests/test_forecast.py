@@ -12,6 +12,7 @@ import pytest
 
 from mixray.config.schema import RunConfig
 from mixray.data.reading import parts as parts_module
+from mixray.errors import InputError
 from mixray.forecast import CheckedInputs, Forecast, check, forecast
 from mixray.models import model_size, new_model
 
@@ -87,3 +88,34 @@ def test_the_size_is_the_models(section: str, tmp_path: Path) -> None:
     training, inputs = getattr(config(tmp_path), section), ExampleInputs(7, ("a", "b", "c"), ())
     model = new_model(training, inputs, seed=0, device=torch.device("cpu")).network
     assert model_size(training, inputs) == sum(parameter.numel() for parameter in model.parameters())
+
+
+# ------------------------------------------------------------------------------- a source smaller than the budget needs
+
+
+@pytest.mark.parametrize(
+    ("proxy", "retrain", "users"),
+    [
+        (50, 400, []),
+        (60, 400, ["its proxy reads 60 and passes over it 1.2 times"]),
+        (50, 402, ["the arm balanced reads 201 and passes over it 4.0 times"]),
+    ],
+)
+def test_a_source_smaller_than_the_budget_is_warned_of(
+    proxy: int, retrain: int, users: list[str], tmp_path: Path
+) -> None:
+    base = config(tmp_path)
+    settings = base.model_dump(exclude_unset=True)
+    settings["proxy"] |= {"tokens": proxy}
+    settings["retrain"] |= {"tokens": retrain}
+    warnings = forecast_of(RunConfig.model_validate(settings)).warnings
+    assert {warning.code for warning in warnings} <= {"source_smaller_than_budget"}
+    assert [warning.message for warning in warnings] == [f"source two has about 50 examples: {user}" for user in users]
+
+
+def test_a_target_of_one_row_is_refused(tmp_path: Path) -> None:
+    settings = config(tmp_path)
+    assert check(settings)
+    pq.write_table(rows(1), tmp_path / "goal.parquet")
+    with pytest.raises(InputError, match="the target goal is too small to split"):
+        check(settings)

@@ -4,7 +4,7 @@ Nothing here knows of Ray: parallel work is a picklable task function over pickl
 whatever mapper it is given.
 """
 
-from mixray.data.check import check_inputs
+from mixray.data.check import InputCheck, InputWarning, check_inputs
 from mixray.data.pools import ExampleInputs, ModelInputs, Prepared, TextInputs
 from mixray.data.prepare import prepare
 from mixray.data.stream import MixtureStream
@@ -15,6 +15,8 @@ from mixray.data.training_rows import ExampleRows, TrainingRows, Windows, group_
 __all__ = [
     "ExampleInputs",
     "ExampleRows",
+    "InputCheck",
+    "InputWarning",
     "MixtureStream",
     "ModelInputs",
     "Prepared",

@@ -1,65 +1,250 @@
-"""Everything about the inputs that can be checked by looking, before anything is started."""
+"""Everything about the inputs that can be checked by looking, before anything is started.
+
+What a run would certainly fail at is an error. What it may fail at, or would do without sense, is a warning.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TypeVar
 
+from mixray.config.data import ExamplesConfig, TargetConfig, TokenizerConfig
 from mixray.config.schema import RunConfig
-from mixray.data.pools import Pool, pools_of
-from mixray.data.reading.files import check_json_lines, check_parquet
-from mixray.data.reading.hugging_face import HubUnreachableError, check_local
-from mixray.data.reading.parts import list_pool
+from mixray.data.pools import ExampleInputs, Pool, pools_of
+from mixray.data.reading.hugging_face import HubUnreachableError, snapshot
+from mixray.data.reading.locations import LOCAL, SourceFile
+from mixray.data.reading.parts import Listing, list_pool
+from mixray.data.sample import PoolSample, bytes_per_token, sample_pool
+from mixray.data.tabular.examples import TOO_FEW, file_parts, look_ahead, row_hashes
+from mixray.data.tabular.tables import TableColumns, read_part
+from mixray.data.target_rows import PARTS, check_split, part_of
+from mixray.data.text.deduplicate import no_documents
 from mixray.data.text.tokenizer import existing_folder
 from mixray.errors import InputError
 
-Checked = TypeVar("Checked")
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+BYTES_PER_TOKEN = 4.0
+"""Of text of which there is no sample: as common tokenizers cut English."""
+COMMIT = re.compile(r"[0-9a-f]{40}")
 
-def check_inputs(config: RunConfig) -> dict[str, int | None]:
-    """Bytes as stored of every pool ("source NAME", "target NAME"); None where only reading would tell.
 
-    Looks at the list of files and at the columns of the first one. A data set on the hub is looked up, not downloaded,
-    and where the hub cannot be reached there is nothing to say about it.
+@dataclass(frozen=True)
+class InputWarning:
+    """What may be wrong with the inputs. ``code`` names the kind of warning for programs."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True)
+class InputCheck:
+    """What the checks learn about the pools. Keys are "source NAME" and "target NAME".
+
+    ``stored_bytes``: the sizes of the files, None where only reading would tell; ``tokens``: estimated from a sample,
+    without regard to ``max_tokens``, None where unknown; of examples their number; ``bytes_per_token``: of text, for
+    pools that a sample was read of; ``examples``: what models of examples will read; None for texts.
+    """
+
+    stored_bytes: dict[str, int | None]
+    tokens: dict[str, int | None]
+    bytes_per_token: dict[str, float]
+    warnings: list[InputWarning]
+    examples: ExampleInputs | None = None
+
+
+def check_inputs(config: RunConfig) -> InputCheck:
+    """Check every pool and the tokenizer: files, columns, lines, documents, names on the hub.
+
+    Of every file a bounded number of bytes is read. A data set on the hub is looked up, not downloaded; where the hub
+    cannot be reached, a warning says what was not checked.
     Raises InputError: the one there is, or one that holds all.
     """
-    pools = pools_of(config)
     errors: list[InputError] = []
-    check = _check_pool if config.examples is None else _size
-    sizes = {pool.label: _gather(errors, check, pool) for pool in pools}
-    if config.tokenizer is not None and config.tokenizer.path is not None:
-        _gather(errors, existing_folder, config.tokenizer)
+    unchecked: list[str] = []
+    listings: dict[str, Listing] = {}
+    samples: dict[str, PoolSample] = {}
+    for pool in pools_of(config):
+        try:
+            if (listing := _gather(errors, _list, pool)) is not None:
+                listings[pool.label] = listing
+        except HubUnreachableError:
+            unchecked.append(f"{pool.label} ({pool.config.dataset})")
+    for label, listing in listings.items():
+        if config.examples is None and (sample := _gather(errors, _sample, listing)) is not None:
+            samples[label] = sample
+    ratios: dict[str, float] = {}
+    try:
+        if config.tokenizer is not None and config.tokenizer.train is None:
+            _gather(errors, existing_folder, config.tokenizer)
+        if config.tokenizer is not None and not errors:
+            ratios = bytes_per_token(config.tokenizer, samples)
+    except HubUnreachableError:
+        unchecked.append(f"the tokenizer ({_hub_name(config.tokenizer)})")
+    warnings = [warning for label, sample in samples.items() for warning in _faults(label, sample)]
+    for source in (listing for label, listing in listings.items() if label.startswith("source ")):
+        for target in (listing for label, listing in listings.items() if label.startswith("target ")):
+            if warning := _gather(errors, lambda pair: _shared_files(*pair, config.examples), (source, target)):
+                warnings.append(warning)
+    _raise_all(errors)
+    if unchecked:
+        message = f"the Hugging Face hub cannot be reached, so this was not checked: {', '.join(unchecked)}"
+        warnings.append(InputWarning("hub_not_checked", message))
+    stored = {
+        pool.label: listings[pool.label].size_bytes if pool.label in listings else None for pool in pools_of(config)
+    }
+    if config.examples is not None:
+        inputs, rows = look_ahead(config, config.examples)
+        for listing in listings.values():
+            if isinstance(listing.pool.config, TargetConfig):
+                _check_rows_split(listing, config.examples)
+        return InputCheck(stored, dict(rows), {}, warnings, inputs)
+    tokens = {label: _tokens(samples.get(label), ratios.get(label)) for label in stored}
+    return InputCheck(stored, tokens, ratios, warnings)
+
+
+def _gather(errors: list[InputError], check: Callable[[Item], Result], item: Item) -> Result | None:
+    """Call a check and keep its error. Raises HubUnreachableError, which says nothing about the input."""
+    try:
+        return check(item)
+    except HubUnreachableError:
+        raise
+    except InputError as error:
+        errors.append(error)
+        return None
+
+
+def _raise_all(errors: list[InputError]) -> None:
     if len(errors) == 1:
         raise errors[0]
     if errors:
         raise InputError("\n\n".join([f"{len(errors)} inputs are wrong", *map(str, errors)]))
-    return sizes
 
 
-def _check_pool(pool: Pool) -> int | None:
-    try:
-        listing = list_pool(pool)
-    except HubUnreachableError:
+def _hub_name(tokenizer: TokenizerConfig | None) -> str:
+    return str(tokenizer.hub) if tokenizer is not None else ""
+
+
+def _tokens(sample: PoolSample | None, ratio: float | None) -> int | None:
+    if sample is None or sample.text_bytes is None:
         return None
-    if listing.dataset is not None:
-        if listing.dataset.is_local:
-            check_local(listing.dataset, pool)
-    elif pool.config.reader == "jsonl":
-        check_json_lines(listing.files[0], pool)
-    elif pool.config.reader == "parquet":
-        check_parquet(listing.files[0], pool)
-    return listing.size_bytes
+    return int(sample.text_bytes / (ratio or BYTES_PER_TOKEN))
 
 
-def _size(pool: Pool) -> int | None:
-    """Of examples, whose columns ``look_ahead`` checks."""
-    return list_pool(pool).size_bytes
+# -------------------------------------------------------------------------------------------------------- single pools
 
 
-def _gather(errors: list[InputError], check: Callable[[Checked], Result], item: Checked) -> Result | None:
-    try:
-        return check(item)
-    except InputError as error:
-        errors.append(error)
+def _list(pool: Pool) -> Listing:
+    """Return the pool's files. Raises HubUnreachableError where the hub does not answer."""
+    listing = list_pool(pool)
+    revision = pool.config.revision
+    if listing.dataset is not None and not listing.dataset.is_local and revision and COMMIT.fullmatch(revision):
+        # Listing takes a whole commit at its word.
+        snapshot(listing.dataset.path, "dataset", revision, ["README.md"], pool.files_key)
+    return listing
+
+
+def _sample(listing: Listing) -> PoolSample:
+    """Return a sample of a pool of texts.
+
+    Raises InputError where the pool has no documents, or where a target cannot be split into its two parts.
+    """
+    sample, pool = sample_pool(listing), listing.pool
+    if not sample.is_whole:
+        return sample
+    if not sample.contents:
+        raise no_documents(pool, sample.counts)
+    if isinstance(pool.config, TargetConfig):
+        parts = Counter(part_of(content, pool.config.held_out) for content in set(sample.contents))
+        check_split(pool, {part: parts[part] for part in PARTS})
+    return sample
+
+
+def _faults(label: str, sample: PoolSample) -> Iterator[InputWarning]:
+    for fault in sample.faults[:1]:
+        others = f" (and {len(sample.faults) - 1} more like it)" if len(sample.faults) > 1 else ""
+        message = f"{label}: {fault.what}: {fault.got}{others}; max_tokens may end the reading before it"
+        yield InputWarning("malformed_text", message)
+    if not sample.is_whole and sample.counts.total() and not sample.counts["documents"]:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sample.counts.items() if count)
+        message = f"{label}: a sample of its files has no document ({reasons}); it may be empty"
+        yield InputWarning("no_documents_in_sample", message)
+
+
+def _check_rows_split(listing: Listing, examples: ExamplesConfig) -> None:
+    """Raise InputError where all rows of a small target of examples fall into one of its parts."""
+    pool, parts = listing.pool, file_parts(listing)
+    assert isinstance(pool.config, TargetConfig)
+    if len(parts) > 1:
+        return
+    table = read_part(pool, parts[0], TableColumns("examples", examples), pool.config.max_tokens)
+    rows = Counter(part_of(content, pool.config.held_out) for content in row_hashes(table))
+    check_split(pool, {part: rows[part] for part in PARTS}, TOO_FEW)
+
+
+# ----------------------------------------------------------------------------------------- a source that is a target
+
+
+def _shared_files(source: Listing, target: Listing, examples: ExamplesConfig | None) -> InputWarning | None:
+    """Return a warning where a source and a target share files.
+
+    Raises InputError where the source has nothing else: documents that occur in a target are dropped from sources.
+    """
+    one, other = source.pool.config, target.pool.config
+    if any(one.where[column] != other.where[column] for column in one.where.keys() & other.where.keys()):
         return None
+    count, shared = _shared(source, target)
+    if not shared:
+        return None
+    place = f"{shared}, also in {target.pool.files_key}"
+    settings = ("text", "answer", "where", "document_chars", "split")
+    same_documents = all(getattr(one, name) == getattr(other, name) for name in settings)
+    everything = count == max(1, len(source.files))
+    if examples is None and everything and same_documents and one.reader == other.reader and other.max_tokens is None:
+        raise InputError(
+            f"the {source.pool.label} holds nothing but documents of the {target.pool.label}",
+            where=source.pool.files_key,
+            got=place,
+            wanted="other documents: those of a target are dropped from the sources",
+            remedy="split the data, or leave the target's files out by 'exclude'",
+        )
+    effect = (
+        "documents that occur in a target are dropped from the sources"
+        if examples is None
+        else "models are judged by rows that they have learned"
+    )
+    files = f"{count} of its {len(source.files)} files" if source.files else "its data set"
+    message = f"{source.pool.label} shares {files} with {target.pool.label} ({place}): {effect}"
+    return InputWarning("source_is_target", message)
+
+
+def _shared(source: Listing, target: Listing) -> tuple[int, str]:
+    """Return how many of the source's files are files of the target, however they are spelled, and the first one."""
+    if source.dataset is not None or target.dataset is not None:
+        if source.dataset is None or target.dataset is None:
+            return 0, ""
+        one, other = (
+            (os.path.realpath(dataset.path) if dataset.is_local else dataset.path, dataset.subset, dataset.split)
+            for dataset in (source.dataset, target.dataset)
+        )
+        return (max(1, len(source.files)), source.dataset.path) if one == other else (0, "")
+    # Equal files have equal sizes and times: only such paths are looked into for links.
+    stamps = {(file.size, file.mtime_ns) for file in target.files}
+    candidates = [file for file in source.files if (file.size, file.mtime_ns) in stamps]
+    if not candidates:
+        return 0, ""
+    places = {_place(file) for file in target.files}
+    shared = [file for file in candidates if _place(file) in places]
+    return len(shared), shared[0].location if shared else ""
+
+
+def _place(file: SourceFile) -> tuple[str, str]:
+    """Return what is the same for all paths of a local file, and for all options of a URI."""
+    if file.filesystem == LOCAL:
+        return LOCAL, os.path.realpath(file.path)
+    return "", file.location

@@ -9,7 +9,7 @@ part when documents are added or the seed changes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -170,14 +170,18 @@ def publish_rows(draft: Draft, window: int, results: Sequence[RowsResult]) -> Ar
 
 def check_rows(pool: Pool, rows: Artifact, remedy: str = TOO_FEW) -> None:
     """Raise InputError if one of the two parts is empty."""
-    fit, held_out = (rows.meta[part]["documents"] for part in PARTS)
-    limit = pool.config.max_tokens
-    if fit and held_out:
+    check_split(pool, {part: rows.meta[part]["documents"] for part in PARTS}, remedy)
+
+
+def check_split(pool: Pool, documents: Mapping[TargetPart, int], remedy: str = TOO_FEW) -> None:
+    """Raise InputError if one of the two parts has no documents. ``documents``: how many there are of each."""
+    if documents["fit"] and documents["held_out"]:
         return
+    limit = pool.config.max_tokens
     raise InputError(
         f"the {pool.label} is too small to split",
         where=pool.key("held_out"),
-        got=f"{fit} documents to fit on and {held_out} held out"
+        got=f"{documents['fit']} documents to fit on and {documents['held_out']} held out"
         + (f", max_tokens {limit}" if limit is not None else ""),
         wanted="at least one document in each part",
         remedy=remedy,

@@ -25,6 +25,8 @@ from mixray.errors import InputError, first_line
 BLOCK_BYTES = 1 << 20
 COMPRESSION = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 FOOTER_THREADS = 16
+COUNTED_BYTES = 256 << 20
+"""How far into a file its lines are counted to name one in an error."""
 
 
 def compression_of(file: SourceFile) -> str | None:
@@ -155,7 +157,9 @@ def _not_an_object(pool: Pool, place: Place, got: str) -> InputError:
 
 
 def _place(file: SourceFile, offset: int) -> str:
-    """Return the file and the number of the line at an offset."""
+    """Return the file and the number of the line at an offset, or the offset itself where it is far into the file."""
+    if offset > COUNTED_BYTES:
+        return f"{file.location}, byte {offset:,}"
     number, left = 1, offset
     for block in read_blocks(file):
         number += block[:left].count(b"\n")
@@ -185,12 +189,6 @@ def parquet_rows(file: SourceFile, start: int, stop: int | None, pool: Pool) -> 
         for batch in parquet.iter_batches(batch_size=TABLE_ROWS, row_groups=groups, columns=columns):
             for row in table_rows(batch, pool):
                 yield row, lambda: file.location
-
-
-def check_parquet(file: SourceFile, pool: Pool) -> None:
-    """Raise InputError unless the file has the columns that the run file names."""
-    with reading(file, pool.files_key), open_parquet(file) as parquet:
-        check_schema(parquet.schema_arrow, pool, file.location)
 
 
 def row_group_bytes(files: Iterable[SourceFile], pool: Pool) -> Iterator[list[int]]:

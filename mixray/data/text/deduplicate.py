@@ -179,13 +179,18 @@ class Deduplicate(Step[DeduplicateTask, Selection]):
         if artifact.meta["documents"]:
             return
         counts = {**self.scan.meta, **artifact.meta, "documents": self.scan.meta["documents"]}
-        reasons = [f"{counts[name]} {name}" for name in LEFT_OUT if counts[name]]
-        raise InputError(
-            f"the {self.pool.label} has no documents left",
-            where=self.pool.files_key,
-            got=f"{counts['documents']} documents read; {', '.join(reasons) or 'nothing was left out'}",
-            wanted="at least one document of text",
-        )
+        raise no_documents(self.pool, counts)
+
+
+def no_documents(pool: Pool, counts: Mapping[str, int]) -> InputError:
+    """Return the error for a pool none of whose documents are used. ``counts``: ``documents`` read, and LEFT_OUT."""
+    reasons = [f"{counts[name]} {name}" for name in LEFT_OUT if counts[name]]
+    return InputError(
+        f"the {pool.label} has no documents left",
+        where=pool.files_key,
+        got=f"{counts['documents']} documents read; {', '.join(reasons) or 'nothing was left out'}",
+        wanted="at least one document of text",
+    )
 
 
 def selected_part(selection: Artifact, index: int) -> FileRecord:

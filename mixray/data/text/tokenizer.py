@@ -108,18 +108,7 @@ class LearnTokenizer(Step[TrainTokenizerTask, TokenizerFiles]):
     @staticmethod
     def run(task: TrainTokenizerTask) -> TokenizerFiles:
         """Train. The result is the same on any number of cores: counts alone decide, and ties go by token id."""
-        from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-        tokenizer = Tokenizer(models.BPE())
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        tokenizer.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(
-            vocab_size=task.vocab_size,
-            special_tokens=[END_OF_DOCUMENT],
-            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-            show_progress=False,
-        )
-        tokenizer.train_from_iterator(_sampled_texts(task.draft.storage, task.samples), trainer)
+        tokenizer = train_bpe(_sampled_texts(task.draft.storage, task.samples), task.vocab_size)
         settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END_OF_DOCUMENT}
         contents = {"tokenizer.json": tokenizer.to_str(pretty=True), "tokenizer_config.json": json.dumps(settings)}
         files = {name: task.draft.write(name, text.encode()) for name, text in contents.items()}
@@ -134,6 +123,23 @@ class LearnTokenizer(Step[TrainTokenizerTask, TokenizerFiles]):
         return artifact
 
 
+def train_bpe(texts: Iterable[str], vocab_size: int) -> Any:
+    """Return a ``tokenizers.Tokenizer``, a byte-level BPE of at most ``vocab_size`` tokens learned from texts."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_DOCUMENT],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
 def import_tokenizer(config: TokenizerConfig, artifacts: Artifacts) -> Artifact:
     """Store a tokenizer that exists, unless the store holds it. The folder may be on this machine alone: no tasks.
 
@@ -145,7 +151,7 @@ def import_tokenizer(config: TokenizerConfig, artifacts: Artifacts) -> Artifact:
     if stored is not None:
         return stored
     draft = artifacts.draft(KIND, id)
-    tokenizer = _load_existing(folder, "tokenizer.hub" if config.hub else "tokenizer.path")
+    tokenizer = load_existing(folder, "tokenizer.hub" if config.hub else "tokenizer.path")
     with tempfile.TemporaryDirectory(prefix="mixray-") as copy:
         tokenizer.save_pretrained(copy)
         files = draft.put_folder(Path(copy))
@@ -159,7 +165,7 @@ def _existing_id(folder: Path) -> str:
     return fingerprint({"tokenizer": 1, "files": contents})
 
 
-def _load_existing(folder: Path, key: str) -> Any:
+def load_existing(folder: Path, key: str) -> Any:
     """Load a folder with transformers. ``key``: the dotted key of the run file that names it."""
     from transformers import AutoTokenizer
 
