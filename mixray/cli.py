@@ -200,7 +200,7 @@ def init(
     as_json: Json = False,
 ) -> None:
     """Write a commented run file that runs as it is. An existing file is never overwritten."""
-    from mixray.config.starter import write_starter
+    from mixray.config.loading import write_starter
 
     write_starter(file, "robust" if robust else "mixture")
     if as_json:

@@ -12,6 +12,7 @@ from typing import Any
 import annotated_types
 from pydantic import BaseModel, TypeAdapter
 from pydantic.fields import FieldInfo
+from pydantic.json_schema import JsonSchemaValue
 
 from mixray.config import yaml_text
 from mixray.config.robust import RobustConfig
@@ -60,7 +61,7 @@ def key_references(key: str = "") -> dict[str, KeyReference]:
     return references
 
 
-def json_schema() -> dict[str, Any]:
+def json_schema() -> JsonSchemaValue:
     """Return the JSON schema of a run file of either kind, which editors use to complete and check it."""
     return TypeAdapter(RunConfig | RobustConfig).json_schema() | {"title": "mixray run file"}
 

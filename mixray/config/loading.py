@@ -1,12 +1,13 @@
-"""Reading a run file: YAML with line numbers, strict dotted overrides, every problem reported at once."""
+"""Reading and writing run files: YAML with line numbers, strict dotted overrides, every problem reported at once."""
 
 from __future__ import annotations
 
 import os
 import shlex
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, Literal, TypeVar, overload
 
 import yaml
 from pydantic import ValidationError
@@ -19,7 +20,9 @@ from mixray.config.schema import RunConfig
 from mixray.config.section import RunFile
 from mixray.errors import InputError
 
-Overrides = Sequence[str] | Mapping[str, Any]
+Overrides = Sequence[str] | Mapping[str, object]
+Document = dict[str, object]
+"""A run file as YAML reads it: key -> value or section. No value is checked yet."""
 Kind = TypeVar("Kind", bound=RunFile)
 
 
@@ -51,16 +54,16 @@ def parse_config(
 ) -> RunFile:
     """Like ``load_config`` for text already read; ``name`` stands for the file in messages."""
     raw, lines = _read_yaml(text, name)
-    merged = with_overrides(raw, overrides)
+    merged = _with_overrides(raw, overrides)
     if kind is RunFile:
         kind = _kind_of(merged, name)
     try:
         return kind.model_validate(merged)
     except ValidationError as error:
-        explain(error, merged, name, lines, overridden_keys(overrides), kind)
+        explain(error, merged, name, lines, [key for key, _ in override_items(overrides)], kind)
 
 
-def _kind_of(document: Mapping[str, Any], name: str) -> type[RunFile]:
+def _kind_of(document: Document, name: str) -> type[RunFile]:
     """Return the kind of run file that has more of the document's keys to itself."""
     shared = set(RunFile.model_fields)
     matches = {kind: len((set(kind.model_fields) - shared) & set(document)) for kind in (RunConfig, RobustConfig)}
@@ -75,13 +78,36 @@ def _kind_of(document: Mapping[str, Any], name: str) -> type[RunFile]:
 
 
 def dump_config(config: RunFile) -> str:
-    """The whole config as a run file, defaults included: ``parse_config`` of it is equal to ``config``."""
+    """Return the whole config as a run file, defaults included: ``parse_config`` of it is equal to ``config``."""
     return yaml_text.dump(config.model_dump(mode="json"))
 
 
-def with_overrides(raw: Mapping[str, Any], overrides: Overrides) -> dict[str, Any]:
-    """A copy of the mapping with ``dotted.key=value`` set; values are YAML. Raises InputError for what is not that."""
-    merged: dict[str, Any] = _copy(raw)
+def write_starter(path: str | Path, kind: Literal["mixture", "robust"]) -> None:
+    """Write a commented run file of a kind, which runs as it is, for ``mixray init``.
+
+    Raises InputError where the file exists or its folder cannot be written.
+    """
+    text = (files("mixray.config") / f"starter_{kind}.yaml").read_text(encoding="utf-8")
+    try:
+        with open(path, "x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise InputError(
+            "the file exists already", where=str(path), remedy="choose another name: mixray init NAME.yaml"
+        ) from error
+    except OSError as error:
+        raise InputError("the run file cannot be written", where=str(path), got=error) from error
+
+
+# ----------------------------------------------------------------------------------------------------------- overrides
+
+
+def _with_overrides(document: Document, overrides: Overrides) -> Document:
+    """Return a copy of the document with ``dotted.key=value`` set.
+
+    Raises InputError where a key leads through a value that is no section.
+    """
+    merged: Document = _copy(document)
     for key, value in override_items(overrides):
         *parents, last = key.split(".")
         section = merged
@@ -101,13 +127,11 @@ def with_overrides(raw: Mapping[str, Any], overrides: Overrides) -> dict[str, An
     return merged
 
 
-def overridden_keys(overrides: Overrides) -> list[str]:
-    """The dotted keys that the overrides set."""
-    return [key for key, _ in override_items(overrides)]
+def override_items(overrides: Overrides) -> list[tuple[str, object]]:
+    """Return the dotted key and the value of every override; text is read as YAML.
 
-
-def override_items(overrides: Overrides) -> list[tuple[str, Any]]:
-    """Dotted key and value of every override; text is read as YAML. Raises InputError for what is neither."""
+    Raises InputError for text that is not ``dotted.key=value``, and for a value that is not valid YAML.
+    """
     if isinstance(overrides, Mapping):
         for key in overrides:
             if not isinstance(key, str) or not all(key.split(".")):
@@ -115,7 +139,7 @@ def override_items(overrides: Overrides) -> list[tuple[str, Any]]:
                     "an override is not understood", got=repr(key), wanted="a dotted key, e.g. 'proxy.tokens'"
                 )
         return list(overrides.items())
-    items: dict[str, Any] = {}
+    items: Document = {}
     for text in overrides:
         key, separator, value = text.partition("=")
         if not separator or not all(key.split(".")):
@@ -158,7 +182,7 @@ def _copy(value: Any) -> Any:
     return {key: _copy(child) for key, child in value.items()} if isinstance(value, Mapping) else value
 
 
-def _read_yaml(text: str, name: str) -> tuple[dict[str, Any], yaml_text.Lines]:
+def _read_yaml(text: str, name: str) -> tuple[Document, yaml_text.Lines]:
     try:
         raw, lines = yaml_text.load(text)
     except yaml.YAMLError as error:

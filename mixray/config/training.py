@@ -9,6 +9,8 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    GetJsonSchemaHandler,
+    JsonValue,
     ModelWrapValidatorHandler,
     SerializerFunctionWrapHandler,
     Tag,
@@ -16,6 +18,8 @@ from pydantic import (
     field_serializer,
     model_validator,
 )
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from mixray.config.section import Misfit, Positive, Section, Share
 
@@ -135,7 +139,7 @@ class TrainingConfig(LoopConfig):
     linear | mlp} is a classifier of examples."""
 
     @field_serializer("model", mode="wrap")
-    def _stated_keys(self, model: ModelConfig, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _stated_keys(self, model: ModelConfig, serialize: SerializerFunctionWrapHandler) -> dict[str, JsonValue]:
         # Artifact ids are made from the keys that the run file states, so that a new optional key changes none.
         stated = model.model_fields_set
         return {key: value for key, value in serialize(model).items() if key in stated}
@@ -167,6 +171,17 @@ class ProxyConfig(TrainingConfig):
         if section["kind"] != config.kind:
             raise Misfit("kind", f"left out, or {config.kind} as the model is")
         return config
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        # Without this the schema would refuse resolved run files, which say the kind.
+        section = handler(schema)
+        properties = handler.resolve_ref_schema(section)["properties"]
+        properties["kind"] = {
+            "enum": ["causal_lm", "classifier"],
+            "description": "The kind of model. It follows from `model` and may be left out.",
+        }
+        return section
 
     @model_validator(mode="after")
     def _budget(self) -> Self:

@@ -71,7 +71,7 @@ class TrainReport:
         return {record.tokens: record.loss for record in self.records}
 
     @property
-    def rates(self) -> dict[str, list[Any]]:
+    def rates(self) -> dict[str, list[float | None]]:
         """What was measured beside the curve, one value for each of its points: see ``Progress``."""
         return {
             "times": [record.time for record in self.records],

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
-from mixray.config import RobustConfig, RunConfig, load_config
+from mixray.config import RobustConfig, RunConfig, RunFile, dump_config, load_config, yaml_text
 from mixray.config.fields import KINDS, json_schema, key_references
-from mixray.config.starter import write_starter
+from mixray.config.loading import write_starter
 from mixray.errors import InputError
 
 ARMS = ("erm", "balanced", "importance", "group_dro", "also")
@@ -31,6 +32,19 @@ def test_the_schema_for_editors_takes_both_kinds_of_run_file() -> None:
     assert [branch["$ref"] for branch in schema["anyOf"]] == ["#/$defs/RunConfig", "#/$defs/RobustConfig"]
     assert "targets" in schema["$defs"]["RunConfig"]["required"]
     assert schema["$defs"]["RobustConfig"]["properties"]["seeds"]["default"] == 3
+
+
+@pytest.mark.parametrize("path", sorted(JOBS.glob("*.yaml")), ids=lambda path: path.name)
+def test_the_schema_for_editors_takes_every_example_as_written_and_resolved(path: Path) -> None:
+    for text in (path.read_text(), dump_config(load_config(path, kind=RunFile))):
+        jsonschema.validate(yaml_text.load(text)[0], json_schema())
+
+
+def test_the_schema_for_editors_refuses_another_kind_of_model() -> None:
+    document = yaml_text.load(dump_config(load_config(JOBS / "quickstart.yaml")))[0]
+    document["proxy"]["kind"] = "classifiers"
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(document, json_schema())
 
 
 @dataclass(frozen=True)
