@@ -137,6 +137,16 @@ class TrainingConfig(LoopConfig):
     model: ModelConfig
     """{architecture: NAME, ...} builds a new language model, {pretrained: NAME} continues an existing one, {head:
     linear | mlp} is a classifier of examples."""
+    # Ids are made from what is dumped, and this key is younger than the first of them: the default leaves no trace.
+    attention: Annotated[Literal["window", "document"], Field(exclude_if=lambda value: value == "window")] = "window"
+    """What a token of a training window can see. window: everything before it. document: what stands before it in its
+    own document; positions then start again with every document, as they do when a target is scored."""
+
+    @model_validator(mode="after")
+    def _only_windows_have_documents(self) -> Self:
+        if self.attention == "document" and isinstance(self.model, HeadConfig):
+            raise Misfit("attention", "left out beside head: examples are not windows of documents")
+        return self
 
     @field_serializer("model", mode="wrap")
     def _stated_keys(self, model: ModelConfig, serialize: SerializerFunctionWrapHandler) -> dict[str, JsonValue]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,7 +15,7 @@ from mixray.models.building import LanguageModel, build_model, quieten
 from mixray.models.protocol import Model, Scores
 from mixray.models.scoring import Rows, score
 from mixray.training.device import Precision
-from mixray.training.loss import NextTokenNll
+from mixray.training.loss import NextTokenLoss, NextTokenNll
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -39,10 +39,16 @@ class CausalLM(Model):
         precision: Precision = "auto",
         bos_id: int | None = None,
         eos_id: int | None = None,
+        separate_documents: bool = False,
     ) -> Self:
-        """Return a model that is untrained, or pretrained; see ``build_model`` for arguments and errors."""
+        """Return a model that is untrained, or pretrained; see ``build_model`` for arguments and errors.
+
+        ``separate_documents``: in training no token sees a document before its own; ``eos_id`` begins a document.
+        """
         network = build_model(config, vocab_size=vocab_size, window=window, seed=seed, bos_id=bos_id, eos_id=eos_id)
-        return cls(network, device=device, precision=precision)
+        model = cls(network, device=device, precision=precision)
+        model.loss = partial(NextTokenLoss, end_of_document=eos_id if separate_documents else None)
+        return model
 
     @classmethod
     def load(cls, folder: Path, *, device: torch.device, precision: Precision = "auto") -> Self:

@@ -25,6 +25,7 @@ def new_model(config: TrainingConfig, inputs: ModelInputs, *, seed: int, device:
         vocab_size=inputs.vocab_size,
         window=inputs.window,
         eos_id=inputs.end_of_document,
+        separate_documents=config.attention == "document",
         seed=seed,
         device=device,
         precision=config.precision,

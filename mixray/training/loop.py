@@ -70,8 +70,8 @@ def train(
     assert objective is None or group_names is not None, "an objective needs the names of its groups"
     model.to(device).train()
     optimizer = (objective.optimizer if objective else adamw)(model, config.optimizer, device)
-    losses = NextTokenLoss(model, compile=config.compile) if loss is None else loss(model).to(device)
-    if config.compile and loss is not None:
+    losses = (loss or NextTokenLoss)(model).to(device)
+    if config.compile:
         losses.compile(dynamic=False)
     tokens = config.batch * read_batch(stream, 0, 1).tokens_per_row
     recorder = Recorder(steps, tokens, device, world, group_names)

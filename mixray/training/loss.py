@@ -8,7 +8,7 @@ with more behind the linear map than that (capped or scaled logits) are found ou
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -48,20 +48,33 @@ class NextTokenLoss(RowLoss):
     differentiated a mixture of experts whose config says ``output_router_logits`` adds its load-balancing loss, once
     for every window; the windows' losses are without it.
 
-    Raises InputError where such a model does not say what its load-balancing loss weighs.
+    ``end_of_document``: where given, every such token begins a document, whose tokens see no other document and whose
+    positions start at 0. That token is then the context from which the first token of its document is predicted.
+
+    Raises InputError where a mixture of experts does not say what its load-balancing loss weighs, and for a model that
+    cannot keep documents apart.
     """
 
-    def __init__(self, model: nn.Module, *, compile: bool) -> None:
+    def __init__(self, model: nn.Module, *, end_of_document: int | None = None) -> None:
         super().__init__()
         self.router_coefficient = _router_coefficient(model)
         self.trunk, self.head = split(model) if self.router_coefficient is None else (model, None)
-        self._forward = torch.compile(self.trunk, dynamic=False) if compile else self.trunk
+        self._forward: Callable[..., Any] = self.trunk
+        self.end_of_document = end_of_document
+        if end_of_document is not None:
+            _require_separate_documents(model, end_of_document)
+
+    def compile(self, *arguments: Any, **options: Any) -> None:
+        """Compile the trunk: what follows it is already done in blocks."""
+        self._forward = torch.compile(self.trunk, *arguments, **options)
 
     def forward(self, ids: torch.Tensor, row_weights: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         predicted = ids.shape[1] - 1
         labels = pad(ids[:, 1:], (0, 1), value=IGNORED).flatten()
         weights = None if row_weights is None else row_weights.repeat_interleave(ids.shape[1])
-        output = self._forward(input_ids=ids, use_cache=False)
+        end = self.end_of_document
+        positions = {} if end is None else {"position_ids": document_positions(ids, end)}
+        output = self._forward(input_ids=ids, use_cache=False, **positions)
         if self.head is None:
             logits = output.logits.flatten(0, 1).float()
             total, nll = weighted_sum(cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none"), weights)
@@ -119,6 +132,41 @@ def _router_coefficient(model: nn.Module) -> float | None:
         got=f"a config of {type(model).__name__} without router_aux_loss_coef or aux_loss_coef",
         remedy="leave output_router_logits out: the model is then trained without that loss",
     )
+
+
+def document_positions(ids: torch.Tensor, end_of_document: int) -> torch.Tensor:
+    """Return every token's position in its document, int64 (windows, window); ``end_of_document`` begins one.
+
+    ``ids``: int64 (windows, window). Models of transformers let tokens see each other only where positions go on.
+    """
+    index = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+    return index - torch.where(ids == end_of_document, index, 0).cummax(dim=1).values
+
+
+def _require_separate_documents(model: nn.Module, end_of_document: int) -> None:
+    """Raise InputError where what stands in one document changes the logits of the next one."""
+    one, other = [token for token in range(3) if token != end_of_document][:2]
+    ids = torch.tensor([[end_of_document, first, end_of_document, one] for first in (one, other)])
+    ids = ids.to(next(model.parameters()).device)
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            logits = model(input_ids=ids, position_ids=document_positions(ids, end_of_document), use_cache=False).logits
+            alone = model(input_ids=ids[:, 2:], use_cache=False).logits
+        separate = torch.allclose(logits[:, 2:], alone, rtol=1e-3, atol=1e-4)
+    except TypeError:  # the model takes no position_ids
+        separate = False
+    finally:
+        model.train(training)
+    if not separate:
+        raise InputError(
+            "the model cannot keep the documents of a window apart",
+            where="attention",
+            got=f"{type(model).__name__}, whose logits depend on the document before",
+            wanted="a model that attends by position_ids, such as llama or gpt_neox",
+            remedy="leave attention out",
+        )
 
 
 def split(model: nn.Module) -> tuple[nn.Module, nn.Linear | None]:

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from mixray.config.training import TrainingConfig
-from mixray.models import CausalLM, Model
+from mixray.data import TextInputs
+from mixray.models import CausalLM, Model, new_model
 from mixray.store import Storage
 from mixray.training import Progress, StorageCheckpoint
 
@@ -97,3 +99,17 @@ def test_the_runs_precision_is_the_proxys(neox: dict[str, Any], tmp_path: Path) 
     low, full = (CausalLM.load(tmp_path, device=CPU, precision=p) for p in ("bfloat16", "float32"))
     assert (low.log_probs(rows, batch_tokens=100).totals == totals).all()
     assert (full.log_probs(rows, batch_tokens=100).totals != totals).any()
+
+
+def test_the_run_file_keeps_documents_apart(neox: dict[str, Any]) -> None:
+    inputs = TextInputs(window=WINDOW, vocab_size=VOCABULARY, end_of_document=0)
+    losses = {}
+    for attention in ("window", "document"):
+        config = TrainingConfig.model_validate({"model": neox, "batch": 8, "attention": attention})
+        losses[attention] = new_model(config, inputs, seed=0, device=CPU).fit(Cycle(), config=config, steps=1, seed=0)
+    assert losses["window"].final_loss != losses["document"].final_loss
+
+
+def test_classifiers_have_no_documents() -> None:
+    with pytest.raises(ValidationError, match="head"):
+        TrainingConfig.model_validate({"model": {"head": "linear"}, "attention": "document"})

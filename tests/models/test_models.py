@@ -188,7 +188,7 @@ def test_the_load_balancing_loss_of_a_mixture_of_experts_is_minimised_too(row_we
 
     def loss_of(settings: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor, Any]:
         model = build({"architecture": "mixtral", **sizes, **settings})
-        total, losses = NextTokenLoss(model, compile=False)(ids, row_weights=row_weights)
+        total, losses = NextTokenLoss(model)(ids, row_weights=row_weights)
         total.backward()
         return total, losses, model
 
@@ -209,5 +209,32 @@ def test_a_load_balancing_loss_without_a_weight_is_refused() -> None:
     model = torch.nn.Linear(1, 1)
     model.config = SimpleNamespace(output_router_logits=True)  # type: ignore[assignment]
     with pytest.raises(InputError, match="load-balancing loss") as caught:
-        NextTokenLoss(model, compile=False)
+        NextTokenLoss(model)
     assert "leave output_router_logits out" in str(caught.value)
+
+
+def test_separate_documents_train_as_if_each_stood_alone(neox: dict[str, Any]) -> None:
+    ids = torch.tensor([[0, 5, 6, 7, 0, 8, 9, 10, 11]])
+    losses = [NextTokenLoss(build(neox), end_of_document=0)(part)[1] for part in (ids, ids[:, :5], ids[:, 4:])]
+    together, first, second = (
+        loss * (part.shape[1] - 1) for loss, part in zip(losses, (ids, ids[:, :5], ids[:, 4:]), strict=True)
+    )
+    torch.testing.assert_close(together, first + second)
+    joined = NextTokenLoss(build(neox))(ids)[1]
+    assert not torch.allclose(joined, losses[0], atol=1e-5)
+
+
+CANNOT_SEPARATE: dict[str, dict[str, Any]] = {
+    "opt": {"num_attention_heads": 4, "word_embed_proj_dim": 32, "ffn_dim": 32},
+    "bloom": {"num_attention_heads": 4},
+    "mamba": {},
+}
+
+
+@pytest.mark.parametrize("architecture", CANNOT_SEPARATE)
+def test_models_that_cannot_keep_documents_apart_are_refused(architecture: str) -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, **CANNOT_SEPARATE[architecture]}
+    model = build({"architecture": architecture, **sizes})
+    with pytest.raises(InputError, match="cannot keep the documents of a window apart") as caught:
+        NextTokenLoss(model, end_of_document=0)
+    assert "leave attention out" in str(caught.value)

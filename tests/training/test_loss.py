@@ -8,7 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mixray.training import loss as loss_module
-from mixray.training.loss import IGNORED, NextTokenLoss, NextTokenNll, split
+from mixray.training.loss import IGNORED, NextTokenLoss, NextTokenNll, document_positions, split
 
 VARIANTS = {
     "plain": {},
@@ -45,7 +45,7 @@ def test_loss_and_gradients_equal_plain_ones(toy: SimpleNamespace, ids: torch.Te
     expected.backward()
     gradients = {name: p.grad for name, p in model.named_parameters()}
     model.zero_grad(set_to_none=True)
-    actual, _ = NextTokenLoss(model, compile=False)(ids)
+    actual, _ = NextTokenLoss(model)(ids)
     assert actual.item() == pytest.approx(expected.item(), rel=1e-6)
     (0.7 * actual).backward()
     for name, parameter in model.named_parameters():
@@ -61,7 +61,7 @@ def test_loss_in_bfloat16_is_near(toy: SimpleNamespace, ids: torch.Tensor, optio
     exact = {name: p.grad for name, p in model.named_parameters()}
     model.zero_grad(set_to_none=True)
     with torch.autocast("cpu", torch.bfloat16):
-        actual, _ = NextTokenLoss(model, compile=False)(ids)
+        actual, _ = NextTokenLoss(model)(ids)
     actual.backward()
     assert actual.item() == pytest.approx(expected.item(), rel=1e-2)
     for name, parameter in model.named_parameters():
@@ -149,7 +149,7 @@ def test_the_logits_of_a_batch_never_exist(
 ) -> None:
     monkeypatch.setattr(loss_module, "block_tokens", lambda *_: 32)
     model, ids = toy.model(bias=False), torch.from_numpy(toy.stream().read(0, 64))
-    loss, nll = NextTokenLoss(model, compile=False), NextTokenNll(model, torch.device("cpu"))
+    loss, nll = NextTokenLoss(model), NextTokenNll(model, torch.device("cpu"))
     with Logits(toy.vocabulary) as logits:
         if training:
             loss(ids)[0].backward()
@@ -157,3 +157,9 @@ def test_the_logits_of_a_batch_never_exist(
             with torch.no_grad():
                 nll(ids[:, :-1], ids[:, 1:])
     assert logits.most == 32 * toy.vocabulary
+
+
+def test_a_document_begins_with_the_token_that_ended_the_one_before() -> None:
+    ids = torch.tensor([[3, 4, 0, 5, 6, 0, 0, 7], [0, 1, 2, 3, 4, 5, 6, 7]])
+    positions = document_positions(ids, end_of_document=0)
+    assert positions.tolist() == [[0, 1, 0, 1, 2, 0, 0, 1], [0, 1, 2, 3, 4, 5, 6, 7]]

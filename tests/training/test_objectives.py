@@ -262,7 +262,7 @@ def test_row_weights_and_row_losses_of_the_language_model(toy: SimpleNamespace) 
         (expected * row_weights).sum().backward()
         gradients = {name: p.grad for name, p in model.named_parameters()}
         model.zero_grad(set_to_none=True)
-        total, losses = NextTokenLoss(model, compile=False)(ids, row_weights=row_weights)
+        total, losses = NextTokenLoss(model)(ids, row_weights=row_weights)
         total.backward()
         assert not losses.requires_grad
         torch.testing.assert_close(losses.double(), expected.detach(), rtol=1e-5, atol=1e-6)
