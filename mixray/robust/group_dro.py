@@ -31,7 +31,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import nn
 
 from mixray.errors import InputError
 from mixray.robust.group_losses import GroupLosses, MissingGroups
@@ -39,6 +38,7 @@ from mixray.robust.group_weights import GroupWeights
 from mixray.robust.groups import (
     JudgedRows,
     PerGroup,
+    PreciseBuffers,
     Step,
     checked_ids,
     counts_by_group,
@@ -50,7 +50,7 @@ from mixray.robust.groups import (
 )
 
 
-class GroupDRO(nn.Module):
+class GroupDRO(PreciseBuffers):
     """Per-row losses and group ids -> the scalar to differentiate.
 
     step_size: of q per optimiser step and unit of loss. missing: what to do about groups that a batch lacks, see

@@ -21,10 +21,9 @@ import math
 from typing import Literal, get_args
 
 import torch
-from torch import nn
 
 from mixray.errors import InputError
-from mixray.robust.groups import PerGroup, per_group
+from mixray.robust.groups import PerGroup, PreciseBuffers, per_group
 
 MissingGroups = Literal["inverse_presence", "present_only", "ema", "uniform_sampling"]
 FALSE_ALARM = 1e-6
@@ -40,7 +39,7 @@ def presence_probability(group_shares: PerGroup, batch: int) -> torch.Tensor:
     return -torch.expm1(batch * torch.log1p(-shares))
 
 
-class GroupLosses(nn.Module):
+class GroupLosses(PreciseBuffers):
     """Turns a step's sums and counts into the losses that weights climb on. Everything it remembers is a buffer.
 
     steps: int64, scalar; present_steps: int64 (groups,), the steps that had the group; rows: float64 (groups,), drawn

@@ -16,13 +16,12 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import nn
 
 from mixray.errors import InputError
-from mixray.robust.groups import PerGroup, distribution, non_negative
+from mixray.robust.groups import PerGroup, PreciseBuffers, distribution, non_negative
 
 
-class GroupWeights(nn.Module):
+class GroupWeights(PreciseBuffers):
     """The weights and the prior they start from, as buffers: both in ``state_dict``, float64, shape (groups,)."""
 
     log_weights: torch.Tensor

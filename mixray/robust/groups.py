@@ -10,12 +10,13 @@ hard. DoReMi (arXiv 2305.10429) takes the mean of max(loss - reference loss, 0).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from mixray.errors import InputError
 
@@ -24,6 +25,22 @@ NAMED_ROWS = 5
 """At most so many rows are named in an error."""
 
 PerGroup = torch.Tensor | Sequence[float]
+
+
+class PreciseBuffers(nn.Module):
+    """A module whose buffers keep their dtypes when it is cast, as part of a model that becomes bfloat16, for example.
+
+    In bfloat16 a weight of 0.25 cannot move by less than 0.001. Devices without float64 hold float32.
+    """
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
+        def moved(tensor: torch.Tensor) -> torch.Tensor:
+            device = fn(torch.empty(0, dtype=torch.float32, device=tensor.device)).device
+            no_float64 = device.type == "mps" and tensor.dtype == torch.float64
+            return tensor.to(device, torch.float32 if no_float64 else tensor.dtype)
+
+        super()._apply(moved, recurse)  # type: ignore[no-untyped-call]
+        return self
 
 
 def checked_ids(group_ids: torch.Tensor | Sequence[int], num_groups: int) -> torch.Tensor:

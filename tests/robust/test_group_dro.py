@@ -249,3 +249,21 @@ def test_a_step_in_parts_is_whole_or_an_error() -> None:
     assert group_dro.group_weights.tolist() == pytest.approx([1 / 3] * 3)
     with pytest.raises(InputError, match="evaluation mode"), group_dro.eval().accumulating(IDS):
         pass
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+@pytest.mark.parametrize("cast", [lambda module: module.to(torch.bfloat16), nn.Module.half, nn.Module.float])
+def test_a_model_that_is_cast_leaves_the_weights_precise(cast: Any, settings: dict[str, Any]) -> None:
+    precise = GroupDRO(4, step_size=1e-3, **settings)
+    within = nn.ModuleDict({"model": nn.Linear(2, 2), "loss": copy.deepcopy(precise)})
+    cast(within)
+    assert within["model"].weight.dtype != torch.float64
+    for losses, ids in batches(20):
+        assert torch.equal(within["loss"](losses, ids), precise(losses, ids))
+    assert torch.equal(within["loss"].group_weights, precise.group_weights)
+    assert within["loss"].group_weights.dtype == torch.float64
+
+
+def test_a_loss_moves_with_its_model() -> None:
+    group_dro = GroupDRO(3).to("meta")
+    assert {buffer.device.type for buffer in group_dro.buffers()} == {"meta"}
