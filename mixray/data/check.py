@@ -19,8 +19,8 @@ from mixray.data.reading.hugging_face import HubUnreachableError, snapshot
 from mixray.data.reading.locations import LOCAL, SourceFile
 from mixray.data.reading.parts import Listing, list_pool
 from mixray.data.sample import PoolSample, bytes_per_token, sample_pool
-from mixray.data.tabular.examples import TOO_FEW, file_parts, look_ahead, row_hashes
-from mixray.data.tabular.tables import TableColumns, read_part
+from mixray.data.tabular.examples import TOO_FEW, columns_of_pool, file_parts, look_ahead, row_hashes
+from mixray.data.tabular.tables import read_part
 from mixray.data.target_rows import PARTS, check_split, part_of
 from mixray.data.text.deduplicate import no_documents
 from mixray.data.text.tokenizer import existing_folder
@@ -182,7 +182,7 @@ def _check_rows_split(listing: Listing, examples: ExamplesConfig) -> None:
     assert isinstance(pool.config, TargetConfig)
     if len(parts) > 1:
         return
-    table = read_part(pool, parts[0], TableColumns("examples", examples), pool.config.max_tokens)
+    table = read_part(parts[0], columns_of_pool(pool, examples), pool.config.max_tokens)
     rows = Counter(part_of(content, pool.config.held_out) for content in row_hashes(table))
     check_split(pool, {part: rows[part] for part in PARTS}, TOO_FEW)
 

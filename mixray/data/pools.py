@@ -25,9 +25,14 @@ class Pool:
     def label(self) -> str:
         return f"{self.role} {self.name}"
 
+    @property
+    def section(self) -> str:
+        """The dotted key of the pool in the run file."""
+        return f"{self.role}s.{self.name}"
+
     def key(self, field: str) -> str:
         """Return the dotted key of a field in the run file."""
-        return f"{self.role}s.{self.name}.{field}"
+        return f"{self.section}.{field}"
 
     @property
     def files_key(self) -> str:

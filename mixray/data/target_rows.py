@@ -83,13 +83,13 @@ class TargetRows(Step[RowsTask, RowsResult]):
 
     @property
     def id(self) -> str:
-        config = self._config
+        config = target_config(self.listing.pool)
         numbers = {"window": self.window, "held_out": config.held_out, "max_tokens": config.max_tokens}
         content = {"tokenizer": self.encoder.digest, "documents": self.selection.meta["digest"]}
         return fingerprint({"rows": 1, **numbers, **content})
 
     def tasks(self, draft: Draft) -> list[RowsTask]:
-        config, parts = self._config, self.listing.parts
+        config, parts = target_config(self.listing.pool), self.listing.parts
         quotas = token_quotas(config.max_tokens, len(parts))
         return [
             RowsTask(
@@ -130,10 +130,11 @@ class TargetRows(Step[RowsTask, RowsResult]):
     def check(self, artifact: Artifact) -> None:
         check_rows(self.listing.pool, artifact)
 
-    @property
-    def _config(self) -> TargetConfig:
-        assert isinstance(self.listing.pool.config, TargetConfig)
-        return self.listing.pool.config
+
+def target_config(pool: Pool) -> TargetConfig:
+    """Return the settings of a pool that is a target."""
+    assert isinstance(pool.config, TargetConfig)
+    return pool.config
 
 
 def token_quotas(max_tokens: int | None, parts: int) -> Sequence[int | None]:

@@ -162,6 +162,19 @@ def test_parquet_csv_and_compressed_csv_give_the_same(run: Run) -> None:
         assert read.targets == parquet.targets
 
 
+def test_dots_reach_into_structs(run: Run) -> None:
+    """A column in a struct is the same column."""
+    flat = table(60, 1)
+    nested = {name: values for name, values in flat.items() if name not in ("age", "place")}
+    nested["row"] = [{"age": int(age), "place": place} for age, place in zip(flat["age"], flat["place"], strict=True)]
+    goal = {"numeric": ["row.age", "pay"], "categorical": ["row.place"], "label": "label"}
+    plain = {"numeric": ["age", "pay"], "categorical": ["place"], "label": "label"}
+    one = run.prepare({"one": run.write("nested", nested)}, run.write("goal", nested), examples=goal)
+    other = run.prepare({"one": run.write("flat", flat)}, run.write("goal", flat), examples=plain)
+    rows = [open_rows(run.artifacts.storage, each.sources["one"]).read(np.arange(60)) for each in (one, other)]
+    assert (rows[0] == rows[1]).all()
+
+
 def test_rows_that_are_alike_fall_on_one_side_and_none_is_lost(run: Run) -> None:
     sources, _ = pools(run)
     some = pa.table(table(40, 5))

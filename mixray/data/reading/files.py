@@ -175,7 +175,7 @@ def _place(file: SourceFile, offset: int) -> str:
 @contextmanager
 def open_parquet(file: SourceFile) -> Iterator[Any]:
     """Open a file as a pyarrow ``ParquetFile`` whose pages are read one at a time."""
-    with open_file(file) as stream:
+    with open_filesystem(file.filesystem)[0].open_input_file(file.path) as stream:
         yield pq.ParquetFile(stream, buffer_size=BLOCK_BYTES, pre_buffer=False)
 
 

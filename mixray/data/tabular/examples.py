@@ -18,19 +18,24 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mixray.config.data import ExamplesConfig, TargetConfig
+from mixray.config.data import ExamplesConfig
 from mixray.config.objective import GroupObjective
 from mixray.config.schema import RunConfig
 from mixray.data import target_rows
 from mixray.data.pools import ExampleInputs, Notify, Pool, Prepared, pools_of
 from mixray.data.reading.parts import FilePart, Listing, list_pool
 from mixray.data.tabular.encoder import RowEncoder, TableSummary
-from mixray.data.tabular.tables import NAMED, Table, TableColumns, read_part
-from mixray.data.target_rows import FILE_ROWS, PARTS, PartResult, RowsResult, part_of
+from mixray.data.tabular.tables import NAMED, FileKind, Table, TableColumns, listed, read_part
+from mixray.data.target_rows import FILE_ROWS, PARTS, PartResult, part_of
 from mixray.data.text.deduplicate import pool_changed
 from mixray.data.text.documents import HASH_BYTES
 from mixray.errors import InputError
 from mixray.store import Artifact, Artifacts, Draft, FileRecord, RunTasks, Step, encode, find_or_make, fingerprint
+from mixray.store.step import Result
+
+KIND = "examples"
+LOOK = "look"
+TOO_FEW = "more rows, or another held_out; rows that are alike stay together"
 
 
 def prepare_examples(
@@ -45,16 +50,15 @@ def prepare_examples(
         for label, artifact in find_or_make(looking, artifacts, run_tasks, "look").items()
     }
     for label, listing in listings.items():
-        _check_some(listing.pool, looks[label])
+        _check_not_empty(listing.pool, looks[label])
     sources = TableSummary.joined(
         [looks[f"source {name}"] for name in config.sources], columns[f"source {next(iter(config.sources))}"]
     )
-    _check_classes(sources)
     encoder = RowEncoder.of(sources)
-    _check_prior(config, encoder)
+    _check_sources(config, encoder)
     for label, listing in listings.items():
         _check_fit(listing.pool, looks[label], encoder)
-    encoding: dict[str, Step[Any, Any]] = {
+    encoding: dict[str, EncodePool[Any]] = {
         label: (EncodeSource if listing.pool.role == "source" else EncodeTarget)(
             listing, looks[label], columns[label], encoder
         )
@@ -82,11 +86,11 @@ def look_ahead(config: RunConfig, examples: ExamplesConfig) -> tuple[ExampleInpu
         columns, parts = _columns_of(pool, config, examples), file_parts(list_pool(pool))
         summaries: list[TableSummary] = []
         for part in parts:
-            summaries.append(TableSummary.of(read_part(pool, part, columns, None), columns))
+            summaries.append(TableSummary.of(read_part(part, columns, None), columns))
             if summaries[-1].rows:
                 break
         look = TableSummary.joined(summaries, columns)
-        _check_some(pool, look)
+        _check_not_empty(pool, look)
         if pool.role == "source":
             looks.append(look)
             source_columns = columns
@@ -97,27 +101,40 @@ def look_ahead(config: RunConfig, examples: ExamplesConfig) -> tuple[ExampleInpu
 def _columns_of(pool: Pool, config: RunConfig, examples: ExamplesConfig) -> TableColumns:
     """Return the columns to read. Only sources have groups: the split of a target does not depend on them."""
     objective = config.retrain.objective
-    if pool.role == "target" or not isinstance(objective, GroupObjective):
-        return TableColumns("examples", examples)
-    return TableColumns("examples", examples, (objective.group_column,) if objective.group_column else ())
+    if pool.role == "source" and isinstance(objective, GroupObjective) and objective.group_column:
+        return columns_of_pool(pool, examples, (objective.group_column,))
+    return columns_of_pool(pool, examples)
 
 
-def _check_some(pool: Pool, look: TableSummary) -> None:
+def columns_of_pool(pool: Pool, examples: ExamplesConfig, groups: tuple[str, ...] = ()) -> TableColumns:
+    """Return the columns to read of a pool of examples."""
+    kind: FileKind = "parquet" if pool.config.reader == "parquet" else "csv"
+    return TableColumns("examples", examples, kind, pool.section, groups, where=pool.config.where)
+
+
+def _check_not_empty(pool: Pool, look: TableSummary) -> None:
     if not look.rows:
-        raise no_rows(pool, look.filtered)
+        raise _no_rows(pool, look.filtered)
 
 
-def _check_classes(sources: TableSummary) -> None:
-    if len(sources.labels) < 2:
+def _no_rows(pool: Pool, filtered: int) -> InputError:
+    return InputError(
+        f"the {pool.label} has no rows",
+        where=pool.files_key,
+        got=f"{filtered} rows, none of which 'where' keeps" if filtered else "empty files",
+        wanted="at least one row",
+    )
+
+
+def _check_sources(config: RunConfig, encoder: RowEncoder) -> None:
+    """Raise InputError unless the sources have two classes, and all groups that the prior names."""
+    if len(encoder.label_names) < 2:
         raise InputError(
             "the label has one class only",
             where="examples.label",
-            got=", ".join(sources.labels) or "no rows",
+            got=", ".join(encoder.label_names) or "no rows",
             wanted="two classes or more over all sources",
         )
-
-
-def _check_prior(config: RunConfig, encoder: RowEncoder) -> None:
     objective = config.retrain.objective
     if not isinstance(objective, GroupObjective) or not objective.group_column:
         return
@@ -131,13 +148,13 @@ def _check_prior(config: RunConfig, encoder: RowEncoder) -> None:
 
 
 def _check_fit(pool: Pool, look: TableSummary, encoder: RowEncoder) -> None:
+    """Raise InputError unless the encoder knows a target's classes and the length of its features."""
     if pool.role == "target" and (unknown := sorted(set(look.labels) - set(encoder.label_names))):
         raise InputError(
             f"the {pool.label} has a class that no source has",
             where=f"examples.label, {pool.files_key}",
-            got=", ".join(map(repr, unknown[:NAMED])),
-            wanted=f"one of {', '.join(map(repr, encoder.label_names[:NAMED]))}"
-            + (", ..." if len(encoder.label_names) > NAMED else ""),
+            got=listed(unknown),
+            wanted=f"one of {listed(encoder.label_names)}",
             remedy="leave its rows out by 'where', or add a source that has it",
         )
     if len(look.mean) != len(encoder.mean):
@@ -178,67 +195,20 @@ def _warnings(looks: Mapping[str, TableSummary], encoder: RowEncoder) -> Iterato
 # ---------------------------------------------------------------------------------------------------------------- steps
 
 
-KIND = "examples"
-LOOK = "look"
-TOO_FEW = "more rows, or another held_out; rows that are alike stay together"
-
-
 @dataclass(frozen=True)
-class ExamplePart:
-    """A part of a pool. ``rows``: at most so many of it, None for all; ``digests``: of the rows and of their groups, as
-    they were when the values were looked at."""
+class ReadTask:
+    """Read part ``index`` of a pool. ``rows``: at most so many of the part; None: all."""
 
     pool: Pool
     part: FilePart
     index: int
     columns: TableColumns
     draft: Draft
-    rows: int | None = None
-    digests: tuple[str, str] | None = None
+    rows: int | None
 
 
 @dataclass(frozen=True)
-class EncodeTask:
-    source: ExamplePart
-    encoder: RowEncoder
-
-
-def row_hashes(table: Table) -> list[bytes]:
-    """Return a hash of every row's inputs and label, 16 bytes each."""
-    words = zip(*table.categorical.values(), table.labels, strict=True)
-    return [
-        hashlib.blake2b(row.tobytes() + json.dumps(texts).encode(), digest_size=HASH_BYTES).digest()
-        for row, texts in zip(table.numeric, words, strict=True)
-    ]
-
-
-def rows_digest(table: Table) -> str:
-    return hashlib.sha256(b"".join(row_hashes(table))).hexdigest()
-
-
-def groups_digest(table: Table) -> str:
-    return fingerprint(None if table.groups is None else table.groups.tolist())
-
-
-def file_parts(listing: Listing) -> list[FilePart]:
-    """Return the pool's parts. Raises InputError where there are none: Parquet files may have no row groups."""
-    parts = [part for part in listing.parts if isinstance(part, FilePart)]
-    if not parts:
-        raise no_rows(listing.pool, 0)
-    return parts
-
-
-def no_rows(pool: Pool, filtered: int) -> InputError:
-    return InputError(
-        f"the {pool.label} has no rows",
-        where=pool.files_key,
-        got=f"{filtered} rows, none of which 'where' keeps" if filtered else "empty files",
-        wanted="at least one row",
-    )
-
-
-@dataclass(frozen=True)
-class LookAt(Step[ExamplePart, TableSummary]):
+class LookAt(Step[ReadTask, TableSummary]):
     """What the values of a pool's columns are. It has no files; its metadata is a TableSummary."""
 
     kind = LOOK
@@ -252,29 +222,56 @@ class LookAt(Step[ExamplePart, TableSummary]):
         settings = [columns.inputs.model_dump(mode="json"), group, pool.reader, pool.where, pool.max_tokens]
         return fingerprint([LOOK, 1, settings, self.listing.key])
 
-    def tasks(self, draft: Draft) -> list[ExamplePart]:
-        return _parts(self.listing, self.columns, draft)
+    def tasks(self, draft: Draft) -> list[ReadTask]:
+        return _read_tasks(self.listing, self.columns, draft)
 
     @staticmethod
-    def run(task: ExamplePart) -> TableSummary:
-        table = read_part(task.pool, task.part, task.columns, task.rows)
-        summary = TableSummary.of(table, task.columns)
-        return replace(summary, digests=[rows_digest(table)], group_digests=[groups_digest(table)])
+    def run(task: ReadTask) -> TableSummary:
+        table = read_part(task.part, task.columns, task.rows)
+        rows, groups = _digests(table)
+        return replace(TableSummary.of(table, task.columns), digests=[rows], group_digests=[groups])
 
     def publish(self, draft: Draft, results: Sequence[TableSummary]) -> Artifact:
         return draft.publish({}, asdict(TableSummary.joined(results, self.columns)))
 
 
 @dataclass(frozen=True)
-class EncodeSource(Step[EncodeTask, tuple[FileRecord, int]]):
-    """The records of a source. Meta: ``tokens`` (the number of examples), ``shards`` ({file: examples}, in order) and
-    ``content`` (the identity of the records without their groups)."""
+class EncodeTask:
+    """Read rows again and encode them. ``digests``: what ``_digests`` returned when the values were looked at."""
 
-    kind = KIND
+    source: ReadTask
+    digests: tuple[str, str]
+    encoder: RowEncoder
+
+    def table(self) -> Table:
+        """Read the rows. Raises StageError if they have changed."""
+        table = read_part(self.source.part, self.source.columns, self.source.rows)
+        if _digests(table) != self.digests:
+            raise pool_changed(self.source.pool)
+        return table
+
+
+@dataclass(frozen=True)
+class EncodePool(Step[EncodeTask, Result]):
+    """The encoded rows of a pool. ``look``: the values of its columns."""
+
     listing: Listing
     look: TableSummary
     columns: TableColumns
     encoder: RowEncoder
+
+    def tasks(self, draft: Draft) -> list[EncodeTask]:
+        sources = _read_tasks(self.listing, self.columns, draft)
+        digests = zip(self.look.digests, self.look.group_digests, strict=True)
+        return [EncodeTask(source, pair, self.encoder) for source, pair in zip(sources, digests, strict=True)]
+
+
+@dataclass(frozen=True)
+class EncodeSource(EncodePool[tuple[FileRecord, int]]):
+    """The records of a source. Meta: ``tokens`` (the number of examples), ``shards`` ({file: examples}, in order) and
+    ``content`` (the identity of the records without their groups)."""
+
+    kind = KIND
 
     @property
     def content(self) -> str:
@@ -285,12 +282,13 @@ class EncodeSource(Step[EncodeTask, tuple[FileRecord, int]]):
         groups = self.encoder.group_names
         return fingerprint([self.content, groups, self.look.group_digests]) if groups else self.content
 
-    def tasks(self, draft: Draft) -> list[EncodeTask]:
-        return _encode_tasks(self.listing, self.look, self.columns, self.encoder, draft)
-
     @staticmethod
     def run(task: EncodeTask) -> tuple[FileRecord, int]:
-        return write_examples(task)
+        """Write a part's records, and return the file and how many there are."""
+        records = task.encoder.encode(task.table())
+        sink = io.BytesIO()
+        np.save(sink, records)
+        return task.source.draft.write(f"{task.source.index:06d}.npy", sink.getvalue()), len(records)
 
     def publish(self, draft: Draft, results: Sequence[tuple[FileRecord, int]]) -> Artifact:
         files = {f"{index:06d}.npy": record for index, (record, count) in enumerate(results) if count}
@@ -299,27 +297,38 @@ class EncodeSource(Step[EncodeTask, tuple[FileRecord, int]]):
 
 
 @dataclass(frozen=True)
-class EncodeTarget(Step[EncodeTask, target_rows.RowsResult]):
+class EncodeTarget(EncodePool[target_rows.RowsResult]):
     """The rows of a target. The meta is that of ``publish_rows``."""
 
     kind = target_rows.KIND
-    listing: Listing
-    look: TableSummary
-    columns: TableColumns
-    encoder: RowEncoder
 
     @property
     def id(self) -> str:
-        config = self.listing.pool.config
-        assert isinstance(config, TargetConfig)
-        return fingerprint([target_rows.KIND, 1, self.encoder.digest, self.look.digests, config.held_out])
-
-    def tasks(self, draft: Draft) -> list[EncodeTask]:
-        return _encode_tasks(self.listing, self.look, self.columns, self.encoder, draft)
+        held_out = target_rows.target_config(self.listing.pool).held_out
+        return fingerprint([target_rows.KIND, 1, self.encoder.digest, self.look.digests, held_out])
 
     @staticmethod
     def run(task: EncodeTask) -> target_rows.RowsResult:
-        return write_target_examples(task)
+        """Write a part's rows of the prediction cache, at most FILE_ROWS a file; equal rows fall into one part."""
+        source, table = task.source, task.table()
+        held_out = target_rows.target_config(source.pool).held_out
+        contents, records = row_hashes(table), task.encoder.encode(table)
+        parts = np.array([part_of(content, held_out) for content in contents])
+        # Equal rows are told apart by their place.
+        documents = [
+            hashlib.blake2b(content + f"{source.index}-{row}".encode(), digest_size=HASH_BYTES).digest()
+            for row, content in enumerate(contents)
+        ]
+        results: target_rows.RowsResult = {part: PartResult() for part in PARTS}
+        for part, result in results.items():
+            in_part = np.flatnonzero(parts == part)
+            result.rows = result.documents = result.tokens = len(in_part)
+            for number, start in enumerate(range(0, len(in_part), FILE_ROWS)):
+                chosen = in_part[start : start + FILE_ROWS]
+                name = f"{part}-{source.index:06d}-{number:05d}.parquet"
+                rows = _cache_rows([documents[row] for row in chosen], records[chosen])
+                result.files.append(source.draft.write(name, encode(rows)))
+        return results
 
     def publish(self, draft: Draft, results: Sequence[target_rows.RowsResult]) -> Artifact:
         return target_rows.publish_rows(draft, 1, results)
@@ -328,54 +337,36 @@ class EncodeTarget(Step[EncodeTask, target_rows.RowsResult]):
         target_rows.check_rows(self.listing.pool, artifact, remedy=TOO_FEW)
 
 
-def _encode_tasks(
-    listing: Listing, look: TableSummary, columns: TableColumns, encoder: RowEncoder, draft: Draft
-) -> list[EncodeTask]:
-    parts, digests = _parts(listing, columns, draft), zip(look.digests, look.group_digests, strict=True)
-    return [EncodeTask(replace(part, digests=pair), encoder) for part, pair in zip(parts, digests, strict=True)]
+def file_parts(listing: Listing) -> list[FilePart]:
+    """Return the pool's parts. Raises InputError if there are none: Parquet files may have no row groups."""
+    parts = [part for part in listing.parts if isinstance(part, FilePart)]
+    if not parts:
+        raise _no_rows(listing.pool, 0)
+    return parts
 
 
-def _parts(listing: Listing, columns: TableColumns, draft: Draft) -> list[ExamplePart]:
+def _read_tasks(listing: Listing, columns: TableColumns, draft: Draft) -> list[ReadTask]:
     parts = file_parts(listing)
     quotas = target_rows.token_quotas(listing.pool.config.max_tokens, len(parts))
     return [
-        ExamplePart(listing.pool, part, index, columns, draft, quota)
+        ReadTask(listing.pool, part, index, columns, draft, quota)
         for index, (part, quota) in enumerate(zip(parts, quotas, strict=True))
     ]
 
 
-# -------------------------------------------------------------------------------------------------------------- writing
+def row_hashes(table: Table) -> list[bytes]:
+    """Return a hash of every row's inputs and label, 16 bytes each."""
+    words = zip(*table.categorical.values(), table.labels, strict=True)
+    return [
+        hashlib.blake2b(row.tobytes() + json.dumps(texts).encode(), digest_size=HASH_BYTES).digest()
+        for row, texts in zip(table.numeric, words, strict=True)
+    ]
 
 
-def write_examples(task: EncodeTask) -> tuple[FileRecord, int]:
-    """Write a part's records, and return the file and how many there are."""
-    records = task.encoder.encode(_read_again(task.source))
-    sink = io.BytesIO()
-    np.save(sink, records)
-    return task.source.draft.write(f"{task.source.index:06d}.npy", sink.getvalue()), len(records)
-
-
-def write_target_examples(task: EncodeTask) -> RowsResult:
-    """Write a part's rows of the prediction cache, at most FILE_ROWS a file; alike rows fall on one side."""
-    source, config = task.source, task.source.pool.config
-    assert isinstance(config, TargetConfig)
-    table = _read_again(source)
-    contents, records = row_hashes(table), task.encoder.encode(table)
-    sides = np.array([part_of(content, config.held_out) for content in contents])
-    # What tells alike rows apart is where they stand.
-    marks = [f"{source.index}-{row}".encode() for row in range(len(table))]
-    pairs = zip(contents, marks, strict=True)
-    documents = [hashlib.blake2b(content + mark, digest_size=HASH_BYTES).digest() for content, mark in pairs]
-    results: RowsResult = {side: PartResult() for side in PARTS}
-    for side in PARTS:
-        mine, result = np.flatnonzero(sides == side), results[side]
-        result.rows = result.documents = result.tokens = len(mine)
-        for number, start in enumerate(range(0, len(mine), FILE_ROWS)):
-            chosen = mine[start : start + FILE_ROWS]
-            name = f"{side}-{source.index:06d}-{number:05d}.parquet"
-            rows = _cache_rows([documents[row] for row in chosen], records[chosen])
-            result.files.append(source.draft.write(name, encode(rows)))
-    return results
+def _digests(table: Table) -> tuple[str, str]:
+    """Return the identity of the rows' inputs and labels, and that of their groups."""
+    groups = None if table.groups is None else table.groups.tolist()
+    return hashlib.sha256(b"".join(row_hashes(table))).hexdigest(), fingerprint(groups)
 
 
 def _cache_rows(documents: list[bytes], records: NDArray[np.void]) -> Any:
@@ -391,10 +382,3 @@ def _cache_rows(documents: list[bytes], records: NDArray[np.void]) -> Any:
             "count": ones,
         }
     )
-
-
-def _read_again(task: ExamplePart) -> Table:
-    table = read_part(task.pool, task.part, task.columns, task.rows)
-    if (rows_digest(table), groups_digest(table)) != task.digests:
-        raise pool_changed(task.pool)
-    return table

@@ -1,15 +1,15 @@
 """The ``data`` section of a robust run file: its rows are stored once, and workers make each seed's task of them.
 
 The rows come from Parquet or CSV files, or are scikit-learn's handwritten digits with a shortcut built in. A task has
-three parts, encoded with what the training part alone tells.
+three parts: train, validation and test. The encoding is learned from the training part alone.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,21 +20,23 @@ from scipy.optimize import linear_sum_assignment
 from mixray.config.robust import DigitsConfig, GroupedConfig
 from mixray.data.reading.locations import find_files
 from mixray.data.tabular.encoder import RowEncoder, TableSummary, ids_in, names_of, standardised, without_rounding
-from mixray.data.tabular.tables import NAMED, FileKind, Table, TableColumns, Texts, read_file, typed
+from mixray.data.tabular.tables import Table, TableColumns, Texts, listed, read_file, typed
 from mixray.errors import InputError, first_line
 from mixray.store import Artifact, Artifacts, Storage, encode
 from mixray.store.tables import read_table
 
 Ids = NDArray[np.int64]
 PART_NAMES = ("train", "validation", "test")
+TABLE = "rows.parquet"
 
 
 @dataclass(frozen=True, eq=False)
 class GroupedRows:
     """Encoded rows of one part of a task.
 
-    features: float32 (rows, columns); labels, group_ids: int64 (rows,); spurious: int64 (rows,), None where no spurious
-    attribute is named; row_ids: int64 (rows,), the rows' numbers in the whole table.
+    ``features``: float32, shape (rows, columns). ``labels``, ``group_ids``: int64, shape (rows,). ``spurious``: int64,
+    shape (rows,), None if no spurious attribute is named. ``row_ids``: int64, shape (rows,), the rows' numbers in the
+    whole table.
     """
 
     features: NDArray[np.float32]
@@ -57,7 +59,8 @@ class GroupedTask:
     """A classification task of one seed. Names are in the order of the ids; every group has training rows.
 
     ``spurious_names[k]`` is the attribute's value that occurs with label k more often than chance in the training rows;
-    it is empty where no attribute is named or where its number of values is not that of the label.
+    it is empty if no attribute is named, or if its number of values is not that of the label. ``warnings``: {code,
+    message, ...}.
     """
 
     train: GroupedRows
@@ -69,164 +72,41 @@ class GroupedTask:
     feature_names: tuple[str, ...]
     warnings: list[dict[str, Any]] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        """Warn about each part that lacks groups. Raises InputError if the training part does."""
+        for name, part in self.parts():
+            empty = np.flatnonzero(np.bincount(part.group_ids, minlength=self.num_groups) == 0)
+            groups = ", ".join(self.group_names[group] for group in empty)
+            if len(empty) and name == "train":
+                raise InputError(
+                    "a group has no training rows", where=f"data.group, group {groups}", wanted="one or more"
+                )
+            if len(empty):
+                message = f"the {name} part has no rows of {groups}: the worst group is found among the others"
+                self.warnings.append({"code": "group_without_rows", "message": message, "part": name})
+
     @property
     def num_groups(self) -> int:
         return len(self.group_names)
 
     @property
     def training_counts(self) -> Ids:
-        """Return the number of training rows of each group, int64 (groups,)."""
-        return np.bincount(self.train.group_ids, minlength=len(self.group_names))
+        """Return the number of training rows of each group, int64, shape (groups,)."""
+        return np.bincount(self.train.group_ids, minlength=self.num_groups)
 
     def parts(self) -> Iterator[tuple[str, GroupedRows]]:
         yield from zip(PART_NAMES, (self.train, self.validation, self.test), strict=True)
 
 
-def columns_of(config: GroupedConfig) -> TableColumns:
-    return TableColumns("data", config, tuple(config.group_columns), config.spurious, config.split)
-
-
-def split_and_encode(table: Table, config: GroupedConfig, seed: int) -> GroupedTask:
-    """Return the task of a seed.
-
-    Raises InputError where a part has no rows, a group has no training rows, or the label has one class there.
-    """
-    assert table.groups is not None
-    parts = _parts(table, config, seed)
-    in_train = parts == "train"
-    encoder = RowEncoder.of(TableSummary.of(table.take(in_train), columns_of(config)))
-    labels, groups = encoder.label_names, encoder.group_names
-    if len(labels) < 2:
-        raise InputError(
-            "the label has one class only in the training rows",
-            where=f"data.label, column {config.label}",
-            got=", ".join(labels),
-            wanted="two classes or more",
-        )
-    _refuse_unknown(table.labels, labels, parts, "label", "class")
-    _refuse_unknown(table.groups, groups, parts, "group", "group")
-    warnings = _unknown_categories(table, encoder)
-    spurious_names, spurious = _spurious_names(table, in_train, labels), table.roles.get("spurious")
-    if spurious is not None and not spurious_names:
-        message = "alignment is not measured: the spurious attribute and the label have different numbers of values"
-        warnings.append({"code": "no_alignment", "message": message})
-    records = encoder.encode(table)
-    whole = GroupedRows(
-        records["features"],
-        records["label"],
-        records["group"],
-        ids_in(spurious, spurious_names) if spurious is not None and spurious_names else None,
-        np.arange(len(table)),
-    )
-    train, validation, test = (whole.take(np.flatnonzero(parts == part)) for part in PART_NAMES)
-    names = _feature_names(config, encoder)
-    return check_groups(GroupedTask(train, validation, test, labels, groups, spurious_names, names, warnings))
-
-
 def importance_weights(group_counts: Ids) -> NDArray[np.float64]:
-    """Return row weights by group, float64 (groups,), with which all groups weigh the same and the mean weight is 1."""
+    """Return row weights by group, float64, shape (groups,), with which all groups weigh the same and the mean weight
+    is 1."""
     shares = group_counts.astype(np.float64) / group_counts.sum()
     weights: NDArray[np.float64] = 1 / (len(shares) * shares)
     return weights
 
 
-def check_groups(task: GroupedTask) -> GroupedTask:
-    """Return the task with a warning for each part that lacks groups. Raises InputError if the training part does."""
-    warnings = list(task.warnings)
-    for name, part in task.parts():
-        empty = np.flatnonzero(np.bincount(part.group_ids, minlength=len(task.group_names)) == 0)
-        names = ", ".join(task.group_names[group] for group in empty)
-        if len(empty) and name == "train":
-            raise InputError("a group has no training rows", where=f"data.group, group {names}", wanted="one or more")
-        if len(empty):
-            message = f"the {name} part has no rows of {names}: the worst group is found among the others"
-            warnings.append({"code": "group_without_rows", "message": message, "part": name})
-    return replace(task, warnings=warnings)
-
-
-def _refuse_unknown(values: Texts, names: tuple[str, ...], parts: Texts, key: str, what: str) -> None:
-    for part in PART_NAMES[1:]:
-        unknown = sorted(set(values[parts == part].tolist()) - set(names))
-        if unknown:
-            raise InputError(
-                f"a {what} has no training rows" if what == "group" else f"a {what} occurs in no training row",
-                where=f"data.{key}, part {part}",
-                got=", ".join(map(repr, unknown[:NAMED])),
-                wanted=f"one of the {len(names)} of the training rows: {', '.join(names[:NAMED])}"
-                + (", ..." if len(names) > NAMED else ""),
-                remedy=f"leave the rows out, or merge the {what} with another one",
-            )
-
-
-def _unknown_categories(table: Table, encoder: RowEncoder) -> list[dict[str, Any]]:
-    warnings = []
-    for name, values in table.categorical.items():
-        unknown = int((ids_in(values, encoder.categories[name]) < 0).sum())
-        if unknown:
-            message = f"{unknown} rows of the other parts have a value of {name} that no training row has: all zeros"
-            warnings.append({"code": "unknown_category", "message": message, "column": name, "rows": unknown})
-    return warnings
-
-
-def _feature_names(config: GroupedConfig, encoder: RowEncoder) -> tuple[str, ...]:
-    names = list(config.numeric)
-    if config.features is not None:
-        names = [f"{config.features}.{place}" for place in range(len(encoder.mean))]
-    names += [f"{name}={value}" for name, values in encoder.categories.items() for value in values]
-    return tuple(names)
-
-
-def _spurious_names(table: Table, in_train: NDArray[np.bool_], labels: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the attribute's values, each at the position of the label with which it occurs most."""
-    spurious = table.roles.get("spurious")
-    if spurious is None:
-        return ()
-    values = names_of(spurious[in_train])
-    if len(values) != len(labels) or set(spurious.tolist()) - set(values):
-        return ()
-    counts = np.zeros((len(labels), len(values)))
-    np.add.at(counts, (ids_in(table.labels[in_train], labels), ids_in(spurious[in_train], values)), 1)
-    expected = counts.sum(axis=1, keepdims=True) * counts.sum(axis=0, keepdims=True) / counts.sum()
-    _, places = linear_sum_assignment(expected - counts)
-    return tuple(values[place] for place in places)
-
-
-# -------------------------------------------------------------------------------------------------------------- parts
-
-
-def _parts(table: Table, config: GroupedConfig, seed: int) -> Texts:
-    """Return the part of every row; what the table does not say is drawn within each group."""
-    named = table.roles.get("split")
-    assert table.groups is not None
-    parts = np.full(len(table), "train", dtype="<U10") if named is None else named.astype("<U10")
-    draws = np.random.default_rng([seed, len(table)])
-    if named is None:
-        _set_aside(parts, table.groups, "test", config.test, draws)
-    if "validation" not in parts:
-        _set_aside(parts, table.groups, "validation", config.validation, draws)
-    return parts
-
-
-def _set_aside(parts: Texts, groups: Texts, part: str, share: float, draws: np.random.Generator) -> None:
-    """Move a share of every group's training rows to ``part``, in place. Raises InputError where one has too few."""
-    for group in np.unique(groups[parts == "train"]):
-        rows = np.flatnonzero((parts == "train") & (groups == group))
-        count = math.ceil(share * len(rows))
-        if count == len(rows):
-            raise InputError(
-                f"a group has too few training rows to set some aside for {part}",
-                where=f"data.group, group {group}",
-                got=f"{len(rows)} rows, of which {share:g} would be {count}",
-                wanted="2 rows or more of every group",
-                remedy=f"name a split column that has {part} rows, or merge the group with another one",
-            )
-        parts[draws.permutation(rows)[:count]] = part
-
-
-# ----------------------------------------------------------------------------------------------------------------- rows
-
-
-TABLE = "rows.parquet"
+# -------------------------------------------------------------------------------------------------------- rows of files
 
 
 def store_rows(config: GroupedConfig, artifacts: Artifacts) -> Artifact | None:
@@ -262,69 +142,181 @@ def read_task(config: GroupedConfig, seed: int) -> GroupedTask:
     return split_and_encode(typed_rows(read_rows(config), config), config, seed)
 
 
+def _columns_of(config: GroupedConfig) -> TableColumns:
+    kind: Any = "parquet" if config.parquet is not None else "csv"
+    return TableColumns("data", config, kind, "data", tuple(config.group_columns), config.spurious, config.split)
+
+
 def read_rows(config: GroupedConfig) -> Any:
     """Return the named columns of all files as one Arrow table.
 
-    Raises InputError where no file matches, a column is missing or a file cannot be read.
+    Raises InputError if no file matches, a column is missing or a file cannot be read.
     """
-    kind: FileKind = "parquet" if config.parquet is not None else "csv"
-    locations = config.parquet if config.parquet is not None else config.csv
+    columns, locations = _columns_of(config), config.parquet if config.parquet is not None else config.csv
     assert locations is not None
-    key = f"data.{kind}"
     patterns = [locations] if isinstance(locations, str) else list(locations)
-    files = find_files(patterns, [], folder_glob=f"**/*.{kind}")
+    files = find_files(patterns, [], folder_glob=f"**/*.{columns.kind}")
     if not files:
-        raise InputError("no file matches", where=key, got=", ".join(patterns), wanted=f"{kind} files")
-    tables = []
-    for file in files:
-        try:
-            tables.append(read_file(file, kind, columns_of(config)))
-        except (OSError, pa.ArrowException) as error:
-            got = f"{file.location} ({first_line(error)})"
-            raise InputError("a file cannot be read", where=key, got=got, wanted=f"a whole {kind} file") from error
+        raise InputError(
+            "no file matches", where=columns.files_key, got=", ".join(patterns), wanted=f"{columns.kind} files"
+        )
+    tables = [read_file(file, columns) for file in files]
     try:
         return pa.concat_tables(tables, promote_options="permissive").combine_chunks()
     except pa.ArrowException as error:
-        raise InputError("the files do not have the same columns", where=key, got=first_line(error)) from error
+        raise InputError(
+            "the files do not have the same columns", where=columns.files_key, got=first_line(error)
+        ) from error
 
 
 def typed_rows(table: Any, config: GroupedConfig) -> Table:
     """Return the columns in their roles. Raises InputError naming the column and what is wrong with it."""
     if not table.num_rows:
         raise InputError("there are no rows", where="data", wanted="one row per example")
-    rows = typed(table, columns_of(config))
+    rows = typed(table, _columns_of(config))
     if config.split is not None:
         _check_parts(rows.roles["split"], config.split)
     return rows
 
 
-def _check_parts(values: Texts, name: str) -> None:
-    present = np.unique(values)
-    other = sorted(set(present.tolist()) - set(PART_NAMES))
-    if other:
+def _check_parts(values: Texts, column: str) -> None:
+    present, where = names_of(values), f"data.split, column {column}"
+    unknown = sorted(set(present) - set(PART_NAMES))
+    if unknown:
         raise InputError(
             "a row belongs to no part",
-            where=f"data.split, column {name}",
-            got=", ".join(map(repr, other[:5])),
+            where=where,
+            got=listed(unknown),
             wanted=" | ".join(PART_NAMES),
             remedy="rename the parts, or leave out data.split",
         )
-    missing = [part for part in ("train", "test") if part not in present]
-    if missing:
+    for part in ("train", "test"):
+        if part not in present:
+            raise InputError(
+                f"no row belongs to the part {part!r}",
+                where=where,
+                got=", ".join(present),
+                wanted="train and test, and validation or a share of train for it",
+            )
+
+
+# ----------------------------------------------------------------------------------------------------- parts and ids
+
+
+def split_and_encode(table: Table, config: GroupedConfig, seed: int) -> GroupedTask:
+    """Return the task of a seed.
+
+    Raises InputError if a part has no rows, a group has no training rows, or the label has one class there.
+    """
+    assert table.groups is not None
+    parts = _parts(table, table.groups, config, seed)
+    train = table.take(parts == "train")
+    encoder = RowEncoder.of(TableSummary.of(train, _columns_of(config)))
+    labels, groups = encoder.label_names, encoder.group_names
+    if len(labels) < 2:
         raise InputError(
-            f"no row belongs to the part {missing[0]!r}",
-            where=f"data.split, column {name}",
-            got=", ".join(present.tolist()),
-            wanted="train and test, and validation or a share of train for it",
+            "the label has one class only in the training rows",
+            where=f"data.label, column {config.label}",
+            got=", ".join(labels),
+            wanted="two classes or more",
         )
+    _require_in_train(table.labels, labels, parts, "label", "class")
+    _require_in_train(table.groups, groups, parts, "group", "group")
+    warnings = list(_unknown_categories(table, encoder))
+    spurious, spurious_names = table.roles.get("spurious"), _spurious_names(table, train, labels)
+    if spurious is not None and not spurious_names:
+        message = "alignment is not measured: the spurious attribute and the label have different numbers of values"
+        warnings.append({"code": "no_alignment", "message": message})
+    records = encoder.encode(table)
+    whole = GroupedRows(
+        records["features"],
+        records["label"],
+        records["group"],
+        ids_in(spurious, spurious_names) if spurious is not None and spurious_names else None,
+        np.arange(len(table)),
+    )
+    train_rows, validation, test = (whole.take(np.flatnonzero(parts == part)) for part in PART_NAMES)
+    names = _feature_names(config, encoder)
+    return GroupedTask(train_rows, validation, test, labels, groups, spurious_names, names, warnings)
 
 
-# ------------------------------------------------------------------------------------------------------------- digits
+def _parts(table: Table, groups: Texts, config: GroupedConfig, seed: int) -> Texts:
+    """Return the part of every row. What the table does not say is drawn within each group."""
+    named = table.roles.get("split")
+    parts = np.full(len(table), "train", dtype="<U10") if named is None else named.astype("<U10")
+    draws = np.random.default_rng([seed, len(table)])
+    if named is None:
+        _set_aside(parts, groups, "test", config.test, draws)
+    if "validation" not in parts:
+        _set_aside(parts, groups, "validation", config.validation, draws)
+    return parts
+
+
+def _set_aside(parts: Texts, groups: Texts, part: str, share: float, draws: np.random.Generator) -> None:
+    """Move a share of every group's training rows to ``part``, in place. Raises InputError if a group has too few."""
+    for group in np.unique(groups[parts == "train"]):
+        rows = np.flatnonzero((parts == "train") & (groups == group))
+        count = math.ceil(share * len(rows))
+        if count == len(rows):
+            raise InputError(
+                f"a group has too few training rows to set some aside for {part}",
+                where=f"data.group, group {group}",
+                got=f"{len(rows)} rows, of which {share:g} would be {count}",
+                wanted="2 rows or more of every group",
+                remedy=f"name a split column that has {part} rows, or merge the group with another one",
+            )
+        parts[draws.permutation(rows)[:count]] = part
+
+
+def _require_in_train(values: Texts, names: Sequence[str], parts: Texts, key: str, what: str) -> None:
+    """Raise InputError if another part has a value that is not among ``names``, those of the training part."""
+    for part in PART_NAMES[1:]:
+        unknown = sorted(set(values[parts == part].tolist()) - set(names))
+        if unknown:
+            raise InputError(
+                f"a {what} has no training rows" if what == "group" else f"a {what} occurs in no training row",
+                where=f"data.{key}, part {part}",
+                got=listed(unknown),
+                wanted=f"one of the {len(names)} of the training rows: {listed(names)}",
+                remedy=f"leave the rows out, or merge the {what} with another one",
+            )
+
+
+def _unknown_categories(table: Table, encoder: RowEncoder) -> Iterator[dict[str, Any]]:
+    for name, values in table.categorical.items():
+        unknown = int((ids_in(values, encoder.categories[name]) < 0).sum())
+        if unknown:
+            message = f"{unknown} rows of the other parts have a value of {name} that no training row has: all zeros"
+            yield {"code": "unknown_category", "message": message, "column": name, "rows": unknown}
+
+
+def _feature_names(config: GroupedConfig, encoder: RowEncoder) -> tuple[str, ...]:
+    names = list(config.numeric)
+    if config.features is not None:
+        names = [f"{config.features}.{place}" for place in range(len(encoder.mean))]
+    return (*names, *(f"{name}={value}" for name, values in encoder.categories.items() for value in values))
+
+
+def _spurious_names(table: Table, train: Table, labels: Sequence[str]) -> tuple[str, ...]:
+    """Return the attribute's values, each at the position of the label with which it occurs most."""
+    if "spurious" not in table.roles:
+        return ()
+    values = names_of(train.roles["spurious"])
+    if len(values) != len(labels) or set(table.roles["spurious"].tolist()) - set(values):
+        return ()
+    counts = np.zeros((len(labels), len(values)))
+    np.add.at(counts, (ids_in(train.labels, labels), ids_in(train.roles["spurious"], values)), 1)
+    expected = counts.sum(axis=1, keepdims=True) * counts.sum(axis=0, keepdims=True) / counts.sum()
+    _, places = linear_sum_assignment(expected - counts)
+    return tuple(values[place] for place in places)
+
+
+# --------------------------------------------------------------------------------------------------------------- digits
 
 LABELS = ("0-4", "5-9")
 PATCHES = ("no patch", "patch")
 PATCH = 2
-"""Pixels along a side."""
+"""The patch is a square of this many pixels by as many."""
 BRIGHT = 16.0
 TRAIN, VALIDATION = 1000, 300
 """Rows of these parts; the other 497 are the test part."""
@@ -343,13 +335,11 @@ def digits_task(config: DigitsConfig, seed: int) -> GroupedTask:
     bunch = load_digits()
     images, labels = np.array(bunch.images, dtype=np.float64), (bunch.target >= 5).astype(np.int64)
     draws = np.random.default_rng([seed, len(labels)])
-    order = draws.permutation(len(labels))
-    train, validation, test = np.split(order, [TRAIN, TRAIN + VALIDATION])
-    agrees = draws.random(len(labels)) < np.where(np.isin(np.arange(len(labels)), train), config.correlation, 0.5)
+    in_parts = np.split(draws.permutation(len(labels)), [TRAIN, TRAIN + VALIDATION])
+    in_train = np.isin(np.arange(len(labels)), in_parts[0])
+    agrees = draws.random(len(labels)) < np.where(in_train, config.correlation, 0.5)
     patch = np.where(agrees, labels, 1 - labels)
     images[:, :PATCH, :PATCH] = BRIGHT * patch[:, None, None]
-    in_train = np.zeros(len(labels), dtype=bool)
-    in_train[train] = True
     pixels = images.reshape(len(labels), -1)
     mean = pixels[in_train].mean(axis=0)
     deviation = without_rounding(pixels[in_train].std(axis=0), mean)
@@ -357,5 +347,5 @@ def digits_task(config: DigitsConfig, seed: int) -> GroupedTask:
     whole = GroupedRows(features, labels, 2 * labels + patch, patch, np.arange(len(labels)))
     groups = tuple(f"{label}|{value}" for label in LABELS for value in PATCHES)
     names = tuple(f"pixel {row},{column}" for row in range(8) for column in range(8))
-    parts = (whole.take(train), whole.take(validation), whole.take(test))
-    return check_groups(GroupedTask(parts[0], parts[1], parts[2], LABELS, groups, PATCHES, names))
+    train, validation, test = (whole.take(rows) for rows in in_parts)
+    return GroupedTask(train, validation, test, LABELS, groups, PATCHES, names)

@@ -9,20 +9,18 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mixray.config.data import ExampleColumns
-from mixray.data.pools import Pool
-from mixray.data.reading.files import open_file, reading
-from mixray.data.reading.locations import SourceFile, open_filesystem
+from mixray.data.reading.files import open_file, open_parquet, reading
+from mixray.data.reading.locations import SourceFile
 from mixray.data.reading.parts import FilePart, FileSlice
 from mixray.data.reading.row_texts import column_at, missing_column, type_at, written
 from mixray.errors import InputError
@@ -42,13 +40,24 @@ FileKind = Literal["parquet", "csv"]
 
 @dataclass(frozen=True)
 class TableColumns:
-    """The columns that a run file names. ``section`` is the key of the section that names the inputs."""
+    """The columns that a run file names, and where it says so.
+
+    ``section``: the section that names the inputs. ``kind``: of the files; ``place``: the dotted key of the section
+    that names them. ``where``: column -> the value of the rows to keep.
+    """
 
     section: Literal["examples", "data"]
     inputs: ExampleColumns
+    kind: FileKind
+    place: str
     groups: tuple[str, ...] = ()
     spurious: str | None = None
     split: str | None = None
+    where: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def files_key(self) -> str:
+        return f"{self.place}.{self.kind}"
 
     def key(self, role: str) -> str:
         """Return the dotted key of the run file that names the columns of a role."""
@@ -57,27 +66,36 @@ class TableColumns:
         return f"{self.section}.{role}"
 
     @property
-    def by_key(self) -> dict[str, list[str]]:
+    def roles(self) -> dict[Role, list[str]]:
+        """The columns of every role but the inputs, without roles that have none."""
+        columns: dict[Role, Sequence[str | None]] = {
+            "group": self.groups,
+            "label": [self.inputs.label],
+            "spurious": [self.spurious],
+            "split": [self.split],
+        }
+        named = {role: [name for name in names if name is not None] for role, names in columns.items()}
+        return {role: names for role, names in named.items() if names}
+
+    @property
+    def by_key(self) -> dict[str, Sequence[str]]:
         """Dotted key of the run file -> the columns that it names."""
-        inputs = {self.key(name): list(columns) for name, columns in self.inputs.inputs.items()}
-        single = {"label": self.inputs.label, "spurious": self.spurious, "split": self.split}
-        roles = {self.key(role): [] if column is None else [column] for role, column in single.items()}
-        return inputs | {self.key("group"): list(self.groups)} | roles
+        inputs = {self.key(name): columns for name, columns in self.inputs.inputs.items()}
+        return inputs | {self.key(role): names for role, names in self.roles.items()}
 
     @property
     def names(self) -> list[str]:
         return list(dict.fromkeys(name for columns in self.by_key.values() for name in columns))
 
-    @property
-    def class_names(self) -> list[str]:
-        """The columns that hold classes, even where their values look like numbers."""
-        return [name for name in self.names if name not in (*self.inputs.numeric, self.inputs.features)]
-
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Typed rows. numeric: float64 (rows, columns), all finite; categorical: column -> text (rows,); roles: text
-    (rows,) of the label and of the other roles that the run file names; filtered: how many rows ``where`` left out."""
+    """Typed rows.
+
+    ``numeric``: float64, shape (rows, columns), all finite. ``categorical``: column -> text, shape (rows,). ``roles``:
+    text, shape (rows,), of the label and of the other roles that the run file names. ``filtered``: how many rows
+    ``where`` left out.
+    """
 
     numeric: NDArray[np.float64]
     categorical: dict[str, Texts]
@@ -97,7 +115,7 @@ class Table:
 
     @classmethod
     def joined(cls, tables: Sequence[Table]) -> Table:
-        """Return all rows of the tables. Raises InputError where features differ in length."""
+        """Return all rows of the tables. Raises InputError if features differ in length."""
         filtered = sum(table.filtered for table in tables)
         tables = [table for table in tables if len(table)] or list(tables[:1])
         check_widths(table.numeric.shape[1] for table in tables)
@@ -116,7 +134,13 @@ class Table:
         return Table(self.numeric[rows], categorical, roles, self.filtered)
 
 
+def listed(values: Sequence[str]) -> str:
+    """Return the first few values as an error shows them."""
+    return ", ".join(map(repr, values[:NAMED])) + (", ..." if len(values) > NAMED else "")
+
+
 def check_widths(widths: Iterable[int]) -> None:
+    """Raise InputError unless the features of all tables have one length."""
     lengths = sorted(set(widths))
     if len(lengths) > 1:
         raise InputError(
@@ -127,105 +151,90 @@ def check_widths(widths: Iterable[int]) -> None:
 # -------------------------------------------------------------------------------------------------------------- reading
 
 
-def read_part(pool: Pool, part: FilePart, columns: TableColumns, rows: int | None) -> Table:
-    """Return at most ``rows`` rows of a part of a pool, those that ``where`` keeps.
+def read_part(part: FilePart, columns: TableColumns, rows: int | None) -> Table:
+    """Return at most ``rows`` rows of a part, those that ``where`` keeps.
 
     Raises InputError naming the column and what is wrong with it, or the file that cannot be read.
     """
-    return Table.joined([_read_slice(pool, piece, columns) for piece in part.slices]).take(slice(rows))
+    return Table.joined([_read_slice(piece, columns) for piece in part.slices]).take(slice(rows))
 
 
-def _read_slice(pool: Pool, piece: FileSlice, columns: TableColumns) -> Table:
-    kind: FileKind = "parquet" if pool.config.reader == "parquet" else "csv"
-    with reading(piece.file, pool.files_key):
-        table = read_file(piece.file, kind, columns, pool=pool, row_groups=(piece.start, piece.stop))
+def _read_slice(piece: FileSlice, columns: TableColumns) -> Table:
+    table = read_file(piece.file, columns, row_groups=(piece.start, piece.stop))
     keep = np.ones(table.num_rows, dtype=np.bool_)
-    for path, value in pool.config.where.items():
-        keep &= np.array([written(other) == value for other in column_at(table, path).to_pylist()], dtype=np.bool_)
-    if not keep.all():
-        table = table.filter(pa.array(keep))
+    for path, value in columns.where.items():
+        keep &= np.array([written(other) == value for other in table.column(path).to_pylist()], dtype=np.bool_)
     try:
-        return typed(table, columns, filtered=int((~keep).sum()))
+        return typed(table if keep.all() else table.filter(pa.array(keep)), columns, filtered=int((~keep).sum()))
     except InputError as error:
         got = f"{error.got}, in {piece.file.location}"
         raise InputError(error.what, where=error.where, got=got, wanted=error.wanted, remedy=error.remedy) from error
 
 
-def read_file(
-    file: SourceFile,
-    kind: FileKind,
-    columns: TableColumns,
-    *,
-    pool: Pool | None = None,
-    row_groups: tuple[int, int | None] = (0, None),
-) -> Any:
-    """Return the named columns of a file, and those that the pool's ``where`` filters by, as an Arrow table.
+# pyarrow.dataset is not used: it gives all files the types of the first one, and its errors do not name the file.
+def read_file(file: SourceFile, columns: TableColumns, *, row_groups: tuple[int, int | None] = (0, None)) -> Any:
+    """Return the named columns of a file, and those that ``where`` filters by, as an Arrow table.
 
-    ``row_groups``: the first one and the one after the last, for Parquet. Raises InputError for missing columns, and
-    what pyarrow raises for files that it cannot read.
+    ``row_groups``: the first one and the one after the last, for Parquet. Raises InputError for missing columns and for
+    files that cannot be read.
     """
-    filters = list(pool.config.where) if pool is not None else []
-    names = list(dict.fromkeys([*columns.names, *filters]))
-    if kind == "parquet":
-        with open_filesystem(file.filesystem)[0].open_input_file(file.path) as stream:
-            parquet = pq.ParquetFile(stream)
-            _check_schema(parquet.schema_arrow, columns, pool, file.location)
-            stop = parquet.num_row_groups if row_groups[1] is None else row_groups[1]
-            table = parquet.read_row_groups(list(range(row_groups[0], stop)), columns=names)
-            return table if filters else table.select(names)
-    # Classes are text, so that 01 and 1 differ. An empty one is missing; one that is named NA is not.
-    classes = columns.class_names
-    text_columns = [*classes, *(name for name in filters if name not in columns.inputs.numeric)]
-    options = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(text_columns, pa.string()))
-    with open_file(file) as stream:
-        table = pyarrow.csv.read_csv(stream, convert_options=options)
-    _check_schema(table.schema, columns, pool, file.location)
+    numeric, names = columns.inputs.numeric, list(dict.fromkeys([*columns.names, *columns.where]))
+    with reading(file, columns.files_key):
+        if columns.kind == "parquet":
+            with open_parquet(file) as parquet:
+                _check_schema(parquet.schema_arrow, columns, file.location)
+                stop = parquet.num_row_groups if row_groups[1] is None else row_groups[1]
+                table = parquet.read_row_groups(list(range(row_groups[0], stop)), columns=names)
+        else:
+            # Classes are text, so that 01 and 1 differ.
+            kinds = {name: pa.string() for name in names if name not in numeric}
+            with open_file(file) as stream:
+                table = pyarrow.csv.read_csv(stream, convert_options=pyarrow.csv.ConvertOptions(column_types=kinds))
+            _check_schema(table.schema, columns, file.location)
+    for path in names:
+        if path not in table.schema.names:
+            table = table.append_column(path, column_at(table, path))
     table = table.select(names)
-    for name in classes:
-        values = table.column(name)
-        table = table.set_column(
-            table.schema.get_field_index(name), name, pc.if_else(pc.equal(values, ""), None, values)
-        )
+    if columns.kind == "csv":
+        # An empty class is missing; one that is named NA is not.
+        for position, name in enumerate(columns.names):
+            if name not in numeric:
+                values = table.column(name)
+                table = table.set_column(position, name, pc.if_else(pc.equal(values, ""), None, values))
     return table
 
 
-def _check_schema(schema: Any, columns: TableColumns, pool: Pool | None, place: str) -> None:
-    filters = [] if pool is None else list(pool.config.where)
-    heads = [path if path in schema.names else path.partition(".")[0] for path in filters]
-    by_key = columns.by_key
-    if pool is not None:
-        by_key[pool.key("where")] = [head for head in heads if head in schema.names]
-    check_columns(schema.names, by_key, place)
-    for path in filters:
-        if pool is not None and type_at(schema, path) is None:
-            raise missing_column(pool.key("where"), path, schema.names, place)
+def _check_schema(schema: Any, columns: TableColumns, place: str) -> None:
+    """Raise InputError for a column that is missing or stands twice."""
+    counts = Counter(schema.names)
+    for key, paths in (columns.by_key | {f"{columns.place}.where": list(columns.where)}).items():
+        for path in paths:
+            if counts[path if path in counts else path.partition(".")[0]] > 1:
+                raise InputError(
+                    "a column stands twice", where=key, got=f"{path}, in {place}", wanted="columns of different names"
+                )
+            if type_at(schema, path) is None:
+                raise missing_column(key, path, counts, place)
 
 
 def typed(table: Any, columns: TableColumns, filtered: int = 0) -> Table:
     """Return an Arrow table's columns in their roles. Raises InputError naming the column and what is wrong with it."""
     inputs, key = columns.inputs, columns.key
-    single: dict[Role, str | None] = {"label": inputs.label, "spurious": columns.spurious, "split": columns.split}
-    named: dict[Role, str] = {role: name for role, name in single.items() if name is not None}
     if not table.num_rows:
         # The types of a table without rows say nothing.
         empty = np.empty(0, dtype=np.str_)
-        roles: dict[Role, Texts] = dict.fromkeys(named, empty)
-        if columns.groups:
-            roles["group"] = empty
-        return Table(np.empty((0, len(inputs.numeric))), dict.fromkeys(inputs.categorical, empty), roles, filtered)
+        categorical = dict.fromkeys(inputs.categorical, empty)
+        return Table(np.empty((0, len(inputs.numeric))), categorical, dict.fromkeys(columns.roles, empty), filtered)
     numeric = [numbers(table, name, key("numeric")) for name in inputs.numeric]
     if inputs.features is not None:
         numeric.append(lists(table, inputs.features, key("features")))
-    roles = {role: texts(table, name, key(role)) for role, name in named.items()}
-    groups = [texts(table, name, key("group")) for name in columns.groups]
-    if groups:
-        roles["group"] = (
-            groups[0] if len(groups) == 1 else np.array([JOINER.join(row) for row in zip(*groups, strict=True)])
-        )
+    # The group is last, because an error of the label's column is one of the label even if the group is made of it.
+    by_role = sorted(columns.roles.items(), key=lambda item: item[0] == "group")
+    roles = {role: [texts(table, name, key(role)) for name in names] for role, names in by_role}
     return Table(
         np.column_stack(numeric) if numeric else np.empty((table.num_rows, 0)),
         {name: texts(table, name, key("categorical"), missing=MISSING) for name in inputs.categorical},
-        roles,
+        {role: _joined(values) for role, values in roles.items()},
         filtered,
     )
 
@@ -233,22 +242,8 @@ def typed(table: Any, columns: TableColumns, filtered: int = 0) -> Table:
 # -------------------------------------------------------------------------------------------------------------- columns
 
 
-def check_columns(present: Iterable[str], named: Mapping[str, Iterable[str]], place: str) -> None:
-    """Raise InputError for a column that is missing or stands twice. ``named``: key of the run file -> columns."""
-    counts = Counter(present)
-    for key, names in named.items():
-        for name in names:
-            if counts[name] > 1:
-                raise InputError(
-                    "a column stands twice", where=key, got=f"{name}, in {place}", wanted="columns of different names"
-                )
-            if name not in counts:
-                raise InputError(
-                    "a column is missing",
-                    where=key,
-                    got=f"{name}, but {place} has the columns {', '.join(sorted(counts)) or '(none)'}",
-                    wanted="the name of a column",
-                )
+def _joined(columns: Sequence[Texts]) -> Texts:
+    return columns[0] if len(columns) == 1 else np.array([JOINER.join(row) for row in zip(*columns, strict=True)])
 
 
 def numbers(table: Any, name: str, key: str) -> NDArray[np.float64]:
