@@ -5,9 +5,11 @@ Adam (arXiv 1412.6980) with the penalty in the gradient (coupled L2) or outside 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TypedDict
 
 import torch
+from torch.distributed.tensor import DTensor
 from torch.optim.adam import adam
 
 
@@ -40,6 +42,14 @@ def new_moments(parameter: torch.Tensor, *, fused: bool) -> Moments:
     }
 
 
+def local_parts(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+    """Return what this worker holds of tensors that may be sharded (``fully_shard``), as views.
+
+    Adam works element by element, so that each worker can do its part alone.
+    """
+    return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
+
+
 def advance(
     parameters: list[torch.Tensor],
     gradients: list[torch.Tensor],
@@ -50,10 +60,10 @@ def advance(
 ) -> None:
     """Move the parameters and their moments, in place, by the settings of their parameter group."""
     adam(
-        parameters,
-        gradients,
-        [state["exp_avg"] for state in moments],
-        [state["exp_avg_sq"] for state in moments],
+        local_parts(parameters),
+        local_parts(gradients),
+        local_parts(state["exp_avg"] for state in moments),
+        local_parts(state["exp_avg_sq"] for state in moments),
         [],
         [state["step"] for state in moments],
         fused=fused,

@@ -49,7 +49,7 @@ import torch
 from torch.optim.optimizer import ParamsT
 
 from mixray.errors import InputError
-from mixray.robust.adam_step import ParameterGroup, advance, has_fused, new_moments, peek
+from mixray.robust.adam_step import ParameterGroup, advance, has_fused, local_parts, new_moments, peek
 from mixray.robust.group_losses import GroupLosses, MissingGroups
 from mixray.robust.group_weights import GroupWeights
 from mixray.robust.groups import JudgedRows, PerGroup, Step, checked_ids, non_negative, workers
@@ -57,6 +57,8 @@ from mixray.training.checkpoint import State
 
 Mode = Literal["optimistic", "descent_ascent"]
 Weighting = Literal["group_mean", "group_sum", "sample"]
+GROUP_STATE = "groups."
+"""Before the names of what a state keeps of the groups, among the settings of the first parameter group."""
 
 
 class ALSO(torch.optim.Optimizer):
@@ -153,7 +155,7 @@ class ALSO(torch.optim.Optimizer):
             if not parameters:
                 continue
             self._displaced += parameters
-            torch._foreach_copy_(base, parameters)
+            torch._foreach_copy_(local_parts(base), local_parts(parameters))
             states = [self.state[p] for p in parameters]
             gradients = [state["last_gradient"] for state in states]
             peek(parameters, gradients, states, group, fused=has_fused(group["params"]))
@@ -162,7 +164,8 @@ class ALSO(torch.optim.Optimizer):
     def look_back(self) -> None:
         """Undo ``look_ahead``: back to theta_{t-1} to the last bit, the step's losses forgotten."""
         if self._displaced:
-            torch._foreach_copy_(self._displaced, [self._base[p] for p in self._displaced])
+            base = [self._base[p] for p in self._displaced]
+            torch._foreach_copy_(local_parts(self._displaced), local_parts(base))
         self._displaced, self._step, self._half = [], None, None
 
     def loss(
@@ -235,8 +238,9 @@ class ALSO(torch.optim.Optimizer):
         return value
 
     def state_dict(self) -> State:
-        """Torch's, with the weights, prior, averages, counters and last losses under ``groups``.
+        """Return torch's state, with the group weights, their averages and their last losses in the first param group.
 
+        There schedulers leave them alone, and ``torch.distributed.checkpoint`` keeps them.
         Raises InputError between ``look_ahead`` and ``step``: the model's parameters are elsewhere then.
         """
         if self._displaced:
@@ -245,24 +249,26 @@ class ALSO(torch.optim.Optimizer):
                 where="ALSO.state_dict",
                 remedy="save after step(), or call look_back() first",
             )
-        scores, moving = self._last
-        groups = {
-            "weights": self._weights.state_dict(),
-            "losses": self._losses.state_dict(),
-            "last_losses": scores,
-            "last_moving": moving,
-        }
-        return super().state_dict() | {"groups": groups}
+        state = super().state_dict()
+        buffers = {GROUP_STATE + name: buffer.clone() for name, buffer in self._group_buffers().items()}
+        first, *others = state["param_groups"]
+        return state | {"param_groups": [first | buffers, *others]}
 
     def load_state_dict(self, state_dict: State) -> None:
         """Go on from a state: the same steps to the last bit."""
         self.look_back()
-        groups = state_dict["groups"]
-        super().load_state_dict({name: state_dict[name] for name in ("state", "param_groups")})
-        self._weights.load_state_dict(groups["weights"])
-        self._losses.load_state_dict(groups["losses"])
-        device = self.group_weights.device
-        self._last = (groups["last_losses"].to(device), groups["last_moving"].to(device))
+        first, *others = state_dict["param_groups"]
+        loaded = {name: first[GROUP_STATE + name] for name in self._group_buffers()}
+        first = {name: value for name, value in first.items() if not name.startswith(GROUP_STATE)}
+        super().load_state_dict({"state": state_dict["state"], "param_groups": [first, *others]})
+        for name, buffer in self._group_buffers().items():
+            buffer.copy_(loaded[name])
+
+    def _group_buffers(self) -> dict[str, torch.Tensor]:
+        """Return what is remembered of groups, by name; the tensors themselves."""
+        last_losses, last_moving = self._last
+        remembered = self._weights.state_dict() | self._losses.state_dict()
+        return remembered | {"last_losses": last_losses, "last_moving": last_moving}
 
     def _groups(self) -> list[ParameterGroup]:
         return cast("list[ParameterGroup]", self.param_groups)
@@ -307,8 +313,15 @@ class ALSO(torch.optim.Optimizer):
         fused = has_fused(group["params"])
         parameters = [p for p in group["params"] if p.grad is not None]
         gradients = [p.grad for p in parameters if p.grad is not None]
-        if scale is not None:
-            torch._foreach_div_(gradients, scale.to(gradients[0].device))
+        if any(gradient.is_sparse for gradient in gradients):
+            raise InputError(
+                "a gradient is sparse",
+                where="ALSO.step",
+                wanted="dense gradients, whose look-ahead moves every element",
+                remedy="build the embedding with sparse=False",
+            )
+        if scale is not None and gradients:
+            torch._foreach_div_(local_parts(gradients), scale.to(gradients[0].device))
         for p in parameters:
             if p not in self.state:
                 self.state[p] = new_moments(p, fused=fused)
@@ -322,7 +335,8 @@ class ALSO(torch.optim.Optimizer):
                 self.state.get(p, {}).pop("last_gradient", None)
             else:
                 last = self.state[p].setdefault("last_gradient", torch.empty_like(p))
-                torch.mul(p.grad, self.look_ahead_scale, out=last)
+                (into,), (gradient,) = local_parts([last]), local_parts([p.grad])
+                torch.mul(gradient, self.look_ahead_scale, out=into)
 
     def _climb(self, sums: torch.Tensor, counts: torch.Tensor) -> None:
         sums, counts = sums.to(self.group_weights.device), counts.to(self.group_weights.device)

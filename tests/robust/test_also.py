@@ -440,3 +440,25 @@ def test_settings_that_mean_nothing_are_refused(settings: dict[str, Any], where:
     with pytest.raises(InputError) as caught:
         ALSO([nn.Parameter(torch.ones(1))], 2, **settings)
     assert caught.value.where == where
+
+
+def test_a_grad_scaler_leaves_out_parameter_groups_without_gradients() -> None:
+    used, unused = nn.Linear(3, 2), nn.Linear(3, 2)
+    also = ALSO([{"params": used.parameters()}, {"params": unused.parameters()}], 2)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    before = unused.weight.clone()
+    also.look_ahead()
+    losses = cross_entropy(used(torch.randn(4, 3)), torch.tensor([0, 1, 0, 1]), reduction="none")
+    scaler.scale(also.loss(losses, [0, 1, 0, 1])).backward()
+    scaler.step(also)
+    assert torch.equal(unused.weight, before)
+
+
+def test_sparse_gradients_are_refused() -> None:
+    table = nn.Embedding(5, 2, sparse=True)
+    also = ALSO(table.parameters(), 2)
+    also.look_ahead()
+    also.loss(table(torch.tensor([1, 2])).sum(1), [0, 1]).backward()
+    with pytest.raises(InputError, match="sparse") as caught:
+        also.step()
+    assert "sparse=False" in str(caught.value)

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,25 +26,64 @@ KINDS = [
     "also descent_ascent",
     "also optimistic in parts",
     "also group_sum",
+    "also sharded",
+    "also sharded descent_ascent",
 ]
 ROWS, STEPS, GROUPS = 11, 6, 4
 
 
-def train(kind: str, rank: int, size: int) -> dict[str, torch.Tensor]:
-    """Worker 0 of two has the first 3 of 11 rows. Weights, group weights and the mean loss of each step."""
+def new_model(sharded: bool) -> nn.Module:
+    """Return the same weights every time. A layer of three rows is sharded unevenly."""
     torch.manual_seed(0)
     model: nn.Module = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3))
-    parameters, calls = list(model.parameters()), model
-    if size > 1:
+    if sharded:
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
+        fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
+    return model
+
+
+def saved_and_loaded(model: nn.Module, also: ALSO, folder: str, **settings: Any) -> tuple[nn.Module, ALSO]:
+    """Return a new model and optimiser that ``torch.distributed.checkpoint`` brought to the state of these."""
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+
+    model_state, optimizer_state = get_state_dict(model, also)
+    dcp.save({"model": model_state, "optimizer": optimizer_state}, checkpoint_id=folder)
+    again = new_model(sharded=True)
+    again_also = ALSO(again.parameters(), GROUPS, **settings)
+    model_state, optimizer_state = get_state_dict(again, again_also)
+    dcp.load({"model": model_state, "optimizer": optimizer_state}, checkpoint_id=folder)
+    set_state_dict(again, again_also, model_state_dict=model_state, optim_state_dict=optimizer_state)
+    return again, again_also
+
+
+def train(kind: str, rank: int, size: int, folder: str = "") -> dict[str, torch.Tensor]:
+    """Worker 0 of two has the first 3 of 11 rows. Weights, group weights and the mean loss of each step.
+
+    A sharded run is saved and loaded half-way.
+    """
+    sharded = "sharded" in kind and size > 1
+    model = calls = new_model(sharded)
+    parameters = list(model.parameters())
+    torch.manual_seed(1)
+    if size > 1 and not sharded:
         calls = DistributedDataParallel(model)
     settings = {"step_size": 0.3, "missing": "ema" if "ema" in kind else "inverse_presence"}
     group_dro = GroupDRO(GROUPS, **settings)
     mode = "descent_ascent" if "descent_ascent" in kind else "optimistic"
     weighting = "group_sum" if "group_sum" in kind else "group_mean"
-    also = ALSO(parameters, GROUPS, lr=0.01, eps=1e-4, step_size=0.3, mode=mode, weighting=weighting)
+    also_settings: Any = {"lr": 0.01, "eps": 1e-4, "step_size": 0.3, "mode": mode, "weighting": weighting}
+    also = ALSO(parameters, GROUPS, **also_settings)
     adam = torch.optim.Adam(parameters, lr=0.01, eps=1e-4)
     means = []
-    for _ in range(STEPS):
+    for step in range(STEPS):
+        if sharded and step == STEPS // 2:
+            state = torch.get_rng_state()
+            calls, also = saved_and_loaded(calls, also, f"{folder}/{kind}", **also_settings)
+            parameters = list(calls.parameters())
+            torch.set_rng_state(state)
         inputs, labels = torch.randn(ROWS, 5), torch.randint(0, 3, (ROWS,))
         ids = torch.randint(0, GROUPS, (ROWS,))
         mine = slice(0, ROWS) if size == 1 else (slice(0, 3), slice(3, ROWS))[rank]
@@ -51,13 +91,13 @@ def train(kind: str, rank: int, size: int) -> dict[str, torch.Tensor]:
         # The second worker has more micro-batches than the first.
         parts = torch.arange(len(ids)).split(2 if "in parts" in kind else ROWS)
 
-        def losses_and_ids(part: torch.Tensor, inputs=inputs, labels=labels, ids=ids) -> tuple:
+        def losses_and_ids(part: torch.Tensor, inputs=inputs, labels=labels, ids=ids, calls=calls) -> tuple:
             return cross_entropy(calls(inputs[part]), labels[part], reduction="none"), ids[part]
 
         def backward(criterion, parts=parts, rows=losses_and_ids) -> torch.Tensor:
             total = torch.zeros(())
             for number, part in enumerate(parts):
-                if size > 1:
+                if size > 1 and not sharded:
                     calls.require_backward_grad_sync = number == len(parts) - 1
                 loss = criterion(*rows(part))
                 loss.backward()
@@ -81,7 +121,8 @@ def train(kind: str, rank: int, size: int) -> dict[str, torch.Tensor]:
             dist.all_reduce(total)
         means.append(total / size)
     weights = also.group_weights if "also" in kind else group_dro.group_weights
-    flat = nn.utils.parameters_to_vector(parameters).detach()
+    whole = [parameter.full_tensor() if sharded else parameter for parameter in parameters]
+    flat = nn.utils.parameters_to_vector(whole).detach()
     return {"parameters": flat, "group_weights": weights, "losses": torch.stack(means)}
 
 
@@ -112,7 +153,7 @@ def test_two_workers_are_one_process_on_the_joined_batch(kind: str, two_workers:
 def main(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    torch.save({kind: train(kind, rank, 2) for kind in KINDS}, f"{folder}/rank-{rank}.pt")
+    torch.save({kind: train(kind, rank, 2, folder) for kind in KINDS}, f"{folder}/rank-{rank}.pt")
     dist.destroy_process_group()
 
 
