@@ -94,7 +94,7 @@ def train(kind: str, rank: int, size: int, folder: str = "") -> dict[str, torch.
         def losses_and_ids(part: torch.Tensor, inputs=inputs, labels=labels, ids=ids, calls=calls) -> tuple:
             return cross_entropy(calls(inputs[part]), labels[part], reduction="none"), ids[part]
 
-        def backward(criterion, parts=parts, rows=losses_and_ids) -> torch.Tensor:
+        def backward(criterion, parts=parts, rows=losses_and_ids, calls=calls) -> torch.Tensor:
             total = torch.zeros(())
             for number, part in enumerate(parts):
                 if size > 1 and not sharded:
