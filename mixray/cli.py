@@ -85,7 +85,11 @@ def run(
         print(json.dumps(result.to_dict(), allow_nan=False))
     else:
         _print(*result.tables(mechanisms=mechanisms))
-        _closing(result.folder, result.view_command)
+        print(f"run folder: {result.folder}")
+        if result.run.is_published:
+            print(f"open it in MLflow: {result.view_command}")
+        else:
+            print(f"MLflow lacks it; mixray show {shlex.quote(result.folder)} publishes it")
 
 
 @app.command()
@@ -229,12 +233,6 @@ def _print(*parts: Any) -> None:
     from mixray.report import print_report
 
     print_report(parts)
-
-
-def _closing(folder: str, view_command: str) -> None:
-    print(f"run folder: {folder}")
-    if view_command:
-        print(f"open it in MLflow: {view_command}")
 
 
 def _guarded(command: Callable[[], None]) -> int:

@@ -18,7 +18,7 @@ from mixray.config.loading import Overrides
 from mixray.config.schema import Stage
 from mixray.data.tabular.grouped import load_task, store_rows
 from mixray.errors import InputError
-from mixray.forecast import input_warnings
+from mixray.forecast import InputWarning, input_warnings
 from mixray.progress import Progress, open_progress
 from mixray.report.robust_results import SeedHeads
 from mixray.result import Result
@@ -58,12 +58,16 @@ def run(
         raise InputError(
             "a comparison of robust training is always run to its end", where="--until", got=until, wanted="report"
         )
-    warnings = [] if is_finished(config) else input_warnings(config)
+    session = Session(address, config if isinstance(config, RunConfig) else None)
+    warnings: list[InputWarning] = []
+    if not is_finished(config):
+        session.require_answer()
+        warnings = input_warnings(config)
     work = create_run(config, progress or open_progress(), rebuild=rebuild)
     work.progress.note(header(work, address))
     for warning in warnings:
         work.progress.warn(warning.message)
-    with Session(address, config if isinstance(config, RunConfig) else None) as session, work:
+    with session, work:
         if isinstance(work, MixtureRun):
             search_mixtures(work, session, until)
         else:

@@ -7,6 +7,7 @@ stdout and are not this module's business.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
 import time
@@ -52,8 +53,20 @@ class Progress(Protocol):
 
 def open_progress(stream: TextIO | None = None) -> Progress:
     """Bars where ``stream`` (stderr by default) is a terminal, else lines."""
-    stream = stream if stream is not None else sys.stderr
+    stream = stream if stream is not None else _own_stderr()
     return BarProgress(Console(file=stream)) if stream.isatty() else LineProgress(stream)
+
+
+def _own_stderr() -> TextIO:
+    """Return stderr under a file descriptor of its own, where what others write to descriptor 2 can be kept away."""
+    stream = sys.stderr
+    try:
+        is_standard = stream.fileno() == 2
+    except (OSError, ValueError):  # a notebook's, or one in memory
+        return stream
+    if not is_standard:
+        return stream
+    return os.fdopen(os.dup(2), "w", buffering=1, encoding=stream.encoding, errors=stream.errors)
 
 
 def describe(facts: dict[str, Fact]) -> str:

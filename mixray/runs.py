@@ -126,6 +126,11 @@ class Run:
         publish_folder(self.config, self.storage, self.path, self.progress.warn)
 
     @property
+    def is_published(self) -> bool:
+        """Whether MLflow holds all of the run, as its last command left it."""
+        return self.index.is_published
+
+    @property
     def view_command(self) -> str:
         """What a person pastes to see the run in MLflow; empty where the run has not been worked on."""
         return self._tracking.view_command() if self._tracking is not None else ""

@@ -6,7 +6,6 @@ process's life: nobody starts it, nothing is left of it.
 
 from __future__ import annotations
 
-import logging
 import os
 import uuid
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, Self
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from mixray.cluster.joining import join_cluster, require_answer, start_local_cluster
 from mixray.config.mixture import ShardsConfig
 from mixray.config.schema import RunConfig
 from mixray.config.training import Resources
@@ -49,14 +49,23 @@ class Session:
     def connect(self) -> None:
         """Join the cluster or start the local one, and compare it with what the config asks for, once.
 
-        Raises InputError where none answers at the address, or it cannot give what is asked for.
+        Raises InputError where none answers at the address, or it cannot give what is asked for, and MixrayError where
+        the local one does not start.
         """
         if not ray.is_initialized():
-            self._start()
+            if self._address is None:
+                start_local_cluster(self._cpus)
+            else:
+                join_cluster(self._address)
             self._ours = True
         if self._config is not None and not self._checked:
             self._checked = True
             self._check(self._config)
+
+    def require_answer(self) -> None:
+        """Raise InputError within seconds where no cluster answers at the address. Starts nothing."""
+        if self._address is not None and not ray.is_initialized():
+            require_answer(self._address)
 
     def fits(self, ask: Resources, *, where: str, count: int = 1, memory: int = 0) -> int:
         """How many such asks (and ``memory`` bytes each) fit at once, on machines the cluster has or can scale to.
@@ -89,25 +98,6 @@ class Session:
         memory = process_bytes(shards.memory, shards.resources.threads)
         count = targets * (shards.actors or 1)
         return self.fits(shards.resources, where="mixture.shards", count=count, memory=memory)
-
-    def _start(self) -> None:
-        # Ray Data's own actors draw a harmless error line from Ray's C++ side at each start.
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
-        if self._address is None:
-            # A Ray Train group is many processes; Ray warns of them where it starts few at a time.
-            start_up = {"worker_maximum_startup_concurrency": max(4, self._cpus)}
-            ray.init(address="local", num_cpus=self._cpus, include_dashboard=False, _system_config=start_up, **quiet)
-            return
-        try:
-            ray.init(address=self._address, **quiet)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise InputError(
-                "no Ray cluster answers",
-                where="--address or RAY_ADDRESS",
-                got=f"{self._address} ({error})",
-                wanted="the address of a running cluster, or none for a local one",
-            ) from error
 
     def _check(self, config: RunConfig) -> None:
         self.fits(config.proxy.resources, where="proxy.resources")

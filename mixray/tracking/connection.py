@@ -9,17 +9,21 @@ a cluster that folder is lost with the machine: set ``tracking.uri`` to the addr
 from __future__ import annotations
 
 import fcntl
+import http.client
 import logging
 import os
 import shlex
+import ssl
 import sys
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mixray.errors import InputError
+from mixray.errors import InputError, first_line, without_credentials
 from mixray.store import Storage
 
 SERVERS = ("http", "https")
@@ -36,6 +40,10 @@ PATIENCE = {
 
 TEMPORARY_REFUSALS = (401, 403, 408, 429)
 """HTTP codes below 500 that a person or time can lift: the record may be published later."""
+
+
+SECONDS_TO_ANSWER = 10.0
+"""How long a server may take to answer before a run starts without it."""
 
 
 class Unreachable(Exception):
@@ -116,6 +124,25 @@ def open_client(uri: str) -> Any:
     with database.with_name(f"{database.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         return MlflowClient(tracking_uri=uri)
+
+
+def require_answer(uri: str) -> None:
+    """Raise Unreachable where no server answers within SECONDS_TO_ANSWER. Databases are not tried.
+
+    MLflow's own client is heavy to import, and repeats a request before it gives up.
+    """
+    if not is_server(uri):
+        return
+    try:
+        address = without_credentials(uri.rstrip("/"))
+        with urllib.request.urlopen(f"{address}/health", timeout=SECONDS_TO_ANSWER):
+            pass
+    except urllib.error.HTTPError as error:
+        error.close()
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        # A status, or a certificate that this process does not trust, is an answer: MLflow's client judges it.
+        if not isinstance(getattr(error, "reason", None), ssl.SSLError):
+            raise Unreachable(first_line(error)) from error
 
 
 @contextmanager

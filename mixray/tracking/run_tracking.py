@@ -22,7 +22,8 @@ SUMMARY_FILE, RESULTS_FILE = "summary.md", "results.json"
 
 
 class RunTracking:
-    """Publishes a run while it works. Opening it neither imports MLflow nor waits for it.
+    """Publishes a run while it works. Entering it waits for MLflow's server for at most 10 seconds, and imports nothing
+    heavy.
 
     Raises InputError where ``tracking.uri`` is not a valid address. ``run_folder``: relative to the storage root.
     """
@@ -36,6 +37,7 @@ class RunTracking:
 
     def __enter__(self) -> Self:
         self._index.begin()
+        self._tracker.require_answer()
         self.publish()
         return self
 

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 
-from mixray.tracking.connection import Unreachable, short_reason, view_command
+from mixray.tracking.connection import Unreachable, require_answer, short_reason, view_command
 from mixray.tracking.mlflow_runs import Destination, MlflowRuns
 from mixray.tracking.records import TrackedRun, merge
 
@@ -44,6 +44,13 @@ class Tracker:
         self._page = ""
         self._thread = threading.Thread(target=self._work, name="mixray-tracking", daemon=True)
         self._thread.start()
+
+    def require_answer(self) -> None:
+        """Warn where MLflow cannot be reached, before work starts. Waits for its server for at most 10 seconds."""
+        try:
+            require_answer(self._destination.uri)
+        except Unreachable as error:
+            self._has_failed(error)
 
     def send(self, runs: Iterable[TrackedRun], *, soon: bool = True) -> None:
         """Publish these records, at once or (``soon=False``) with the next delivery. Does not wait.
@@ -94,12 +101,15 @@ class Tracker:
             self._mlflow.publish(runs)
             self._page = self._mlflow.page()
         except (Unreachable, OSError) as error:
-            # What was written before the failure is read again with the next connection.
-            self._mlflow, self._retry_at = None, time.monotonic() + self._pause
-            self._warn_once(f"MLflow at {self._destination.uri} cannot be reached ({short_reason(error)})")
+            self._has_failed(error)
             return False
         self._retry_at = 0.0
         return True
+
+    def _has_failed(self, error: Exception) -> None:
+        # What was written before the failure is read again with the next connection.
+        self._mlflow, self._retry_at = None, time.monotonic() + self._pause
+        self._warn_once(f"MLflow at {self._destination.uri} cannot be reached ({short_reason(error)})")
 
     def _warn_once(self, reason: str) -> None:
         if not self._has_warned:

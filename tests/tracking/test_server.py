@@ -8,10 +8,12 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ import pytest
 
 from mixray.config import RunConfig
 from mixray.store import Artifact, Artifacts, RunIndex, Storage
-from mixray.tracking import SUMMARY_FILE, RunTracking, publish_folder
+from mixray.tracking import SUMMARY_FILE, RunTracking, connection, publish_folder, tracker
 from mixray.training import Progress, TrainReport
 
 FOLDER, RUN = "runs/quickstart-1a2b3c4d", "quickstart-1a2b3c4d"
@@ -103,7 +105,7 @@ def test_an_outage_leaves_no_gap_in_what_mlflow_holds(
         tracking.publish()
     (warning,) = warnings
     assert server.uri in warning
-    assert "Connection refused" in warning
+    assert "cannot be reached" in warning  # or the request that the server died in was cut off
     assert f"`mixray show {storage.location(FOLDER)}`" in warning
     publish_folder(config, storage, FOLDER, warnings.append)
     assert "Connection refused" in warnings[1]
@@ -130,6 +132,45 @@ def test_an_outage_leaves_no_gap_in_what_mlflow_holds(
     with RunTracking(config, storage, FOLDER, index, pytest.fail) as tracking:
         pass
     assert tracking.view_command() == page
+
+
+def test_a_server_that_does_not_answer_is_one_warning_before_work_starts(
+    storage: Storage, make_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "SECONDS_TO_ANSWER", 0.2)
+    monkeypatch.setattr(tracker, "SECONDS_TO_CLOSE_IN_A_HURRY", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        config, warnings = make_config(uri=f"http://127.0.0.1:{silent.getsockname()[1]}"), list[str]()
+        index = RunIndex(storage, FOLDER)
+        with RunTracking(config, storage, FOLDER, index, warnings.append):
+            (warning,) = warnings
+    assert "cannot be reached" in warning
+    assert "timed out" in warning
+    assert "the run goes on, and `mixray show" in warning
+    assert warnings == [warning]
+    assert not RunIndex.open(storage, FOLDER).is_published
+
+
+@pytest.mark.parametrize("status", [200, 401, 404])
+def test_any_status_is_an_answer(status: int) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        connection.require_answer(f"http://me:secret@127.0.0.1:{server.server_port}/")
+        thread.join()
+
+
+@pytest.mark.parametrize("uri", ["sqlite:////nowhere/mlflow.db", "postgresql://u:p@127.0.0.1:1/db"])
+def test_databases_are_not_tried(uri: str) -> None:
+    connection.require_answer(uri)
 
 
 @pytest.mark.parametrize(("error", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED")])

@@ -1,0 +1,125 @@
+"""Starting a run's local Ray cluster, or joining one that is there, with one message where that fails.
+
+Until Ray's log is open, its C++ side writes to file descriptor 2, between the bars on a terminal. Those lines are kept
+from it, and shown where Ray does not start.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import os
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from mixray.errors import InputError, MixrayError, first_line
+
+SECONDS_TO_ANSWER = 10.0
+"""How long a cluster may take to answer at its address."""
+SETTINGS_FRAME = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SETTINGS_FRAME
+"""What a client of gRPC sends first. A server answers with settings of its own."""
+
+
+def start_local_cluster(cpus: int) -> None:
+    """Start a cluster on this machine that claims to have so many CPUs, at the second attempt where the first fails.
+
+    Raises MixrayError where Ray does not start.
+    """
+    # Ray Data's own actors draw a harmless error line from Ray's C++ side at each start.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # A Ray Train group is many processes; Ray warns of them where it starts few at a time.
+    start_up = {"worker_maximum_startup_concurrency": max(4, cpus)}
+    for is_last in (False, True):
+        try:
+            with _native_output_aside(is_shown_on_failure=is_last):
+                ray.init(
+                    address="local",
+                    num_cpus=cpus,
+                    include_dashboard=False,
+                    _system_config=start_up,
+                    logging_level=logging.ERROR,
+                    log_to_driver=False,
+                )
+            return
+        except Exception as error:  # Ray raises the bare class where its 30 s to start are over
+            ray.shutdown()
+            if is_last:
+                raise MixrayError(
+                    "Ray does not start on this machine",
+                    got=first_line(error),
+                    remedy="run the same command again when the machine is less busy, or give --address of a cluster",
+                ) from error
+
+
+def join_cluster(address: str) -> None:
+    """Join the cluster at an address. Raises InputError where none answers."""
+    require_answer(address)
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    os.environ.setdefault("RAY_gcs_server_port_wait_time_s", f"{SECONDS_TO_ANSWER:.0f}")
+    try:
+        with _native_output_aside(is_shown_on_failure=False):
+            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+    except Exception as error:
+        raise _no_answer(address, first_line(error)) from error
+
+
+def require_answer(address: str) -> None:
+    """Raise InputError where nothing that speaks Ray's protocol answers at ``[ray://]host:port`` within 10 s.
+
+    Ray itself takes minutes to say so. Other forms of an address are left to Ray, but for that of its dashboard.
+    """
+    if address.startswith(("http://", "https://")):
+        raise _no_answer(address, "the address of Ray's dashboard, which is for ray job submit")
+    host, _, port = address.removeprefix("ray://").partition("/")[0].rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_ANSWER) as connection:
+            if os.environ.get("RAY_USE_TLS", "0") != "0":
+                return
+            connection.sendall(HTTP2_GREETING)
+            answer = connection.makefile("rb").read(len(SETTINGS_FRAME))
+    except (OSError, OverflowError) as error:
+        raise _no_answer(address, first_line(error)) from error
+    if answer[3:4] != SETTINGS_FRAME[3:4]:
+        raise _no_answer(address, "what answers there is not Ray")
+
+
+def _no_answer(address: str, reason: str) -> InputError:
+    return InputError(
+        "no Ray cluster answers",
+        where="--address or RAY_ADDRESS",
+        got=f"{address} ({reason})",
+        wanted="the address of a running cluster, such as 10.0.0.1:6379, or none for a local one",
+    )
+
+
+@contextmanager
+def _native_output_aside(*, is_shown_on_failure: bool) -> Iterator[None]:
+    """Keep what is written to file descriptor 2 while the block lasts away from it.
+
+    Progress has a descriptor of its own. Should the process crash meanwhile, its traceback goes where it always does.
+    """
+    with tempfile.TemporaryFile() as aside:
+        sys.stderr.flush()
+        standard = os.dup(2)
+        faulthandler.enable(standard, all_threads=False)
+        os.dup2(aside.fileno(), 2)
+        has_failed = True
+        try:
+            yield
+            has_failed = False
+        finally:
+            sys.stderr.flush()
+            os.dup2(standard, 2)
+            faulthandler.enable(2, all_threads=False)
+            os.close(standard)
+            if has_failed and is_shown_on_failure:
+                aside.seek(0)
+                os.write(2, aside.read())
