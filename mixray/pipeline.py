@@ -16,9 +16,10 @@ from mixray.cluster.classifiers import finished_arm, train_classifiers
 from mixray.config import RobustConfig, RunConfig, RunFile, load_config
 from mixray.config.loading import Overrides
 from mixray.config.schema import Stage
+from mixray.data import InputWarning
 from mixray.data.tabular.grouped import load_task, store_rows
 from mixray.errors import InputError
-from mixray.forecast import InputWarning, input_warnings
+from mixray.forecast import input_warnings
 from mixray.progress import Progress, open_progress
 from mixray.report.robust_results import SeedHeads
 from mixray.result import Result
