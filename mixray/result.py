@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from rich.console import RenderableType
 
@@ -15,7 +15,7 @@ from mixray.config import RunFile
 from mixray.config.schema import Stage
 from mixray.mixture import Mixture
 from mixray.progress import Progress
-from mixray.report import ModelRow, cache_table, data_table, mixture_tables, proxy_table
+from mixray.report import cache_table, data_table, mixture_tables, proxy_table
 from mixray.report.robust_results import RobustResults
 from mixray.report.robust_tables import robust_report
 from mixray.runs import MixtureRun, RobustRun, open_run
@@ -82,18 +82,15 @@ class Result:
                 for target, cache in caches.items()
             ]
         if stages["proxies"] and self._shows("proxies"):
-            trained_rows = {}
-            for key, proxy in run.index.artifacts("proxy").items():
-                trained = ModelMeta.from_artifact(proxy)
-                trained_rows[key.partition("/")[2]] = ModelRow(trained.parameters, trained.tokens, trained.curve)
-            return [proxy_table(trained_rows)]
+            proxies = run.index.artifacts("proxy").items()
+            return [proxy_table({key.partition("/")[2]: ModelMeta.from_artifact(proxy) for key, proxy in proxies})]
         if not stages["data"]:
             return []
         return [data_table({key.replace("/", " ", 1): counts for key, counts in run.index.counts.items()})]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the results as JSON values, for ``--json``."""
-        fields: dict[str, Any] = {"run": self.folder, "kind": self.kind, "next_stage": self.run.next_stage}
+        fields: dict[str, object] = {"run": self.folder, "kind": self.kind, "next_stage": self.run.next_stage}
         if isinstance(self.run, MixtureRun):
             return fields | {"mixtures": mixtures_to_dict(self.mixtures)}
         return (json.loads(self.comparison.to_json()) if self.comparison is not None else {}) | fields
@@ -103,7 +100,7 @@ class Result:
         return stages.index(stage) <= stages.index(self.until)
 
 
-def mixtures_to_dict(mixtures: Mapping[str, Mixture]) -> dict[str, Any]:
+def mixtures_to_dict(mixtures: Mapping[str, Mixture]) -> dict[str, object]:
     """Return mixtures as JSON values, by name."""
     return {name: mixture.model_dump(mode="json", by_alias=True) for name, mixture in mixtures.items()}
 

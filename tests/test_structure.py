@@ -11,6 +11,7 @@ import pytest
 from importlinter.cli import lint_imports
 
 import mixray
+from tests.counts import Counts, count
 
 ROOT = Path(__file__).parents[1]
 TOP_LEVEL = {"README.md", "cluster.yaml", "jobs", "mixray", "pyproject.toml", "tests"}
@@ -36,6 +37,28 @@ def test_imports_keep_their_contracts(monkeypatch: pytest.MonkeyPatch) -> None:
     """[tool.importlinter] in pyproject.toml: the layers, and the homes of ray, mlflow and torch."""
     monkeypatch.chdir(ROOT)
     assert lint_imports(no_cache=True, no_logo=True) == 0
+
+
+@pytest.fixture(scope="module")
+def counts() -> Counts:
+    return count()
+
+
+def test_names_say_what_a_value_is(counts: Counts) -> None:
+    assert counts.generic_share <= 0.003, f"generic names are {counts.generic_share:.2%}: {dict(counts.generic)}"
+
+
+def test_a_file_holds_one_whole_idea(counts: Counts) -> None:
+    assert 120 <= counts.median_lines <= 250, f"the median file has {counts.median_lines} lines"
+
+
+def test_a_folder_holds_at_most_a_dozen_files(counts: Counts) -> None:
+    assert {folder: files for folder, files in counts.files.items() if files > 12} == {}
+
+
+def test_dictionaries_of_anything_stay_at_the_edges(counts: Counts) -> None:
+    number = counts.any_dicts.total()
+    assert number <= 37, f"{number} times dict[str, Any] or Mapping[str, Any]: {dict(counts.any_dicts)}"
 
 
 @pytest.mark.parametrize(

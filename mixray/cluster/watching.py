@@ -1,4 +1,8 @@
-"""Waiting for remote work: news while it runs, results as they come."""
+"""Waiting for remote work: news while it runs, results as they come.
+
+Workers post their news on a notice board, and the driver takes it down. Losing the board, or a notice on it, changes no
+result.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +13,6 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError
 
-from mixray.cluster.board import BoardActor
-
 POLL_SECONDS = 0.5
 News = Callable[[str, Any], None]
 """Called in the driver with (key, notice) for everything that workers post."""
@@ -19,6 +21,24 @@ News = Callable[[str, Any], None]
 def plain(text: str) -> str:
     """A message of Ray's without the colours of a terminal."""
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+class Board:
+    """``post`` from any worker, ``take`` from the driver."""
+
+    def __init__(self) -> None:
+        self._notices: list[tuple[str, Any]] = []
+
+    def post(self, key: str, notice: Any) -> None:
+        self._notices.append((key, notice))
+
+    def take(self) -> list[tuple[str, Any]]:
+        """Return everything posted since the last call, oldest first."""
+        notices, self._notices = self._notices, []
+        return notices
+
+
+BoardActor: Any = ray.remote(num_cpus=0, max_restarts=-1)(Board)
 
 
 class Watcher:

@@ -13,6 +13,8 @@ GROUP_COLUMN = "column:"
 """``column:NAME`` says that NAME holds the groups themselves."""
 Missing = Literal["inverse_presence", "present_only", "ema"]
 """What to do about groups that a step has no rows of."""
+MissingGroups = Literal[Missing, "uniform_sampling"]
+"""The same where every group may be drawn equally often."""
 
 
 class ErmConfig(Section):
@@ -22,20 +24,20 @@ class ErmConfig(Section):
     """erm: minimise the mean loss over rows."""
 
 
-class GroupWeights(Section):
+class GroupWeightsSettings(Section):
     """How group weights climb, whatever the groups are."""
 
     step_size: Annotated[float, Field(ge=0)] = 0.01
     """Step size of the group weights, per optimizer step and nat of loss."""
     tau: Annotated[float, Field(ge=0)] = 0.0
     """How strongly the group weights are pulled to the prior, in nats: subtracts tau x KL(weights || prior)."""
-    missing: Literal[Missing, "uniform_sampling"] = "inverse_presence"
+    missing: MissingGroups = "inverse_presence"
     """What to do about groups without rows in a step. inverse_presence: divide a group's loss by how often it is
     present; present_only: leave the others' weights unchanged; ema: use a moving average of their losses;
     uniform_sampling: the plain rule, for training data in which every group is drawn equally often."""
 
 
-class GroupDROSettings(GroupWeights):
+class GroupDROSettings(GroupWeightsSettings):
     """As ``mixray.robust.GroupDRO`` takes them."""
 
     adjustment: Annotated[float, Field(ge=0)] = 0.0
@@ -51,7 +53,7 @@ class GroupDROSettings(GroupWeights):
         return self
 
 
-class ALSOSettings(GroupWeights):
+class ALSOSettings(GroupWeightsSettings):
     """As ``mixray.robust.ALSO`` takes them."""
 
     tau: Annotated[float, Field(ge=0)] = 0.01
@@ -60,7 +62,7 @@ class ALSOSettings(GroupWeights):
     """optimistic: the optimistic update of the paper. descent_ascent: plain simultaneous steps."""
 
 
-class GroupObjective(GroupWeights):
+class GroupObjective(GroupWeightsSettings):
     """What the objectives of retrained models say beside. Their groups are the sources of the arm, or of a column."""
 
     groups: str = "source"

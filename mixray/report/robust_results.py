@@ -15,7 +15,7 @@ SCHEMA = "mixray.robust/1"
 
 
 class Record(BaseModel):
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, from_attributes=True)
 
 
 class Spread(Record):

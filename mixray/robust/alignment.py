@@ -69,12 +69,13 @@ class Bound:
     """Both sides of R(w) - R(w_G) >= mu/2 |w - w_G|^2.
 
     gap: the left side; distance: the right one. tolerance: how far ``gap`` may fall short of ``distance`` because the
-    robust head is a minimiser only to some error.
+    robust head is a minimiser only to some error. l2: mu.
     """
 
     gap: float
     distance: float
     tolerance: float
+    l2: float
 
     @property
     def slack(self) -> float:
@@ -105,7 +106,7 @@ def strong_convexity_bound(
     distance = float(np.linalg.norm(_array(weights).ravel() - _array(robust_weights).ravel()))
     # |w_G - argmin R| <= sqrt(2 error / mu); put into the bound at the exact minimiser.
     tolerance = distance * np.sqrt(2 * mu * error) + error
-    return Bound(worst_objective - robust_worst_objective, mu / 2 * distance**2, float(tolerance))
+    return Bound(worst_objective - robust_worst_objective, mu / 2 * distance**2, float(tolerance), mu)
 
 
 def _array(weights: Weights) -> NDArray[np.float64]:

@@ -48,9 +48,10 @@ from typing import Any, Literal, cast, get_args
 import torch
 from torch.optim.optimizer import ParamsT
 
+from mixray.config.objective import MissingGroups
 from mixray.errors import InputError
 from mixray.robust.adam_step import ParameterGroup, advance, has_fused, local_parts, new_moments, peek
-from mixray.robust.group_losses import GroupLosses, MissingGroups
+from mixray.robust.group_losses import GroupLosses
 from mixray.robust.group_weights import GroupWeights
 from mixray.robust.groups import JudgedRows, PerGroup, Step, checked_ids, non_negative, workers
 from mixray.training.checkpoint import State

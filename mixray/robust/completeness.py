@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,20 +22,19 @@ from sklearn.decomposition import PCA
 from sklearn.ensemble import GradientBoostingClassifier, RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 
+from mixray.config.robust import Estimator
 from mixray.errors import InputError
-
-Estimator = Literal["gradient_boosting", "random_forest", "l1_logistic"]
 
 
 @dataclass(frozen=True, eq=False)
 class Completeness:
-    """How complete a representation is. completeness: in [0, 1]; per_factor: C_j, float64 (factors,).
+    """How complete a representation is. completeness: in [0, 1]; per_factor: C_j, (factors,).
 
     dimensions: D. estimator: what measured importance. kept_variance: in [0, 1], of the PCA; None without one.
     """
 
     completeness: float
-    per_factor: NDArray[np.float64]
+    per_factor: tuple[float, ...]
     dimensions: int
     estimator: str
     kept_variance: float | None
@@ -59,7 +58,7 @@ def from_importance(importance: ArrayLike, *, estimator: str, kept_variance: flo
     shares = np.divide(table, totals, out=np.full_like(table, 1 / len(table)), where=totals > 0)
     per_factor = 1 + xlogy(shares, shares).sum(axis=0) / math.log(len(table))
     weights = totals / totals.sum()
-    return Completeness(float(weights @ per_factor), per_factor, len(table), estimator, kept_variance)
+    return Completeness(float(weights @ per_factor), tuple(per_factor.tolist()), len(table), estimator, kept_variance)
 
 
 def completeness(

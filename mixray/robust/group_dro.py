@@ -32,8 +32,9 @@ from contextlib import contextmanager
 
 import torch
 
+from mixray.config.objective import MissingGroups
 from mixray.errors import InputError
-from mixray.robust.group_losses import GroupLosses, MissingGroups
+from mixray.robust.group_losses import GroupLosses
 from mixray.robust.group_weights import GroupWeights
 from mixray.robust.groups import (
     JudgedRows,

@@ -18,14 +18,14 @@ uniform_sampling  The plain rule, for a sampler that draws every row's group uni
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 
+from mixray.config.objective import MissingGroups
 from mixray.errors import InputError
 from mixray.robust.groups import PerGroup, PreciseBuffers, per_group
 
-MissingGroups = Literal["inverse_presence", "present_only", "ema", "uniform_sampling"]
 FALSE_ALARM = 1e-6
 """A uniform sampler is refused with at most this probability, over a run of any length."""
 

@@ -11,7 +11,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
 
 from mixray.config import RunConfig, dump_config, parse_config
 from mixray.config.loading import Overrides, override_items
@@ -85,12 +84,12 @@ def _require_mixture_settings(settings: Mapping[str, object]) -> None:
             )
 
 
-def _config(run: MixtureRun, settings: Mapping[str, Any]) -> RunConfig:
+def _config(run: MixtureRun, settings: Mapping[str, object]) -> RunConfig:
     in_memory_settings = {**settings, "mixture.shards": None}
     return parse_config(dump_config(run.config), in_memory_settings, name=f"{run.location}/config.yaml")
 
 
-def _solve(run: MixtureRun, settings: Mapping[str, Any], target: str | None) -> dict[str, Mixture]:
+def _solve(run: MixtureRun, settings: Mapping[str, object], target: str | None) -> dict[str, Mixture]:
     config = _config(run, settings)
     rows, columns = run.load_cache()
     if target is not None and target not in rows:

@@ -1,7 +1,6 @@
 """Where bytes live: one folder or object store, artifacts published once with the manifest last."""
 
-from mixray.store.artifacts import Artifact, Artifacts, Draft
-from mixray.store.fingerprint import fingerprint
+from mixray.store.artifacts import Artifact, Artifacts, Draft, fingerprint
 from mixray.store.index import RunIndex, Status
 from mixray.store.step import RunTasks, Step, find_or_make
 from mixray.store.storage import FileRecord, Storage

@@ -4,10 +4,13 @@
 exists whole or not at all. The files lie beside it in a folder of the attempt that wrote them: the attempt's name is
 the run's, so the same run tried again writes over its own leavings, and two runs at once never touch each other's
 files.
+
+Identity is content: an artifact's id is the ``fingerprint`` of all that it depends on.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -18,6 +21,28 @@ from mixray.errors import CorruptedArtifactError
 from mixray.store.storage import FileRecord, Storage
 
 SCHEMA = "mixray.artifact/1"
+
+
+def fingerprint(value: Any) -> str:
+    """64 hex digits for a value made of dicts with str keys, lists, str, int, float, bool and None.
+
+    Raises TypeError or ValueError for anything without a stable form (sets, objects, NaN).
+    """
+    _refuse_other_keys(value)
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _refuse_other_keys(value: Any) -> None:
+    """JSON writes the keys 1 and "1" alike; here they would be one identity."""
+    if isinstance(value, dict):
+        for key, child in value.items():
+            if not isinstance(key, str):
+                raise TypeError(f"a fingerprint is of dicts with str keys, not {key!r}")
+            _refuse_other_keys(child)
+    elif isinstance(value, list | tuple):
+        for child in value:
+            _refuse_other_keys(child)
 
 
 @dataclass(frozen=True)

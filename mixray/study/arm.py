@@ -194,15 +194,7 @@ def results_of(trained: TrainedArm, task: GroupedTask, config: RobustConfig, arm
         parameters=sum(parameter.numel() for parameter in trained.model.parameters()),
         seconds=trained.report.seconds,
         validation_curve=tuple((step, none_for_nan(values)) for step, values in selection.history),
-        training_curve=tuple(
-            TrainingPoint(
-                step=record.step,
-                loss=record.loss,
-                group_losses=record.group_losses,
-                group_weights=record.group_weights,
-            )
-            for record in trained.report.records
-        ),
+        training_curve=tuple(TrainingPoint.model_validate(record) for record in trained.report.records),
         measures=measures_of_arm(trained.model, rows, l2=config.l2, config=config.measures, seed=seed),
         warnings=tuple(TaskWarning(**warning) for warning in task.warnings),
     )

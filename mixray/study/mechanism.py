@@ -69,14 +69,7 @@ class References:
             l2=l2,
             robust_error=self.robust.error,
         )
-        return BoundSides(
-            gap=bound.gap,
-            distance=bound.distance,
-            tolerance=bound.tolerance,
-            slack=bound.slack,
-            holds=bound.holds,
-            l2=l2,
-        )
+        return BoundSides.model_validate(bound)
 
     def alignment(self, weights: Matrix) -> Cosines:
         """Return the cosines of a head's weights, (classes, features), with the oracle's and the spurious head's."""
@@ -137,13 +130,8 @@ def completeness_of(
         return None
     factors = [rows.labels] if rows.spurious is None else [rows.labels, rows.spurious]
     pca = None if config.pca is None else min(config.pca, *features.shape)
-    result = completeness(features, np.column_stack(factors), estimator=config.estimator, seed=seed, pca=pca)
-    return CompletenessResult(
-        completeness=result.completeness,
-        per_factor=tuple(result.per_factor.tolist()),
-        dimensions=result.dimensions,
-        estimator=result.estimator,
-        kept_variance=result.kept_variance,
+    return CompletenessResult.model_validate(
+        completeness(features, np.column_stack(factors), estimator=config.estimator, seed=seed, pca=pca)
     )
 
 

@@ -10,7 +10,7 @@ import json
 import string
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
 from mixray.store import Status
 
@@ -98,7 +98,7 @@ def metric_names(groups: Iterable[str]) -> dict[str, str]:
     }
 
 
-def flatten(settings: Mapping[str, Any]) -> dict[str, str]:
+def flatten(settings: Mapping[str, object]) -> dict[str, str]:
     """Return nested settings as flat parameters: ``{"proxy": {"tokens": 5}}`` becomes ``{"proxy.tokens": "5"}``.
 
     Strings stay as they are and other leaves are written as JSON. None and empty values are left out.
@@ -106,7 +106,7 @@ def flatten(settings: Mapping[str, Any]) -> dict[str, str]:
     return dict(_leaves(settings, ""))
 
 
-def _leaves(settings: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
+def _leaves(settings: Mapping[str, object], prefix: str) -> Iterator[tuple[str, str]]:
     for name, value in settings.items():
         if isinstance(value, Mapping):
             yield from _leaves(value, f"{prefix}{name}.")

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from mixray.mixture import ArmResult, Mixture, MixtureWarning
-from mixray.report import ArmShares, SearchCost, Work
+from mixray.report import SearchCost, Work
+from mixray.report.tables import ArmShares
 
 SOURCES = ("python", "cpp", "wiki", "logs", "books-and-more", "stackexchange")
 SHARES = (0.6213, 0.25, 0.1, 0.0283, 0.0004, 0.0)

@@ -3,8 +3,14 @@ from typing import Any
 import pytest
 
 from mixray.mixture import ArmResult, HeldOutLoss, Mixture
-from mixray.report import difference, winner
-from mixray.report.comparison import arms_best_first, compared_with_winner, mean_over_targets, reference_arm
+from mixray.report.comparison import (
+    arms_best_first,
+    compared_with_winner,
+    difference,
+    mean_over_targets,
+    reference_arm,
+    winner,
+)
 
 
 def with_arms(mixture: Mixture, **changes: dict[str, Any]) -> Mixture:

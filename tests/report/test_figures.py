@@ -12,8 +12,8 @@ from collections.abc import Callable
 import pytest
 
 from mixray.mixture import Mixture
-from mixray.report import ArmShares, convergence_figure, curves_figure, losses_figure, weights_figure
-from mixray.report.figures import Format
+from mixray.report.figures import Format, convergence_figure, curves_figure, losses_figure, weights_figure
+from mixray.report.tables import ArmShares
 
 Draw = Callable[[Format], bytes]
 FIGURES = ("weights", "losses", "convergence", "curves")

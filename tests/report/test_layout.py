@@ -7,8 +7,17 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from mixray.mixture import Mixture
-from mixray.report import ArmShares, closing_report, count_text, new_table, percent, print_report, share_text
-from mixray.report.layout import counted, difference_text, small_text
+from mixray.report.layout import (
+    count_text,
+    counted,
+    difference_text,
+    new_table,
+    percent,
+    print_report,
+    share_text,
+    small_text,
+)
+from mixray.report.tables import ArmShares, closing_report
 
 
 class Terminal(io.StringIO):

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from mixray.mixture import ArmResult, Mixture, MixtureWarning
-from mixray.report import (
+from mixray.report.tables import (
     ArmShares,
     arms_table,
     closing_report,
