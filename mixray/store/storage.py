@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
+from filelock import FileLock
 from pyarrow import fs as pafs
 
 from mixray.errors import CorruptedArtifactError, InputError, first_line, without_credentials
@@ -168,35 +169,42 @@ class Storage:
         return digest.hexdigest()
 
     def fetch(self, record: FileRecord) -> Path:
-        """A local path of a stored file: itself, or a copy kept by content in the machine's temporary folder.
+        """Return a local path of a stored file: itself, or a copy in the machine's temporary folder, named by content.
 
+        Processes of one machine share the copies, and the first that needs a file downloads it while others wait.
         Raises CorruptedArtifactError where the stored file is not the recorded one.
         """
         if self.is_local:
             return Path(self.full(record.path))
-        folder = Path(tempfile.gettempdir()) / f"mixray-{os.getuid()}" / "files"
-        copy = folder / record.sha256
+        folder = Path(tempfile.gettempdir()) / f"mixray-{os.getuid()}"
+        copy, lock = folder / "files" / record.sha256, folder / "locks" / record.sha256
         if not _is_copy(copy, record):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            aside = folder / f"{record.sha256}.{uuid.uuid4().hex[:8]}"
-            try:
-                with (
-                    self.filesystem.open_input_stream(self.full(record.path), compression=None) as stream,
-                    aside.open("wb") as sink,
-                ):
-                    _copy(stream, sink)
-                if not _is_copy(aside, record):
-                    raise CorruptedArtifactError(
-                        "a stored file is corrupted",
-                        where=self.location(record.path),
-                        got=f"{aside.stat().st_size} bytes of other content",
-                        wanted=f"{record.bytes} bytes, sha256 {record.sha256}",
-                        remedy="run again with --rebuild to make it anew",
-                    )
-                aside.replace(copy)
-            finally:
-                aside.unlink(missing_ok=True)
+            for path in (copy, lock):
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with FileLock(lock):
+                if not _is_copy(copy, record):
+                    self._download(record, copy)
         return copy
+
+    def _download(self, record: FileRecord, copy: Path) -> None:
+        aside = copy.with_suffix(f".{uuid.uuid4().hex[:8]}")
+        try:
+            with (
+                self.filesystem.open_input_stream(self.full(record.path), compression=None) as stream,
+                aside.open("wb") as sink,
+            ):
+                _copy(stream, sink)
+            if not _is_copy(aside, record):
+                raise CorruptedArtifactError(
+                    "a stored file is corrupted",
+                    where=self.location(record.path),
+                    got=f"{aside.stat().st_size} bytes of other content",
+                    wanted=f"{record.bytes} bytes, sha256 {record.sha256}",
+                    remedy="run again with --rebuild to make it anew",
+                )
+            aside.replace(copy)
+        finally:
+            aside.unlink(missing_ok=True)
 
 
 _VERIFIED: set[Path] = set()

@@ -7,7 +7,10 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -187,7 +190,7 @@ def test_a_stored_file_that_is_not_the_recorded_one_is_never_handed_out(s3_uri: 
     with pytest.raises(CorruptedArtifactError, match="a stored file is corrupted") as caught:
         storage.fetch(record)
     assert caught.value.where == storage.location("x")
-    assert not [path for path in copies.rglob("*") if path.is_file()]
+    assert not list(copies.rglob("files/*"))
 
 
 def test_processes_that_fetch_at_once_all_get_the_file(s3_uri: str, copies: Path) -> None:
@@ -210,7 +213,7 @@ def test_processes_that_fetch_at_once_all_get_the_file(s3_uri: str, copies: Path
         process.stdin.write("go\n")
         process.stdin.flush()
     answers = {process.communicate()[0] for process in processes}
-    (copy,) = [path for path in copies.rglob("*") if path.is_file()]
+    (copy,) = copies.rglob("files/*")
     assert answers == {f"{copy} {record.sha256}\n"}
 
 
@@ -246,3 +249,22 @@ def test_a_bucket_that_is_not_there_cannot_be_written(s3_uri: str) -> None:
         Storage(s3_uri.replace("//bucket/", "//nowhere/")).check_writable()
     assert "nowhere" in str(caught.value.got)
     assert "\n" not in str(caught.value.got)
+
+
+@pytest.mark.usefixtures("copies")
+def test_a_file_that_many_need_at_once_is_downloaded_once(s3_uri: str) -> None:
+    storage, opened = Storage(s3_uri), []
+    record = storage.write("x", DATA)
+
+    class Watched:
+        def open_input_stream(self, path: str, compression: None) -> Any:
+            opened.append(path)
+            time.sleep(0.2)
+            return filesystem.open_input_stream(path, compression=compression)
+
+    filesystem, storage.filesystem = storage.filesystem, Watched()
+    with ThreadPoolExecutor(8) as pool:
+        paths = set(pool.map(lambda _: storage.fetch(record), range(8)))
+    assert len(opened) == 1
+    (path,) = paths
+    assert path.read_bytes() == DATA
