@@ -3,18 +3,15 @@
 from mixray.cache.cache_rows import CacheRows
 from mixray.cache.row_ranges import NpyRows, RowRanges
 from mixray.cache.table import (
-    KEY,
     PredictionCache,
     column_id,
     column_table,
     compare,
     read_cache,
     read_file,
-    split_files,
 )
 
 __all__ = [
-    "KEY",
     "CacheRows",
     "NpyRows",
     "PredictionCache",
@@ -24,5 +21,4 @@ __all__ = [
     "compare",
     "read_cache",
     "read_file",
-    "split_files",
 ]

@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixray.cache.row_ranges import Chunk
-from mixray.cache.table import KEY, document_bytes, no_token_values, read_columns, read_file, split_files
+from mixray.cache.table import no_token_values, read_columns, read_file
 from mixray.errors import CorruptedArtifactError
 from mixray.store import Artifact, Storage
 from mixray.store.artifacts import artifact_folder
+from mixray.store.target_parts import ROW_KEY, TargetPart, document_ids, part_files
 
 Unit = Literal["document", "window", "token"]
 Weighting = Literal["document", "token"]
@@ -85,7 +86,7 @@ class CacheRows:
         *,
         unit: Unit,
         weighting: Weighting,
-        split: str = "fit",
+        part: TargetPart = "fit",
         over: Callable[[Callable[[str], FileFacts], Sequence[str]], Iterable[FileFacts]] = map,
     ) -> Self:
         """Look through the keys of all files once.
@@ -94,8 +95,8 @@ class CacheRows:
         ``map``, or something that does it elsewhere. Raises CorruptedArtifactError for documents that are not in one
         piece."""
         look = partial(file_facts, storage=storage, rows_artifact=rows_artifact)
-        facts = list(over(look, split_files(rows_artifact, split)))
-        stated = rows_artifact.meta.get(split, {}).get("documents")
+        facts = list(over(look, part_files(rows_artifact, part)))
+        stated = rows_artifact.meta.get(part, {}).get("documents")
         continues = [_continues(before, here) for before, here in zip([None, *facts], facts, strict=False)]
         documents = sum(here.documents for here in facts) - sum(continues)
         if stated is not None and documents != stated:
@@ -193,10 +194,10 @@ class CacheRows:
 
 def file_facts(name: str, *, storage: Storage, rows_artifact: Artifact) -> FileFacts:
     """Return the facts that one file's keys tell. Raises CorruptedArtifactError for a document in several pieces."""
-    table = read_columns(storage, rows_artifact, name, [*KEY, "count"])
+    table = read_columns(storage, rows_artifact, name, [*ROW_KEY, "count"])
     counts, windows = (table[column].to_numpy().astype(np.int64) for column in ("count", "window"))
     starts = _document_starts(table)
-    ids = document_bytes(table["document"])[starts]
+    ids = document_ids(table)[starts]
     ascending = np.diff(windows) > 0
     ascending[starts[1:] - 1] = True
     if len(np.unique(ids)) < len(ids) or not ascending.all():
@@ -215,7 +216,7 @@ def file_facts(name: str, *, storage: Storage, rows_artifact: Artifact) -> FileF
 
 def _document_starts(table: Any) -> NDArray[np.intp]:
     """Return the first row of every run of rows of one document."""
-    ids = document_bytes(table["document"]).view("u8").reshape(-1, 2)
+    ids = document_ids(table).view("u8").reshape(-1, 2)
     return np.flatnonzero(np.concatenate([[True], (ids[1:] != ids[:-1]).any(axis=1)]))
 
 

@@ -17,19 +17,25 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mixray.errors import CorruptedArtifactError, InputError
+from mixray.errors import CorruptedArtifactError, InputError, first_line
 from mixray.numerics import interval95, sum_standard_error
 from mixray.store import Artifact, Storage, fingerprint
 from mixray.store.artifacts import artifact_folder
-
-KEY = ["document", "window"]
+from mixray.store.target_parts import ROW_KEY, TargetPart, document_ids, part_files, row_keys
 
 
 def column_id(
-    model_id: str, rows_id: str, split: str, *, precision: str, on_gpu: bool, batch_tokens: int, token_log_probs: bool
+    model_id: str,
+    rows_id: str,
+    part: TargetPart,
+    *,
+    precision: str,
+    on_gpu: bool,
+    batch_tokens: int,
+    token_log_probs: bool,
 ) -> str:
     """Return the identity of a column: everything that decides its numbers, rounding included."""
-    return fingerprint(["column", 1, model_id, rows_id, split, precision, on_gpu, batch_tokens, token_log_probs])
+    return fingerprint(["column", 1, model_id, rows_id, part, precision, on_gpu, batch_tokens, token_log_probs])
 
 
 def column_table(
@@ -42,7 +48,7 @@ def column_table(
     """
     bad = np.flatnonzero(~np.isfinite(log_probs))
     if bad.size:
-        document, window = (rows[name][int(bad[0])].as_py() for name in KEY)
+        document, window = (rows[name][int(bad[0])].as_py() for name in ROW_KEY)
         raise InputError(
             f"{model} gives the target {target!r} a log-probability that is not a finite number",
             where=f"document {document.hex()}, window {window} ({bad.size} such rows in this file)",
@@ -50,7 +56,7 @@ def column_table(
             wanted="finite nats",
             remedy="look at the proxy's loss curve; a lower learning rate or float32 precision usually helps",
         )
-    columns: dict[str, Any] = {name: rows[name] for name in KEY}
+    columns: dict[str, Any] = {name: rows[name] for name in ROW_KEY}
     columns["log_prob"] = pa.array(log_probs, pa.float64())
     if token_log_probs is not None:
         columns["token_log_probs"] = pa.array(
@@ -102,26 +108,21 @@ def no_token_values() -> InputError:
     )
 
 
-def split_files(rows: Artifact, split: str) -> list[str]:
-    """Return the names of the files that hold one part (fit, held_out) of a target's rows, in order."""
-    return sorted(name for name in rows.files if name.startswith(f"{split}-"))
-
-
 def read_file(storage: Storage, name: str, rows: Artifact, columns: Mapping[str, Artifact]) -> pa.Table:
     """Return one file of rows joined with its columns: document, window, count and, per model, its log-probability.
 
     Per-token values, where a column has them, stand in ``<model>.tokens``. Raises CorruptedArtifactError where a
     column's keys are not the rows' keys, or a row has not as many values as tokens.
     """
-    table = read_columns(storage, rows, name, [*KEY, "count"])
-    keys = _keys(table)
+    table = read_columns(storage, rows, name, [*ROW_KEY, "count"])
+    keys = row_keys(table)
     order = np.argsort(keys, kind="stable")
     for model, column in columns.items():
         what, its_rows = f"the cache column of {model}", f"the {len(keys)} rows of its target"
         if name not in column.files:
             raise _corrupted(storage, column, what, f"no file {name}", its_rows)
         values = read_columns(storage, column, name, None)
-        column_keys = _keys(values)
+        column_keys = row_keys(values)
         column_order = np.argsort(column_keys, kind="stable")
         if not np.array_equal(column_keys[column_order], keys[order]):
             got = f"{len(column_keys)} rows, {len(np.setdiff1d(column_keys, keys))} of them foreign"
@@ -138,14 +139,14 @@ def read_file(storage: Storage, name: str, rows: Artifact, columns: Mapping[str,
     return table
 
 
-def read_cache(storage: Storage, rows: Artifact, split: str, columns: Mapping[str, Artifact]) -> PredictionCache:
+def read_cache(storage: Storage, rows: Artifact, part: TargetPart, columns: Mapping[str, Artifact]) -> PredictionCache:
     """Return the cache of one part of one target; ``columns``: model name -> its column artifact.
 
     Raises CorruptedArtifactError as ``read_file`` does, and where a row stands twice.
     """
     models = tuple(columns)
-    table = pa.concat_tables([read_file(storage, name, rows, columns) for name in split_files(rows, split)])
-    ids, documents = np.unique(document_bytes(table["document"]), return_inverse=True)
+    table = pa.concat_tables([read_file(storage, name, rows, columns) for name in part_files(rows, part)])
+    ids, documents = np.unique(document_ids(table), return_inverse=True)
     order = np.lexsort((table["window"].to_numpy(), documents))
     same = (np.diff(documents[order]) == 0) & (np.diff(table["window"].to_numpy()[order]) == 0)
     if same.any():
@@ -182,26 +183,10 @@ def read_columns(storage: Storage, artifact: Artifact, name: str, columns: list[
         raise CorruptedArtifactError(
             "a file of the prediction cache cannot be read",
             where=storage.location(record.path),
-            got=str(error).partition("\n")[0],
+            got=first_line(error),
             wanted=f"{record.bytes} bytes of Parquet",
             remedy="run again with --rebuild to make it anew",
         ) from error
-
-
-def document_bytes(column: pa.ChunkedArray) -> np.ndarray:
-    """Return a fixed_size_binary(16) column as numpy ``V16``-like sortable bytes, trailing zeros kept."""
-    array = column.combine_chunks()
-    raw = np.frombuffer(array.buffers()[1], np.uint8, count=16 * len(array), offset=16 * array.offset)
-    return raw.reshape(-1, 16).copy().view("V16").ravel()
-
-
-def _keys(table: pa.Table) -> np.ndarray:
-    """Return a sortable record per (document, window)."""
-    document = document_bytes(table["document"])
-    keys = np.empty(len(table), dtype=[("high", ">u8"), ("low", ">u8"), ("window", "<i8")])
-    halves = document.view(">u8").reshape(-1, 2)
-    keys["high"], keys["low"], keys["window"] = halves[:, 0], halves[:, 1], table["window"].to_numpy()
-    return keys
 
 
 def compare(

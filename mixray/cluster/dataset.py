@@ -8,10 +8,11 @@ from typing import Any
 
 import ray.data
 
-from mixray.cache import read_file, split_files
+from mixray.cache import read_file
 from mixray.errors import InputError
 from mixray.runs import MixtureRun
 from mixray.store import Artifact, Storage
+from mixray.store.target_parts import part_files
 
 
 def open_cache(run_folder: str, target: str) -> ray.data.Dataset:
@@ -26,7 +27,7 @@ def open_cache(run_folder: str, target: str) -> ray.data.Dataset:
     rows, columns = run.load_cache()
     if target not in rows:
         raise InputError("the run has no such target", where="target", got=target, wanted=f"one of {', '.join(rows)}")
-    names = split_files(rows[target], "fit")
+    names = part_files(rows[target], "fit")
     files = ray.data.from_items([{"name": name} for name in names], override_num_blocks=len(names))
     read = partial(_read, storage=run.storage, rows=rows[target], columns=columns[target])
     return files.map_batches(read, batch_size=1, batch_format="pyarrow")

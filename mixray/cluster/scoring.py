@@ -14,13 +14,14 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from mixray.cache import KEY, column_id, column_table, split_files
+from mixray.cache import column_id, column_table
 from mixray.cluster.mapping import run_on_actors
 from mixray.cluster.session import Session
 from mixray.config.training import CacheConfig, TrainingConfig
 from mixray.models import Model, load_model
 from mixray.store import Artifact, Artifacts, Draft, FileRecord, encode
 from mixray.store.artifacts import fetch_folder
+from mixray.store.target_parts import ROW_KEY, TargetPart, part_files
 from mixray.training import use_resources
 
 ScoringProgress = Callable[[str, int, int], None]
@@ -49,7 +50,7 @@ class Scorer:
 
     def __call__(self, task: ScoringTask) -> FileRecord:
         model = self._model(task)
-        rows = pq.read_table(task.draft.storage.fetch(task.rows_file), columns=[*KEY, *model.row_columns])
+        rows = pq.read_table(task.draft.storage.fetch(task.rows_file), columns=[*ROW_KEY, *model.row_columns])
         scores = model.log_probs(
             model.rows_of(rows), batch_tokens=self._config.batch_tokens, per_token=self._config.token_log_probs
         )
@@ -72,7 +73,7 @@ def score(
     training: TrainingConfig,
     models: Mapping[str, Artifact],
     targets: Mapping[str, Artifact],
-    split: str,
+    part: TargetPart,
     progress: ScoringProgress,
 ) -> dict[str, dict[str, Artifact]]:
     """Every model's column on one part (fit, held_out) of every target: target -> model -> column artifact.
@@ -84,12 +85,12 @@ def score(
     tasks: list[ScoringTask] = []
     for model, model_artifact in models.items():
         for target, rows in targets.items():
-            draft = artifacts.draft("column", _column_id(model_artifact, rows, split, config, training))
+            draft = artifacts.draft("column", _column_id(model_artifact, rows, part, config, training))
             column = artifacts.find(draft.kind, draft.id)
             if column is not None:
                 columns[target][model] = column
                 continue
-            names = split_files(rows, split)
+            names = part_files(rows, part)
             tasks += [ScoringTask(model, model_artifact, target, rows.files[name], name, draft) for name in names]
     done: dict[tuple[str, str], dict[str, FileRecord]] = {}
     scored, due = Counter[str](), Counter(task.model for task in tasks)
@@ -97,19 +98,19 @@ def score(
         files = done.setdefault((task.target, task.model), {})
         files[task.name] = record
         rows = targets[task.target]
-        if len(files) == len(split_files(rows, split)):
-            meta = {"model": task.model, "target": task.target, "split": split, "rows": rows.id}
+        if len(files) == len(part_files(rows, part)):
+            meta = {"model": task.model, "target": task.target, "split": part, "rows": rows.id}
             columns[task.target][task.model] = task.draft.publish(files, meta)
         scored[task.model] += 1
         progress(task.model, scored[task.model], due[task.model])
     return {target: {model: by_model[model] for model in models} for target, by_model in columns.items()}
 
 
-def _column_id(model: Artifact, rows: Artifact, split: str, config: CacheConfig, training: TrainingConfig) -> str:
+def _column_id(model: Artifact, rows: Artifact, part: TargetPart, config: CacheConfig, training: TrainingConfig) -> str:
     return column_id(
         model.id,
         rows.id,
-        split,
+        part,
         precision=training.precision,
         on_gpu=config.resources.gpus > 0,
         batch_tokens=config.batch_tokens,

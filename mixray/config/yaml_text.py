@@ -12,6 +12,8 @@ from typing import Any
 
 import yaml
 
+from mixray.errors import first_line
+
 MERGE = "tag:yaml.org,2002:merge"
 KeyPath = tuple[str, ...]
 Lines = Mapping[KeyPath, int]
@@ -94,7 +96,7 @@ def dump(value: Any, *, flow: bool = False) -> str:
 def fault(error: yaml.YAMLError) -> str:
     """What is wrong, in one line."""
     if not isinstance(error, yaml.MarkedYAMLError):
-        return str(error).partition("\n")[0]
+        return first_line(error)
     return ": ".join(part for part in (error.context, error.problem) if part)
 
 

@@ -21,10 +21,11 @@ from mixray.data.reading.parts import Listing, list_pool
 from mixray.data.sample import PoolSample, bytes_per_token, sample_pool
 from mixray.data.tabular.examples import TOO_FEW, columns_of_pool, file_parts, look_ahead, row_hashes
 from mixray.data.tabular.tables import read_part
-from mixray.data.target_rows import PARTS, check_split, part_of
+from mixray.data.target_rows import check_split, part_of
 from mixray.data.text.deduplicate import no_documents
 from mixray.data.text.tokenizer import existing_folder
 from mixray.errors import InputError
+from mixray.store.target_parts import PARTS
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

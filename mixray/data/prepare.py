@@ -14,12 +14,13 @@ from mixray.config.schema import RunConfig
 from mixray.data.pools import Notify, Prepared, TextInputs, pools_of
 from mixray.data.reading.parts import Listing, list_pool
 from mixray.data.tabular.examples import prepare_examples
-from mixray.data.target_rows import PARTS, TargetRows
+from mixray.data.target_rows import TargetRows
 from mixray.data.text import windows
 from mixray.data.text.deduplicate import Deduplicate, Scan, overlaps
 from mixray.data.text.tokenizer import Encoder, LearnTokenizer, import_tokenizer
 from mixray.data.text.windows import WriteWindows
 from mixray.store import Artifact, Artifacts, RunTasks, Step, find_or_make
+from mixray.store.target_parts import PARTS
 
 OVERLAP = 0.1
 """Two pools are reported from this share of the smaller pool's documents on."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 
@@ -19,12 +19,12 @@ from mixray.config.data import TargetConfig
 from mixray.data.pools import Pool
 from mixray.data.reading.parts import Listing, Part
 from mixray.data.text.deduplicate import read_selected, selected_part
-from mixray.data.text.documents import HASH_BYTES
 from mixray.data.text.tokenizer import Encoder
 from mixray.data.text.windows import equal_shares
 from mixray.errors import InputError
 from mixray.store import Artifact, Draft, FileRecord, Step, fingerprint
 from mixray.store.tables import write_rows
+from mixray.store.target_parts import HASH_BYTES, PARTS, TargetPart, part_file
 
 KIND = "rows"
 FILE_ROWS = 2048
@@ -37,8 +37,6 @@ SCHEMA = pa.schema(
         ("count", pa.int32()),
     ]
 )
-TargetPart = Literal["fit", "held_out"]
-PARTS: tuple[TargetPart, ...] = ("fit", "held_out")
 Row = tuple[bytes, int, list[int], int]
 """Hash of the document, number of the window, token ids, number of labels: the columns of SCHEMA."""
 
@@ -162,7 +160,7 @@ def publish_rows(draft: Draft, window: int, results: Sequence[RowsResult]) -> Ar
     meta: dict[str, Any] = {"window": window}
     for part in PARTS:
         records = [record for result in results for record in result[part].files]
-        named = {f"{part}-{index:05d}.parquet": record for index, record in enumerate(records)}
+        named = {part_file(part, index): record for index, record in enumerate(records)}
         files |= named
         sums = {key: sum(getattr(result[part], key) for result in results) for key in ("rows", "documents", "tokens")}
         meta[part] = {"files": list(named), **sums}

@@ -197,5 +197,5 @@ def patience() -> Iterator[None]:
 
 def short_reason(error: BaseException) -> str:
     """Return an error's first line, or its two ends where it is long: HTTP clients put the cause last."""
-    line = str(error).partition("\n")[0]
+    line = first_line(error)
     return line if len(line) <= 200 else f"{line[:60]} ... {line[-130:]}"

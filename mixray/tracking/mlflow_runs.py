@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mixray.errors import first_line
 from mixray.store.index import now_ms
 from mixray.tracking.connection import Refused, Unreachable, open_client, patience, sorted_errors
 from mixray.tracking.records import Point, TrackedDataset, TrackedRun
@@ -100,7 +101,7 @@ class MlflowRuns:
             with sorted_errors():
                 return log(self._stored_run(run.key, run.started), content)
         except Refused as refusal:
-            cause = str(refusal).partition("\n")[0][:300]
+            cause = first_line(refusal)[:300]
             if cause not in self._refusals:
                 self._refusals.add(cause)
                 self._warn(f"MLflow refused a record of {self._run_name}: {cause}")

@@ -19,7 +19,7 @@ ROWS = pa.table({"document": pa.array(DOCUMENTS, pa.binary(16)), "window": pa.ar
 SETTINGS: dict[str, Any] = {
     "model_id": "m",
     "rows_id": "r",
-    "split": "fit",
+    "part": "fit",
     "precision": "auto",
     "on_gpu": False,
     "batch_tokens": 8192,
@@ -32,7 +32,7 @@ SETTINGS: dict[str, Any] = {
     [
         {"model_id": "n"},
         {"rows_id": "s"},
-        {"split": "held_out"},
+        {"part": "held_out"},
         {"precision": "bfloat16"},
         {"on_gpu": True},
         {"batch_tokens": 1},

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mixray.cache import read_cache, split_files
+from mixray.cache import read_cache
 from mixray.errors import CorruptedArtifactError
+from mixray.store.target_parts import part_files
 
 # Two files; document 7 spans them, and 1 comes last.
 ROWS = {
@@ -34,8 +35,8 @@ def shuffled(files: dict[str, list[Any]], seed: int) -> dict[str, list[Any]]:
 
 def test_a_part_has_its_files_in_order(shelf: Any) -> None:
     rows = shelf.rows(dict(reversed(ROWS.items())))
-    assert split_files(rows, "fit") == FIT
-    assert split_files(rows, "held_out") == ["held_out-00000.parquet"]
+    assert part_files(rows, "fit") == FIT
+    assert part_files(rows, "held_out") == ["held_out-00000.parquet"]
 
 
 def test_the_cache_has_every_row_of_its_part_in_order(shelf: Any) -> None:

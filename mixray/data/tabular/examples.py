@@ -26,12 +26,12 @@ from mixray.data.pools import ExampleInputs, Notify, Pool, Prepared, pools_of
 from mixray.data.reading.parts import FilePart, Listing, list_pool
 from mixray.data.tabular.encoder import RowEncoder, TableSummary
 from mixray.data.tabular.tables import NAMED, FileKind, Table, TableColumns, listed, read_part
-from mixray.data.target_rows import FILE_ROWS, PARTS, PartResult, part_of
+from mixray.data.target_rows import FILE_ROWS, PartResult, part_of
 from mixray.data.text.deduplicate import pool_changed
-from mixray.data.text.documents import HASH_BYTES
 from mixray.errors import InputError
 from mixray.store import Artifact, Artifacts, Draft, FileRecord, RunTasks, Step, encode, find_or_make, fingerprint
 from mixray.store.step import Result
+from mixray.store.target_parts import HASH_BYTES, PARTS
 
 KIND = "examples"
 LOOK = "look"

@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 
 from mixray.data.pools import Pool
 from mixray.data.reading.parts import Listing, Part
-from mixray.data.text.documents import HASH_BYTES, Document, read_documents
+from mixray.data.text.documents import Document, read_documents
 from mixray.errors import InputError, StageError
 from mixray.store import Artifact, Draft, FileRecord, Step, Storage, fingerprint
 from mixray.store.tables import read_batches, read_table, write_rows
+from mixray.store.target_parts import HASH_BYTES, hash_bytes
 
 SCAN_SCHEMA = pa.schema([("content", pa.binary(HASH_BYTES)), ("bytes", pa.int64())])
 SCHEMA = pa.schema([*SCAN_SCHEMA, ("keep", pa.bool_())])
@@ -223,13 +224,6 @@ def overlaps(selections: Mapping[str, Artifact], at_least: float) -> Iterator[tu
             share = _shared(selections[one].meta, selections[other].meta)
             if share >= at_least:
                 yield one, other, share
-
-
-def hash_bytes(contents: Any) -> NDArray[np.uint8]:
-    """Return a column of hashes as bytes, uint8, shape (documents, 16)."""
-    column = contents.combine_chunks() if isinstance(contents, pa.ChunkedArray) else contents
-    raw = np.frombuffer(column.buffers()[1] or b"", np.uint8).reshape(-1, HASH_BYTES)
-    return raw[column.offset : column.offset + len(column)]
 
 
 def first_occurrences(contents: Any) -> NDArray[np.bool_]:

@@ -16,8 +16,7 @@ from mixray.data.reading.files import json_rows, parquet_rows, read_text_file
 from mixray.data.reading.hugging_face import dataset_rows
 from mixray.data.reading.parts import DatasetPart, FilePart, Part
 from mixray.data.reading.row_texts import Place, Row, row_text
-
-HASH_BYTES = 16
+from mixray.store.target_parts import HASH_BYTES
 
 
 class Document(NamedTuple):

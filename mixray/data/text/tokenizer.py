@@ -24,11 +24,12 @@ from mixray.config.data import TokenizerConfig, TrainTokenizer
 from mixray.data.pools import Pool
 from mixray.data.reading.hugging_face import snapshot
 from mixray.data.reading.parts import Listing, Part
-from mixray.data.text.deduplicate import first_words, hash_bytes, read_selected, selected_part
+from mixray.data.text.deduplicate import first_words, read_selected, selected_part
 from mixray.data.text.documents import Document
 from mixray.errors import InputError, first_line
 from mixray.store import Artifact, Artifacts, Draft, FileRecord, RunTasks, Step, Storage, fingerprint
 from mixray.store.tables import read_batches, read_table, write_rows
+from mixray.store.target_parts import hash_bytes
 
 KIND = "tokenizer"
 END_OF_DOCUMENT = "<|endoftext|>"
