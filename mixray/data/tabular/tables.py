@@ -6,6 +6,7 @@ is the dotted key of the run file that names a column. A column that does not ho
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -314,13 +315,18 @@ def texts(table: Any, name: str, key: str, *, missing: str | None = None) -> Tex
     if pa.types.is_dictionary(kind):
         column = column.cast(kind.value_type)
         kind = column.type
+    if pa.types.is_floating(kind):
+        # What pandas makes of integers, some of which are missing. Fractions are not classes and stay as they are.
+        with contextlib.suppress(pa.ArrowInvalid):
+            column = column.cast(pa.int64())
+            kind = column.type
     plain = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_boolean(kind)
     if not (plain or pa.types.is_integer(kind) or pa.types.is_null(kind)):
         raise InputError(
             "a column does not hold classes",
             where=f"{key}, column {name}",
             got=f"{kind}, for instance {_first_value(column)!r}",
-            wanted="text, integers or booleans",
+            wanted="text, integers, whole floating-point numbers or booleans",
             remedy="name it under numeric, or cut it into classes before" if key.endswith("categorical") else None,
         )
     values = column.to_pylist()
