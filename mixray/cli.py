@@ -93,11 +93,36 @@ def run(
 
 
 @app.command()
-def plan(file: RunFile, overrides: Overrides = None, as_json: Json = False) -> None:
-    """Check everything that can be checked without computing, and forecast what the run will cost."""
+def plan(
+    file: RunFile,
+    overrides: Overrides = None,
+    tokens_per_second: Annotated[
+        float | None,
+        typer.Option(
+            min=1e-6,
+            help="training tokens (or rows) a second of one retraining worker or robust arm; by default a few steps "
+            "are measured on this machine",
+        ),
+    ] = None,
+    devices: Annotated[
+        int | None,
+        typer.Option(min=1, help="GPUs that work at the same time (CPU cores, where the run file asks for no GPU)"),
+    ] = None,
+    device_memory: Annotated[
+        float | None, typer.Option(min=1e-3, help="memory of one GPU (of the machine, where it asks for none), in GB")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check what can be checked without computing, and forecast time, GPU-hours, memory and disk."""
     from mixray.forecast import plan as make_plan
 
-    forecast = make_plan(file, overrides or [])
+    forecast = make_plan(
+        file,
+        overrides or [],
+        tokens_per_second=tokens_per_second,
+        devices=devices,
+        device_memory_gb=device_memory,
+    )
     if as_json:
         print(json.dumps(forecast.to_dict(), allow_nan=False))
     else:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from mixray.config.data import ExamplesConfig, TargetConfig, TokenizerConfig
+from mixray.config.data import ExamplesConfig, TargetConfig
 from mixray.config.schema import RunConfig
 from mixray.data.pools import ExampleInputs, Pool, pools_of
 from mixray.data.reading.hugging_face import HubUnreachableError, snapshot
@@ -75,7 +75,7 @@ def check_inputs(config: RunConfig) -> InputCheck:
             if (listing := _gather(errors, _list, pool)) is not None:
                 listings[pool.label] = listing
         except HubUnreachableError:
-            unchecked.append(f"{pool.label} ({pool.config.dataset})")
+            unchecked.append(str(pool.config.dataset))
     for label, listing in listings.items():
         if config.examples is None and (sample := _gather(errors, _sample, listing)) is not None:
             samples[label] = sample
@@ -86,7 +86,7 @@ def check_inputs(config: RunConfig) -> InputCheck:
         if config.tokenizer is not None and not errors:
             ratios = bytes_per_token(config.tokenizer, samples)
     except HubUnreachableError:
-        unchecked.append(f"the tokenizer ({_hub_name(config.tokenizer)})")
+        unchecked.append(f"the tokenizer {config.tokenizer.hub}" if config.tokenizer is not None else "")
     warnings = [warning for label, sample in samples.items() for warning in _faults(label, sample)]
     for source in (listing for label, listing in listings.items() if label.startswith("source ")):
         for target in (listing for label, listing in listings.items() if label.startswith("target ")):
@@ -94,7 +94,8 @@ def check_inputs(config: RunConfig) -> InputCheck:
                 warnings.append(warning)
     _raise_all(errors)
     if unchecked:
-        message = f"the Hugging Face hub cannot be reached, so this was not checked: {', '.join(unchecked)}"
+        names = ", ".join(dict.fromkeys(unchecked))
+        message = f"the Hugging Face hub cannot be reached, so these names were not checked: {names}"
         warnings.append(InputWarning("hub_not_checked", message))
     stored = {
         pool.label: listings[pool.label].size_bytes if pool.label in listings else None for pool in pools_of(config)
@@ -125,10 +126,6 @@ def _raise_all(errors: list[InputError]) -> None:
         raise errors[0]
     if errors:
         raise InputError("\n\n".join([f"{len(errors)} inputs are wrong", *map(str, errors)]))
-
-
-def _hub_name(tokenizer: TokenizerConfig | None) -> str:
-    return str(tokenizer.hub) if tokenizer is not None else ""
 
 
 def _tokens(sample: PoolSample | None, ratio: float | None) -> int | None:

@@ -6,6 +6,7 @@ from mixray.models.classifier import Classifier, ClassifierLoss, ExampleClassifi
 from mixray.models.job import TrainingData, TrainingJob, arm_jobs, proxy_jobs, train_missing
 from mixray.models.kinds import classifier_size, load_model, model_size, new_model
 from mixray.models.protocol import Model, Scores
+from mixray.models.speed import measure_training, memory_bytes, visible_gpus
 
 __all__ = [
     "CausalLM",
@@ -21,9 +22,12 @@ __all__ = [
     "classifier_size",
     "count_parameters",
     "load_model",
+    "measure_training",
+    "memory_bytes",
     "model_identity",
     "model_size",
     "new_model",
     "proxy_jobs",
     "train_missing",
+    "visible_gpus",
 ]

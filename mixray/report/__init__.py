@@ -4,6 +4,7 @@ from mixray.report.compute import SearchCost, Work
 from mixray.report.figures import curves_figure, mixture_figures
 from mixray.report.key_pages import key_pages
 from mixray.report.layout import count_text, new_table, print_report, titled
+from mixray.report.resources import Devices, ModelsToTrain, ResourceForecast, Speed, cost_tables
 from mixray.report.tables import (
     cache_table,
     data_table,
@@ -15,9 +16,14 @@ from mixray.report.tables import (
 )
 
 __all__ = [
+    "Devices",
+    "ModelsToTrain",
+    "ResourceForecast",
     "SearchCost",
+    "Speed",
     "Work",
     "cache_table",
+    "cost_tables",
     "count_text",
     "curves_figure",
     "data_table",

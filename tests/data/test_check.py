@@ -362,4 +362,4 @@ def test_a_hub_that_cannot_be_reached_is_said_to_be_unchecked(run_config: Any, g
     )
     (warning,) = check_inputs(config).warnings
     assert warning.code == "hub_not_checked"
-    assert "source code (no/such-data), the tokenizer (no/such-tokenizer)" in warning.message
+    assert "not checked: no/such-data, the tokenizer no/such-tokenizer" in warning.message

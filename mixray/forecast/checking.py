@@ -1,0 +1,48 @@
+"""The checks of a run file that need no computing: the first step of ``plan`` and of ``run``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mixray.config import RobustConfig, RunConfig, RunFile
+from mixray.config.training import ModelConfig, NewModel, PretrainedModel
+from mixray.data import InputCheck, ModelInputs, TextInputs, check_inputs, vocabulary
+from mixray.data.tabular.grouped import GroupedTask, read_task
+from mixray.models import model_size
+from mixray.search import feasible_set
+
+
+@dataclass(frozen=True)
+class CheckedInputs:
+    """What the checks of a run file learn about its pools and its models. Parameters include embeddings."""
+
+    pools: InputCheck
+    proxy_inputs: ModelInputs
+    retrain_inputs: ModelInputs
+    proxy_parameters: int
+    retrain_parameters: int
+
+
+def check(config: RunFile) -> CheckedInputs | GroupedTask:
+    """Check everything about a run that can be checked without computing: the first step of ``plan`` and of ``run``.
+
+    Returns what it learns: the sizes of a search's inputs, or the task of a comparison's first seed. Raises InputError
+    for missing files, wrong columns, impossible models and limits on shares that no mixture satisfies.
+    """
+    if isinstance(config, RobustConfig):
+        return read_task(config.data, config.seed)
+    assert isinstance(config, RunConfig)
+    feasible_set(config.mixture, list(config.sources))
+    pools = check_inputs(config)
+    proxy, model = (pools.examples or _text_inputs(config, section.model) for section in (config.proxy, config.retrain))
+    return CheckedInputs(pools, proxy, model, model_size(config.proxy, proxy), model_size(config.retrain, model))
+
+
+def _text_inputs(config: RunConfig, model: ModelConfig) -> TextInputs:
+    """A model that states its vocabulary needs no tokenizer; a trained tokenizer's size is in the run file."""
+    if isinstance(model, PretrainedModel):
+        return TextInputs(config.row_tokens, 1, 0)
+    if isinstance(model, NewModel) and "vocab_size" in model.settings:
+        return TextInputs(config.row_tokens, int(model.settings["vocab_size"]), 0)
+    assert config.tokenizer is not None
+    return TextInputs(config.row_tokens, vocabulary(config.tokenizer), 0)

@@ -1,0 +1,222 @@
+"""The forecast of a search for mixtures: tokens, epochs, operations, and the search's share of all.
+
+Of texts, samples are read; of examples, the first part of every pool. Where the size of a pool is unknown (a data set
+on the hub), its ``max_tokens`` stands for it; without one, what depends on it is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from mixray.config import RunConfig
+from mixray.config.data import PoolConfig
+from mixray.config.objective import ALSOConfig
+from mixray.data import InputCheck, InputWarning
+from mixray.errors import InputError
+from mixray.forecast.checking import CheckedInputs
+from mixray.report import ModelsToTrain, ResourceForecast, SearchCost, Work, cost_tables, count_text, new_table, titled
+from mixray.search import feasible_set, mixture_targets
+
+MOST_PASSES = 4.0
+"""Of a model over a source: data that is repeated more often is worth little (Muennighoff et al. 2023)."""
+KEY_BYTES = 28
+"""Of one row in one column of the cache: document, window, value."""
+
+
+@dataclass(frozen=True)
+class PoolForecast:
+    """``bytes`` on disk, None where unknown; ``tokens`` about, None where unknown; ``capped``: it is ``max_tokens``.
+
+    ``bytes_per_token``: of text, measured on a sample; None where there is none.
+    """
+
+    bytes: int | None
+    tokens: int | None
+    capped: bool
+    bytes_per_token: float | None
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """The forecast of a run. Tokens and bytes are estimates; operations are those of the formula."""
+
+    run: str
+    sources: dict[str, PoolForecast]
+    targets: dict[str, PoolForecast]
+    window: int | None
+    proxy_tokens: int
+    proxy_parameters: int
+    retrain_tokens: int
+    retrain_parameters: int
+    models: int
+    """Models to retrain: one mixmin model per mixture, and the baselines."""
+    epochs: dict[str, float]
+    """Source -> passes over it by a model trained on it alone."""
+    cost: SearchCost
+    models_to_train: tuple[ModelsToTrain, ModelsToTrain]
+    """The proxies and the retrained models."""
+    cache_bytes: int | None
+    proxy_bytes: int
+    """Weights, gradients and optimiser state of one proxy."""
+    worker_bytes: int
+    """The same for one retraining worker."""
+    warnings: list[InputWarning]
+    resources: ResourceForecast | None = None
+    """Time, memory and disk; None where they were not asked for."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all of it as JSON values."""
+        fields = {"kind": "mixture"} | asdict(replace(self, resources=None))
+        del fields["cost"], fields["models_to_train"]
+        resources = None if self.resources is None else self.resources.to_dict()
+        return fields | {
+            "resources": resources,
+            "compute": self.cost.compute().model_dump(),
+            "formula": self.cost.formula(),
+        }
+
+    def tables(self) -> list[RenderableType]:
+        """Return a table of the pools and lines on the work."""
+        table = new_table()
+        table.add_column("pool", overflow="fold")
+        for column in ("kind", "bytes", "tokens, about", "epochs if alone"):
+            table.add_column(column, justify="right")
+        for kind, pools in (("source", self.sources), ("target", self.targets)):
+            for name, pool in pools.items():
+                epochs = f"{self.epochs[name]:.2f}" if name in self.epochs and kind == "source" else ""
+                tokens = (
+                    "unknown" if pool.tokens is None else ("at most " if pool.capped else "") + count_text(pool.tokens)
+                )
+                table.add_row(name, kind, "unknown" if pool.bytes is None else f"{pool.bytes:,}", tokens, epochs)
+        lines = [
+            f"proxies: {len(self.sources)} x {self.proxy_parameters:,} parameters x {self.proxy_tokens:,} tokens",
+            f"retraining: {self.models} models x {self.retrain_parameters:,} parameters "
+            f"x {self.retrain_tokens:,} tokens",
+            f"prediction cache: {'unknown' if self.cache_bytes is None else _size(self.cache_bytes)}",
+            self.cost.formula(),
+        ]
+        messages = [warning.message for warning in self.warnings]
+        return [titled(f"Forecast of {self.run}", table), *map(Text, lines), *cost_tables(self.resources, messages)]
+
+
+def forecast(config: RunConfig, checked: CheckedInputs) -> Forecast:
+    """Return the forecast of a checked run file."""
+
+    def pools(role: str, configs: Mapping[str, PoolConfig]) -> dict[str, PoolForecast]:
+        return {name: _pool(pool, checked.pools, f"{role} {name}") for name, pool in configs.items()}
+
+    sources, targets = pools("source", config.sources), pools("target", config.targets)
+    proxy, model = checked.proxy_parameters, checked.retrain_parameters
+    fit = {name: _fit_tokens(pool, config.targets[name].held_out) for name, pool in targets.items()}
+    scored = [Work(proxy, tokens) for tokens in fit.values() if tokens for _ in sources]
+    proxies, arms = _models_to_train(config, checked, fit, targets)
+    return Forecast(
+        run=config.name,
+        sources=sources,
+        targets=targets,
+        window=config.window,
+        proxy_tokens=config.proxy_tokens,
+        proxy_parameters=proxy,
+        retrain_tokens=config.retrain.tokens,
+        retrain_parameters=model,
+        models=arms.models,
+        epochs={name: config.retrain.tokens / pool.tokens for name, pool in sources.items() if pool.tokens},
+        cost=SearchCost([Work(proxy, config.proxy_tokens)] * len(sources), scored, Work(model, config.retrain.tokens)),
+        models_to_train=(proxies, arms),
+        cache_bytes=_cache_bytes(config, fit),
+        proxy_bytes=proxies.memory_bytes,
+        worker_bytes=arms.memory_bytes,
+        warnings=[*checked.pools.warnings, *_small_sources(config, sources), *_too_few_tokens(config, sources)],
+    )
+
+
+def _models_to_train(
+    config: RunConfig, checked: CheckedInputs, fit: Mapping[str, int | None], targets: Mapping[str, PoolForecast]
+) -> tuple[ModelsToTrain, ModelsToTrain]:
+    """Return the proxies and the retrained models. ``fit``: target -> tokens of its fit part."""
+    proxy, retrain = config.proxy, config.retrain
+    models = sum(len(mixture_targets(config)) if arm == "mixmin" else 1 for arm in retrain.arms)
+    fit_tokens = held_out_tokens = None
+    if None not in fit.values():
+        fit_tokens = sum(tokens or 0 for tokens in fit.values())
+        held_out_tokens = sum(pool.tokens or 0 for pool in targets.values()) - fit_tokens
+    return (
+        ModelsToTrain(
+            name="proxies",
+            models=len(config.sources),
+            parameters=checked.proxy_parameters,
+            tokens=config.proxy_tokens,
+            scored_tokens=None if fit_tokens is None else fit_tokens * len(config.sources),
+            workers=(1, 1),
+            device_kind="GPU" if proxy.resources.gpus else "core",
+            devices_per_worker=proxy.resources.gpus or proxy.resources.cpus,
+        ),
+        ModelsToTrain(
+            name="retraining",
+            models=models,
+            parameters=checked.retrain_parameters,
+            tokens=retrain.tokens,
+            scored_tokens=None if held_out_tokens is None else held_out_tokens * models,
+            workers=retrain.worker_range,
+            device_kind="GPU" if retrain.resources_per_worker.gpus else "core",
+            devices_per_worker=retrain.resources_per_worker.gpus or retrain.resources_per_worker.cpus,
+            is_optimistic=isinstance(retrain.objective, ALSOConfig) and retrain.objective.mode == "optimistic",
+        ),
+    )
+
+
+def _pool(config: PoolConfig, check: InputCheck, label: str) -> PoolForecast:
+    size, tokens, limit = check.stored_bytes[label], check.tokens[label], config.max_tokens
+    capped = limit is not None and (tokens is None or tokens > limit)
+    return PoolForecast(size, limit if capped else tokens, capped, check.bytes_per_token.get(label))
+
+
+def _small_sources(config: RunConfig, sources: Mapping[str, PoolForecast]) -> Iterator[InputWarning]:
+    """Yield a warning for each source that a budget passes over too often."""
+    balanced = config.retrain.tokens / len(sources) if "balanced" in config.retrain.arms else 0.0
+    what = "tokens" if config.window else "examples"
+    budgets = (("its proxy", config.proxy_tokens, 1.0), ("the arm balanced", balanced, MOST_PASSES))
+    for name, pool in sources.items():
+        for user, budget, most in budgets:
+            if pool.tokens is not None and budget > most * pool.tokens:
+                passes = f"{budget / pool.tokens:.1f} times" if pool.tokens else "without end"
+                message = (
+                    f"source {name} has about {count_text(pool.tokens)} {what}: {user} reads {count_text(budget)} and "
+                    f"passes over it {passes}"
+                )
+                yield InputWarning("source_smaller_than_budget", message)
+
+
+def _too_few_tokens(config: RunConfig, sources: Mapping[str, PoolForecast]) -> Iterator[InputWarning]:
+    """Yield a warning where, as far as the estimates are right, no mixture keeps ``mixture.max_epochs``."""
+    available = {name: pool.tokens for name, pool in sources.items() if pool.tokens}
+    if len(available) < len(sources):
+        return
+    try:
+        feasible_set(config.mixture, list(sources), available, config.retrain.tokens)
+    except InputError as error:
+        yield InputWarning(
+            "too_few_tokens", f"by the estimated sizes of the sources, {error.what}: {error.got}; {error.remedy}"
+        )
+
+
+def _fit_tokens(pool: PoolForecast, held_out: float) -> int | None:
+    return None if pool.tokens is None else round((1 - held_out) * pool.tokens)
+
+
+def _cache_bytes(config: RunConfig, fit: Mapping[str, int | None]) -> int | None:
+    """Rows are whole windows at least; short documents make more of them."""
+    if any(tokens is None for tokens in fit.values()):
+        return None
+    tokens = sum(tokens or 0 for tokens in fit.values())
+    values = 4 * tokens if config.cache.token_log_probs else 0
+    return len(config.sources) * (KEY_BYTES * -(-tokens // config.row_tokens) + values)
+
+
+def _size(size: int) -> str:
+    return f"{count_text(size)}B"

@@ -1,0 +1,318 @@
+"""Time, GPU-hours, memory and disk of a run's training, from how fast one worker trains.
+
+Training spends 6 and scoring 2 operations a parameter and token (see ``compute``), so scoring is three times as fast.
+Workers that train one model together are taken to share its work without loss. Reading the data, solving and writing
+the report are not in it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from mixray.report.compute import SCORING_OPERATIONS, TRAINING_OPERATIONS
+from mixray.report.layout import count_text, new_table, titled
+
+Basis = Literal["measured", "stated", "derived"]
+"""Measured on this machine, stated by the user, or derived from another speed."""
+DeviceKind = Literal["GPU", "core"]
+ADAMW_BYTES = 16
+"""Of memory per parameter: weight, gradient and Adam's two moments in float32."""
+ALSO_BYTES, ALSO_BYTES_ON_GPU = 24, 28
+"""The same of optimistic ALSO, which also keeps its last gradient and the weights before the look-ahead. On a GPU the
+look-ahead works on copies of both moments, at a time when there is no new gradient."""
+STATE_BYTES = 12
+"""Of disk per parameter in a checkpoint: the weight and Adam's two moments. ALSO's last gradient comes on top."""
+SAVED_STATES = 3
+"""How many checkpoints of one training are on disk while the newest is written."""
+MODEL_BYTES = 4
+"""Of disk per parameter of a published model."""
+
+
+@dataclass(frozen=True)
+class Devices:
+    """The GPUs or the CPU cores that a run works on.
+
+    ``count``: how many work at the same time, None where unknown; ``memory_bytes``: of one GPU, or of the machine with
+    the cores, None where unknown. ``count_basis``, ``memory_basis``: who says so.
+    """
+
+    kind: DeviceKind
+    count: int | None
+    count_basis: Literal["this machine", "stated"]
+    memory_bytes: float | None
+    memory_basis: Literal["this machine", "stated"]
+
+    def __str__(self) -> str:
+        plural = "" if self.count == 1 else "s"
+        count = f"an unknown number of {self.kind}s"
+        if self.count is not None:
+            count = f"{self.count:,} {self.kind}{plural} ({self.count_basis})"
+        if self.memory_bytes is None:
+            return count
+        each = " each" if self.kind == "GPU" else ""
+        return f"{count} with {_bytes_text(self.memory_bytes)}{each} ({self.memory_basis})"
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How many tokens (or rows) a second one worker trains on."""
+
+    tokens_per_second: float
+    basis: Basis
+
+
+@dataclass(frozen=True)
+class ModelsToTrain:
+    """Models of one kind. ``tokens``: of each one's training; ``scored_tokens``: that all of them together score, None
+    where unknown; ``workers``: the smallest and the largest number that train one model; ``devices_per_worker``: of
+    ``device_kind``, also a fraction of one; ``is_optimistic``: whether optimistic ALSO is among the optimisers."""
+
+    name: str
+    models: int
+    parameters: int
+    tokens: int
+    scored_tokens: int | None
+    workers: tuple[int, int]
+    device_kind: DeviceKind
+    devices_per_worker: float
+    is_optimistic: bool = False
+
+    @property
+    def memory_bytes(self) -> int:
+        """The memory of one worker's weights, gradients and optimiser state, without activations."""
+        if not self.is_optimistic:
+            return ADAMW_BYTES * self.parameters
+        return (ALSO_BYTES_ON_GPU if self.device_kind == "GPU" else ALSO_BYTES) * self.parameters
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """What training and scoring with the models of one kind cost. None: unknown.
+
+    ``workers``: that train one model; ``at_once``: models that train at the same time; ``memory_bytes``: of one worker,
+    without activations; ``disk_bytes``: of the published models; ``checkpoint_bytes``: at the same time.
+    """
+
+    name: str
+    models: int
+    workers: int
+    at_once: int
+    tokens_per_second: float | None
+    speed_basis: Basis | None
+    training_seconds: float | None
+    scoring_seconds: float | None
+    device_kind: DeviceKind
+    device_hours: float | None
+    memory_bytes: int
+    disk_bytes: int
+    checkpoint_bytes: int
+
+    @classmethod
+    def of(cls, work: ModelsToTrain, speed: Speed | None, devices: Devices) -> StageCost:
+        """Compute the cost of a kind of models on the devices. Without a number of devices, models train in turn."""
+        workers, at_once, scorers = work.workers[1], 1, 1
+        if devices.count is not None:
+            scorers = max(1, math.floor(devices.count / work.devices_per_worker))
+            workers = max(1, min(workers, scorers))
+            at_once = max(1, min(work.models, scorers // workers))
+        training = scoring = device_hours = None
+        if speed is not None:
+            rate = speed.tokens_per_second
+            training = math.ceil(work.models / at_once) * work.tokens / (rate * workers)
+            busy = work.models * work.tokens / rate
+            if work.scored_tokens is not None:
+                scored = work.scored_tokens / rate * SCORING_OPERATIONS / TRAINING_OPERATIONS
+                scoring, busy = scored / scorers, busy + scored
+            device_hours = busy * work.devices_per_worker / 3600
+        state_bytes = STATE_BYTES + 4 * work.is_optimistic
+        return cls(
+            name=work.name,
+            models=work.models,
+            workers=workers,
+            at_once=at_once,
+            tokens_per_second=None if speed is None else speed.tokens_per_second,
+            speed_basis=None if speed is None else speed.basis,
+            training_seconds=training,
+            scoring_seconds=scoring,
+            device_kind=work.device_kind,
+            device_hours=device_hours,
+            memory_bytes=work.memory_bytes,
+            disk_bytes=MODEL_BYTES * work.parameters * work.models,
+            checkpoint_bytes=SAVED_STATES * state_bytes * work.parameters * at_once,
+        )
+
+
+@dataclass(frozen=True)
+class ResourceForecast:
+    """The cost of all stages that train.
+
+    ``data_bytes``: of disk, of prepared data and predictions, None where unknown; ``misfits``: what the devices are too
+    few or too small for, a sentence each; ``unit``: what models are trained on, ``tokens`` or ``rows``.
+    """
+
+    devices: tuple[Devices, ...]
+    stages: tuple[StageCost, ...]
+    data_bytes: int | None
+    misfits: tuple[str, ...]
+    unit: str
+
+    @classmethod
+    def of(
+        cls,
+        works: Sequence[ModelsToTrain],
+        speeds: Sequence[Speed | None],
+        devices: Sequence[Devices],
+        data_bytes: int | None,
+        unit: str = "tokens",
+    ) -> ResourceForecast:
+        """Compute the cost of every kind of models, and compare it with the devices.
+
+        ``speeds``: one for each kind of models; ``devices``: of every kind that is asked for.
+        """
+        by_kind = {each.kind: each for each in devices}
+        stages = tuple(
+            StageCost.of(work, speed, by_kind[work.device_kind]) for work, speed in zip(works, speeds, strict=True)
+        )
+        misfits = [
+            text
+            for work, stage in zip(works, stages, strict=True)
+            for text in _misfits(work, stage, by_kind[work.device_kind])
+        ]
+        return cls(tuple(devices), stages, data_bytes, tuple(misfits), unit)
+
+    @property
+    def seconds(self) -> float | None:
+        """The time of all stages that is known, one after the other; None where no speed is known."""
+        if any(stage.training_seconds is None for stage in self.stages):
+            return None
+        return sum((stage.training_seconds or 0) + (stage.scoring_seconds or 0) for stage in self.stages)
+
+    @property
+    def device_hours(self) -> dict[DeviceKind, float | None]:
+        """The hours of work of all GPUs, and of all cores, where stages ask for them; None where a speed is unknown."""
+        hours: dict[DeviceKind, float | None] = {}
+        for devices in self.devices:
+            parts = [stage.device_hours for stage in self.stages if stage.device_kind == devices.kind]
+            known = [part for part in parts if part is not None]
+            hours[devices.kind] = sum(known) if len(known) == len(parts) else None
+        return hours
+
+    @property
+    def disk_bytes(self) -> dict[str, int | None]:
+        """What the storage must hold at the same time, by kind."""
+        models = sum(stage.disk_bytes for stage in self.stages)
+        checkpoints = max(stage.checkpoint_bytes for stage in self.stages)
+        total = None if self.data_bytes is None else self.data_bytes + models + checkpoints
+        return {"data": self.data_bytes, "models": models, "checkpoints": checkpoints, "total": total}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all figures as JSON values, with their units in the keys."""
+        stages = {}
+        for stage in self.stages:
+            figures = asdict(stage)
+            figures[f"{figures.pop('device_kind').lower()}_hours"] = figures.pop("device_hours")
+            stages[figures.pop("name")] = figures
+        totals = {f"{kind.lower()}_hours": hours for kind, hours in self.device_hours.items()}
+        return {
+            "devices": [asdict(each) for each in self.devices],
+            "stages": stages,
+            "seconds": self.seconds,
+            **totals,
+            "disk_bytes": self.disk_bytes,
+        }
+
+    def tables(self) -> list[RenderableType]:
+        """Return a table of the stages, and lines on the sums and on where the figures come from."""
+        table = new_table(
+            "stage", "models", "at once", "workers", f"{self.unit}/s a worker", "training", "scoring", "hours", "memory"
+        )
+        for stage in self.stages:
+            speed = "unknown" if stage.tokens_per_second is None else count_text(stage.tokens_per_second)
+            hours = "unknown" if stage.device_hours is None else _hours_text(stage.device_hours, stage.device_kind)
+            table.add_row(
+                stage.name,
+                f"{stage.models:,}",
+                f"{stage.at_once:,}",
+                f"{stage.workers:,}",
+                f"{speed}, {stage.speed_basis}" if stage.speed_basis else speed,
+                duration_text(stage.training_seconds),
+                duration_text(stage.scoring_seconds),
+                hours,
+                _bytes_text(stage.memory_bytes),
+            )
+        return [titled("Time and memory", table), *map(Text, self._lines())]
+
+    def _lines(self) -> Iterator[str]:
+        devices = " and ".join(map(str, self.devices))
+        if self.seconds is None:
+            yield (
+                "time: unknown, because no speed is stated and a quick measurement on this machine is not possible; "
+                "state --tokens-per-second"
+            )
+        else:
+            sums = [_hours_text(hours, kind) for kind, hours in self.device_hours.items() if hours is not None]
+            total = " and ".join([duration_text(self.seconds), *sums])
+            yield f"time: about {total}, derived from the speeds, without reading data and solving"
+            yield (
+                "speed: measured = a few steps on this machine; stated = by --tokens-per-second; "
+                "derived = from the other stage's, in proportion to the parameters"
+            )
+        in_turn = (
+            "; models are taken to train one after another" if None in [each.count for each in self.devices] else ""
+        )
+        yield f"devices: {devices}{in_turn}"
+        yield "memory of one worker, derived: weights, gradients and optimiser state; activations come on top"
+        disk = self.disk_bytes
+        parts = [f"{name} {_bytes_text(size)}" for name, size in disk.items() if name != "total"]
+        yield f"disk, derived: {_bytes_text(disk['total'])} = {' + '.join(parts)}"
+
+
+def _misfits(work: ModelsToTrain, stage: StageCost, devices: Devices) -> Iterator[str]:
+    """Yield what does not fit: more devices than there are, or more memory."""
+    least = work.workers[0] * work.devices_per_worker
+    if devices.count is not None and least > devices.count:
+        yield f"{work.name}: one model asks for {least:g} {devices.kind}s; there are {devices.count}"
+    if devices.memory_bytes is None:
+        return
+    if devices.kind == "GPU":
+        sharing, place = max(1, math.floor(1 / work.devices_per_worker)), "a GPU"
+    else:
+        sharing, place = stage.workers * stage.at_once, "the machine"
+    if (need := sharing * stage.memory_bytes) > devices.memory_bytes:
+        workers = "one worker needs" if sharing == 1 else f"{sharing} workers need"
+        yield (
+            f"{work.name}: {workers} {_bytes_text(need)} for weights, gradients and optimiser state alone; "
+            f"{place} has {_bytes_text(devices.memory_bytes)}"
+        )
+
+
+def cost_tables(resources: ResourceForecast | None, warnings: Iterable[str]) -> list[RenderableType]:
+    """Return what ends a forecast: the table of resources, where they are forecast, and the warnings."""
+    lines = [Text(f"warning: {message}") for message in warnings]
+    return [*(resources.tables() if resources is not None else []), *lines]
+
+
+def duration_text(seconds: float | None) -> str:
+    """Write a duration with two digits or more in the unit that suits it: ``25 s``, ``3.2 min``, ``5.1 h``."""
+    if seconds is None:
+        return "unknown"
+    for unit, size in (("days", 86_400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}" if seconds < 10 * size else f"{seconds / size:,.0f} {unit}"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
+
+
+def _hours_text(hours: float, kind: DeviceKind) -> str:
+    return f"{hours:,.0f} {kind}-hours" if hours >= 100 else f"{hours:.2g} {kind}-hours"
+
+
+def _bytes_text(size: float | None) -> str:
+    if size is None:
+        return "unknown"
+    return f"{count_text(size)}B" if size >= 1000 else f"{count_text(size)} B"
