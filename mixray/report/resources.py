@@ -199,8 +199,7 @@ class ResourceForecast:
         hours: dict[DeviceKind, float | None] = {}
         for devices in self.devices:
             parts = [stage.device_hours for stage in self.stages if stage.device_kind == devices.kind]
-            known = [part for part in parts if part is not None]
-            hours[devices.kind] = sum(known) if len(known) == len(parts) else None
+            hours[devices.kind] = None if None in parts else sum(part or 0 for part in parts)
         return hours
 
     @property

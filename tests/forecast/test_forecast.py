@@ -110,7 +110,7 @@ def test_a_source_smaller_than_the_budget_is_warned_of(
     proxy: int, retrain: int, users: list[str], tmp_path: Path
 ) -> None:
     base = config(tmp_path)
-    settings = base.model_dump(exclude_unset=True)
+    settings = base.model_dump(mode="json", exclude_unset=True)
     settings["proxy"] |= {"tokens": proxy}
     settings["retrain"] |= {"tokens": retrain}
     warnings = forecast_of(RunConfig.model_validate(settings)).warnings
