@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from types import TracebackType
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, TypedDict
 
 from mixray.config import RobustConfig, RunConfig, RunFile, dump_config, parse_config
 from mixray.errors import InputError, Interrupted
@@ -155,8 +155,28 @@ class Run:
         """Write a file of the folder ``report``."""
         self.storage.write(self._inside(f"report/{filename}"), data)
 
+    def _read_result(self, filename: str, what: str, *, wanted: str) -> bytes:
+        """Return a file of the run folder. Raises InputError where it does not exist yet."""
+        if not self.storage.exists(self._inside(filename)):
+            raise InputError(
+                f"the run has no {what} yet",
+                where=self.location,
+                wanted=wanted,
+                remedy="mixray run its run file again",
+            )
+        return self.storage.read(self._inside(filename))
+
     def _inside(self, name: str) -> str:
         return f"{self.path}/{name}"
+
+
+class CacheContent(TypedDict):
+    """The file ``cache.json``: artifact ids of each target's rows and, by source, of its columns; tokens by source."""
+
+    schema: str
+    rows: dict[str, str]
+    columns: dict[str, dict[str, str]]
+    available_tokens: dict[str, int]
 
 
 @dataclass(eq=False)
@@ -186,27 +206,27 @@ class MixtureRun(Run):
         self.storage.write(self._inside(f"mixtures/{name}.json"), mixture.to_json().encode())
 
     def _has_results(self, name: str, mixture: Mixture) -> bool:
-        path = self._inside(f"mixtures/{name}.json")
-        if not self.storage.exists(path):
+        if name not in self._mixture_names():
             return False
         try:
-            stored = Mixture.from_json(self.storage.read(path).decode())
+            stored = self._mixture(name)
         except (InputError, UnicodeDecodeError):
             return False  # A damaged file is written anew.
         return bool(stored.retrain) and stored.weights == mixture.weights
 
     def mixtures(self) -> dict[str, Mixture]:
         """Return the stored mixtures: name (a target, ``mean`` or ``worst``) -> mixture, in the run file's order."""
-        names = [name for name in self.storage.list(self._inside("mixtures")) if name.endswith(".json")]
-        order = [f"{target}.json" for target in self.config.targets]
-        names.sort(key=lambda name: order.index(name) if name in order else len(order))
-        return {
-            name.removesuffix(".json"): Mixture.from_json(
-                self.storage.read(self._inside(f"mixtures/{name}")).decode(),
-                where=self.storage.location(self._inside(f"mixtures/{name}")),
-            )
-            for name in names
-        }
+        order = list(self.config.targets)
+        names = sorted(self._mixture_names(), key=lambda name: order.index(name) if name in order else len(order))
+        return {name: self._mixture(name) for name in names}
+
+    def _mixture_names(self) -> list[str]:
+        files = self.storage.list(self._inside("mixtures"))
+        return [file.removesuffix(".json") for file in files if file.endswith(".json")]
+
+    def _mixture(self, name: str) -> Mixture:
+        path = self._inside(f"mixtures/{name}.json")
+        return Mixture.from_json(self.storage.read(path).decode(), where=self.storage.location(path))
 
     def save_cache(
         self,
@@ -215,7 +235,7 @@ class MixtureRun(Run):
         available_tokens: Mapping[str, int],
     ) -> None:
         """Remember which artifacts hold the prediction cache, and how many training tokens each source has."""
-        content = {
+        content: CacheContent = {
             "schema": CACHE_SCHEMA,
             "rows": {target: artifact.id for target, artifact in rows.items()},
             "columns": {
@@ -240,15 +260,10 @@ class MixtureRun(Run):
         """Return how many training tokens each source has."""
         return dict(self._cache_content()["available_tokens"])
 
-    def _cache_content(self) -> Any:
-        if not self.storage.exists(self._inside("cache.json")):
-            raise InputError(
-                "the run has no prediction cache yet",
-                where=self.location,
-                wanted="a run that has come past the stage 'cache'",
-                remedy="mixray run its run file again",
-            )
-        return json.loads(self.storage.read(self._inside("cache.json")))
+    def _cache_content(self) -> CacheContent:
+        wanted = "a run that has come past the stage 'cache'"
+        content: CacheContent = json.loads(self._read_result("cache.json", "prediction cache", wanted=wanted))
+        return content
 
     def stages(self) -> dict[str, bool]:
         """Return the stages in their order, and whether the results of each are stored."""
@@ -283,14 +298,8 @@ class RobustRun(Run):
 
     def results(self) -> RobustResults:
         """Return the content of ``results.json``. Raises InputError where the run has not finished."""
-        if not self.storage.exists(self._inside(RESULTS_FILE)):
-            raise InputError(
-                "the run has no results yet",
-                where=self.location,
-                wanted="a run whose arms are all trained",
-                remedy="mixray run its run file again",
-            )
-        return RobustResults.from_json(self.storage.read(self._inside(RESULTS_FILE)))
+        data = self._read_result(RESULTS_FILE, "results", wanted="a run whose arms are all trained")
+        return RobustResults.from_json(data)
 
     def stages(self) -> dict[str, bool]:
         """Return the stages in their order, and whether the results of each are stored."""

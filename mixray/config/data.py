@@ -81,9 +81,9 @@ class PoolConfig(Section):
 
     @model_validator(mode="after")
     def _one_reader(self) -> Self:
-        given = [kind for kind in READERS if getattr(self, kind) is not None]
-        if len(given) != 1:
-            raise ValueError(f"exactly one of {', '.join(READERS)}; it has {', '.join(given) or 'none'}")
+        readers = [kind for kind in READERS if getattr(self, kind) is not None]
+        if len(readers) != 1:
+            raise ValueError(f"exactly one of {', '.join(READERS)}; it has {', '.join(readers) or 'none'}")
         if self.reader != "dataset" and (self.streaming or self.subset or self.revision):
             raise ValueError("streaming, subset and revision belong to 'dataset'")
         if self.reader == "files" and self.where:
@@ -135,7 +135,10 @@ class ExampleColumns(Section):
         return {"numeric": self.numeric, "categorical": self.categorical, "features": features}
 
     def check_inputs(self, not_inputs: Mapping[str, str | None]) -> None:
-        """``not_inputs``: what else a column is -> which one. Raises where inputs are none, two or that."""
+        """Check that the inputs are of one sort, and that no column is named twice.
+
+        ``not_inputs``: what another column is -> its name. Raises ValueError, or Misfit where one key is wrong.
+        """
         if (self.features is None) != bool(self.numeric or self.categorical):
             raise ValueError("columns of inputs: numeric and categorical ones, or features alone")
         columns = [column for named in self.inputs.values() for column in named]

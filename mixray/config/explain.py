@@ -74,7 +74,7 @@ class _Fault:
 
 
 def _in_document(loc: Sequence[str | int], merged: Any, *, missing: bool) -> tuple[KeyPath, bool]:
-    """The parts of pydantic's location that are keys of the document, and whether it ends in one that is not.
+    """Return the parts of pydantic's location that are keys of the document, and whether it ends in one that is not.
 
     The others name a branch of a union (``tuple[...]``), or say that the key itself is meant (``[key]``).
     """
@@ -92,7 +92,7 @@ def _in_document(loc: Sequence[str | int], merged: Any, *, missing: bool) -> tup
 
 
 def _value_at(value: Any, path: KeyPath) -> Any:
-    """What stands at a key path; None where nothing does."""
+    """Return what stands at a key path; None where nothing does."""
     for part in path:
         if isinstance(value, Mapping):
             value = next((child for key, child in value.items() if str(key) == part), None)
@@ -107,7 +107,7 @@ def _short(value: Any) -> str:
 
 
 def _problem(same: Sequence[_Fault], name: str, where: str, kind: type[BaseModel]) -> InputError:
-    """One error for all that is wrong at one key."""
+    """Return one error for all that is wrong at one key."""
     fault, dotted = same[0], ".".join(same[0].loc)
     on_command_line = where.startswith(OVERRIDE)
     if fault.kind == "extra_forbidden":

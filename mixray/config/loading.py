@@ -52,7 +52,7 @@ def parse_config(text: str, overrides: Overrides = (), *, name: str = "run file"
 def parse_config(
     text: str, overrides: Overrides = (), *, name: str = "run file", kind: type[RunFile] = RunConfig
 ) -> RunFile:
-    """Like ``load_config`` for text already read; ``name`` stands for the file in messages."""
+    """Check the text of a run file as ``load_config`` does; ``name`` stands for the file in messages."""
     raw, lines = _read_yaml(text, name)
     merged = _with_overrides(raw, overrides)
     if kind is RunFile:

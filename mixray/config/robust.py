@@ -27,7 +27,7 @@ class DigitsConfig(Section):
     """
 
     correlation: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
-    """How often the patch tells the label in training rows, from 0.5 (never more than chance) to 1."""
+    """How often the patch tells the label in training rows, from 0.5 (chance) to 1."""
 
 
 class GroupedConfig(ExampleColumns):
@@ -71,9 +71,9 @@ class GroupedConfig(ExampleColumns):
         if len(places) != 1:
             raise ValueError(f"exactly one of parquet, csv, digits; it has {', '.join(places) or 'none'}")
         if self.digits is not None:
-            given = [key for key, columns in self.named_columns.items() if columns]
-            if given:
-                raise Misfit(given[0], "no column beside digits, which has its own label, group and features")
+            named = [key for key, columns in self.named_columns.items() if columns]
+            if named:
+                raise Misfit(named[0], "no column beside digits, which has its own label, group and features")
             return self
         for key in ("label", "group"):
             if not getattr(self, key):
@@ -160,7 +160,7 @@ class RobustConfig(RunFile):
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_sections(cls, raw: Any) -> Any:
-        """An ``optimizer`` section changes this kind's defaults, not those of language models."""
+        """Let an ``optimizer`` section change this kind's defaults, not those of language models."""
         if isinstance(raw, dict) and isinstance(raw.get("optimizer"), dict):
             plain = cls.model_fields["optimizer"].default.model_dump()
             return raw | {"optimizer": plain | raw["optimizer"]}
@@ -181,5 +181,5 @@ class RobustConfig(RunFile):
         return list(range(self.seed, self.seed + self.seeds))
 
     def step_count(self, training_rows: int) -> int:
-        """Optimiser steps of every arm."""
+        """Return the number of optimiser steps of every arm."""
         return self.steps or max(1, round((self.epochs or 0) * training_rows / self.batch))

@@ -19,7 +19,7 @@ KEY_COLUMNS = ("document", "window", "count")
 
 
 class Misfit(ValueError):
-    """A value that does not fit others; ``key``: where it stands, dotted, seen from the section that found it."""
+    """A value that does not fit others. ``key``: where it stands, dotted, from the section that raises this."""
 
     def __init__(self, key: str, message: str) -> None:
         super().__init__(message)

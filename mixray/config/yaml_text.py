@@ -25,12 +25,12 @@ class _Loader(yaml.SafeLoader):
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
-        seen: set[str] = set()
+        keys: set[str] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
+                if key.value in keys:
                     raise yaml.composer.ComposerError(None, None, f"the key {key.value!r} stands twice", key.start_mark)
-                seen.add(key.value)
+                keys.add(key.value)
         return node
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
@@ -62,7 +62,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
-    """In double quotes, which escape them, where it holds line breaks that only Unicode has."""
+    """Write text in double quotes, which escape them, where it holds line breaks that only Unicode has."""
     style = '"' if re.search("[\x85\u2028\u2029\ufeff]", text) else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
 
@@ -75,7 +75,7 @@ for _kind in (_Loader, _Dumper):
 
 
 def load(text: str) -> tuple[Any, Lines]:
-    """The document and its lines. Raises yaml.YAMLError."""
+    """Return the document and its lines. Raises yaml.YAMLError."""
     loader = _Loader(text)
     try:
         node = loader.get_single_node()
@@ -94,7 +94,7 @@ def dump(value: Any, *, flow: bool = False) -> str:
 
 
 def fault(error: yaml.YAMLError) -> str:
-    """What is wrong, in one line."""
+    """Return what is wrong, in one line."""
     if not isinstance(error, yaml.MarkedYAMLError):
         return first_line(error)
     return ": ".join(part for part in (error.context, error.problem) if part)

@@ -43,7 +43,7 @@ def mixture_figures(
 
 
 def weights_figure(mixture: Mixture, arm_shares: ArmShares, *, format: Format = "png") -> bytes:
-    """Bars: each source's share with its 95 % interval, largest first; marks: the baselines' shares."""
+    """Draw each source's share as a bar with its 95 % interval, largest first, and the baselines' shares as marks."""
     sources = sorted(mixture.sources, key=lambda source: -mixture.weights[source])
     figure = _figure(7.0, 1.5 + 0.34 * len(sources))
     axes = figure.add_subplot()
@@ -72,7 +72,7 @@ def weights_figure(mixture: Mixture, arm_shares: ArmShares, *, format: Format = 
 
 
 def losses_figure(mixture: Mixture, *, format: Format = "png") -> bytes:
-    """Dots: each arm's loss, as the proxies' mixture predicted it and as its retrained model reached it."""
+    """Draw each arm's loss as a dot, as the proxies' mixture predicted it and as its retrained model reached it."""
     realised = held_out_losses(mixture)
     panels = {
         "predicted: proxies' mixture, fit part": mixture.loss,
@@ -95,7 +95,7 @@ def losses_figure(mixture: Mixture, *, format: Format = "png") -> bytes:
 def convergence_figure(
     gaps: Sequence[float], losses: Sequence[float], tolerance: float, *, solver: str, format: Format = "png"
 ) -> bytes:
-    """The solver's certified gap (log scale, with the tolerance it stops at) and its loss, one value a round."""
+    """Draw the solver's certified gap (log scale, with the tolerance it stops at) and its loss, one value a round."""
     figure = _figure(6.5, 4.6)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     rounds = range(len(gaps))
@@ -117,7 +117,7 @@ def convergence_figure(
 
 
 def curves_figure(curves: Mapping[str, Sequence[tuple[int, float]]], *, title: str, format: Format = "png") -> bytes:
-    """Training loss against training tokens. ``curves``: name -> (tokens so far, nats per token), tokens rising."""
+    """Draw losses against training tokens. ``curves``: name -> (tokens so far, nats per token), tokens rising."""
     from matplotlib.ticker import EngFormatter
 
     figure = _figure(7.0, 4.2)
@@ -137,7 +137,7 @@ def curves_figure(curves: Mapping[str, Sequence[tuple[int, float]]], *, title: s
 
 
 def path_figure(mixture: Mixture, *, format: Format = "png") -> bytes:
-    """Shares against what they cost: from the optimum, at the left, to the prior. ``mixture.path`` is not empty."""
+    """Draw shares against what they cost, from the optimum at the left to the prior. ``mixture.path`` is not empty."""
     assert mixture.path, "a mixture without a path has no figure of it"
     figure = _figure(7.5, 4.2)
     axes = figure.add_subplot()
@@ -179,7 +179,7 @@ def _draw_losses(axes: Any, arms: Sequence[str], losses: Mapping[str, float]) ->
 
 
 def _figure(width: float, height: float) -> Any:
-    """An empty figure of so many inches."""
+    """Return an empty figure of so many inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -189,7 +189,7 @@ def _figure(width: float, height: float) -> Any:
 
 
 def _reach(share: float, interval: tuple[float, float]) -> tuple[float, float]:
-    """How far the interval reaches below and above the share, in percent."""
+    """Return how far the interval reaches below and above the share, in percent."""
     return max(0.0, share - 100 * interval[0]), max(0.0, 100 * interval[1] - share)
 
 
@@ -200,7 +200,7 @@ def _clean(axes: Any, grid: Literal["x", "y"]) -> None:
 
 
 def _bytes(figure: Any, format: Format) -> bytes:
-    """Without dates, versions and random ids."""
+    """Return the figure's file, without dates, versions and random ids."""
     from matplotlib import rc_context
 
     buffer = io.BytesIO()

@@ -29,7 +29,10 @@ def robust_report(results: RobustResults, *, mechanisms: bool = False) -> Render
 
 
 def worst_group_table(results: RobustResults) -> RenderableType:
-    """The best arm is bold where its difference from the next one is separated from 0."""
+    """Return a table of every arm's worst group.
+
+    The best arm is bold where its difference from the next one is separated from 0.
+    """
     table = new_table("arm", "worst group", "95 % interval", "which")
     summaries = {arm: compared.summary for arm, compared in results.arms.items()}
     ranking = sorted(summaries, key=lambda arm: -summaries[arm].worst.mean)
@@ -57,7 +60,7 @@ def worst_group_table(results: RobustResults) -> RenderableType:
 
 
 def differences_table(results: RobustResults) -> RenderableType:
-    """What every arm's worst group gains over ERM and over importance weights, paired by seed and test row."""
+    """Return what every arm's worst group gains over ERM and importance weights, paired by seed and test row."""
     references = [arm for arm in REFERENCES if arm in results.arms]
     table = new_table("arm", *(cell for arm in references for cell in (f"vs {arm}", "95 % interval")))
     for arm in results.arms:
@@ -75,7 +78,7 @@ def differences_table(results: RobustResults) -> RenderableType:
 
 
 def groups_table(results: RobustResults) -> RenderableType:
-    """Every group, the average over test rows, and the average of the groups by their shares of the training rows."""
+    """Return a table of every group, and of the averages over test rows and by shares of the training rows."""
     table = new_table("group", *results.arms)
     summaries = [compared.summary for compared in results.arms.values()]
     for name in results.group_names:
@@ -120,7 +123,7 @@ def bound_table(results: RobustResults) -> RenderableType:
 
 
 def heads_table(results: RobustResults) -> RenderableType:
-    """The exact heads: their alignment and worst-group accuracy, then the bound."""
+    """Return two tables of the exact heads: their alignment and worst-group accuracy, and the bound."""
     table = new_table("L2", *(f"{what} {head}" for what in ("spur.", "oracle", "worst %") for head in ("E", "G")))
     bounds = _bound_columns("L2")
     for heads in results.heads:
@@ -153,7 +156,7 @@ def claims_table(results: RobustResults) -> RenderableType:
 
 
 def with_half_width(accuracy: Spread | None) -> str:
-    """``84.2±1.3`` in %: the estimate and how far its 95 % interval over test rows and seeds reaches."""
+    """Write ``84.2±1.3`` in %: the estimate and how far its 95 % interval over test rows and seeds reaches."""
     if accuracy is None:
         return ""
     text = f"{100 * accuracy.mean:.1f}"
@@ -163,7 +166,7 @@ def with_half_width(accuracy: Spread | None) -> str:
 
 
 def with_deviation(spread: Spread | None, factor: float, digits: int) -> str:
-    """``0.842±0.013``: mean and standard deviation over seeds; the mean alone for one seed."""
+    """Write ``0.842±0.013``: mean and standard deviation over seeds; the mean alone for one seed."""
     if spread is None:
         return ""
     text = f"{factor * spread.mean:.{digits}f}"

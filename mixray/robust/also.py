@@ -176,7 +176,7 @@ class ALSO(torch.optim.Optimizer):
         *,
         reference_losses: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """losses (rows,) with their graph, group_ids integers (rows,) -> the scalar to differentiate.
+        """Return the scalar to differentiate, for losses (rows,) with their graph and group_ids, integers (rows,).
 
         Its value is sum_g pi_half_g L_g of the joined batch, as the mean over workers. One call is a whole step, unless
         ``look_ahead`` was told the group ids: then the calls are parts that add up to it. With reference losses (rows,)
@@ -196,7 +196,7 @@ class ALSO(torch.optim.Optimizer):
         return rows.loss(row_weights)
 
     def row_weights(self, group_ids: torch.Tensor | Sequence[int]) -> torch.Tensor:
-        """After ``look_ahead(group_ids)``: what rows of these groups weigh in the step's loss, float64 (rows,).
+        """Return what rows of these groups weigh in the step's loss, float64 (rows,), after ``look_ahead(group_ids)``.
 
         The scalar of a micro-batch is the sum of weight x loss; the number of workers is a factor of the weights.
         """
@@ -210,13 +210,13 @@ class ALSO(torch.optim.Optimizer):
         *,
         reference_losses: torch.Tensor | None = None,
     ) -> None:
-        """In place of ``loss``: the losses of rows that ``row_weights`` has weighed, (rows,)."""
+        """Take in, in place of ``loss``, the losses of rows that ``row_weights`` has weighed, (rows,)."""
         rows = self._judged(losses, group_ids, reference_losses)
         self._add(self._begun("add"), rows)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Back to theta_{t-1}, then to theta_t and pi_t. Without a ``loss`` before it the weights stay.
+        """Go back to theta_{t-1}, then to theta_t and pi_t. Without a ``loss`` before it the weights stay.
 
         closure: clears the gradients, computes ``loss``, runs backward, returns the loss; ``look_ahead`` is called
         before it, and the returned loss is returned.
@@ -293,17 +293,17 @@ class ALSO(torch.optim.Optimizer):
 
     def _add(self, step: Step, rows: JudgedRows) -> None:
         step.add(rows)
-        if step.seen > step.rows:
+        if step.added > step.rows:
             raise InputError(
                 "more losses than the step has rows",
                 where="ALSO.loss",
-                got=f"losses of {step.seen} rows",
+                got=f"losses of {step.added} rows",
                 wanted=f"losses of {step.rows} rows",
                 remedy="end each step with step(); give look_ahead the group ids of all micro-batches of a step",
             )
 
     def _row_weights(self, counts: torch.Tensor) -> torch.Tensor:
-        """What one row of each group weighs in the loss, float64 (groups,)."""
+        """Return what one row of each group weighs in the loss, float64 (groups,)."""
         self._weights.refuse_impossible(counts)
         half = (self.group_weights if self._half is None else self._half).to(counts.device)
         if self.weighting == "group_mean":

@@ -110,7 +110,9 @@ class GroupDRO(PreciseBuffers):
         *,
         reference_losses: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """losses: (rows,), with their graph; group_ids: integers (rows,); reference_losses: (rows,) -> scalar.
+        """Return the scalar to differentiate.
+
+        losses: (rows,), with their graph; group_ids: integers (rows,); reference_losses: (rows,) or None.
 
         With reference losses q and the scalar's value are those of the excess losses, the gradient is that of
         ``losses``.
@@ -151,7 +153,7 @@ class GroupDRO(PreciseBuffers):
             self._step = None
 
     def row_weights(self, group_ids: torch.Tensor | Sequence[int]) -> torch.Tensor:
-        """Inside ``accumulating``: what rows of these groups weigh in the step's loss, float64 (rows,).
+        """Return what rows of these groups weigh in the step's loss, float64 (rows,), inside ``accumulating``.
 
         The scalar of a micro-batch is the sum of weight x loss; the number of workers is a factor of the weights.
         """
@@ -166,7 +168,7 @@ class GroupDRO(PreciseBuffers):
         *,
         reference_losses: torch.Tensor | None = None,
     ) -> None:
-        """Inside ``accumulating``, in place of a call: the losses of rows that ``row_weights`` has weighed, (rows,)."""
+        """Take in, in place of a call, the losses of rows that ``row_weights`` has weighed, inside ``accumulating``."""
         rows = JudgedRows.of(losses, group_ids, self.num_groups, reference_losses, clip=self.clip_excess)
         self._begun("add").add(rows)
 
@@ -186,7 +188,7 @@ class GroupDRO(PreciseBuffers):
         return sums, counts
 
     def _row_weights(self, counts: torch.Tensor, presence: torch.Tensor) -> torch.Tensor:
-        """What one row of each group weighs: q_g / (rows of g, P(g in batch))."""
+        """Return what one row of each group weighs: q_g / (rows of g x P(g in batch))."""
         self.weights.refuse_impossible(counts)
         return self.group_weights / (counts.clamp(min=1) * presence)
 
@@ -203,7 +205,7 @@ class GroupDRO(PreciseBuffers):
 
 
 def cvar_weights(losses: torch.Tensor, group_shares: torch.Tensor, alpha: float) -> torch.Tensor:
-    """argmax of <q, losses> over distributions with q_g <= share_g / alpha: highest losses first, each to its limit.
+    """Return the q of largest <q, losses> with q_g <= share_g / alpha: highest losses first, each to its limit.
 
     losses, group_shares, result: float64, shape (groups,). <q, losses> is then the mean loss of the worst share
     ``alpha`` of the rows, were all rows of a group alike.
@@ -215,7 +217,7 @@ def cvar_weights(losses: torch.Tensor, group_shares: torch.Tensor, alpha: float)
 
 
 def _adjustments(adjustment: float | PerGroup, counts: torch.Tensor | None, num_groups: int) -> torch.Tensor:
-    """C_g / sqrt(training rows of g), float64 (groups,)."""
+    """Return C_g / sqrt(training rows of g), float64 (groups,)."""
     size = [float(adjustment)] * num_groups if isinstance(adjustment, int | float) else adjustment
     vector = per_group(size, num_groups, "adjustment")
     return vector / _needed(counts, "adjustment").sqrt() if bool(vector.any()) else vector

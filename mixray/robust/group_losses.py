@@ -31,9 +31,9 @@ FALSE_ALARM = 1e-6
 
 
 def presence_probability(group_shares: PerGroup, batch: int) -> torch.Tensor:
-    """P(group in batch) = 1 - (1 - share)^batch, float64 (groups,), for rows drawn independently by ``group_shares``.
+    """Return P(group in batch) = 1 - (1 - share)^batch, float64 (groups,), for rows drawn independently.
 
-    ``batch``: rows of an optimiser step, over all micro-batches and workers.
+    ``group_shares``: of the rows, (groups,). ``batch``: rows of an optimiser step, over all micro-batches and workers.
     """
     shares = torch.as_tensor(group_shares, dtype=torch.float64)
     return -torch.expm1(batch * torch.log1p(-shares))
@@ -69,15 +69,15 @@ class GroupLosses(PreciseBuffers):
                 wanted="above 0, at most 1",
             )
         self.missing, self.smoothing = missing, smoothing
-        known = None if presence is None else _checked_presence(presence, num_groups, missing)
-        self.register_buffer("known_presence", known, persistent=False)
+        checked = None if presence is None else _checked_presence(presence, num_groups, missing)
+        self.register_buffer("known_presence", checked, persistent=False)
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.register_buffer("present_steps", torch.zeros(num_groups, dtype=torch.int64))
         self.register_buffer("rows", torch.zeros(num_groups, dtype=torch.float64))
         self.register_buffer("running", torch.full((num_groups,), math.nan, dtype=torch.float64))
 
     def presence(self, counts: torch.Tensor) -> torch.Tensor:
-        """What a present group's loss is divided by, float64 (groups,), in a step with these counts.
+        """Return what a present group's loss is divided by, float64 (groups,), in a step with these counts.
 
         Estimated, it is the share of the steps so far, this one among them, that had the group: at its k-th appearance,
         in step t, k / t. Step t then adds 1 - (1 - P)^t of the group's loss on average, so a group that is there with
@@ -87,8 +87,8 @@ class GroupLosses(PreciseBuffers):
             return torch.ones_like(self.running)
         if self.known_presence is not None:
             return self.known_presence
-        seen = self.present_steps + (counts > 0)
-        return seen.clamp(min=1) / (self.steps + 1).to(torch.float64)
+        appearances = self.present_steps + (counts > 0)
+        return appearances.clamp(min=1) / (self.steps + 1).to(torch.float64)
 
     @torch.no_grad()
     def update(self, sums: torch.Tensor, counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

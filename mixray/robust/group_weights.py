@@ -53,7 +53,7 @@ class GroupWeights(PreciseBuffers):
             )
 
     def ascended(self, losses: torch.Tensor, moving: torch.Tensor) -> torch.Tensor:
-        """The log-weights after a step, those of groups that are not ``moving`` (bool, (groups,)) as they were.
+        """Return the log-weights after a step; groups that are not ``moving`` (bool, (groups,)) have theirs as before.
 
         The moving groups share what weight they had together.
         """

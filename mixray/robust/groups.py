@@ -44,7 +44,9 @@ class PreciseBuffers(nn.Module):
 
 
 def checked_ids(group_ids: torch.Tensor | Sequence[int], num_groups: int) -> torch.Tensor:
-    """Group ids as int64, shape (rows,). Raises InputError for another shape or dtype, and for ids that are no group.
+    """Return group ids as int64, shape (rows,).
+
+    Raises InputError for another shape or dtype, and for ids that belong to no group.
 
     Ids on the CPU are checked there; ids on a GPU make this process wait for it.
     """
@@ -92,7 +94,9 @@ class JudgedRows:
         *,
         clip: bool,
     ) -> Self:
-        """``reference_losses``: (rows,) or None; ``clip``: an excess below 0 counts as 0.
+        """Check a worker's rows and judge them.
+
+        ``reference_losses``: (rows,) or None; ``clip``: an excess below 0 counts as 0.
 
         Raises InputError where ids or losses are not one valid number per row.
         """
@@ -151,7 +155,7 @@ def _checked_losses(losses: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
 
 
 def per_group(values: PerGroup, num_groups: int, where: str) -> torch.Tensor:
-    """Finite numbers, one per group, as float64 on the CPU."""
+    """Return finite numbers, one per group, as float64 on the CPU. Raises InputError for anything else."""
     vector = torch.as_tensor(values, dtype=torch.float64).detach().cpu()
     if vector.shape != (num_groups,) or not bool(vector.isfinite().all()):
         raise InputError(
@@ -164,7 +168,7 @@ def per_group(values: PerGroup, num_groups: int, where: str) -> torch.Tensor:
 
 
 def distribution(values: PerGroup | None, num_groups: int, where: str) -> torch.Tensor:
-    """Non-negative numbers made to sum to 1, float64 of shape (groups,); uniform where None."""
+    """Return non-negative numbers scaled to sum to 1, float64 (groups,); uniform ones where ``values`` is None."""
     if values is None:
         return torch.full((num_groups,), 1 / num_groups, dtype=torch.float64)
     vector = per_group(values, num_groups, where)
@@ -178,7 +182,7 @@ def distribution(values: PerGroup | None, num_groups: int, where: str) -> torch.
 
 
 def training_rows(counts: PerGroup, num_groups: int) -> torch.Tensor:
-    """Training rows of each group, float64. Raises InputError, naming the group, where one has none."""
+    """Return the training rows of each group, float64. Raises InputError, naming the group, where one has none."""
     vector = per_group(counts, num_groups, "training_counts")
     empty = (vector <= 0).nonzero().flatten().tolist()
     if empty:
@@ -193,30 +197,30 @@ def training_rows(counts: PerGroup, num_groups: int) -> torch.Tensor:
 
 
 def non_negative(value: float, where: str, *, infinite: bool = False) -> float:
-    """``value`` if it is a number >= 0; infinity only where it has a meaning."""
+    """Return ``value``. Raises InputError unless it is a number >= 0; ``infinite``: whether infinity is one."""
     if not (value >= 0 and (infinite or value != float("inf"))):
         raise InputError("a setting is not a number that it can be", where=where, got=value, wanted="a number >= 0")
     return float(value)
 
 
 def sums_by_group(values: torch.Tensor, ids: torch.Tensor, num_groups: int) -> torch.Tensor:
-    """float64, shape (groups,): the sum of the values, shape (rows,), of each group's rows."""
+    """Return the sum of the values, (rows,), of each group's rows, float64 (groups,)."""
     sums = torch.zeros(num_groups, dtype=torch.float64, device=values.device)
     return sums.index_add_(0, ids, values.detach().to(torch.float64))
 
 
 def counts_by_group(ids: torch.Tensor, num_groups: int) -> torch.Tensor:
-    """float64, shape (groups,): the rows of each group."""
+    """Return the number of rows of each group, float64 (groups,)."""
     return sums_by_group(torch.ones(len(ids), device=ids.device), ids, num_groups)
 
 
 def workers() -> int:
-    """How many workers share a step: those of the default torch process group, where there is one."""
+    """Return how many workers share a step: those of the default torch process group, where there is one."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def over_workers(sums: torch.Tensor) -> torch.Tensor:
-    """Sums over all workers, the same bits on every one of them."""
+    """Return the sums over all workers, the same bits on every one of them."""
     if workers() > 1:
         sums = sums.clone()
         dist.all_reduce(sums)
@@ -228,31 +232,34 @@ class Step:
     """An optimiser step that comes in parts: the ``counts`` of all of it, known first, and the ``sums`` so far.
 
     counts: rows of each group, over all workers; sums: of their losses, on this worker; both float64, shape (groups,).
-    rows: rows that this worker announced; seen: rows whose losses it has given.
+    rows: rows that this worker announced; added: rows whose losses it has added.
     """
 
     counts: torch.Tensor
     sums: torch.Tensor
     rows: int
-    seen: int = 0
+    added: int = 0
 
     @classmethod
     def announced(cls, ids: torch.Tensor, num_groups: int) -> Step:
-        """``ids``: of this worker's rows in the whole step."""
+        """Begin a step. ``ids``: the groups of this worker's rows in the whole step."""
         counts = over_workers(counts_by_group(ids, num_groups))
         return cls(counts, torch.zeros_like(counts), len(ids))
 
     def add(self, rows: JudgedRows) -> None:
         self.sums = self.sums.to(rows.judged.device) + sums_by_group(rows.judged, rows.ids, len(self.counts))
-        self.seen += len(rows.ids)
+        self.added += len(rows.ids)
 
     def total(self) -> torch.Tensor:
-        """The sums over all workers. Raises InputError where rows were announced and did not come, or the reverse."""
-        if self.seen != self.rows:
+        """Return the sums over all workers.
+
+        Raises InputError where rows were announced and did not come, or the reverse.
+        """
+        if self.added != self.rows:
             raise InputError(
                 "a step's parts are not the rows that were announced for it",
                 where="group_ids",
-                got=f"losses of {self.seen} rows",
+                got=f"losses of {self.added} rows",
                 wanted=f"losses of {self.rows} rows",
                 remedy="begin each step with the group ids of all its micro-batches on this worker",
             )

@@ -32,7 +32,7 @@ Ids = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """A minimiser. weights: (classes, features); bias: (classes,); both float64 and both penalised.
+    """A head that minimises. weights: (classes, features); bias: (classes,); both float64 and both penalised.
 
     group_losses: L_g, nats, (groups,), without the penalty; worst_objective: R, with it; objective: what was minimised;
     error: a bound on objective - its minimum; group_weights: the q that a Group DRO head is the ERM head of, else None.
@@ -54,7 +54,11 @@ class Head:
 
 @dataclass(frozen=True, eq=False)
 class HeadProblem:
-    """features: float64 (rows, features); labels: int64 (rows,); group_ids: int64 (rows,); l2: mu above 0."""
+    """The rows and the penalty that heads are fitted to.
+
+    features: float64 (rows, features); labels, group_ids: int64 (rows,); l2: mu, above 0. Raises InputError where these
+    do not fit together, where a group has no rows, and where the labels have one class.
+    """
 
     features: Matrix
     labels: Ids
@@ -89,14 +93,14 @@ class HeadProblem:
         return int(self.labels.max()) + 1
 
     def erm(self, row_weights: Vector | None = None) -> Head:
-        """The head of least mean loss; with ``row_weights`` (rows,), not negative, of least weighted mean loss."""
+        """Return the head of least mean loss, weighted by ``row_weights``, (rows,), not negative, unless None."""
         weights = np.ones(len(self.labels)) if row_weights is None else row_weights
         weights = weights / weights.sum()
         flat, value, slope = self._minimum(weights, self._start())
         return self._head(flat, value, float(slope @ slope) / (2 * self.l2), None)
 
     def group_dro(self, *, tolerance: float = 1e-9, rounds: int = 200) -> Head:
-        """The head of least worst-group loss; ``error`` is its certificate, about ``tolerance``."""
+        """Return the head of least worst-group loss; ``error`` is its certificate, about ``tolerance``."""
         flat = self._start()
         best: list[Head] = []
 
@@ -125,7 +129,7 @@ class HeadProblem:
         return best[0]
 
     def group_losses(self, flat: Vector) -> Vector:
-        """Mean loss of each group, nats, (groups,), at parameters (classes * (features + 1),)."""
+        """Return the mean loss of each group, nats, (groups,), at parameters (classes * (features + 1),)."""
         sums = np.bincount(self.group_ids, weights=self._losses(flat)[0])
         return sums / np.bincount(self.group_ids)
 
@@ -136,14 +140,14 @@ class HeadProblem:
         return np.zeros(self.num_classes * (self.features.shape[1] + 1))
 
     def _losses(self, flat: Vector) -> tuple[Vector, Matrix]:
-        """Losses (rows,) and class probabilities (rows, classes)."""
+        """Return losses (rows,) and class probabilities (rows, classes)."""
         parameters = flat.reshape(self.num_classes, -1)
         logits = self.features @ parameters[:, :-1].T + parameters[:, -1]
         log_probs = logits - logsumexp(logits, axis=1, keepdims=True)
         return -log_probs[np.arange(len(logits)), self.labels], np.exp(log_probs)
 
     def _minimum(self, row_weights: Vector, start: Vector) -> tuple[Vector, float, Vector]:
-        """Parameters, objective and gradient at the minimum of the weighted loss with the penalty."""
+        """Return parameters, objective and gradient at the minimum of the weighted loss with the penalty."""
 
         def objective(flat: Vector) -> tuple[float, Vector]:
             losses, slope = self._losses(flat)

@@ -24,8 +24,7 @@ from mixray.robust.also import ALSO
 from mixray.robust.group_dro import GroupDRO
 from mixray.robust.groups import PerGroup
 from mixray.training.checkpoint import State
-from mixray.training.objective import Objective
-from mixray.training.optimizer import adamw, parameter_groups
+from mixray.training.objective import Objective, adamw, parameter_groups
 
 
 class GroupDROObjective:

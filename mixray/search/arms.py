@@ -73,7 +73,7 @@ def _with_results(config: RunConfig, storage: Storage, name: str, mixture: Mixtu
 
 
 def _arm_result(config: RunConfig, storage: Storage, model: Artifact, losses: Mapping[str, HeldOutLoss]) -> ArmResult:
-    """``losses``: target -> the arm's held-out loss on it."""
+    """Return what an arm's model reached. ``losses``: target -> the arm's held-out loss on it."""
     joint, several = next(iter(losses.values())), len(losses) > 1
     if several and config.mixture.over == "worst":
         joint = HeldOutLoss()  # the losses that retrained models are compared with are not predicted by the proxies

@@ -39,7 +39,10 @@ class ArmStream:
     """The training rows in the arm's order, with their groups and weights."""
 
     def __init__(self, task: GroupedTask, draws: Draws, group_weights: NDArray[np.float64] | None) -> None:
-        """``group_weights``: float64 (groups,), factors of the losses of each group's rows; None: all 1."""
+        """Read a task's rows as drawn.
+
+        ``group_weights``: float64 (groups,), factors of the losses of each group's rows; None: all 1.
+        """
         self._rows, self._draws, self._group_weights = task.train, draws, group_weights
 
     def read(self, start: int, stop: int) -> Batch:

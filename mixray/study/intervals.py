@@ -51,7 +51,7 @@ class Predictions:
             return np.bincount(self.group_ids, weights=self.correct) / self.counts
 
     def to_bytes(self) -> bytes:
-        """The contents of an ``.npy`` file with one record (row, group, correct) for each row."""
+        """Return the contents of an ``.npy`` file with one record (row, group, correct) for each row."""
         records = np.empty(len(self.correct), [("row", "<i8"), ("group", "<i4"), ("correct", "?")])
         records["row"], records["group"], records["correct"] = self.row_ids, self.group_ids, self.correct
         sink = io.BytesIO()
@@ -76,12 +76,12 @@ class SeedEstimate:
     influences: NDArray[np.float64]
 
     def minus(self, other: SeedEstimate) -> SeedEstimate:
-        """The difference from another estimate on the same rows."""
+        """Return the difference from another estimate on the same rows."""
         return SeedEstimate(self.value - other.value, self.row_ids, self.influences - other.influences)
 
 
 def weighted_accuracy(predictions: Predictions, group_weights: NDArray[np.float64]) -> SeedEstimate:
-    """The groups' accuracies weighted by ``group_weights``, float64 (groups,); a weight of 0 leaves a group out."""
+    """Return the mean of the groups' accuracies with weights, float64 (groups,); a weight of 0 leaves a group out."""
     counts, accuracy = predictions.counts, predictions.accuracy
     used = group_weights > 0
     # n / (n - 1) under the root makes the variance of a group's accuracy unbiased.
@@ -97,7 +97,7 @@ def accuracy_of_group(predictions: Predictions, group: int) -> SeedEstimate:
 
 
 def worst_accuracy(predictions: Predictions) -> SeedEstimate:
-    """The accuracy of the seed's worst group; of equal ones the first."""
+    """Return the accuracy of the seed's worst group; of equal ones the first."""
     return accuracy_of_group(predictions, int(np.nanargmin(predictions.accuracy)))
 
 
@@ -128,6 +128,6 @@ def interval_of_mean(seeds: Sequence[SeedEstimate]) -> Interval:
 
 
 def _around(mean: float, variance: float, degrees: float) -> Interval:
-    """``variance``: of the mean."""
+    """Return the 95 % interval around a mean of this variance."""
     half = float(student_t.ppf((1 + LEVEL) / 2, degrees)) * variance**0.5
     return mean - half, mean + half

@@ -50,7 +50,7 @@ class References:
 
     @classmethod
     def of(cls, features: Matrix, rows: GroupedRows, l2: float) -> References:
-        """``features``: the rows' representation, float64 (rows, dimensions)."""
+        """Fit the heads. ``features``: the rows' representation, float64 (rows, dimensions)."""
         problem = HeadProblem(features, rows.labels, rows.group_ids, l2)
         row_weights = importance_weights(np.bincount(rows.group_ids))[rows.group_ids]
         spurious = None

@@ -252,7 +252,7 @@ def _bound_claim(where: str, holds: Sequence[bool]) -> Claim:
 
 
 def _claims_of_l2(heads: Sequence[SeedHeads]) -> list[Claim]:
-    """The paper explains the gains of L2 by the bound: then the gap should grow with L2, and Group DRO should gain."""
+    """Test whether the bound explains the gains of L2: then the gap grows with L2, and Group DRO gains."""
     strengths = [one.l2 for one in heads[0].heads]
     order = [int(place) for place in np.argsort(strengths)]
     low, high = order[0], order[-1]
@@ -275,7 +275,7 @@ def _claims_of_l2(heads: Sequence[SeedHeads]) -> list[Claim]:
 
 
 def _claim(claim: str, where: str, differences: Sequence[float], note: str | None = None) -> Claim:
-    """``differences``: one for each seed, positive where the claim is right."""
+    """Test one claim. ``differences``: one for each seed, positive where the claim is right."""
     interval, verdict = interval_over_seeds(differences), "one seed"
     if interval is not None:
         verdict = "holds" if interval[0] > 0 else "does not hold" if interval[1] < 0 else "undecided"

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Some rows. All arrays have them as their first axis.
+    """Rows of a stream. All arrays have them as their first axis.
 
     inputs: of the loss module, in its order; for language models token ids, int64 (rows, window), alone.
     group_ids: int64 (rows,), from 0; None where rows have no groups.
@@ -38,7 +38,7 @@ class WindowStream(Protocol):
     """Training windows (or other rows) in a fixed order."""
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Those at positions [start, stop): token ids, int64 (windows, window), or records of examples (rows,)."""
+        """Return those at positions [start, stop): token ids, int64 (windows, window), or records (rows,)."""
         ...
 
 
@@ -46,7 +46,7 @@ class SourcedStream(Protocol):
     """Training windows that come from sources."""
 
     def read_with_sources(self, start: int, stop: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
-        """Windows as of a ``WindowStream``, and the number of each one's source, int64 (windows,)."""
+        """Return windows as a ``WindowStream`` does, and the number of each one's source, int64 (windows,)."""
         ...
 
 
@@ -54,7 +54,7 @@ class BatchStream(Protocol):
     """Training rows in a fixed order."""
 
     def read(self, start: int, stop: int) -> Batch:
-        """The rows at positions [start, stop)."""
+        """Return the rows at positions [start, stop)."""
         ...
 
 
@@ -80,13 +80,13 @@ class SourcesAsGroups:
 
 
 def read_batch(stream: BatchStream | WindowStream, start: int, stop: int) -> Batch:
-    """The rows at positions [start, stop), whichever the stream gives."""
+    """Return the rows at positions [start, stop), whatever kind of stream it is."""
     rows = stream.read(start, stop)
     return rows if isinstance(rows, Batch) else row_batch(rows)
 
 
 def row_batch(rows: NDArray[Any], group_ids: NDArray[np.int64] | None = None) -> Batch:
-    """rows: windows of token ids (rows, window), or examples, records (rows,) of features and label."""
+    """Return rows as a batch: windows of token ids (rows, window), or records (rows,) of features and label."""
     if rows.dtype.names:
         # Torch takes no columns whose stride is not a multiple of their item's size.
         features, labels = (np.ascontiguousarray(rows[name]) for name in ("features", "label"))

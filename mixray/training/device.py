@@ -13,7 +13,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 
 def device_for(gpus: float) -> torch.device:
-    """The GPU where one (or a fraction) was asked for, else the CPU.
+    """Return the GPU where one (or a fraction) was asked for, else the CPU.
 
     Ray shows a worker only its own GPUs, so the first visible one is right. Raises InputError where torch sees none.
     """
@@ -37,7 +37,7 @@ def use_resources(resources: Resources) -> torch.device:
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """A fresh autocast context; weights stay float32. ``auto``: bfloat16 on a GPU that has it, float32 elsewhere."""
+    """Return a fresh autocast context; weights stay float32. ``auto``: bfloat16 on a GPU that has it, else float32."""
     has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     enabled = precision == "bfloat16" or (precision == "auto" and has_bfloat16)
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)

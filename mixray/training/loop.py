@@ -31,14 +31,13 @@ from mixray.training.batch import Batch, BatchStream, WindowStream, read_batch
 from mixray.training.checkpoint import Checkpoint, State
 from mixray.training.device import autocast
 from mixray.training.loss import NextTokenLoss, RowLoss
-from mixray.training.objective import Objective
-from mixray.training.optimizer import adamw, learning_rate
+from mixray.training.objective import Objective, adamw, learning_rate
 from mixray.training.progress import Progress, Recorder, TrainReport, save_steps
 from mixray.training.world import World
 
 
 def step_count(tokens: int, batch: int, window: int) -> int:
-    """Whole optimiser steps of ``batch`` windows that a budget of training tokens pays for."""
+    """Return the whole optimiser steps of ``batch`` windows that a budget of training tokens pays for."""
     return tokens // (batch * window)
 
 
@@ -143,7 +142,7 @@ class _Gradients:
             self._recorder.add_groups(row_losses, group_ids.to(self._device))
 
     def _backward(self, batch: Batch, row_weights: torch.Tensor | None) -> torch.Tensor:
-        """Losses, (rows,). ``row_weights``: (rows,), all factors in them; None: all weigh workers / batch."""
+        """Return the losses, (rows,). ``row_weights``: (rows,), with all factors; None: all weigh workers / batch."""
         size = self._config.micro_batch or len(batch)
         inputs = [torch.split(self._moved(array), size) for array in batch.inputs]
         parts = list(zip(*inputs, strict=True))
@@ -177,7 +176,7 @@ class _Gradients:
 
 
 def _seed_step(seed: int, step: int, rank: int, device: torch.device) -> None:
-    """Dropout depends on (seed, step, rank) alone, so that no generator's state has to be kept to resume exactly."""
+    """Make dropout depend on (seed, step, rank) alone, so that no generator's state is needed to resume exactly."""
     number = int.from_bytes(hashlib.blake2b(f"{seed}/{step}/{rank}".encode(), digest_size=8).digest())
     # torch.manual_seed would do it for every kind of device, at a thousand times the cost.
     torch.default_generator.manual_seed(number)

@@ -36,7 +36,7 @@ class RowLoss(nn.Module):
 
 
 def weighted_sum(losses: torch.Tensor, row_weights: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """losses (rows,) with their graph, row_weights (rows,) or None -> what a ``RowLoss`` returns."""
+    """Return what a ``RowLoss`` does, for losses (rows,) with their graph and row_weights (rows,) or None."""
     losses = losses.float()
     return (losses if row_weights is None else losses * row_weights).sum(), losses.detach()
 
@@ -97,7 +97,7 @@ class NextTokenNll:
         self.device = device
 
     def __call__(self, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """In nats, float32, on the device; 0 where a label is IGNORED.
+        """Return the labels' losses in nats, float32, on the device; 0 where a label is IGNORED.
 
         ``inputs``, ``labels``: int64, shape (rows, length), on the CPU.
         """
@@ -170,7 +170,7 @@ def _require_separate_documents(model: nn.Module, end_of_document: int) -> None:
 
 
 def split(model: nn.Module) -> tuple[nn.Module, nn.Linear | None]:
-    """(trunk, head) such that head(trunk's last hidden state) is the model's logits; (model, None) where it is not.
+    """Return trunk and head where head(trunk's last hidden state) is the model's logits; else (model, None).
 
     Not by the architecture's name: in a forward pass, the logits must be the very tensor that the head returned for
     the trunk's very output.
@@ -270,11 +270,11 @@ class _BlockwiseLoss(torch.autograd.Function):
 
 
 def _blocks(vocabulary: int, *of_tokens: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Views of a few tokens of each at a time."""
+    """Yield views of a few tokens of each at a time."""
     tokens = block_tokens(of_tokens[0].device, vocabulary)
     return zip(*(torch.split(tensor, tokens) for tensor in of_tokens), strict=True)
 
 
 def block_tokens(device: torch.device, vocabulary: int) -> int:
-    """Tokens per block: on a CPU few enough for its cache and its allocator, on a GPU enough to fill it."""
+    """Return the tokens per block: on a CPU few enough for its cache and allocator, on a GPU enough to fill it."""
     return max(64, (CPU_LOGITS if device.type == "cpu" else GPU_LOGITS) // vocabulary)

@@ -91,13 +91,13 @@ class TrainReport:
 
 
 def record_steps(steps: int) -> list[int]:
-    """The steps (from 1) that end in a record: ``steps`` and 99 evenly before it, or all of them."""
+    """Return the steps (from 1) that end in a record: ``steps`` and 99 evenly before it, or all of them."""
     count = min(steps, RECORDS)
     return [-(-steps * i // count) for i in range(1, count + 1)]
 
 
 def save_steps(steps: int, checkpoints: int) -> set[int]:
-    """The steps that end in a checkpoint: of each ``1 / checkpoints`` of the run the last record; so the end is one."""
+    """Return the steps that end in a checkpoint: those of the last record of each ``1 / checkpoints`` of the run."""
     records = record_steps(steps)
     return {records[-(-len(records) * i // checkpoints) - 1] for i in range(1, checkpoints + 1)}
 
@@ -129,12 +129,12 @@ class Recorder:
         return self._seconds_before + time.perf_counter() - self._started
 
     def add(self, loss: torch.Tensor) -> None:
-        """One step's loss of this worker, scaled so that the mean over workers is the global batch's."""
+        """Add one step's loss of this worker, scaled so that the mean over workers is the global batch's."""
         self._sum += loss
         self._since += 1
 
     def add_groups(self, row_losses: torch.Tensor, group_ids: torch.Tensor) -> None:
-        """The same step's losses of this worker's rows, (rows,) both."""
+        """Add the same step's losses of this worker's rows, (rows,) both."""
         values = torch.stack([row_losses, torch.ones_like(row_losses)]).to(torch.float64)
         self._by_group.index_add_(1, group_ids, values)
 

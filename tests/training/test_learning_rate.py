@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mixray.config.training import OptimizerConfig
-from mixray.training.optimizer import adamw, learning_rate
+from mixray.training.objective import adamw, learning_rate
 
 # By hand: 20 steps, warm-up over 2 of them, then 18 of cosine from 1 to 0.1; half-way is (1 + 0.1) / 2.
 GOLDEN = [(0, 0.5), (1, 1.0), (4, 0.1 + 0.9 * (1 + 3**0.5 / 2) / 2), (7, 0.775), (10, 0.55), (13, 0.325), (19, 0.1)]
