@@ -17,12 +17,9 @@ import pyarrow as pa
 
 from mixray.config.data import TargetConfig
 from mixray.data.pools import Pool
-from mixray.data.reading.parts import Listing, Part
-from mixray.data.text.deduplicate import read_selected, selected_part
-from mixray.data.text.tokenizer import Encoder
-from mixray.data.text.windows import equal_shares
+from mixray.data.text.windows import TokenizePool, TokenizeTask
 from mixray.errors import InputError
-from mixray.store import Artifact, Draft, FileRecord, Step, fingerprint
+from mixray.store import Artifact, Draft, FileRecord, fingerprint
 from mixray.store.tables import write_rows
 from mixray.store.target_parts import HASH_BYTES, PARTS, TargetPart, part_file
 
@@ -41,21 +38,6 @@ Row = tuple[bytes, int, list[int], int]
 """Hash of the document, number of the window, token ids, number of labels: the columns of SCHEMA."""
 
 
-@dataclass(frozen=True)
-class RowsTask:
-    """Write the rows of piece ``index`` of a pool's files. ``tokens``: at most this many, in whole documents."""
-
-    pool: Pool
-    piece: Part
-    index: int
-    selected: FileRecord
-    encoder: Encoder
-    window: int
-    held_out: float
-    tokens: int | None
-    draft: Draft
-
-
 @dataclass
 class PartResult:
     """The files of one part of a target, and how much they hold."""
@@ -70,50 +52,31 @@ RowsResult = dict[TargetPart, PartResult]
 
 
 @dataclass(frozen=True)
-class TargetRows(Step[RowsTask, RowsResult]):
+class TargetRows(TokenizePool[RowsResult]):
     """The rows of a target of texts. The meta is that of ``publish_rows``."""
 
     kind = KIND
-    listing: Listing
-    selection: Artifact
-    encoder: Encoder
-    window: int
 
     @property
     def id(self) -> str:
-        config = target_config(self.listing.pool)
-        numbers = {"window": self.window, "held_out": config.held_out, "max_tokens": config.max_tokens}
+        held_out = target_config(self.listing.pool).held_out
+        numbers = {"window": self.window, "held_out": held_out, "max_tokens": self.max_tokens}
         content = {"tokenizer": self.encoder.digest, "documents": self.selection.meta["digest"]}
         return fingerprint({"rows": 1, **numbers, **content})
 
-    def tasks(self, draft: Draft) -> list[RowsTask]:
-        config, parts = target_config(self.listing.pool), self.listing.parts
-        quotas = token_quotas(config.max_tokens, len(parts))
-        return [
-            RowsTask(
-                self.listing.pool,
-                part,
-                index,
-                selected_part(self.selection, index),
-                self.encoder,
-                self.window,
-                config.held_out,
-                quota,
-                draft,
-            )
-            for index, (part, quota) in enumerate(zip(parts, quotas, strict=True))
-        ]
-
     @staticmethod
-    def run(task: RowsTask) -> RowsResult:
-        """Encode the selected documents and write their rows, at most FILE_ROWS a file."""
+    def run(task: TokenizeTask) -> RowsResult:
+        """Write the rows of the selected documents, at most FILE_ROWS a file."""
         results: RowsResult = {part: PartResult() for part in PARTS}
         pending: dict[TargetPart, list[Row]] = {part: [] for part in PARTS}
-        for part, rows in _documents(task):
-            results[part].documents += 1
-            for row in rows:
-                results[part].rows += 1
-                results[part].tokens += row[3]
+        held_out, total = target_config(task.pool).held_out, 0
+        for document, ids in task.token_lists():
+            total += len(ids)
+            if task.quota is not None and total > task.quota:
+                break
+            part = part_of(document.content, held_out)
+            results[part].documents += bool(ids)
+            for row in document_rows(document.content, ids, task.encoder.end_of_document, task.window):
                 pending[part].append(row)
                 if len(pending[part]) == FILE_ROWS:
                     _flush(task, part, pending[part], results[part])
@@ -133,11 +96,6 @@ def target_config(pool: Pool) -> TargetConfig:
     """Return the settings of a pool that is a target."""
     assert isinstance(pool.config, TargetConfig)
     return pool.config
-
-
-def token_quotas(max_tokens: int | None, parts: int) -> Sequence[int | None]:
-    """Return the number of tokens that each of ``parts`` pieces may give; None for each where there is no limit."""
-    return [None] * parts if max_tokens is None else equal_shares(max_tokens, parts)
 
 
 def part_of(content: bytes, held_out: float) -> TargetPart:
@@ -187,20 +145,10 @@ def check_split(pool: Pool, documents: Mapping[TargetPart, int], remedy: str = T
     )
 
 
-def _documents(task: RowsTask) -> Iterator[tuple[TargetPart, Iterator[Row]]]:
-    """Yield the part and the rows of every document that has tokens, while the quota lasts."""
-    total = 0
-    selected = read_selected(task.pool, task.piece, task.draft.storage, task.selected)
-    for document, ids in task.encoder.encode(selected):
-        total += len(ids)
-        if task.tokens is not None and total > task.tokens:
-            return
-        if ids:
-            rows = document_rows(document.content, ids, task.encoder.end_of_document, task.window)
-            yield part_of(document.content, task.held_out), rows
-
-
-def _flush(task: RowsTask, part: TargetPart, rows: list[Row], result: PartResult) -> None:
+def _flush(task: TokenizeTask, part: TargetPart, rows: list[Row], result: PartResult) -> None:
+    """Write the rows as one file and empty the list."""
     name = f"{part}-{task.index:06d}-{len(result.files):05d}.parquet"
     result.files.append(write_rows(task.draft, name, SCHEMA, rows))
+    result.rows += len(rows)
+    result.tokens += sum(count for _, _, _, count in rows)
     rows.clear()

@@ -17,7 +17,7 @@ from mixray.data.reading.parts import list_pool, split_into_parts
 from mixray.data.text import windows as windows_module
 from mixray.data.text.documents import Document, read_documents
 from mixray.data.text.tokenizer import Encoder
-from mixray.data.text.windows import dtype_of, window_quotas
+from mixray.data.text.windows import dtype_of, quotas
 from mixray.errors import InputError
 from mixray.store import Artifacts
 
@@ -109,8 +109,7 @@ def test_max_tokens_is_shared_by_the_parts(
 
 def test_quotas_are_equal_and_add_up() -> None:
     for max_tokens, window, parts in ((1000, 16, 7), (15, 16, 3), (10**9, 128, 1000), (160, 16, 100)):
-        quotas = window_quotas(max_tokens, window, parts)
-        numbers = [quota for quota in quotas if quota is not None]
+        numbers = [quota for quota in quotas(max_tokens // window, parts) if quota is not None]
         assert len(numbers) == parts
         assert sum(numbers) == max_tokens // window
         assert max(numbers) - min(numbers) <= 1

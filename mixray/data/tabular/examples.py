@@ -28,6 +28,7 @@ from mixray.data.tabular.encoder import RowEncoder, TableSummary
 from mixray.data.tabular.tables import NAMED, FileKind, Table, TableColumns, listed, read_part
 from mixray.data.target_rows import FILE_ROWS, PartResult, part_of
 from mixray.data.text.deduplicate import pool_changed
+from mixray.data.text.windows import quotas
 from mixray.errors import InputError
 from mixray.store import Artifact, Artifacts, Draft, FileRecord, RunTasks, Step, encode, find_or_make, fingerprint
 from mixray.store.step import Result
@@ -347,10 +348,10 @@ def file_parts(listing: Listing) -> list[FilePart]:
 
 def _read_tasks(listing: Listing, columns: TableColumns, draft: Draft) -> list[ReadTask]:
     parts = file_parts(listing)
-    quotas = target_rows.token_quotas(listing.pool.config.max_tokens, len(parts))
+    limits = quotas(listing.pool.config.max_tokens, len(parts))
     return [
-        ReadTask(listing.pool, part, index, columns, draft, quota)
-        for index, (part, quota) in enumerate(zip(parts, quotas, strict=True))
+        ReadTask(listing.pool, part, index, columns, draft, limit)
+        for index, (part, limit) in enumerate(zip(parts, limits, strict=True))
     ]
 
 

@@ -1,4 +1,4 @@
-"""A source's windows: documents joined by the end-of-document token and cut into pieces of equal length.
+"""Texts as token ids, and a source's windows: documents joined by the end-of-document token and cut into equal pieces.
 
 The windows of a part are raw little-endian files of at most 64 MiB: window i of a file starts at byte
 i x window x itemsize. Tokens at the end of a part that do not fill a window are dropped and counted.
@@ -6,6 +6,7 @@ i x window x itemsize. Tokens at the end of a part that do not fill a window are
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,9 +17,11 @@ from numpy.typing import NDArray
 from mixray.data.pools import Pool
 from mixray.data.reading.parts import Listing, Part
 from mixray.data.text.deduplicate import read_selected, selected_part
+from mixray.data.text.documents import Document
 from mixray.data.text.tokenizer import Encoder
 from mixray.errors import InputError
 from mixray.store import Artifact, Draft, FileRecord, Step, fingerprint
+from mixray.store.step import Result
 
 KIND = "tokens"
 SHARD_BYTES = 64 << 20
@@ -26,8 +29,11 @@ BLOCK_TOKENS = 1 << 18
 
 
 @dataclass(frozen=True)
-class WindowsTask:
-    """Write part ``index`` of a pool. ``windows``: at most this many of the part; None: all."""
+class TokenizeTask:
+    """Encode the selected documents of part ``index`` of a pool.
+
+    ``quota``: at most this many windows of a source, or tokens, in whole documents, of a target; None: all.
+    """
 
     pool: Pool
     part: Part
@@ -35,27 +41,63 @@ class WindowsTask:
     selected: FileRecord
     encoder: Encoder
     window: int
-    windows: int | None
+    quota: int | None
     draft: Draft
+
+    def token_lists(self) -> Iterator[tuple[Document, list[int]]]:
+        """Yield every selected document with its token ids."""
+        return self.encoder.encode(read_selected(self.pool, self.part, self.draft.storage, self.selected))
+
+
+@dataclass(frozen=True)
+class TokenizePool(Step[TokenizeTask, Result]):
+    """The selected documents of a pool as token ids, in pieces of at most ``window`` tokens."""
+
+    listing: Listing
+    selection: Artifact
+    encoder: Encoder
+    window: int
+
+    @property
+    def quota(self) -> int | None:
+        """The quota of all tasks together."""
+        return self.max_tokens
+
+    @property
+    def max_tokens(self) -> int | None:
+        return self.listing.pool.config.max_tokens
+
+    def tasks(self, draft: Draft) -> list[TokenizeTask]:
+        pool, parts = self.listing.pool, self.listing.parts
+        files = [selected_part(self.selection, index) for index in range(len(parts))]
+        return [
+            TokenizeTask(pool, part, index, file, self.encoder, self.window, quota, draft)
+            for index, (part, file, quota) in enumerate(zip(parts, files, quotas(self.quota, len(parts)), strict=True))
+        ]
+
+
+def quotas(total: int | None, parts: int) -> Sequence[int | None]:
+    """Return whole numbers that differ by one at most and sum to ``total``, or None for each if there is no limit.
+
+    The larger ones are evenly spread.
+    """
+    if total is None:
+        return [None] * parts
+    before = [-(-total * index // parts) for index in range(parts + 1)]
+    return [high - low for low, high in pairwise(before)]
 
 
 @dataclass(frozen=True)
 class WindowsResult:
-    """``shards``: each file with its number of windows. ``tail_tokens``: those that fill no window."""
+    """``shards``: each file with its number of windows. ``tail_tokens``: the number of tokens that fill no window."""
 
     shards: tuple[tuple[FileRecord, int], ...]
     documents: int
     tail_tokens: int
 
 
-@dataclass
-class _Tally:
-    documents: int = 0
-    tail_tokens: int = 0
-
-
 @dataclass(frozen=True)
-class WriteWindows(Step[WindowsTask, WindowsResult]):
+class WriteWindows(TokenizePool[WindowsResult]):
     """A source's windows of ``window`` tokens each.
 
     Meta: ``window``, ``dtype``, ``windows`` and ``tokens`` in all, ``shards`` ({file: windows}, in order),
@@ -63,31 +105,21 @@ class WriteWindows(Step[WindowsTask, WindowsResult]):
     """
 
     kind = KIND
-    listing: Listing
-    selection: Artifact
-    encoder: Encoder
-    window: int
 
     @property
     def id(self) -> str:
-        settings = {"tokenizer": self.encoder.digest, "window": self.window, "max_tokens": self._max_tokens}
+        settings = {"tokenizer": self.encoder.digest, "window": self.window, "max_tokens": self.max_tokens}
         return fingerprint({"tokens": 1, **settings, "documents": self.selection.meta["digest"]})
 
-    def tasks(self, draft: Draft) -> list[WindowsTask]:
-        pool, parts = self.listing.pool, self.listing.parts
-        quotas = window_quotas(self._max_tokens, self.window, len(parts))
-        return [
-            WindowsTask(
-                pool, part, index, selected_part(self.selection, index), self.encoder, self.window, quota, draft
-            )
-            for index, (part, quota) in enumerate(zip(parts, quotas, strict=True))
-        ]
+    @property
+    def quota(self) -> int | None:
+        return None if self.max_tokens is None else self.max_tokens // self.window
 
     @staticmethod
-    def run(task: WindowsTask) -> WindowsResult:
+    def run(task: TokenizeTask) -> WindowsResult:
         """Encode a part's selected documents and write its windows."""
-        tally = _Tally()
-        windows = _windows(task, tally)
+        counts: Counter[str] = Counter()
+        windows = _windows(task, counts)
         dtype = dtype_of(task.encoder.vocab_size)
         shards: list[tuple[FileRecord, int]] = []
         per_shard = max(1, SHARD_BYTES // (task.window * dtype.itemsize))
@@ -101,7 +133,7 @@ class WriteWindows(Step[WindowsTask, WindowsResult]):
                     written += len(piece)
                     block = rest if len(rest) else next(windows, None)
             shards.append((sink.record, written))
-        return WindowsResult(tuple(shards), tally.documents, tally.tail_tokens)
+        return WindowsResult(tuple(shards), counts["documents"], counts["tail_tokens"])
 
     def publish(self, draft: Draft, results: Sequence[WindowsResult]) -> Artifact:
         shards = [shard for result in results for shard in result.shards]
@@ -122,7 +154,7 @@ class WriteWindows(Step[WindowsTask, WindowsResult]):
         """Raise InputError if the source does not fill one window."""
         if artifact.meta["windows"]:
             return
-        pool, limit = self.listing.pool, self._max_tokens
+        pool, limit = self.listing.pool, self.max_tokens
         raise InputError(
             f"the {pool.label} is shorter than one window",
             where=pool.files_key,
@@ -132,36 +164,24 @@ class WriteWindows(Step[WindowsTask, WindowsResult]):
             remedy="a smaller window, or more text",
         )
 
-    @property
-    def _max_tokens(self) -> int | None:
-        return self.listing.pool.config.max_tokens
-
 
 def dtype_of(vocab_size: int) -> np.dtype[np.unsignedinteger]:
     """Return the smallest unsigned dtype that holds every token id."""
     return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
 
 
-def window_quotas(max_tokens: int | None, window: int, parts: int) -> Sequence[int | None]:
-    """Return the number of windows that each part may write: equal up to rounding, ``max_tokens // window`` in all."""
-    return [None] * parts if max_tokens is None else equal_shares(max_tokens // window, parts)
+def _windows(task: TokenizeTask, counts: Counter[str]) -> Iterator[NDArray[np.int64]]:
+    """Yield blocks of whole windows, int64, shape (windows, window), until the part or its quota ends.
 
-
-def equal_shares(total: int, parts: int) -> list[int]:
-    """Return whole numbers that differ by one at most and sum to ``total``; the larger ones are spread evenly."""
-    before = [-(-total * index // parts) for index in range(parts + 1)]
-    return [high - low for low, high in pairwise(before)]
-
-
-def _windows(task: WindowsTask, tally: _Tally) -> Iterator[NDArray[np.int64]]:
-    """Yield blocks of whole windows, int64, shape (windows, window), until the part or its quota ends."""
-    left = task.windows
+    ``counts`` receives the number of ``documents`` and of ``tail_tokens``.
+    """
+    left = task.quota
     if left == 0:
         return
     pending: list[int] = []
-    for ids in _token_lists(task, tally):
-        pending += ids
-        pending.append(task.encoder.end_of_document)
+    for _, ids in task.token_lists():
+        counts["documents"] += 1
+        pending += [*ids, task.encoder.end_of_document]
         enough = left is not None and len(pending) >= left * task.window
         if enough or len(pending) >= BLOCK_TOKENS + task.window:
             whole = len(pending) // task.window if left is None else min(len(pending) // task.window, left)
@@ -173,10 +193,4 @@ def _windows(task: WindowsTask, tally: _Tally) -> Iterator[NDArray[np.int64]]:
     whole = len(pending) // task.window
     if whole:
         yield np.array(pending[: whole * task.window], np.int64).reshape(whole, task.window)
-    tally.tail_tokens = len(pending) - whole * task.window
-
-
-def _token_lists(task: WindowsTask, tally: _Tally) -> Iterator[list[int]]:
-    for _, ids in task.encoder.encode(read_selected(task.pool, task.part, task.draft.storage, task.selected)):
-        tally.documents += 1
-        yield ids
+    counts["tail_tokens"] = len(pending) - whole * task.window
