@@ -32,8 +32,10 @@ COMPRESSED = 8
 """What a byte of a compressed file counts as there."""
 JSONL_FILES, OTHER_FILES = 1000, 16
 """At most so many files of a pool are opened."""
-PIECE_BYTES = 64 << 10
+PIECE_BYTES, LEAST_PIECE_BYTES = 64 << 10, 8 << 10
 """A piece of a file: the lines that start in it, or the first documents of a text or Parquet file."""
+PIECES_BYTES = 32 << 20
+"""All pieces of a pool's files of JSON lines together; many files have smaller pieces."""
 LAST_LINE_BYTES = 4 << 20
 """How far before a file's end its last line is looked for."""
 EXPANDED_BYTES, EXPANDED_FILES = 4 << 20, 8
@@ -129,21 +131,22 @@ def _sample_json_lines(listing: Listing) -> PoolSample:
     files = _spread(listing.files, JSONL_FILES)
     compressed = [file for file in listing.files if compression_of(file)]
     expansion = _expansion(_spread(compressed, EXPANDED_FILES), listing.pool) if compressed else 1.0
-    pieces = [piece for file in files for piece in _json_pieces(file, expansion, listing)]
-    sample = _read_pieces(listing.pool, pieces)
+    size = min(PIECE_BYTES, max(LEAST_PIECE_BYTES, PIECES_BYTES // (3 * len(files))))
+    pieces = [piece for file in files for piece in _json_pieces(file, size, expansion, listing)]
+    sample, read_bytes = _read_pieces(listing.pool, pieces)
     stored = sum(file.size * (expansion if compression_of(file) else 1.0) for file in listing.files)
-    share_of_text = sample.counts["bytes"] / max(1.0, sum(piece.size for piece in pieces))
+    share_of_text = sample.counts["bytes"] / max(1.0, read_bytes)
     return replace(sample, text_bytes=round(share_of_text * stored))
 
 
-def _json_pieces(file: SourceFile, expansion: float, listing: Listing) -> list[_Piece]:
+def _json_pieces(file: SourceFile, length: int, expansion: float, listing: Listing) -> list[_Piece]:
     if compression_of(file):
-        ranges: list[tuple[int, int | None, float]] = [(0, PIECE_BYTES, min(PIECE_BYTES, file.size * expansion))]
-    elif file.size <= 3 * PIECE_BYTES:
+        ranges: list[tuple[int, int | None, float]] = [(0, length, min(length, file.size * expansion))]
+    elif file.size <= 3 * length:
         ranges = [(0, None, file.size)]
     else:
-        starts = (0, (file.size - PIECE_BYTES) // 2, file.size - PIECE_BYTES)
-        ranges = [(start, start + PIECE_BYTES, PIECE_BYTES) for start in starts]
+        starts = (0, (file.size - length) // 2, file.size - length)
+        ranges = [(start, start + length, length) for start in starts]
     reads_all = listing.pool.config.max_tokens is None
     return [
         _Piece(
@@ -186,7 +189,8 @@ def _sample_files(listing: Listing) -> PoolSample:
         _Piece(FilePart((each,), PIECE_BYTES), PIECE_BYTES, is_read=reads_all or each.file == listing.files[0])
         for each in slices
     ]
-    return replace(_read_pieces(pool, pieces), text_bytes=text_bytes)
+    sample, _ = _read_pieces(pool, pieces)
+    return replace(sample, text_bytes=text_bytes)
 
 
 def _footer(file: SourceFile, pool: Pool) -> tuple[int, int]:
@@ -226,33 +230,40 @@ def _sample_dataset(listing: Listing) -> PoolSample:
 # ------------------------------------------------------------------------------------------------------------- reading
 
 
-def _read_pieces(pool: Pool, pieces: Sequence[_Piece]) -> PoolSample:
+def _read_pieces(pool: Pool, pieces: Sequence[_Piece]) -> tuple[PoolSample, float]:
+    """Return what the pieces hold, and how many (decompressed) bytes of their files that stands for."""
     chars = max(256, TEXT_CHARS // max(1, len(pieces)))
 
-    def read(piece: _Piece) -> tuple[Counter[str], str] | InputError:
+    def read(piece: _Piece) -> tuple[Counter[str], str, float] | InputError:
+        size = piece.size
         try:
             counts, _, texts = _read(pool, piece.part)
-            (piece_slice,) = piece.part.slices
-            at_end = piece_slice.stop == piece_slice.file.size
-            if at_end and piece_slice.start and not counts.total() and pool.config.reader == "jsonl":
-                start = max(0, piece_slice.file.size - LAST_LINE_BYTES)
-                counts, _, texts = _read(pool, FilePart((FileSlice(piece_slice.file, start),), None))
+            (span,) = piece.part.slices
+            if not span.start:
+                # There is always a line that starts with the file, also where lines are longer than the piece.
+                size = max(size, counts["bytes"])
+            elif span.stop == span.file.size and not counts.total():
+                start = max(0, span.file.size - LAST_LINE_BYTES)
+                counts, _, texts = _read(pool, FilePart((FileSlice(span.file, start),), None))
+                size = span.file.size - start
         except InputError as error:
             if piece.is_read:
                 raise
             return error
-        return counts, "\n".join(texts)[:chars]
+        return counts, "\n".join(texts)[:chars], size
 
     with ThreadPoolExecutor(THREADS) as threads:
         results = list(threads.map(read, pieces))
     counts: Counter[str] = Counter()
     texts: list[str] = []
+    read_bytes = 0.0
     for result in results:
         if not isinstance(result, InputError):
             counts.update(result[0])
             texts.append(result[1])
+            read_bytes += result[2]
     faults = tuple(result for result in results if isinstance(result, InputError))
-    return PoolSample(None, counts=counts, texts=tuple(filter(None, texts)), faults=faults)
+    return PoolSample(None, counts=counts, texts=tuple(filter(None, texts)), faults=faults), read_bytes
 
 
 def _read(pool: Pool, part: Part) -> tuple[Counter[str], list[bytes], list[str]]:

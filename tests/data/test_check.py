@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from pyarrow.fs import FileSystem
 
 from mixray.data import InputCheck, check_inputs
 from mixray.data.reading import files
@@ -71,6 +72,30 @@ def test_a_large_pools_tokens_are_estimated_from_a_sample(
     check = check_inputs(run_config({"code": pool}, {"goal": goal}))
     estimate = (check.tokens["source code"] or 0) * check.bytes_per_token["source code"]
     assert estimate == pytest.approx(text_bytes, rel=0.5 if kind == "jsonl.gz" else 0.1)
+
+
+def test_lines_longer_than_the_sample_do_not_mislead_the_estimate(
+    run_config: Any, goal: dict[str, Any], tmp_path: Path
+) -> None:
+    text = "words of a long line " * 20_000
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for _ in range(20)))
+    check = check_inputs(run_config({"code": {"jsonl": f"{tmp_path}/a.jsonl"}}, {"goal": goal}))
+    estimate = (check.tokens["source code"] or 0) * check.bytes_per_token["source code"]
+    assert estimate == pytest.approx(20 * len(text), rel=0.5)
+
+
+def test_pools_in_object_storage_are_sampled_too(run_config: Any, goal: dict[str, Any], s3_uri: str) -> None:
+    location, _, options = s3_uri.partition("?")
+    filesystem, folder = FileSystem.from_uri(s3_uri)
+    for name, lines in (("good", LINES), ("bad", [*LINES, b"broken"])):
+        with filesystem.open_output_stream(f"{folder}/{name}.jsonl") as sink:
+            sink.write(b"\n".join(lines))
+    pools = {name: {"jsonl": f"{location}/{name}.jsonl?{options}"} for name in ("good", "bad")}
+    assert check_inputs(run_config({"code": pools["good"]}, {"goal": goal})).warnings == []
+    with pytest.raises(InputError, match=r"bad\.jsonl, line 25001"):
+        check_inputs(run_config({"code": pools["bad"]}, {"goal": goal}))
+    with pytest.raises(InputError, match="holds nothing but documents of the target"):
+        check_inputs(run_config({"code": pools["good"]}, {"goal": pools["good"]}))
 
 
 def test_one_error_is_itself_and_several_come_together(
