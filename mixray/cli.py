@@ -20,6 +20,7 @@ import typer
 
 from mixray.config.schema import Stage
 from mixray.errors import InputError, MixrayError
+from mixray.interrupts import EXIT_CODE, end_at_once, ending_soon_after_interrupts
 
 app = typer.Typer(
     name="mixray",
@@ -37,7 +38,6 @@ Mechanisms = Annotated[
     bool, typer.Option("--mechanisms", help="with the measures that explain a comparison of robust training")
 ]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="dotted overrides, e.g. seed=1")]
-INTERRUPTED = 130
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout")]
 
 
@@ -70,17 +70,17 @@ def run(
 
     A run file with sources and targets searches for mixtures; one with data and arms compares robust training.
     """
-    from mixray import pipeline
-    from mixray.progress import open_progress
-
     try:
+        from mixray import pipeline
+        from mixray.progress import open_progress
+
         result = pipeline.run(
             file, overrides or [], address=address, until=until, rebuild=rebuild, progress=open_progress()
         )
     except KeyboardInterrupt as error:
         message = str(error) or "interrupted before the first stage; the same command continues"
         print(f"mixray: {message}", file=sys.stderr)
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(EXIT_CODE) from None
     if as_json:
         print(json.dumps(result.to_dict(), allow_nan=False))
     else:
@@ -289,7 +289,11 @@ def _exit_code(command: Callable[[], None]) -> int:
 
 def main() -> None:
     """The console script."""
-    sys.exit(_guarded(app))
+    with ending_soon_after_interrupts():
+        code = _guarded(app)
+        if code == EXIT_CODE:
+            end_at_once()
+    sys.exit(code)
 
 
 if __name__ == "__main__":

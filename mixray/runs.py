@@ -16,7 +16,8 @@ from types import TracebackType
 from typing import Any, ClassVar, Literal, Self, TypedDict
 
 from mixray.config import RobustConfig, RunConfig, RunFile, dump_config, parse_config
-from mixray.errors import InputError, Interrupted
+from mixray.errors import InputError
+from mixray.interrupts import working_on
 from mixray.mixture import Mixture
 from mixray.progress import Progress, SilentProgress, Stage
 from mixray.report.robust_results import RobustResults
@@ -102,13 +103,10 @@ class Run:
 
         Raises Interrupted, which names the stage, in place of KeyboardInterrupt.
         """
-        try:
-            with self.progress.stage(name, total) as stage:
-                yield stage
-                if self._tracking is not None:
-                    self._tracking.publish()
-        except KeyboardInterrupt as error:
-            raise Interrupted(name) from error
+        with working_on(name), self.progress.stage(name, total) as stage:
+            yield stage
+            if self._tracking is not None:
+                self._tracking.publish()
 
     def add_artifacts(self, artifacts: Mapping[str, Artifact]) -> None:
         """Add artifacts to the index by key, such as ``arm/erm-0``, and publish them at once."""

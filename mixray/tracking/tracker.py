@@ -17,7 +17,7 @@ from mixray.tracking.records import TrackedRun, merge
 SECONDS_BETWEEN_DELIVERIES = 5.0
 SECONDS_AFTER_FAILURE = 30.0
 """How long live points are dropped without an attempt after MLflow could not be reached."""
-SECONDS_TO_CLOSE, SECONDS_TO_CLOSE_IN_A_HURRY = 60.0, 5.0
+SECONDS_TO_CLOSE, SECONDS_TO_CLOSE_IN_A_HURRY = 60.0, 3.0
 
 
 class Tracker:
@@ -66,7 +66,7 @@ class Tracker:
     def close(self, runs: Iterable[TrackedRun], *, is_hurried: bool = False) -> bool:
         """Publish the run's last records, which must be all of its records. Return whether MLflow holds them.
 
-        Waits for MLflow for at most a minute; 5 seconds where MLflow has just failed or the person has no patience.
+        Waits for MLflow for at most a minute; 3 seconds where MLflow has just failed or the person has no patience.
         """
         with self._changed:
             self._pending += runs
