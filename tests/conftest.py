@@ -35,7 +35,14 @@ settings.register_profile("mixray", derandomize=True, deadline=None)
 settings.load_profile("mixray")
 
 
-WITH_RAY = ("tests/end_to_end/", "tests/cluster/")
+ON_ONE_CLUSTER = (
+    "tests/cluster/",
+    "tests/end_to_end/test_run.py",
+    "tests/end_to_end/test_command_line.py",
+    "tests/end_to_end/test_kill.py",
+)
+"""They share a cluster, or a finished run."""
+WITH_RAY = ("tests/cluster/", "tests/end_to_end/")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -45,15 +52,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Of several workers (pytest -n 2) one does what needs Ray, which shares a cluster and a finished run; the others
-    do the rest, file by file."""
+    """Of two workers (pytest -n 2) each does one half of what needs Ray, and then the rest, file by file."""
     from xdist.scheduler import LoadScopeScheduling
 
-    class OneWithRay(LoadScopeScheduling):
+    class HalvesWithRay(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "ray" if nodeid.startswith(WITH_RAY) else nodeid.partition("::")[0]
+            if nodeid.startswith(WITH_RAY):
+                return "one cluster" if nodeid.startswith(ON_ONE_CLUSTER) else "other clusters"
+            return nodeid.partition("::")[0]
 
-    return OneWithRay(config, log)
+    return HalvesWithRay(config, log)
 
 
 def pytest_unconfigure() -> None:

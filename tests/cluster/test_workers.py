@@ -198,11 +198,10 @@ def test_an_elastic_range_and_a_worker_that_dies(
 ) -> None:
     config = RetrainConfig(model=MODEL, tokens=800 * 4 * WINDOW, batch=4, checkpoints=50, workers=(1, 2))
     killed: list[int] = []
+    ended = threading.Event()
 
     def kill_one() -> None:
-        deadline = time.monotonic() + 120
-        while not killed and time.monotonic() < deadline:
-            time.sleep(0.2)
+        while not killed and not ended.wait(0.2):
             if list(artifacts.storage.root and Path(artifacts.storage.root).glob("checkpoints/model/*/*/latest.json")):
                 killed.extend(list(workers_named("RayTrainWorker"))[:1])
                 for pid in killed:
@@ -210,8 +209,11 @@ def test_an_elastic_range_and_a_worker_that_dies(
 
     thread = threading.Thread(target=kill_one)
     thread.start()
-    model = arm(ray_session, artifacts, sources, config)
-    thread.join()
+    try:
+        model = arm(ray_session, artifacts, sources, config)
+    finally:
+        ended.set()
+        thread.join()
     assert killed, "no worker was there to kill"
     assert model.meta["tokens"] == 800 * 4 * WINDOW
     steps = [tokens for tokens, _ in model.meta["curve"]]

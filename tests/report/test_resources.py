@@ -12,7 +12,7 @@ from mixray.config.training import OptimizerConfig
 from mixray.report import Devices, ModelsToTrain, ResourceForecast, Speed
 from mixray.report.resources import ADAMW_BYTES, ALSO_BYTES, STATE_BYTES, StageCost, duration_text
 from mixray.robust import ALSO
-from mixray.training.optimizer import adamw
+from mixray.training.objective import adamw
 
 SIDE = 64
 """Of the only parameter, a square matrix: scalars such as step counters hardly count beside it."""
