@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mixray.data.pools import Pool
 from mixray.data.reading import parts as parts_module
-from mixray.data.reading.parts import list_pool, split_into_parts
+from mixray.data.reading.parts import list_pool
 from mixray.data.text.deduplicate import Deduplicate, Scan, first_occurrences, overlaps, read_selected, selected_part
 from mixray.errors import InputError, StageError
 from mixray.store import Artifact, Artifacts, Step
@@ -34,7 +34,7 @@ def selected(pool: Pool, artifacts: Artifacts, *targets: Artifact) -> Artifact:
 
 
 def kept(pool: Pool, artifacts: Artifacts, selection: Artifact) -> list[str]:
-    parts = enumerate(split_into_parts(list_pool(pool)))
+    parts = enumerate(list_pool(pool).parts)
     return [
         document.text
         for index, part in parts
@@ -53,7 +53,7 @@ def test_the_first_of_equal_documents_stays_across_parts(
 ) -> None:
     monkeypatch.setattr(parts_module, "PART_BYTES", 30)
     pool = source(jsonl=str(write_jsonl("a.jsonl", ["a", "b", "a", "c", "b", "d", "a"])))
-    assert len(split_into_parts(list_pool(pool))) > 2
+    assert len(list_pool(pool).parts) > 2
     selection = selected(pool, artifacts)
     assert kept(pool, artifacts, selection) == ["a", "b", "c", "d"]
     meta = selection.meta

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mixray.data.reading import files
 from mixray.data.reading import parts as parts_module
-from mixray.data.reading.parts import list_pool, split_into_parts
+from mixray.data.reading.parts import list_pool
 from mixray.data.text.documents import read_documents, split_text
 
 text_strategy = st.text(st.sampled_from("ab\n é"), max_size=60)
@@ -45,7 +45,7 @@ def test_a_long_document_becomes_several_and_is_counted_once(tmp_path: Path, sou
     (tmp_path / "b.txt").write_text("z")
     pool = source(files=f"{tmp_path}/*.txt", document_chars=10)
     counts = Counter[str]()
-    (part,) = split_into_parts(list_pool(pool))
+    (part,) = list_pool(pool).parts
     documents = list(read_documents(pool, part, counts))
     assert [document.text for document in documents] == ["x" * 9 + "\n", "y" * 5, "z"]
     assert counts == Counter(documents=3, bytes=16, split=1, skipped_empty=1)
@@ -64,7 +64,7 @@ def test_a_giant_file_is_read_in_blocks(
     (tmp_path / "a.txt").write_bytes(data)
     pool = source(files=f"{tmp_path}/*.txt", document_chars=50)
     counts = Counter[str]()
-    (part,) = split_into_parts(list_pool(pool))
+    (part,) = list_pool(pool).parts
     documents = "".join(document.text for document in read_documents(pool, part, counts))
     assert documents == (text if broken_at is None else "")
     assert counts["skipped_not_utf8"] == (broken_at is not None)
@@ -79,7 +79,7 @@ def test_max_tokens_bounds_what_is_read(
     monkeypatch.setattr(parts_module, "PART_BYTES", 25 * 23)
     path = write_jsonl("a.jsonl", [f"{number:010d}" for number in range(50)])
     pool = source(jsonl=str(path), max_tokens=max_tokens)
-    parts = split_into_parts(list_pool(pool))
+    parts = list_pool(pool).parts
     assert len(parts) == 2
     assert sum(len(list(read_documents(pool, part, Counter()))) for part in parts) == expected
 
@@ -89,7 +89,7 @@ def test_a_giant_file_is_not_read_beyond_what_is_wanted(tmp_path: Path, source: 
     (tmp_path / "a.txt").write_text("x" * 5_000_000)
     pool = source(files=f"{tmp_path}/a.txt", max_tokens=1)
     counts = Counter[str]()
-    (part,) = split_into_parts(list_pool(pool))
+    (part,) = list_pool(pool).parts
     assert len(list(read_documents(pool, part, counts))) == 11  # a MiB in pieces of 100,000
     assert counts["split"] == 1
 
@@ -98,6 +98,6 @@ def test_the_hash_is_that_of_the_text(tmp_path: Path, source: Any) -> None:
     """Golden: hashlib.blake2b('naïve'.encode(), digest_size=16)."""
     (tmp_path / "a.txt").write_text("naïve", encoding="utf-8")
     pool = source(files=f"{tmp_path}/*.txt")
-    (document,) = read_documents(pool, split_into_parts(list_pool(pool))[0], Counter())
+    (document,) = read_documents(pool, list_pool(pool).parts[0], Counter())
     assert document.content.hex() == "7b633f5f88cb0dd8617039f481fe52e9"
     assert document.bytes == 6

@@ -14,7 +14,7 @@ from mixray.data.check import check_inputs
 from mixray.data.pools import Pool
 from mixray.data.reading import parts as parts_module
 from mixray.data.reading.hugging_face import HubUnreachableError
-from mixray.data.reading.parts import list_pool, split_into_parts
+from mixray.data.reading.parts import list_pool
 from mixray.data.text.documents import read_documents
 from mixray.errors import InputError
 
@@ -48,7 +48,7 @@ LAYOUTS = [saved, saved_splits, data_files]
 
 def read(pool: Pool, counts: Counter[str] | None = None) -> list[str]:
     gathered = Counter[str]() if counts is None else counts
-    parts = split_into_parts(list_pool(pool))
+    parts = list_pool(pool).parts
     return [document.text for part in parts for document in read_documents(pool, part, gathered)]
 
 
@@ -60,7 +60,7 @@ def test_all_layouts_give_all_rows(
     layout(tmp_path / "data")
     monkeypatch.setattr(parts_module, "PART_BYTES", 100)
     pool = source(dataset=str(tmp_path / "data"), streaming=streaming)
-    assert len(split_into_parts(list_pool(pool))) == ((3 if layout is data_files else 1) if streaming else 6)
+    assert len(list_pool(pool).parts) == ((3 if layout is data_files else 1) if streaming else 6)
     assert read(pool) == [row["text"] for row in ROWS]
 
 

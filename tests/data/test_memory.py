@@ -13,7 +13,7 @@ import pytest
 
 from mixray.data.reading import files
 from mixray.data.reading import parts as parts_module
-from mixray.data.reading.parts import list_pool, split_into_parts
+from mixray.data.reading.parts import list_pool
 from mixray.data.text.deduplicate import Scan, ScanTask
 from mixray.data.text.documents import Document, read_documents
 from mixray.store import Artifacts
@@ -66,12 +66,12 @@ def test_scanning_ten_times_as_much_takes_no_more_memory(
         arrow, held = 0, pa.total_allocated_bytes()
         WRITERS[reader](tmp_path / f"{count}", count)
         pool = source(**{reader: f"{tmp_path}/{count}"}, document_chars=20_010)
-        (part,) = split_into_parts(list_pool(pool))
+        (part,) = list_pool(pool).parts
         tracemalloc.start()
-        result = Scan.run(ScanTask(pool, part, 0, artifacts.draft("scan", str(count))))
+        _, counts = Scan.run(ScanTask(pool, part, 0, artifacts.draft("scan", str(count))))
         peaks.append((tracemalloc.get_traced_memory()[1], arrow - held))
         tracemalloc.stop()
-        assert result.counts["bytes"] == count * 20_009
+        assert counts["bytes"] == count * 20_009
     _, small, large = peaks
     assert large[0] < small[0] + 1e6
     assert large[1] < small[1] + 1e6

@@ -15,7 +15,7 @@ import zstandard
 
 from mixray.data.pools import Pool
 from mixray.data.reading import parts as parts_module
-from mixray.data.reading.parts import FilePart, list_pool, split_into_parts
+from mixray.data.reading.parts import FilePart, list_pool
 from mixray.data.text.documents import read_documents
 from mixray.errors import InputError
 
@@ -30,7 +30,7 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
 
 def texts_of(pool: Pool, counts: Counter[str] | None = None) -> list[str]:
     gathered = Counter[str]() if counts is None else counts
-    parts = split_into_parts(list_pool(pool))
+    parts = list_pool(pool).parts
     return [document.text for part in parts for document in read_documents(pool, part, gathered)]
 
 
@@ -251,7 +251,7 @@ def test_parts_are_groups_of_files_in_order(tmp_path: Path, source: Any, monkeyp
     monkeypatch.setattr(parts_module, "FILE_BYTES", 10)
     for index, size in enumerate([60, 30, 20, 1, 500, 99, 1]):
         (tmp_path / f"{index}.txt").write_text("x" * size)
-    parts = split_into_parts(list_pool(source(files=f"{tmp_path}/*.txt")))
+    parts = list_pool(source(files=f"{tmp_path}/*.txt")).parts
     sizes = [[piece.file.size for piece in part.slices] for part in parts if isinstance(part, FilePart)]
     assert sizes == [[60, 30], [20, 1], [500], [99], [1]]
 
@@ -263,7 +263,7 @@ def test_parquet_parts_are_groups_of_row_groups(tmp_path: Path, source: Any, mon
         pq.write_table(table, tmp_path / f"{index}.parquet", row_group_size=7)
     monkeypatch.setattr(parts_module, "PART_BYTES", 9000)
     pool = source(parquet=f"{tmp_path}/*.parquet")
-    assert len(split_into_parts(list_pool(pool))) > 4
+    assert len(list_pool(pool).parts) > 4
     assert texts_of(pool) == texts
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from mixray.data.check import check_inputs
 from mixray.data.pools import Pool
-from mixray.data.reading.parts import list_pool, split_into_parts
+from mixray.data.reading.parts import list_pool
 from mixray.data.text.documents import read_documents
 from mixray.errors import InputError
 
@@ -36,7 +36,7 @@ def write(rows: list[dict[str, Any]], reader: str, folder: Path) -> dict[str, An
 
 def read(pool: Pool, counts: Counter[str] | None = None) -> list[str]:
     gathered = Counter[str]() if counts is None else counts
-    (part,) = split_into_parts(list_pool(pool))
+    (part,) = list_pool(pool).parts
     return [document.text for document in read_documents(pool, part, gathered)]
 
 

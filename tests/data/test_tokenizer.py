@@ -37,8 +37,8 @@ TEXTS = [" ".join(WORDS[number % 7 :: number % 3 + 1]) for number in range(60)]
 def trained(artifacts: Artifacts, texts: list[str], vocab_size: int = 300) -> Artifact:
     draft = artifacts.draft("tokenizer", "trained")
     sample = write_rows(draft, "sample", pa.schema([("text", pa.string())]), ((text,) for text in texts))
-    result = LearnTokenizer.run(TrainTokenizerTask((sample,), vocab_size, draft))
-    return draft.publish(result.files, asdict(result.meta))
+    files, meta = LearnTokenizer.run(TrainTokenizerTask((sample,), vocab_size, draft))
+    return draft.publish(files, asdict(meta))
 
 
 def document(text: str) -> Document:
@@ -74,7 +74,7 @@ from mixray.data.text.tokenizer import LearnTokenizer, TrainTokenizerTask
 from mixray.store import Draft, FileRecord, Storage
 storage = Storage(sys.argv[1])
 draft = Draft(storage, "tokenizer", "x", "y")
-print(LearnTokenizer.run(TrainTokenizerTask((FileRecord(sys.argv[2], 0, ""),), 400, draft)).meta.digest)
+print(LearnTokenizer.run(TrainTokenizerTask((FileRecord(sys.argv[2], 0, ""),), 400, draft))[1].digest)
 """
 
 

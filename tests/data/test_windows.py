@@ -13,7 +13,7 @@ from mixray.config.schema import RunConfig
 from mixray.data import Windows, prepare
 from mixray.data.pools import Prepared, pools_of
 from mixray.data.reading import parts as parts_module
-from mixray.data.reading.parts import list_pool, split_into_parts
+from mixray.data.reading.parts import list_pool
 from mixray.data.text import windows as windows_module
 from mixray.data.text.documents import Document, read_documents
 from mixray.data.text.tokenizer import Encoder
@@ -40,7 +40,7 @@ def expected_windows(config: RunConfig, prepared: Prepared, artifacts: Artifacts
     encoder = Encoder.of(artifacts.storage, prepared.tokenizer)
     pool = pools_of(config)[0]
     windows = []
-    for part in split_into_parts(list_pool(pool)):
+    for part in list_pool(pool).parts:
         ids = []
         for _, document in encoder.encode(read_documents(pool, part, Counter())):
             ids += [*document, encoder.end_of_document]

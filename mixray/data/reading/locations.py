@@ -1,8 +1,8 @@
 """Where a pool's files are: globs, ``{stdlib}``, ``{package:NAME}`` and URIs become a sorted list of files.
 
 ``*`` and ``?`` and ``[...]`` stay within one path component, ``**`` spans any number of folders; hidden files are
-files like others. A URI is anything ``pyarrow.fs.FileSystem.from_uri`` opens; after ``?`` come its options, so ``?`` is
-no wildcard there.
+files like others. A URI is anything that ``pyarrow.fs.FileSystem.from_uri`` opens; after ``?`` come its options, so
+``?`` is not a wildcard there.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from pyarrow import fs as pafs
 
 from mixray.errors import InputError, first_line, without_credentials
 
+# fsspec's ArrowFSWrapper.glob was tried in place of this module. It lists one folder at a time (2,000 files on S3: 7 s
+# in place of 2 s), enters folders that are left out ({stdlib}: 4.0 s in place of 0.07 s), walks through links in
+# circles (41,041 paths for 1,002 files), and its times lack the nanoseconds that are part of a file's identity.
 LOCAL = "file:///"
 WILDCARD = re.compile(r"[*?\[]")
 ESCAPED = re.compile(r"\[([*?\[])\]")
@@ -38,7 +41,7 @@ class SourceFile:
 
     @property
     def location(self) -> str:
-        """As a person would type it, without options and credentials."""
+        """The place as a person would type it, without options and credentials."""
         if self.filesystem == LOCAL:
             return self.path
         return f"{self.filesystem.partition('://')[0]}://{self.path}"
@@ -51,7 +54,7 @@ def without_options(location: str) -> str:
 
 @lru_cache(maxsize=32)
 def open_filesystem(uri: str) -> tuple[Any, str]:
-    """The pyarrow file system of a URI and the URI's path in it. Raises InputError where there is none."""
+    """Return the pyarrow file system of a URI and the URI's path in it. Raises InputError if it cannot be opened."""
     try:
         filesystem, path = pafs.FileSystem.from_uri(uri)
     except (OSError, ValueError, ImportError, NotImplementedError) as error:
@@ -64,13 +67,13 @@ def open_filesystem(uri: str) -> tuple[Any, str]:
 
 
 def find_files(patterns: Iterable[str], exclude: Iterable[str], *, folder_glob: str | None = None) -> list[SourceFile]:
-    """The files of all patterns: in the order of the patterns, sorted by path within each, none twice.
+    """Return the files of all patterns: in the order of the patterns, sorted by path within each, none twice.
 
     ``exclude``: globs; one that does not start at a root (``/``, ``~``, ``{...}``, a URI) matches the end of a path.
-    ``folder_glob``: what a pattern that names a folder stands for, e.g. ``**/*.parquet``; None: a folder is no file.
+    ``folder_glob``: what a pattern that names a folder stands for, e.g. ``**/*.parquet``; None: a folder is not a file.
     """
     leave_out = list(exclude)
-    found: dict[tuple[str, str], SourceFile] = {}
+    unique: dict[tuple[str, str], SourceFile] = {}
     for pattern in patterns:
         left_out = _excluder([*leave_out, *_implied_excludes(pattern)])
         for expanded in expand(pattern):
@@ -81,8 +84,8 @@ def find_files(patterns: Iterable[str], exclude: Iterable[str], *, folder_glob: 
                     "a location cannot be listed", got=f"{without_options(expanded)} ({first_line(error)})"
                 ) from error
             for file in files:
-                found.setdefault((file.filesystem, file.path), file)
-    return list(found.values())
+                unique.setdefault((file.filesystem, file.path), file)
+    return list(unique.values())
 
 
 def expand(pattern: str) -> list[str]:
@@ -100,7 +103,7 @@ def expand(pattern: str) -> list[str]:
 
 
 def glob_regex(pattern: str) -> re.Pattern[str]:
-    """The regular expression that whole paths match."""
+    """Return the regular expression that whole paths match. Raises InputError for a pattern that is not a glob."""
     *folders, last = pattern.split("/")
     parts = [r"(?:[^/]*/)*" if folder == "**" else _component(folder) + "/" for folder in folders]
     try:
@@ -152,7 +155,7 @@ def _implied_excludes(pattern: str) -> list[str]:
 
 
 def _excluder(patterns: Iterable[str]) -> Callable[[str], bool]:
-    """Whether a path (or, with a final ``/``, a whole folder) is left out."""
+    """Return a function that says whether a path, or with a final ``/`` a whole folder, is left out."""
     rooted = re.compile(r"[/~{]|[^/]*://")
     whole = [_open(path)[2] for pattern in patterns if rooted.match(pattern) for path in expand(pattern)]
     globs = whole + [f"**/{pattern.removeprefix('./')}" for pattern in patterns if not rooted.match(pattern)]
@@ -162,7 +165,7 @@ def _excluder(patterns: Iterable[str]) -> Callable[[str], bool]:
 
 
 def _open(pattern: str) -> tuple[Any, str, str]:
-    """An expanded pattern's file system, that file system's URI, and the pattern within it."""
+    """Return an expanded pattern's file system, that file system's URI, and the pattern within it."""
     if "://" not in pattern:
         return open_filesystem(LOCAL)[0], LOCAL, pattern
     location, question, options = pattern.partition("?")
@@ -184,13 +187,13 @@ def _matches(pattern: str, left_out: Callable[[str], bool], folder_glob: str | N
         return
     regex = glob_regex(f"{glob.escape(base)}/{rest}")
     list_folder = _list_local if uri == LOCAL else _list_remote
-    for found, size, mtime_ns in list_folder(filesystem, base, "/" in rest or rest == "**", left_out):
-        if regex.fullmatch(found) and not left_out(found):
-            yield SourceFile(uri, found, size, mtime_ns)
+    for path, size, mtime_ns in list_folder(filesystem, base, "/" in rest or rest == "**", left_out):
+        if regex.fullmatch(path) and not left_out(path):
+            yield SourceFile(uri, path, size, mtime_ns)
 
 
 def _split_fixed(path: str) -> tuple[str, str]:
-    """The leading folders without a wildcard, unescaped, and the rest."""
+    """Return the leading folders without a wildcard, unescaped, and the rest."""
     folders = path.rstrip("/").split("/")
     wild = [bool(WILDCARD.search(ESCAPED.sub("", folder))) for folder in folders]
     position = wild.index(True) if True in wild else len(folders)
@@ -201,7 +204,8 @@ Listed = tuple[str, int, int]
 
 
 def _list_local(_: Any, base: str, recursive: bool, left_out: Callable[[str], bool]) -> Iterator[Listed]:
-    """Files below a local folder. Links are followed, a folder is entered once; folders left out are not entered."""
+    """Yield the files below a local folder. Links are followed, but no folder is entered twice, and none that is left
+    out."""
     pending, entered = [base or "/"], set()
     while pending:
         folder = pending.pop()

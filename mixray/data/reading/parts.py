@@ -1,4 +1,5 @@
-"""A pool's parts: pieces of about 16 MiB of stored data, the same on every machine, each the work of one task."""
+"""A pool's files, and its parts: pieces of about 16 MiB of stored data, the same on every machine, each the work of one
+task."""
 
 from __future__ import annotations
 
@@ -17,10 +18,10 @@ from mixray.store import fingerprint
 
 PART_BYTES = 16 << 20
 FILE_BYTES = 16 << 10
-"""What a file counts for at least: opening it is work too."""
+"""The least that a file counts as, because opening it is work too."""
 TOKEN_BYTES = 16
-"""Bytes of text read for a token that ``max_tokens`` asks for: three or four times what tokenizers need, because the
-tokenizer is not known yet and some documents will be dropped."""
+"""How many bytes of text are read for each token of ``max_tokens``: three or four times what tokenizers need, because
+the tokenizer is not known yet and some documents will be dropped."""
 LEAST_BYTES = 1 << 20
 
 
@@ -35,7 +36,10 @@ class FileSlice:
 
 @dataclass(frozen=True)
 class FilePart:
-    """``byte_limit``: bytes of text after which reading stops (with a whole document); None: never."""
+    """Pieces of files that are read one after another.
+
+    ``byte_limit``: bytes of text after which reading stops, with a whole document; None: never.
+    """
 
     slices: tuple[FileSlice, ...]
     byte_limit: int | None
@@ -56,10 +60,9 @@ Part = FilePart | DatasetPart
 
 @dataclass(frozen=True)
 class Listing:
-    """What a pool is made of, seen without reading it.
+    """What a pool is made of, without reading it.
 
-    ``key`` changes whenever a file's place, size or time does. It only saves reading again: no result depends on it.
-    ``size_bytes``: as stored; None where only reading would tell.
+    ``key`` changes whenever a file's place, size or time changes. It only saves reading again: no result depends on it.
     """
 
     pool: Pool
@@ -69,16 +72,23 @@ class Listing:
 
     @cached_property
     def parts(self) -> list[Part]:
-        """The pool's parts, in the order of its files. Worked out when first read: that may open every file."""
-        return split_into_parts(self)
+        """The pool's parts, in the order of its files. The first use may open every file."""
+        if self.dataset is not None:
+            ranges = hugging_face.row_ranges(self.dataset, self.pool, PART_BYTES)
+            limit = _byte_limit(self.pool, len(ranges))
+            return [DatasetPart(self.dataset, start, stop, limit) for start, stop in ranges]
+        groups = list(_grouped(_slices(self)))
+        limit = _byte_limit(self.pool, len(groups))
+        return [FilePart(slices, limit) for slices in groups]
 
     @property
     def size_bytes(self) -> int | None:
+        """The size as stored; None if only reading would tell."""
         return sum(file.size for file in self.files) if self.files else None
 
 
 def list_pool(pool: Pool) -> Listing:
-    """Look at the pool's files, or its revision on the hub. Raises InputError if there are none."""
+    """List the pool's files, or look up its revision on the hub. Raises InputError if there are none."""
     if pool.config.reader == "dataset":
         return _list_dataset(pool)
     folder_glob = "**/*.parquet" if pool.config.reader == "parquet" else None
@@ -101,17 +111,6 @@ def list_pool(pool: Pool) -> Listing:
     return Listing(pool, tuple(files), None, fingerprint([asdict(file) for file in files]))
 
 
-def split_into_parts(listing: Listing) -> list[Part]:
-    """The pool's parts, in the order of its files."""
-    if listing.dataset is not None:
-        ranges = hugging_face.row_ranges(listing.dataset, listing.pool, PART_BYTES)
-        limit = _byte_limit(listing.pool, len(ranges))
-        return [DatasetPart(listing.dataset, start, stop, limit) for start, stop in ranges]
-    groups = list(_grouped(_slices(listing)))
-    limit = _byte_limit(listing.pool, len(groups))
-    return [FilePart(slices, limit) for slices in groups]
-
-
 def _list_dataset(pool: Pool) -> Listing:
     config, folder, files = pool.config, hugging_face.local_folder(pool), list[SourceFile]()
     if folder is None:
@@ -124,14 +123,15 @@ def _list_dataset(pool: Pool) -> Listing:
 
 
 def _byte_limit(pool: Pool, parts: int) -> int | None:
-    """An equal share of what ``max_tokens`` may need, so that a small sample of a huge pool does not read all of it."""
+    """Return an equal share of what ``max_tokens`` may need, so that a small sample of a huge pool does not read all of
+    it."""
     if pool.config.max_tokens is None:
         return None
     return max(LEAST_BYTES, TOKEN_BYTES * -(-pool.config.max_tokens // max(1, parts)))
 
 
 def _slices(listing: Listing) -> Iterator[tuple[FileSlice, int]]:
-    """The smallest pieces that can be read apart, each with the bytes it counts for."""
+    """Yield the smallest pieces that can be read apart, each with the bytes that it counts as."""
     if listing.pool.config.reader == "parquet":
         for file, groups in zip(listing.files, row_group_bytes(listing.files, listing.pool), strict=True):
             for group, size in enumerate(groups):

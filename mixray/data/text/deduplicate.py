@@ -46,15 +46,7 @@ class ScanTask:
 
 
 @dataclass(frozen=True)
-class ScanResult:
-    """One part's table and its COUNTS."""
-
-    file: FileRecord
-    counts: dict[str, int]
-
-
-@dataclass(frozen=True)
-class Scan(Step[ScanTask, ScanResult]):
+class Scan(Step[ScanTask, tuple[FileRecord, Counter[str]]]):
     """The hash and the size of every document of a pool, so that later steps compare documents without reading them.
 
     Files: one table a part (SCAN_SCHEMA). Meta: the COUNTS summed over parts, and ``parts``, the number of parts.
@@ -75,16 +67,15 @@ class Scan(Step[ScanTask, ScanResult]):
         return [ScanTask(self.listing.pool, part, index, draft) for index, part in enumerate(self.listing.parts)]
 
     @staticmethod
-    def run(task: ScanTask) -> ScanResult:
-        """Write one part's table. Raises InputError where the part cannot be read."""
+    def run(task: ScanTask) -> tuple[FileRecord, Counter[str]]:
+        """Write one part's table, and return it with its COUNTS. Raises InputError if the part cannot be read."""
         counts: Counter[str] = Counter()
         rows = ((document.content, document.bytes) for document in read_documents(task.pool, task.part, counts))
-        file = write_rows(task.draft, _part_file(task.index), SCAN_SCHEMA, rows)
-        return ScanResult(file, {name: counts[name] for name in COUNTS})
+        return write_rows(task.draft, _part_file(task.index), SCAN_SCHEMA, rows), counts
 
-    def publish(self, draft: Draft, results: Sequence[ScanResult]) -> Artifact:
-        files = {_part_file(index): result.file for index, result in enumerate(results)}
-        meta = {name: sum(result.counts[name] for result in results) for name in COUNTS}
+    def publish(self, draft: Draft, results: Sequence[tuple[FileRecord, Counter[str]]]) -> Artifact:
+        files = {_part_file(index): file for index, (file, _) in enumerate(results)}
+        meta = {name: sum(counts[name] for _, counts in results) for name in COUNTS}
         return draft.publish(files, {**meta, "parts": len(results)})
 
 
@@ -114,15 +105,7 @@ class SelectionMeta:
 
 
 @dataclass(frozen=True)
-class Selection:
-    """The tables of a selection, one a part, and its meta."""
-
-    files: dict[str, FileRecord]
-    meta: SelectionMeta
-
-
-@dataclass(frozen=True)
-class Deduplicate(Step[DeduplicateTask, Selection]):
+class Deduplicate(Step[DeduplicateTask, tuple[dict[str, FileRecord], SelectionMeta]]):
     """Which documents of a pool are used. ``targets``: the scans whose documents are dropped; none for a target.
 
     Files: one table a part (SCHEMA). Meta: SelectionMeta.
@@ -142,8 +125,11 @@ class Deduplicate(Step[DeduplicateTask, Selection]):
         return [DeduplicateTask(self.scan, self.targets, draft)]
 
     @staticmethod
-    def run(task: DeduplicateTask) -> Selection:
-        """Write the tables. Memory: about 60 bytes a document of the pool and 40 a document of the targets."""
+    def run(task: DeduplicateTask) -> tuple[dict[str, FileRecord], SelectionMeta]:
+        """Write one table a part, and return them with the meta.
+
+        Memory: about 60 bytes a document of the pool and 40 a document of the targets.
+        """
         storage = task.draft.storage
         names = [_part_file(index) for index in range(task.scan.meta["parts"])]
         tables = [read_table(storage, task.scan.files[name]) for name in names]
@@ -170,10 +156,11 @@ class Deduplicate(Step[DeduplicateTask, Selection]):
             sketch=_sketch(hash_bytes(contents)[keep]),
             parts=len(names),
         )
-        return Selection(files, meta)
+        return files, meta
 
-    def publish(self, draft: Draft, results: Sequence[Selection]) -> Artifact:
-        return draft.publish(results[0].files, asdict(results[0].meta))
+    def publish(self, draft: Draft, results: Sequence[tuple[dict[str, FileRecord], SelectionMeta]]) -> Artifact:
+        ((files, meta),) = results
+        return draft.publish(files, asdict(meta))
 
     def check(self, artifact: Artifact) -> None:
         """Raise InputError if no document is left."""

@@ -60,14 +60,6 @@ class TokenizerMeta:
 
 
 @dataclass(frozen=True)
-class TokenizerFiles:
-    """A tokenizer's files in the store and its meta."""
-
-    files: dict[str, FileRecord]
-    meta: TokenizerMeta
-
-
-@dataclass(frozen=True)
 class TrainTokenizerTask:
     """Train a tokenizer with at most ``vocab_size`` tokens on tables of sampled texts."""
 
@@ -77,7 +69,7 @@ class TrainTokenizerTask:
 
 
 @dataclass(frozen=True)
-class LearnTokenizer(Step[TrainTokenizerTask, TokenizerFiles]):
+class LearnTokenizer(Step[TrainTokenizerTask, tuple[dict[str, FileRecord], TokenizerMeta]]):
     """A byte-level BPE learned from a sample of the sources.
 
     ``sources``: the listing and the selection of each. Their names and order do not matter. ``run_tasks`` draws the
@@ -107,18 +99,22 @@ class LearnTokenizer(Step[TrainTokenizerTask, TokenizerFiles]):
         return [TrainTokenizerTask(tables, self.settings.vocab_size, draft)]
 
     @staticmethod
-    def run(task: TrainTokenizerTask) -> TokenizerFiles:
-        """Train. The result is the same on any number of cores: counts alone decide, and ties go by token id."""
+    def run(task: TrainTokenizerTask) -> tuple[dict[str, FileRecord], TokenizerMeta]:
+        """Train, and return the files and the meta.
+
+        The result is the same on any number of cores: counts alone decide, and ties go by token id.
+        """
         tokenizer = train_bpe(_sampled_texts(task.draft.storage, task.samples), task.vocab_size)
         settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END_OF_DOCUMENT}
         contents = {"tokenizer.json": tokenizer.to_str(pretty=True), "tokenizer_config.json": json.dumps(settings)}
         files = {name: task.draft.write(name, text.encode()) for name, text in contents.items()}
         end_of_document = tokenizer.token_to_id(END_OF_DOCUMENT)
         assert end_of_document is not None
-        return TokenizerFiles(files, _meta(tokenizer, end_of_document))
+        return files, _meta(tokenizer, end_of_document)
 
-    def publish(self, draft: Draft, results: Sequence[TokenizerFiles]) -> Artifact:
-        artifact = draft.publish(results[0].files, asdict(results[0].meta))
+    def publish(self, draft: Draft, results: Sequence[tuple[dict[str, FileRecord], TokenizerMeta]]) -> Artifact:
+        ((files, meta),) = results
+        artifact = draft.publish(files, asdict(meta))
         for index in range(len(self.sources)):
             draft.storage.delete(draft.path(_sample_name(index)))
         return artifact
