@@ -7,6 +7,7 @@ Results go to stdout, progress and messages to stderr. Exit codes: 0 done, 2 the
 from __future__ import annotations
 
 import errno
+import glob
 import json
 import os
 import shlex
@@ -14,11 +15,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from mixray.config.schema import Stage
+from mixray.config.section import RunFile
 from mixray.errors import InputError, MixrayError
 from mixray.interrupts import EXIT_CODE, end_at_once, ending_soon_after_interrupts
 
@@ -29,10 +32,47 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-RunFile = Annotated[str, typer.Argument(metavar="FILE", help="the run file (YAML)")]
+
+
+def _complete_run_file(incomplete: str) -> list[str]:
+    """Return the run files, here and one folder down, that begin so. Of none, the shell completes file names."""
+    folder, _, _ = incomplete.rpartition("/")
+    inside = f"{folder}/" if folder or incomplete.startswith("/") else ""
+    paths = [path for pattern in ("*.y*ml", "*/*.y*ml") for path in glob.glob(glob.escape(inside) + pattern)]
+    return sorted(path for path in paths if path.startswith(incomplete) and _is_run_file(path))
+
+
+def _is_run_file(path: str) -> bool:
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
+    return any(line.startswith(("sources:", "data:")) for line in text.splitlines())
+
+
+def _complete_run_folder(incomplete: str) -> list[str]:
+    """Return the run folders in the default storage that begin so. Of none, the shell completes file names."""
+    storage: str = RunFile.model_fields["storage"].default
+    folders = [path.rpartition("/")[0] for path in glob.glob(f"{storage}/runs/*/config.yaml")]
+    if not incomplete.startswith("./"):
+        folders = [folder.removeprefix("./") for folder in folders]
+    return sorted(folder for folder in folders if folder.startswith(incomplete))
+
+
+def _complete_key(incomplete: str) -> list[str]:
+    from mixray.config.fields import KINDS, all_keys
+
+    return sorted({key for kind in KINDS.values() for key in all_keys(kind) if key.startswith(incomplete)})
+
+
+FilePath = Annotated[str, typer.Argument(metavar="FILE", help="the run file (YAML)", autocompletion=_complete_run_file)]
 RunFolder = Annotated[
     str,
-    typer.Argument(metavar="[RUN_FOLDER]", help="by default the latest run in ./mixray-runs"),
+    typer.Argument(
+        metavar="[RUN_FOLDER]",
+        help="by default the latest run in ./mixray-runs",
+        autocompletion=_complete_run_folder,
+    ),
 ]
 Mechanisms = Annotated[
     bool, typer.Option("--mechanisms", help="with the measures that explain a comparison of robust training")
@@ -58,7 +98,7 @@ def _options(
 
 @app.command()
 def run(
-    file: RunFile,
+    file: FilePath,
     overrides: Overrides = None,
     address: Annotated[str | None, typer.Option(help="a Ray cluster's address; a local one by default")] = None,
     until: Annotated[Stage, typer.Option(help="the last stage")] = "report",
@@ -94,7 +134,7 @@ def run(
 
 @app.command()
 def plan(
-    file: RunFile,
+    file: FilePath,
     overrides: Overrides = None,
     tokens_per_second: Annotated[
         float | None,
@@ -131,7 +171,10 @@ def plan(
 
 @app.command()
 def solve(
-    arguments: Annotated[list[str] | None, typer.Argument(metavar="[RUN_FOLDER] [mixture.KEY=VALUE]...")] = None,
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[RUN_FOLDER] [mixture.KEY=VALUE]...", autocompletion=_complete_run_folder),
+    ] = None,
     target: Annotated[str | None, typer.Option(help="one target; all by default")] = None,
     as_json: Json = False,
 ) -> None:
@@ -204,7 +247,12 @@ def list_stored(
 
 @app.command()
 def config(
-    key: Annotated[str, typer.Argument(help="a key of the run file, such as mixture.bounds; all by default")] = "",
+    key: Annotated[
+        str,
+        typer.Argument(
+            help="a key of the run file, such as mixture.bounds; all by default", autocompletion=_complete_key
+        ),
+    ] = "",
     schema: Annotated[bool, typer.Option("--schema", help="print the JSON schema of run files, for editors")] = False,
     as_json: Json = False,
 ) -> None:

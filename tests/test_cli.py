@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,36 @@ def test_solve_names_the_section_of_a_limit() -> None:
     with pytest.raises(InputError) as caught:
         invoke("solve", "bounds.python=[0, 0.3]")
     assert caught.value.remedy == "did you mean 'mixture.bounds.python'?"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("show ", ["mixray-runs/runs/quickstart-*", "mixray-runs/runs/robust_digits-*"]),
+        ("show mixray-runs/runs/q", ["mixray-runs/runs/quickstart-*"]),
+        ("solve ./mix", ["./mixray-runs/runs/quickstart-*", "./mixray-runs/runs/robust_digits-*"]),
+        ("show elsewhere", []),
+        ("run ", ["jobs/other.yml", "mine.yaml"]),
+        ("plan jobs/", ["jobs/other.yml"]),
+        ("run mi", ["mine.yaml"]),
+        ("config mixture.bo", ["mixture.bootstrap", "mixture.bounds"]),
+    ],
+)
+@pytest.mark.usefixtures("stored")
+def test_a_shell_completes_run_files_run_folders_and_keys(words: str, expected: list[str], tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text((JOBS / "quickstart.yaml").read_text())
+    (tmp_path / "compose.yaml").write_text("services: {}\n")
+    (tmp_path / "broken.yaml").write_bytes(b"\xff")
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "other.yml").write_text((JOBS / "robust_digits.yaml").read_text())
+    line = f"mixray {words}"
+    asked = {"_MIXRAY_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1)}
+    code = "from mixray.cli import app; app(prog_name='mixray')"
+    environment = {**os.environ, **asked, "PYTHONPATH": str(JOBS.parent)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=tmp_path)
+    completions = done.stdout.split()
+    assert len(completions) == len(expected), (completions, done.stderr)
+    assert all(fnmatch(*pair) for pair in zip(completions, expected, strict=True)), completions
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
