@@ -53,7 +53,7 @@ from mixray.errors import InputError
 from mixray.robust.adam_step import ParameterGroup, advance, has_fused, local_parts, new_moments, peek
 from mixray.robust.group_losses import GroupLosses
 from mixray.robust.group_weights import GroupWeights
-from mixray.robust.groups import JudgedRows, PerGroup, Step, checked_ids, non_negative, workers
+from mixray.robust.groups import JudgedRows, PerGroup, Step, WeighedStep, checked_ids, non_negative
 from mixray.training.checkpoint import State
 
 Mode = Literal["optimistic", "descent_ascent"]
@@ -62,7 +62,7 @@ GROUP_STATE = "groups."
 """Before the names of what a state keeps of the groups, among the settings of the first parameter group."""
 
 
-class ALSO(torch.optim.Optimizer):
+class ALSO(WeighedStep, torch.optim.Optimizer):
     """Adam on the parameters, mirror ascent on the group weights.
 
     lr, betas, eps, weight_decay: Adam's, per parameter group if wished. decoupled: the decay multiplies the parameters
@@ -82,6 +82,10 @@ class ALSO(torch.optim.Optimizer):
 
     # A GradScaler then hands its scale and its verdict to ``step``, which has a look-ahead to undo either way.
     _step_supports_amp_scaling = True
+    how_to_begin = (
+        "no step has begun whose rows are known",
+        "call look_ahead(group_ids) with the group ids of all rows of the step",
+    )
 
     def __init__(
         self,
@@ -119,7 +123,7 @@ class ALSO(torch.optim.Optimizer):
         for name, value in adam.items():
             non_negative(value, name)
         super().__init__(params, adam | {"betas": betas, "decoupled": decoupled})
-        self.mode, self.weighting, self.clip_excess = mode, weighting, clip_excess
+        self.num_groups, self.mode, self.weighting, self.clip_excess = num_groups, mode, weighting, clip_excess
         self.look_ahead_scale = non_negative(look_ahead_scale, "look_ahead_scale")
         device = self.param_groups[0]["params"][0].device
         self._weights = GroupWeights(num_groups, step_size=step_size, tau=tau, prior=prior).to(device)
@@ -145,8 +149,8 @@ class ALSO(torch.optim.Optimizer):
         """
         self.look_back()
         if group_ids is not None:
-            ids = checked_ids(group_ids, self._weights.num_groups).to(self.group_weights.device)
-            self._step = Step.announced(ids, self._weights.num_groups)
+            ids = checked_ids(group_ids, self.num_groups).to(self.group_weights.device)
+            self._step = Step.announced(ids, self.num_groups)
         if self.mode == "descent_ascent":
             return
         self._half = self._weights.ascended(*self._last).exp()
@@ -188,31 +192,12 @@ class ALSO(torch.optim.Optimizer):
                 where="ALSO.loss",
                 remedy="call look_ahead() before the forward pass of each step, or step(closure)",
             )
-        rows = self._judged(losses, group_ids, reference_losses)
+        rows = JudgedRows.of(losses, group_ids, self.num_groups, reference_losses, clip=self.clip_excess)
         if self._step is None:
-            self._step = Step.announced(rows.ids, self._weights.num_groups)
-        row_weights = self._row_weights(self._step.counts)
+            self._step = Step.announced(rows.ids, self.num_groups)
+        row_weights = self._weights_of_rows(self._step.counts)
         self._add(self._step, rows)
         return rows.loss(row_weights)
-
-    def row_weights(self, group_ids: torch.Tensor | Sequence[int]) -> torch.Tensor:
-        """Return what rows of these groups weigh in the step's loss, float64 (rows,), after ``look_ahead(group_ids)``.
-
-        The scalar of a micro-batch is the sum of weight x loss; the number of workers is a factor of the weights.
-        """
-        weights = self._row_weights(self._begun("row_weights").counts) * workers()
-        return weights[checked_ids(group_ids, self._weights.num_groups).to(weights.device)]
-
-    def add(
-        self,
-        losses: torch.Tensor,
-        group_ids: torch.Tensor | Sequence[int],
-        *,
-        reference_losses: torch.Tensor | None = None,
-    ) -> None:
-        """Take in, in place of ``loss``, the losses of rows that ``row_weights`` has weighed, (rows,)."""
-        rows = self._judged(losses, group_ids, reference_losses)
-        self._add(self._begun("add"), rows)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -274,25 +259,8 @@ class ALSO(torch.optim.Optimizer):
     def _groups(self) -> list[ParameterGroup]:
         return cast("list[ParameterGroup]", self.param_groups)
 
-    def _judged(
-        self,
-        losses: torch.Tensor,
-        group_ids: torch.Tensor | Sequence[int],
-        reference_losses: torch.Tensor | None,
-    ) -> JudgedRows:
-        return JudgedRows.of(losses, group_ids, self._weights.num_groups, reference_losses, clip=self.clip_excess)
-
-    def _begun(self, what: str) -> Step:
-        if self._step is None:
-            raise InputError(
-                "no step has begun whose rows are known",
-                where=f"ALSO.{what}",
-                remedy="call look_ahead(group_ids) with the group ids of all rows of the step",
-            )
-        return self._step
-
     def _add(self, step: Step, rows: JudgedRows) -> None:
-        step.add(rows)
+        super()._add(step, rows)
         if step.added > step.rows:
             raise InputError(
                 "more losses than the step has rows",
@@ -302,8 +270,7 @@ class ALSO(torch.optim.Optimizer):
                 remedy="end each step with step(); give look_ahead the group ids of all micro-batches of a step",
             )
 
-    def _row_weights(self, counts: torch.Tensor) -> torch.Tensor:
-        """Return what one row of each group weighs in the loss, float64 (groups,)."""
+    def _weights_of_rows(self, counts: torch.Tensor) -> torch.Tensor:
         self._weights.refuse_impossible(counts)
         half = (self.group_weights if self._half is None else self._half).to(counts.device)
         if self.weighting == "group_mean":

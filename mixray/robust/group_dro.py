@@ -41,17 +41,17 @@ from mixray.robust.groups import (
     PerGroup,
     PreciseBuffers,
     Step,
+    WeighedStep,
     checked_ids,
     counts_by_group,
     over_workers,
     per_group,
     sums_by_group,
     training_rows,
-    workers,
 )
 
 
-class GroupDRO(PreciseBuffers):
+class GroupDRO(WeighedStep, PreciseBuffers):
     """Per-row losses and group ids -> the scalar to differentiate.
 
     step_size: of q per optimiser step and unit of loss. missing: what to do about groups that a batch lacks, see
@@ -70,6 +70,8 @@ class GroupDRO(PreciseBuffers):
     Under torch.distributed every worker calls it with its own rows: q is that of the joined batch, and the mean over
     workers of the returned scalars, and of their gradients, is the joined batch's.
     """
+
+    how_to_begin = "no step in parts has begun", "call it inside accumulating(group_ids)"
 
     def __init__(
         self,
@@ -120,7 +122,7 @@ class GroupDRO(PreciseBuffers):
         rows = JudgedRows.of(losses, group_ids, self.num_groups, reference_losses, clip=self.clip_excess)
         if self._step is not None:
             self._step.add(rows)
-            return rows.loss(self._row_weights(self._step.counts, self.group_losses.presence(self._step.counts)))
+            return rows.loss(self._weights_of_rows(self._step.counts))
         sums, counts = self._joined(rows)
         presence = self.group_losses.presence(counts) if self.training else torch.ones_like(counts)
         if self.training:
@@ -152,40 +154,14 @@ class GroupDRO(PreciseBuffers):
         finally:
             self._step = None
 
-    def row_weights(self, group_ids: torch.Tensor | Sequence[int]) -> torch.Tensor:
-        """Return what rows of these groups weigh in the step's loss, float64 (rows,), inside ``accumulating``.
-
-        The scalar of a micro-batch is the sum of weight x loss; the number of workers is a factor of the weights.
-        """
-        counts = self._begun("row_weights").counts
-        weights = self._row_weights(counts, self.group_losses.presence(counts)) * workers()
-        return weights[checked_ids(group_ids, self.num_groups).to(weights.device)]
-
-    def add(
-        self,
-        losses: torch.Tensor,
-        group_ids: torch.Tensor | Sequence[int],
-        *,
-        reference_losses: torch.Tensor | None = None,
-    ) -> None:
-        """Take in, in place of a call, the losses of rows that ``row_weights`` has weighed, inside ``accumulating``."""
-        rows = JudgedRows.of(losses, group_ids, self.num_groups, reference_losses, clip=self.clip_excess)
-        self._begun("add").add(rows)
-
-    def _begun(self, what: str) -> Step:
-        if self._step is None:
-            raise InputError(
-                "no step in parts has begun",
-                where=f"GroupDRO.{what}",
-                remedy="call it inside accumulating(group_ids)",
-            )
-        return self._step
-
     def _joined(self, rows: JudgedRows) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the sums and counts of all workers' rows, on the device of the weights."""
         parts = [sums_by_group(rows.judged, rows.ids, self.num_groups), counts_by_group(rows.ids, self.num_groups)]
         sums, counts = over_workers(torch.stack(parts)).to(self.group_weights.device)
         return sums, counts
+
+    def _weights_of_rows(self, counts: torch.Tensor) -> torch.Tensor:
+        return self._row_weights(counts, self.group_losses.presence(counts))
 
     def _row_weights(self, counts: torch.Tensor, presence: torch.Tensor) -> torch.Tensor:
         """Return what one row of each group weighs: q_g / (rows of g x P(g in batch))."""

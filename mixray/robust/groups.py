@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 import torch.distributed as dist
@@ -264,3 +264,51 @@ class Step:
                 remedy="begin each step with the group ids of all its micro-batches on this worker",
             )
         return over_workers(self.sums)
+
+
+class WeighedStep:
+    """What ``GroupDRO`` and ``ALSO`` have in common: steps that weigh rows before their losses are known.
+
+    It is for losses that make their gradients in the forward pass: the scalar of a micro-batch is the sum of weight x
+    loss. ``how_to_begin``: the message and the remedy where no step has begun whose rows are known.
+    """
+
+    how_to_begin: ClassVar[tuple[str, str]]
+    num_groups: int
+    clip_excess: bool
+    _step: Step | None
+
+    def row_weights(self, group_ids: torch.Tensor | Sequence[int]) -> torch.Tensor:
+        """Return what rows of these groups weigh in the step's loss, float64 (rows,).
+
+        The number of workers is a factor of the weights. Raises InputError before the step has begun.
+        """
+        weights = self._weights_of_rows(self._begun("row_weights").counts) * workers()
+        return weights[checked_ids(group_ids, self.num_groups).to(weights.device)]
+
+    def add(
+        self,
+        losses: torch.Tensor,
+        group_ids: torch.Tensor | Sequence[int],
+        *,
+        reference_losses: torch.Tensor | None = None,
+    ) -> None:
+        """Take in the losses of rows that ``row_weights`` has weighed; all are (rows,).
+
+        Raises InputError before the step has begun.
+        """
+        rows = JudgedRows.of(losses, group_ids, self.num_groups, reference_losses, clip=self.clip_excess)
+        self._add(self._begun("add"), rows)
+
+    def _begun(self, what: str) -> Step:
+        if self._step is None:
+            message, remedy = self.how_to_begin
+            raise InputError(message, where=f"{type(self).__name__}.{what}", remedy=remedy)
+        return self._step
+
+    def _add(self, step: Step, rows: JudgedRows) -> None:
+        step.add(rows)
+
+    def _weights_of_rows(self, counts: torch.Tensor) -> torch.Tensor:
+        """Return what one row of each group weighs in a step with these counts, float64 (groups,)."""
+        raise NotImplementedError
