@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mixray.config import RobustConfig, RunConfig
-from mixray.config.training import PretrainedModel, Resources, TrainingConfig
+from mixray.config.training import HeadConfig, PretrainedModel, Resources, TrainingConfig
 from mixray.data import ExampleInputs, ModelInputs
 from mixray.data.tabular.grouped import GroupedTask
 from mixray.forecast.checking import CheckedInputs
 from mixray.forecast.mixture_forecast import Forecast
-from mixray.models import measure_training, memory_bytes, visible_gpus
+from mixray.models import activation_bytes, measure_training, memory_bytes, visible_gpus
 from mixray.report import Devices, ModelsToTrain, ResourceForecast, Speed
 from mixray.report.resources import DeviceKind
 from mixray.simplex.objectives.passes import processors
@@ -35,7 +35,11 @@ def mixture_resources(
     config: RunConfig, checked: CheckedInputs, forecast: Forecast, stated: StatedFigures
 ) -> ResourceForecast:
     """Return what the training of a search for mixtures costs. Measures speeds unless one is stated."""
-    works = forecast.models_to_train
+    proxies, arms = forecast.models_to_train
+    works = (
+        _with_activations(proxies, config.proxy, checked.proxy_inputs),
+        _with_activations(arms, config.retrain, checked.retrain_inputs),
+    )
     speeds = _mixture_speeds(config, checked, works, stated.tokens_per_second)
     devices = _devices([work.device_kind for work in works], stated)
     unit = "rows" if config.examples is not None else "tokens"
@@ -47,15 +51,28 @@ def comparison_resources(
 ) -> ResourceForecast:
     """Return what the training of a comparison of robust training costs. Measures the speed unless it is stated."""
     inputs = ExampleInputs(task.train.features.shape[1], task.label_names, task.group_names)
+    training = TrainingConfig(
+        model=HeadConfig(head=config.model.head, hidden=config.model.hidden),
+        batch=config.batch,
+        optimizer=config.optimizer,
+        precision=config.precision,
+    )
     if stated.tokens_per_second is not None:
         speed: Speed | None = Speed(stated.tokens_per_second, "stated")
     else:
-        names = ("model", "batch", "optimizer", "precision")
-        speed = _measured(TrainingConfig(**{name: getattr(config, name) for name in names}), inputs, config.resources)
+        speed = _measured(training, inputs, config.resources)
+    arms = _with_activations(arms, training, inputs)
     rows = sum(len(part) for _, part in task.parts())
     return ResourceForecast.of(
         [arms], [speed], _devices([arms.device_kind], stated), rows * _row_bytes(inputs.features), unit="rows"
     )
+
+
+def _with_activations(work: ModelsToTrain, training: TrainingConfig, inputs: ModelInputs) -> ModelsToTrain:
+    on_gpu = work.device_kind == "GPU"
+    # The fewest workers have the most rows each.
+    size = activation_bytes(training, inputs, workers=work.workers[0], on_gpu=on_gpu)
+    return replace(work, activation_bytes=size)
 
 
 def _devices(kinds: Sequence[DeviceKind], stated: StatedFigures) -> list[Devices]:

@@ -1,5 +1,6 @@
 """The models that are trained and that score targets: causal language models and classifiers of examples."""
 
+from mixray.models.activations import activation_bytes
 from mixray.models.building import build_model, count_parameters, model_identity
 from mixray.models.causal_lm import CausalLM
 from mixray.models.classifier import Classifier, ClassifierLoss, ExampleClassifier
@@ -17,6 +18,7 @@ __all__ = [
     "Scores",
     "TrainingData",
     "TrainingJob",
+    "activation_bytes",
     "arm_jobs",
     "build_model",
     "classifier_size",

@@ -86,12 +86,22 @@ def count_parameters(model: LanguageModel, vocab_size: int, window: int) -> int:
 
     Raises the errors of ``build_model``.
     """
+    with torch.device("meta"):
+        built = new_network(model, vocab_size, window)
+    return sum(parameter.numel() for parameter in built.parameters())
+
+
+def new_network(model: LanguageModel, vocab_size: int, window: int) -> PreTrainedModel:
+    """Return a float32 model with untrained weights, on whatever device is the default.
+
+    Raises the errors of ``build_model``, but for the check that the model is causal.
+    """
     from transformers import AutoModelForCausalLM
 
     config = _config(model, vocab_size, window, None, None)
-    with _refusals(model), torch.device("meta"):
-        built = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    return sum(parameter.numel() for parameter in built.parameters())
+    with _refusals(model):
+        network: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    return network
 
 
 def quieten() -> None:

@@ -23,9 +23,8 @@ Basis = Literal["measured", "stated", "derived"]
 DeviceKind = Literal["GPU", "core"]
 ADAMW_BYTES = 16
 """Of memory per parameter: weight, gradient and Adam's two moments in float32."""
-ALSO_BYTES, ALSO_BYTES_ON_GPU = 24, 28
-"""The same of optimistic ALSO, which also keeps its last gradient and the weights before the look-ahead. On a GPU the
-look-ahead works on copies of both moments, at a time when there is no new gradient."""
+ALSO_BYTES = 24
+"""The same of optimistic ALSO, which also keeps its last gradient and the weights before the look-ahead."""
 STATE_BYTES = 12
 """Of disk per parameter in a checkpoint: the weight and Adam's two moments. ALSO's last gradient comes on top."""
 SAVED_STATES = 3
@@ -71,7 +70,8 @@ class Speed:
 class ModelsToTrain:
     """Models of one kind. ``tokens``: of each one's training; ``scored_tokens``: that all of them together score, None
     where unknown; ``workers``: the smallest and the largest number that train one model; ``devices_per_worker``: of
-    ``device_kind``, also a fraction of one; ``is_optimistic``: whether optimistic ALSO is among the optimisers."""
+    ``device_kind``, also a fraction of one; ``is_optimistic``: whether optimistic ALSO is among the optimisers;
+    ``activation_bytes``: of one forward pass of one worker, None where unknown."""
 
     name: str
     models: int
@@ -82,21 +82,21 @@ class ModelsToTrain:
     device_kind: DeviceKind
     devices_per_worker: float
     is_optimistic: bool = False
+    activation_bytes: int | None = None
 
     @property
     def memory_bytes(self) -> int:
         """The memory of one worker's weights, gradients and optimiser state, without activations."""
-        if not self.is_optimistic:
-            return ADAMW_BYTES * self.parameters
-        return (ALSO_BYTES_ON_GPU if self.device_kind == "GPU" else ALSO_BYTES) * self.parameters
+        return (ALSO_BYTES if self.is_optimistic else ADAMW_BYTES) * self.parameters
 
 
 @dataclass(frozen=True)
 class StageCost:
     """What training and scoring with the models of one kind cost. None: unknown.
 
-    ``workers``: that train one model; ``at_once``: models that train at the same time; ``memory_bytes``: of one worker,
-    without activations; ``disk_bytes``: of the published models; ``checkpoint_bytes``: at the same time.
+    ``workers``: that train one model; ``at_once``: models that train at the same time; ``memory_bytes``: of one
+    worker's weights, gradients and optimiser state; ``activation_bytes``: on top of that; ``disk_bytes``: of the
+    published models; ``checkpoint_bytes``: at the same time.
     """
 
     name: str
@@ -110,6 +110,7 @@ class StageCost:
     device_kind: DeviceKind
     device_hours: float | None
     memory_bytes: int
+    activation_bytes: int | None
     disk_bytes: int
     checkpoint_bytes: int
 
@@ -143,6 +144,7 @@ class StageCost:
             device_kind=work.device_kind,
             device_hours=device_hours,
             memory_bytes=work.memory_bytes,
+            activation_bytes=work.activation_bytes,
             disk_bytes=MODEL_BYTES * work.parameters * work.models,
             checkpoint_bytes=SAVED_STATES * state_bytes * work.parameters * at_once,
         )
@@ -229,7 +231,16 @@ class ResourceForecast:
     def tables(self) -> list[RenderableType]:
         """Return a table of the stages, and lines on the sums and on where the figures come from."""
         table = new_table(
-            "stage", "models", "at once", "workers", f"{self.unit}/s a worker", "training", "scoring", "hours", "memory"
+            "stage",
+            "models",
+            "at once",
+            "workers",
+            f"{self.unit}/s a worker",
+            "training",
+            "scoring",
+            "hours",
+            "state",
+            "activations",
         )
         for stage in self.stages:
             speed = "unknown" if stage.tokens_per_second is None else count_text(stage.tokens_per_second)
@@ -244,6 +255,7 @@ class ResourceForecast:
                 duration_text(stage.scoring_seconds),
                 hours,
                 _bytes_text(stage.memory_bytes),
+                _bytes_text(stage.activation_bytes),
             )
         return [titled("Time and memory", table), *map(Text, self._lines())]
 
@@ -266,7 +278,10 @@ class ResourceForecast:
             "; models are taken to train one after another" if None in [each.count for each in self.devices] else ""
         )
         yield f"devices: {devices}{in_turn}"
-        yield "memory of one worker, derived: weights, gradients and optimiser state; activations come on top"
+        yield (
+            "memory of one worker, derived: state = weights, gradients and optimiser; "
+            "activations = what one forward pass keeps; buffers of single operations come on top"
+        )
         disk = self.disk_bytes
         parts = [f"{name} {_bytes_text(size)}" for name, size in disk.items() if name != "total"]
         yield f"disk, derived: {_bytes_text(disk['total'])} = {' + '.join(parts)}"
@@ -283,10 +298,12 @@ def _misfits(work: ModelsToTrain, stage: StageCost, devices: Devices) -> Iterato
         sharing, place = max(1, math.floor(1 / work.devices_per_worker)), "a GPU"
     else:
         sharing, place = stage.workers * stage.at_once, "the machine"
-    if (need := sharing * stage.memory_bytes) > devices.memory_bytes:
+    state, activations = sharing * stage.memory_bytes, sharing * (stage.activation_bytes or 0)
+    if state + activations > devices.memory_bytes:
         workers = "one worker needs" if sharing == 1 else f"{sharing} workers need"
+        top = f" and {_bytes_text(activations)} for activations" if activations else ""
         yield (
-            f"{work.name}: {workers} {_bytes_text(need)} for weights, gradients and optimiser state alone; "
+            f"{work.name}: {workers} {_bytes_text(state)} for weights, gradients and optimiser state{top}; "
             f"{place} has {_bytes_text(devices.memory_bytes)}"
         )
 

@@ -159,6 +159,7 @@ def test_a_stated_speed_gives_times_by_closed_forms(tmp_path: Path) -> None:
     assert retraining["scoring_seconds"] == pytest.approx(3 * 10 / (3 * 10) / 4)  # 10 rows held out, 3 models
     assert retraining["core_hours"] == pytest.approx((3 * 400 / 10 + 3 * 10 / 30) / 3600)
     assert retraining["memory_bytes"] == 16 * parameters == forecast.worker_bytes
+    assert retraining["activation_bytes"] == 4 * 16 * (4 + 5 + 3)  # the inputs of three layers, of 16 rows
     assert facts["disk_bytes"]["models"] == 4 * (3 * parameters + 2 * 20)
     assert facts["disk_bytes"]["data"] == (80 + 50 + 40) * (4 * 4 + 16) + (forecast.cache_bytes or 0)
     assert facts["devices"] == [

@@ -71,14 +71,18 @@ def test_times_follow_from_how_many_train_at_once(
 
 
 def test_workers_that_share_a_gpu_share_its_memory() -> None:
-    def misfits(per_worker: float, memory: float) -> tuple[str, ...]:
+    def misfits(per_worker: float, memory: float, activations: int | None = None) -> tuple[str, ...]:
         devices = Devices("GPU", 8, "stated", memory, "stated")
-        work = WORK(models=5, workers=(1, 1), devices_per_worker=per_worker)
+        work = WORK(models=5, workers=(1, 1), devices_per_worker=per_worker, activation_bytes=activations)
         return ResourceForecast.of([work], [None], [devices], None).misfits
 
     assert misfits(1.0, 16e9) == misfits(0.5, 32e9) == ()
     assert misfits(1.0, 15e9) == (
-        "arms: one worker needs 16.0 GB for weights, gradients and optimiser state alone; a GPU has 15.0 GB",
+        "arms: one worker needs 16.0 GB for weights, gradients and optimiser state; a GPU has 15.0 GB",
+    )
+    assert misfits(1.0, 16e9, activations=10**8) == (
+        "arms: one worker needs 16.0 GB for weights, gradients and optimiser state and 100 MB for activations; "
+        "a GPU has 16.0 GB",
     )
     assert misfits(0.5, 31e9)[0].startswith("arms: 2 workers need 32.0 GB")
 
