@@ -104,7 +104,7 @@ def check_inputs(config: RunConfig) -> InputCheck:
         inputs, rows = look_ahead(config, config.examples)
         for listing in listings.values():
             if isinstance(listing.pool.config, TargetConfig):
-                _check_rows_split(listing, config.examples)
+                _check_rows_split(listing, config.examples, config)
         return InputCheck(stored, dict(rows), {}, warnings, inputs)
     tokens = {label: _tokens(samples.get(label), ratios.get(label)) for label in stored}
     return InputCheck(stored, tokens, ratios, warnings)
@@ -174,13 +174,13 @@ def _faults(label: str, sample: PoolSample) -> Iterator[InputWarning]:
         yield InputWarning("no_documents_in_sample", message)
 
 
-def _check_rows_split(listing: Listing, examples: ExamplesConfig) -> None:
+def _check_rows_split(listing: Listing, examples: ExamplesConfig, config: RunConfig) -> None:
     """Raise InputError where all rows of a small target of examples fall into one of its parts."""
     pool, parts = listing.pool, file_parts(listing)
     assert isinstance(pool.config, TargetConfig)
     if len(parts) > 1:
         return
-    table = read_part(parts[0], columns_of_pool(pool, examples), pool.config.max_tokens)
+    table = read_part(parts[0], columns_of_pool(pool, examples, config), pool.config.max_tokens)
     rows = Counter(part_of(content, pool.config.held_out) for content in row_hashes(table))
     check_split(pool, {part: rows[part] for part in PARTS}, TOO_FEW)
 

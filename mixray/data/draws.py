@@ -13,13 +13,22 @@ from numpy.typing import NDArray
 
 from mixray.numerics import splitmix64
 
+Ids = NDArray[np.int64]
 ROUNDS = 6
+"""Of the Feistel network."""
+BLOCK = 4096
+"""How many positions have their draws from one generator."""
 
 
 class Permutation:
-    """``size`` items in a new order every epoch, a pure function of (seed, name, epoch).
+    """An order of ``size`` items that is new in every epoch: a pure function of (seed, name, epoch).
 
-    ``permutation(epochs, positions)``: both int64 of one shape, positions in [0, size); returns int64 in [0, size).
+    It has random access and needs no memory. A Feistel network over 2h bits is a bijection, whatever its round function
+    is. Applying it again until the value falls below ``size`` (cycle walking) makes it a bijection of 0..size-1. The
+    domain is smaller than 4 x ``size``, so fewer than four applications are expected.
+
+    ``permutation(epochs, positions)``: both int64 of one shape, positions in [0, size). Returns the items at these
+    positions, int64 in [0, size).
     """
 
     def __init__(self, seed: int, name: str, size: int) -> None:
@@ -30,7 +39,7 @@ class Permutation:
         digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8 * ROUNDS).digest()
         self._keys = np.frombuffer(digest, "<u8")
 
-    def __call__(self, epochs: NDArray[np.int64], positions: NDArray[np.int64]) -> NDArray[np.int64]:
+    def __call__(self, epochs: Ids, positions: Ids) -> Ids:
         tweaks = splitmix64(epochs.astype(np.uint64) + np.uint64(1))
         values = self._network(positions.astype(np.uint64), tweaks)
         outside = np.flatnonzero(values >= self.size)
@@ -46,19 +55,14 @@ class Permutation:
         return (left << self._half) | right
 
 
-Ids = NDArray[np.int64]
-BLOCK = 4096
-"""Positions whose draws come from one generator."""
-
-
 class Draws(Protocol):
     def rows(self, start: int, stop: int) -> Ids:
-        """Row numbers at positions [start, stop)."""
+        """Return the row numbers at positions [start, stop), int64, shape (stop - start,)."""
         ...
 
 
 class InEpochs:
-    """Every row once an epoch, in an order that is new in each."""
+    """Draw every row once an epoch, in an order that is new in each."""
 
     def __init__(self, rows: int, seed: int) -> None:
         self._size, self._order = rows, Permutation(seed, "examples", rows)
@@ -69,9 +73,10 @@ class InEpochs:
 
 
 class GroupBalanced:
-    """Every group equally likely at every position, then every row of it: P(row) is 1 / (groups x rows of its group).
+    """Draw a group, all equally likely, and then a row of it, with replacement.
 
-    With replacement, as the weighted sampler of the Group DRO paper's code.
+    The probability of a row is 1 / (groups x rows of its group), as in the weighted sampler of the Group DRO paper's
+    code. ``group_ids``: of every row, int64, from 0.
     """
 
     def __init__(self, group_ids: Ids, seed: int) -> None:

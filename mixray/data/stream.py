@@ -25,25 +25,25 @@ from mixray.data.draws import Permutation
 
 SMALLEST_SHARE = 1e-17
 COUNTED_AT_ONCE = 1 << 20
-"""Windows."""
+"""At most so many windows are in memory when ``presence`` counts."""
 
 
 class WindowReader(Protocol):
-    """What the stream needs of a source: how many windows (or other rows) there are, and what they hold."""
+    """What the stream needs of a source: the number of its windows, or other rows, and their content."""
 
     def __len__(self) -> int: ...
 
     def read(self, indices: NDArray[np.int64]) -> NDArray[Any]:
-        """The windows at ``indices``: token ids, int64 (windows, window), or records (rows,)."""
+        """Return the windows at ``indices``: token ids, int64, shape (windows, window), or records, shape (rows,)."""
         ...
 
 
 class MixtureStream:
-    """The endless stream of windows of one mixture. Picklable; holds no position.
+    """The endless stream of windows of one mixture. It can be pickled and holds no position.
 
-    ``source_shares``: share of training tokens per source name, finite, not negative, sum 1 within 1e-6; a source with
-    share 0 (or so small that its first window is due after position 1e17) never appears. ``windows``: at least every
-    other source. One source with share 1 is the stream of its proxy.
+    ``source_shares``: the share of training tokens by source, finite, not negative, sum 1 within 1e-6. A source with
+    share 0, or so small a share that its first window is due after position 1e17, never appears. ``windows``: the
+    windows of all other sources, at least. One source with share 1 is the stream of its proxy.
     """
 
     def __init__(self, windows: Mapping[str, WindowReader], source_shares: Mapping[str, float], seed: int) -> None:
@@ -58,14 +58,15 @@ class MixtureStream:
         self._orders = [Permutation(seed, name, len(windows[name])) for name in self.source_names]
 
     def counts(self, position: int) -> dict[str, int]:
-        """Windows drawn from each source before ``position``."""
+        """Return the number of windows drawn from each source before ``position``."""
         drawn, skip = self._prefix_before(position)
         sources, _ = self._merge(drawn, position + len(self._shares))
         drawn += np.bincount(sources[:skip], minlength=len(drawn))
         return dict(zip(self.source_names, drawn.tolist(), strict=True))
 
     def locate(self, start: int, stop: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Positions [start, stop) -> (index into ``source_names``, index of the window in that source), int64 each."""
+        """Return, for positions [start, stop), indices into ``source_names`` and indices of windows in these sources,
+        int64 each."""
         sources, drawn = self._draws(start, stop)
         indices = np.empty_like(drawn)
         for source, order in enumerate(self._orders):
@@ -75,11 +76,11 @@ class MixtureStream:
         return sources, indices
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
-        """The windows at positions [start, stop), as ``WindowReader`` gives them."""
+        """Return the windows at positions [start, stop), as ``WindowReader`` returns them."""
         return self.read_with_sources(start, stop)[0]
 
     def read_with_sources(self, start: int, stop: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
-        """The windows at positions [start, stop), and each one's source as index into ``source_names``, int64."""
+        """Return the windows at positions [start, stop), and their sources as indices into ``source_names``, int64."""
         sources, indices = self.locate(start, stop)
         present = np.unique(sources) if stop > start else np.zeros(1, dtype=np.int64)
         blocks = {source: np.flatnonzero(sources == source) for source in present.tolist()}
@@ -93,11 +94,12 @@ class MixtureStream:
     def presence(
         self, batch: int, steps: int, group_ids: Mapping[str, NDArray[np.int64]] | None = None
     ) -> NDArray[np.float64]:
-        """The share of the first ``steps`` batches that have a window of each source, counted: float64 (sources,).
+        """Count the share of the first ``steps`` batches that have a window of each source: float64, shape (sources,).
 
-        ``group_ids``: source -> the groups of its windows, from 0; then of each group, to the last one that occurs.
-        At least 1 / steps. Windows of a source are evenly spread, so that a batch misses one more rarely than a batch
-        of independent draws would: about 1 - batch x share of the time in place of (1 - share)^batch.
+        ``group_ids``: source -> the groups of its windows, from 0. With it, the share is that of batches that have a
+        window of each group, up to the last group that occurs. All shares are at least 1 / steps. A source's windows
+        are evenly spread, so a batch misses them more rarely than a batch of independent draws would: about
+        1 - batch x share of the time in place of (1 - share)^batch.
         """
         groups = None if group_ids is None else [group_ids[name] for name in self.source_names]
         steps_with = np.zeros(len(self._shares) if groups is None else 1 + max(map(np.max, groups)), dtype=np.int64)
@@ -112,7 +114,7 @@ class MixtureStream:
         return shares
 
     def _drawn(self, start: int, stop: int, groups: Sequence[NDArray[np.int64]] | None) -> NDArray[np.int64]:
-        """Of the windows at positions [start, stop) their sources, or their groups."""
+        """Return the sources of the windows at positions [start, stop), or their groups."""
         if groups is None:
             return self._draws(start, stop)[0]
         sources, indices = self.locate(start, stop)
@@ -123,7 +125,7 @@ class MixtureStream:
         return drawn
 
     def _draws(self, start: int, stop: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Positions [start, stop) -> (source, how many windows it has given before)."""
+        """Return, for positions [start, stop), the source and how many of its windows come before."""
         assert 0 <= start <= stop
         drawn, skip = self._prefix_before(start)
         sources, counts = self._merge(drawn, stop + len(self._shares))
@@ -131,14 +133,15 @@ class MixtureStream:
         return sources[chosen], counts[chosen]
 
     def _prefix_before(self, position: int) -> tuple[NDArray[np.int64], int]:
-        """Windows per source of some prefix no longer than ``position``, and how many windows it falls short."""
+        """Return the windows by source of a prefix no longer than ``position``, and how many windows it is shorter."""
         drawn = self._due(float(position - len(self._shares)))
         skip = position - int(drawn.sum())
         assert skip >= 0
         return drawn, skip
 
     def _merge(self, drawn: NDArray[np.int64], until: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """All windows after the prefix ``drawn`` and due by time ``until``, in order: (source, number within it)."""
+        """Return the windows after the prefix ``drawn`` that are due by time ``until``, in order: the sources and the
+        numbers within them."""
         counts = np.maximum(self._due(float(until)) - drawn, 0)
         sources = np.repeat(np.arange(len(counts)), counts)
         first = np.cumsum(counts) - counts
@@ -148,7 +151,7 @@ class MixtureStream:
         return sources[order], numbers[order]
 
     def _due(self, time: float) -> NDArray[np.int64]:
-        """Windows of each source whose computed time is at most ``time``."""
+        """Return how many windows of each source have a computed time of at most ``time``."""
         counts: NDArray[np.int64] = np.maximum(np.floor(time * self._shares + 0.5), 0).astype(np.int64)
         counts += (counts + 0.5) / self._shares <= time  # the guess is off by one at most, by rounding
         counts -= (counts > 0) & ((counts - 0.5) / self._shares > time)

@@ -16,10 +16,7 @@ OPEN_SHARDS = 64
 
 
 class TrainingRows(ABC):
-    """A source's rows, in the order of its documents. Picklable; files are mapped when first read.
-
-    ``len``: how many there are. ``read(indices)``: an array of them, in O(1) a row.
-    """
+    """A source's rows, in the order of its documents. They can be pickled; files are mapped when first read."""
 
     def __init__(self, storage: Storage, artifact: Artifact) -> None:
         self.storage, self.artifact = storage, artifact
@@ -35,6 +32,7 @@ class TrainingRows(ABC):
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def read(self, indices: NDArray[np.int64]) -> NDArray[Any]:
+        """Return the rows at ``indices``, in O(1) a row."""
         indices = np.asarray(indices, dtype=np.int64)
         assert indices.size == 0 or (indices.min() >= 0 and indices.max() < len(self))
         result = self._empty(len(indices))
@@ -50,11 +48,11 @@ class TrainingRows(ABC):
 
     @abstractmethod
     def _map(self, shard: int) -> NDArray[Any]:
-        """All rows of a file."""
+        """Return all rows of a file."""
 
 
 class Windows(TrainingRows):
-    """Token ids, int64 (rows, window)."""
+    """Rows of token ids, int64, shape (rows, window)."""
 
     @property
     def window(self) -> int:
@@ -70,10 +68,10 @@ class Windows(TrainingRows):
 
 
 class ExampleRows(TrainingRows):
-    """Records (rows,) of features, label and group; see ``mixray.data.tabular.encoder``."""
+    """Records of features, label and group, shape (rows,); see ``mixray.data.tabular.encoder``."""
 
     def group_ids(self) -> NDArray[np.int64]:
-        """Of all rows, (rows,)."""
+        """Return the group id of every row, int64, shape (rows,)."""
         return np.concatenate([self._open(shard)["group"] for shard in range(len(self._names))])
 
     def _empty(self, rows: int) -> NDArray[np.void]:
@@ -86,14 +84,17 @@ class ExampleRows(TrainingRows):
 
 
 def open_rows(storage: Storage, artifact: Artifact) -> TrainingRows:
-    """A source's rows, whichever they are."""
+    """Return a source's rows, windows or examples by the kind of its artifact."""
     return (Windows if artifact.kind == "tokens" else ExampleRows)(storage, artifact)
 
 
 def group_shares(
     group_ids: Mapping[str, NDArray[np.int64]], source_shares: Mapping[str, float], groups: int
 ) -> NDArray[np.float64]:
-    """The share of each group in a mixture of examples, (groups,). ``group_ids``: source -> its rows' groups."""
+    """Return the share of each group in a mixture of examples, float64, shape (groups,).
+
+    ``group_ids``: source -> the group of each of its rows.
+    """
     shares = np.zeros(groups)
     for source, share in source_shares.items():
         shares += share * np.bincount(group_ids[source], minlength=groups) / len(group_ids[source])

@@ -89,9 +89,9 @@ class Run:
         opened = open_rows(self.artifacts.storage, prepared.sources[source])
         return opened.read(np.arange(len(opened)))
 
-    def target(self, prepared: Prepared, side: str) -> list[dict[str, Any]]:
+    def target(self, prepared: Prepared, part: str) -> list[dict[str, Any]]:
         artifact = prepared.targets["goal"]
-        paths = [self.artifacts.storage.full(artifact.files[name].path) for name in artifact.meta[side]["files"]]
+        paths = [self.artifacts.storage.full(artifact.files[name].path) for name in artifact.meta[part]["files"]]
         return [row for path in paths for row in pq.read_table(path).to_pylist()]
 
 
@@ -141,7 +141,7 @@ def test_features_are_what_numpy_makes_of_all_sources(
         (label == "yes", *np.round(row, 4))
         for label, row in zip(goal["label"], expected(goal, list(tables.values())), strict=True)
     )
-    found = [row for side in ("fit", "held_out") for row in run.target(prepared, side)]
+    found = [row for part in ("fit", "held_out") for row in run.target(prepared, part)]
     assert Counter((row["label"] == 1, *np.round(row["features"], 4)) for row in found) == wanted
     assert {(row["window"], row["count"]) for row in found} == {(0, 1)}
     assert len({row["document"] for row in found}) == 80
@@ -175,21 +175,21 @@ def test_dots_reach_into_structs(run: Run) -> None:
     assert (rows[0] == rows[1]).all()
 
 
-def test_rows_that_are_alike_fall_on_one_side_and_none_is_lost(run: Run) -> None:
+def test_equal_rows_fall_into_one_part_and_none_is_lost(run: Run) -> None:
     sources, _ = pools(run)
     some = pa.table(table(40, 5))
     prepared = run.prepare(sources, run.write("goal", pa.concat_tables([some, some, some]), row_group_size=13))
-    sides = {
-        side: Counter((row["label"], *row["features"]) for row in run.target(prepared, side))
-        for side in ("fit", "held_out")
+    parts = {
+        part: Counter((row["label"], *row["features"]) for row in run.target(prepared, part))
+        for part in ("fit", "held_out")
     }
-    assert not set(sides["fit"]) & set(sides["held_out"])
-    assert set((sides["fit"] + sides["held_out"]).values()) == {3}
-    assert prepared.counts["target goal"]["fit_documents"] == sides["fit"].total()
-    assert sides["fit"].total() + sides["held_out"].total() == 120
+    assert not set(parts["fit"]) & set(parts["held_out"])
+    assert set((parts["fit"] + parts["held_out"]).values()) == {3}
+    assert prepared.counts["target goal"]["fit_documents"] == parts["fit"].total()
+    assert parts["fit"].total() + parts["held_out"].total() == 120
     more = run.prepare(sources, run.write("goal", pa.concat_tables([some, some, some])) | {"held_out": 0.7})
     held_out = Counter((row["label"], *row["features"]) for row in run.target(more, "held_out"))
-    assert sides["held_out"] <= held_out
+    assert parts["held_out"] <= held_out
 
 
 def test_a_second_time_finds_everything_and_a_move_touches_nothing(run: Run) -> None:

@@ -1,4 +1,4 @@
-"""From typed rows to numbers: what the rows' values are, and an encoding that is learned from them.
+"""From typed rows to numbers: a summary of the rows' values, and an encoding that is learned from it.
 
 The sources of a run, or the training rows of a task, decide the encoding; all other rows are encoded with it.
 """
@@ -25,10 +25,10 @@ ROUNDING = 1e-13
 
 @dataclass(frozen=True)
 class TableSummary:
-    """What the values of some rows are. mean: of each numeric column; squares: the sum of its squared deviations from
-    the mean; categories: column -> values; digests, group_digests: of the rows of each part, and of their groups.
+    """The values that rows have. It is the metadata of an artifact, so its fields keep their names.
 
-    It is the metadata of an artifact, so its fields keep their names.
+    ``mean``: of each numeric column. ``squares``: the sum of its squared deviations from the mean. ``categories``:
+    column -> values. ``digests``, ``group_digests``: the identities of the rows of each part, and of their groups.
     """
 
     rows: int
@@ -43,7 +43,7 @@ class TableSummary:
 
     @classmethod
     def of(cls, table: Table, columns: TableColumns) -> TableSummary:
-        """Raises InputError for a column with too many values."""
+        """Return the summary of a table. Raises InputError for a column with too many values."""
         mean = table.numeric.mean(axis=0) if len(table) else np.zeros(table.numeric.shape[1])
         categories = {
             name: _union([names_of(values)], f"{columns.key('categorical')}, column {name}")
@@ -88,11 +88,6 @@ class TableSummary:
             group_digests,
         )
 
-    @property
-    def inputs(self) -> ExampleInputs:
-        features = len(self.mean) + sum(map(len, self.categories.values()))
-        return ExampleInputs(features, tuple(self.labels), tuple(self.groups))
-
 
 def names_of(values: Texts) -> tuple[str, ...]:
     """Return the values that occur, sorted."""
@@ -100,11 +95,11 @@ def names_of(values: Texts) -> tuple[str, ...]:
 
 
 def ids_in(values: Texts, names: Sequence[str]) -> NDArray[np.int64]:
-    """Return each value's position in ``names``, int64 (rows,), -1 for a value that is not among them."""
-    order = np.argsort(np.array(names))
-    places = np.searchsorted(np.array(names)[order], values).clip(max=len(names) - 1)
-    ids = order[places]
-    return np.where(np.array(names)[ids] == values, ids, -1).astype(np.int64)
+    """Return each value's position in ``names``, int64, shape (rows,), or -1 for a value that is not among them."""
+    unsorted = np.array(names)
+    order = np.argsort(unsorted)
+    ids = order[np.searchsorted(unsorted[order], values).clip(max=len(names) - 1)]
+    return np.where(unsorted[ids] == values, ids, -1).astype(np.int64)
 
 
 def _exact_sum(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -127,8 +122,11 @@ def _union(values: Sequence[Sequence[str]], where: str) -> list[str]:
 
 @dataclass(frozen=True)
 class RowEncoder:
-    """Numbers become (number - mean) / deviation, a constant column 0; categories become one column for each value;
-    labels and groups become their positions among the names."""
+    """The encoding of rows as numbers.
+
+    A number becomes (number - mean) / deviation, or 0 in a constant column. A category becomes one column for each of
+    its values. Labels and groups become their positions among the names.
+    """
 
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
@@ -138,6 +136,7 @@ class RowEncoder:
 
     @classmethod
     def of(cls, summary: TableSummary) -> RowEncoder:
+        """Return the encoding that the values of rows decide. ``summary``: of at least one row."""
         mean = np.array(summary.mean)
         return cls(
             tuple(summary.mean),
@@ -155,15 +154,17 @@ class RowEncoder:
         return fingerprint({"examples": 1, **settings})
 
     @property
-    def features(self) -> int:
-        return len(self.mean) + sum(map(len, self.categories.values()))
+    def inputs(self) -> ExampleInputs:
+        """What a model of these rows reads."""
+        features = len(self.mean) + sum(map(len, self.categories.values()))
+        return ExampleInputs(features, self.label_names, self.group_names)
 
     def encode(self, table: Table) -> NDArray[np.void]:
-        """Return records (rows,): features float32 (features,), label and group int64.
+        """Return records, shape (rows,): features, float32, shape (features,), and label and group, int64.
 
-        A category that the encoder has not learned is all zeros; such a label or group is -1.
+        A category that the summary did not have becomes all zeros; such a label or group becomes -1.
         """
-        records = np.zeros(len(table), record_type(self.features))
+        records = np.zeros(len(table), record_type(self.inputs.features))
         # A table without rows does not know how long its lists of features are.
         if not len(table):
             return records
@@ -180,6 +181,7 @@ class RowEncoder:
 
 
 def record_type(features: int) -> np.dtype[np.void]:
+    """Return the dtype of encoded rows."""
     return np.dtype([("features", "<f4", (features,)), ("label", "<i8"), ("group", "<i8")])
 
 

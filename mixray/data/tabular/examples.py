@@ -44,7 +44,7 @@ def prepare_examples(
 ) -> Prepared:
     """Find or make everything that training and scoring read, as ``prepare`` does for texts."""
     listings = {pool.label: list_pool(pool) for pool in pools_of(config)}
-    columns = {label: _columns_of(listing.pool, config, examples) for label, listing in listings.items()}
+    columns = {label: columns_of_pool(listing.pool, examples, config) for label, listing in listings.items()}
     looking = {label: LookAt(listing, columns[label]) for label, listing in listings.items()}
     looks = {
         label: TableSummary(**artifact.meta)
@@ -68,9 +68,9 @@ def prepare_examples(
     encoded = find_or_make(encoding, artifacts, run_tasks, "encode")
     for label in listings:
         notify(f"{label}: {looks[label].rows} examples")
-    notify(f"{sources.inputs.features} features, {len(encoder.label_names)} classes")
+    notify(f"{encoder.inputs.features} features, {len(encoder.label_names)} classes")
     return Prepared(
-        inputs=sources.inputs,
+        inputs=encoder.inputs,
         tokenizer=None,
         sources={name: encoded[f"source {name}"] for name in config.sources},
         targets={name: encoded[f"target {name}"] for name in config.targets},
@@ -84,7 +84,7 @@ def look_ahead(config: RunConfig, examples: ExamplesConfig) -> tuple[ExampleInpu
     the first part of each that has any. Raises InputError for unfit columns, and for pools without rows."""
     looks, counts = [], {}
     for pool in pools_of(config):
-        columns, parts = _columns_of(pool, config, examples), file_parts(list_pool(pool))
+        columns, parts = columns_of_pool(pool, examples, config), file_parts(list_pool(pool))
         summaries: list[TableSummary] = []
         for part in parts:
             summaries.append(TableSummary.of(read_part(part, columns, None), columns))
@@ -96,19 +96,14 @@ def look_ahead(config: RunConfig, examples: ExamplesConfig) -> tuple[ExampleInpu
             looks.append(look)
             source_columns = columns
         counts[pool.label] = round(look.rows * len(parts) / len(summaries))
-    return TableSummary.joined(looks, source_columns).inputs, counts
+    return RowEncoder.of(TableSummary.joined(looks, source_columns)).inputs, counts
 
 
-def _columns_of(pool: Pool, config: RunConfig, examples: ExamplesConfig) -> TableColumns:
+def columns_of_pool(pool: Pool, examples: ExamplesConfig, config: RunConfig) -> TableColumns:
     """Return the columns to read. Only sources have groups: the split of a target does not depend on them."""
-    objective = config.retrain.objective
+    objective, groups = config.retrain.objective, tuple[str, ...]()
     if pool.role == "source" and isinstance(objective, GroupObjective) and objective.group_column:
-        return columns_of_pool(pool, examples, (objective.group_column,))
-    return columns_of_pool(pool, examples)
-
-
-def columns_of_pool(pool: Pool, examples: ExamplesConfig, groups: tuple[str, ...] = ()) -> TableColumns:
-    """Return the columns to read of a pool of examples."""
+        groups = (objective.group_column,)
     kind: FileKind = "parquet" if pool.config.reader == "parquet" else "csv"
     return TableColumns("examples", examples, kind, pool.section, groups, where=pool.config.where)
 

@@ -1,7 +1,7 @@
 """Documents: what a pool's texts become before anything is counted, compared or tokenised.
 
 Blank documents and those that are not UTF-8 are left out and counted. A document longer than ``document_chars`` becomes
-several, cut after a line end where there is one, so that nothing is lost and no document is larger than memory likes.
+several, cut after a line end where there is one, so that nothing is lost and no document takes too much memory.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mixray.store.target_parts import HASH_BYTES
 
 
 class Document(NamedTuple):
-    """``content``: 16-byte BLAKE2b hash of the text as UTF-8; ``bytes``: the size of that."""
+    """A text with its identity. ``content``: the 16-byte BLAKE2b hash of the text as UTF-8; ``bytes``: its size."""
 
     text: str
     content: bytes
@@ -28,11 +28,10 @@ class Document(NamedTuple):
 
 
 def read_documents(pool: Pool, part: Part, counts: Counter[str]) -> Iterator[Document]:
-    """The part's documents, always in the same order, up to its ``byte_limit``.
+    """Yield the part's documents, always in the same order, up to its ``byte_limit``.
 
-    ``counts`` gathers what was kept, skipped and split.
-
-    Raises InputError where a file cannot be read, a line is no JSON object or a column is missing.
+    ``counts`` receives how many documents and bytes are used, skipped, filtered and split. Raises InputError if a file
+    cannot be read, a line is not a JSON object or a column is missing.
     """
     read = 0
     for text in _texts(pool, part, counts):
@@ -54,7 +53,8 @@ def read_documents(pool: Pool, part: Part, counts: Counter[str]) -> Iterator[Doc
 
 
 def split_text(chunks: Iterable[str], limit: int) -> Iterator[str]:
-    """Pieces of at most ``limit`` characters whose concatenation is that of ``chunks``, however that was chunked."""
+    """Yield pieces of at most ``limit`` characters that together are the text. They do not depend on how the text is
+    divided into ``chunks``."""
     rest = ""
     for chunk in chunks:
         rest, start = rest + chunk, 0
