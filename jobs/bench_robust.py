@@ -25,7 +25,7 @@ Losses = Callable[[nn.Module], torch.Tensor]
 
 
 def language_model() -> tuple[nn.Module, torch.Tensor, Losses]:
-    """12.5 M parameters, 8 windows of 128 tokens, a loss per window."""
+    """Return a model of 12.5 M parameters, the groups of 8 windows of 128 tokens, and the losses of the windows."""
     config = GPTNeoXConfig(
         vocab_size=4096, hidden_size=320, num_hidden_layers=8, num_attention_heads=8, intermediate_size=1280
     )
@@ -39,7 +39,7 @@ def language_model() -> tuple[nn.Module, torch.Tensor, Losses]:
 
 
 def perceptron() -> tuple[nn.Module, torch.Tensor, Losses]:
-    """10 M parameters, 512 rows of 256 features."""
+    """Return a model of 10 M parameters, the groups of 512 rows of 256 features, and the losses of the rows."""
     sizes = [256, 1792, 1792, 1792, 1792]
     layers = [layer for pair in pairwise(sizes) for layer in (nn.Linear(*pair), nn.ReLU())]
     inputs, labels = torch.randn(512, 256), torch.randint(0, 10, (512,))
@@ -50,7 +50,7 @@ def perceptron() -> tuple[nn.Module, torch.Tensor, Losses]:
     return nn.Sequential(*layers, nn.Linear(1792, 10)), torch.randint(0, GROUPS, (512,)), losses
 
 
-def erm(model: nn.Module, _: torch.Tensor, losses: Losses) -> Callable[[], None]:
+def erm(model: nn.Module, _group_ids: torch.Tensor, losses: Losses) -> Callable[[], None]:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
 
     def step() -> None:
@@ -61,23 +61,23 @@ def erm(model: nn.Module, _: torch.Tensor, losses: Losses) -> Callable[[], None]
     return step
 
 
-def group_dro(model: nn.Module, ids: torch.Tensor, losses: Losses) -> Callable[[], None]:
+def group_dro(model: nn.Module, group_ids: torch.Tensor, losses: Losses) -> Callable[[], None]:
     optimizer, criterion = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True), GroupDRO(GROUPS)
 
     def step() -> None:
-        criterion(losses(model), ids).backward()
+        criterion(losses(model), group_ids).backward()
         optimizer.step()
         optimizer.zero_grad()
 
     return step
 
 
-def also(model: nn.Module, ids: torch.Tensor, losses: Losses) -> Callable[[], None]:
+def also(model: nn.Module, group_ids: torch.Tensor, losses: Losses) -> Callable[[], None]:
     optimizer = ALSO(model.parameters(), GROUPS, lr=1e-4, weight_decay=0.01, decoupled=True)
 
     def step() -> None:
         optimizer.look_ahead()
-        optimizer.loss(losses(model), ids).backward()
+        optimizer.loss(losses(model), group_ids).backward()
         optimizer.step()
         optimizer.zero_grad()
 
@@ -85,7 +85,7 @@ def also(model: nn.Module, ids: torch.Tensor, losses: Losses) -> Callable[[], No
 
 
 def seconds(step: Callable[[], None]) -> float:
-    """Of this process: other work on the machine is not ours."""
+    """Return the CPU time of STEPS steps in this process, which other work on the machine does not change."""
     started = time.process_time()
     for _ in range(STEPS):
         step()
@@ -96,8 +96,8 @@ def main() -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
     for case in (language_model, perceptron):
         torch.manual_seed(0)
-        model, ids, losses = case()
-        steps = {make.__name__: make(model, ids, losses) for make in (erm, group_dro, also)}
+        model, group_ids, losses = case()
+        steps = {method.__name__: method(model, group_ids, losses) for method in (erm, group_dro, also)}
         times: dict[str, list[float]] = {name: [] for name in steps}
         for number in range(ROUNDS + 1):
             for name in sorted(steps, reverse=number % 2 == 1):

@@ -11,11 +11,7 @@ from mixray.config.section import Globs, Misfit, Name, Positive, Section
 
 
 class AnswerConfig(Section):
-    """The right answer of a multiple-choice item, for ``{answer}`` in ``text``.
-
-    ``options``: columns, one an option, or one column that holds the list of them (dots reach into structs); ``label``:
-    the column with the right one's number from 0, or, where ``labels`` names a column of them, its label.
-    """
+    """The right answer of a multiple-choice item, for ``{answer}`` in ``text``."""
 
     options: str | Annotated[list[str], Field(min_length=2)]
     """The columns that hold the options, one each, or the one column that holds the list of them. Dots reach into

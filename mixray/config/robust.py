@@ -9,10 +9,10 @@ from pydantic import Field, model_validator
 from mixray.config.data import ExampleColumns
 from mixray.config.objective import GROUP_COLUMN, ALSOSettings, GroupDROSettings, Missing
 from mixray.config.section import Globs, Misfit, Positive, RunFile, Section
-from mixray.config.training import HeadConfig, OptimizerConfig, Resources
+from mixray.config.training import HeadConfig, OptimizerConfig, Precision, Resources
 
-Above0 = Annotated[float, Field(gt=0)]
-Part = Annotated[float, Field(gt=0, lt=1)]
+PositiveNumber = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
 Columns = Annotated[list[str], Field(min_length=1)]
 RobustArm = Literal["erm", "balanced", "importance", "group_dro", "also"]
 """The mean over rows; batches with all groups alike; rows weighed by 1 / their group's share; the two objectives."""
@@ -47,9 +47,9 @@ class GroupedConfig(ExampleColumns):
     split: str | None = None
     """The column that says train, validation or test. null: rows are split at random for every seed, within each
     group."""
-    validation: Part = 0.2
+    validation: Fraction = 0.2
     """The fraction of the training rows that becomes the validation part, where `split` names none."""
-    test: Part = 0.25
+    test: Fraction = 0.25
     """The fraction of all rows that becomes the test part, where there is no `split`."""
 
     @property
@@ -107,7 +107,7 @@ class ALSOArm(ALSOSettings):
 class MeasuresConfig(Section):
     """What explains a robust head, beside its accuracy."""
 
-    l2: tuple[Above0, ...] = (0.001, 0.01, 0.1, 1.0)
+    l2: tuple[PositiveNumber, ...] = (0.001, 0.01, 0.1, 1.0)
     """Strengths of the penalty at which exact ERM and Group DRO heads on the inputs are compared. []: none are
     computed."""
     rows: Positive = 4000
@@ -133,13 +133,13 @@ class RobustConfig(RunFile):
     """Penalty mu: adds mu / 2 x |parameters|^2, biases included, to every group's loss in every arm."""
     batch: Positive = 64
     """Rows per optimizer step."""
-    epochs: Above0 | None = None
+    epochs: PositiveNumber | None = None
     """Passes over the training rows. Every arm takes the same number of steps. Give either `epochs` or `steps`."""
     steps: Positive | None = None
     """Optimizer steps of every arm. Give either `epochs` or `steps`."""
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-3, betas=(0.9, 0.999), weight_decay=0.0, clip=None)
     """Adam's settings. Its weight decay must be 0, because `l2` is the penalty."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Precision = "auto"
     """auto: bfloat16 autocast on a GPU that supports it, float32 elsewhere."""
     evaluations: Annotated[int, Field(ge=1, le=100)] = 20
     """How often each arm is measured on the validation part. The best of these models is the arm's."""

@@ -23,6 +23,8 @@ from pydantic_core import CoreSchema
 
 from mixray.config.section import Misfit, Positive, Section, Share
 
+Precision = Literal["auto", "float32", "bfloat16"]
+
 
 class Resources(Section):
     """What one proxy, scorer or worker asks of the cluster. Fractions are allowed; ``cpus`` is also its threads."""
@@ -66,7 +68,7 @@ class LoopConfig(Section):
     micro_batch: Positive | None = None
     """Windows (or examples) per forward pass of one worker; fewer than its fraction of the batch means gradient
     accumulation. null: all of it."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Precision = "auto"
     """auto: bfloat16 autocast on a GPU that supports it, float32 elsewhere."""
     compile: bool = False
     """Whether to compile the model with torch.compile."""

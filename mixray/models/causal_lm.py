@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mixray.config.training import Precision
 from mixray.errors import InputError
 from mixray.models.building import LanguageModel, build_model, quieten
 from mixray.models.protocol import Model, Scores
 from mixray.models.scoring import Rows, score
-from mixray.training.device import Precision
 from mixray.training.loss import NextTokenLoss, NextTokenNll
 
 if TYPE_CHECKING:

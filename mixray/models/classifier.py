@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from mixray.config.training import HeadConfig
+from mixray.config.training import HeadConfig, Precision
 from mixray.data import ExampleInputs
 from mixray.models.protocol import Model, Scores
 from mixray.training import RowLoss, autocast, weighted_sum
-from mixray.training.device import Precision
 
 SETTINGS, WEIGHTS = "config.json", "model.safetensors"
 

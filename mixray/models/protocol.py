@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from mixray.config.training import LoopConfig
+from mixray.config.training import LoopConfig, Precision
 from mixray.training import (
     BatchStream,
     Checkpoint,
@@ -25,7 +25,6 @@ from mixray.training import (
     World,
     train,
 )
-from mixray.training.device import Precision
 
 
 @dataclass(frozen=True)

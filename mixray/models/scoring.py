@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mixray.config.training import Precision
 from mixray.errors import InputError, StageError
 from mixray.models.protocol import Scores
 from mixray.training import autocast
-from mixray.training.device import Precision
 from mixray.training.loss import IGNORED, NextTokenNll
 
 Rows = Sequence[NDArray[np.integer[Any]]]

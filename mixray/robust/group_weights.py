@@ -22,7 +22,7 @@ from mixray.robust.groups import PerGroup, PreciseBuffers, distribution, non_neg
 
 
 class GroupWeights(PreciseBuffers):
-    """The weights and the prior they start from, as buffers: both in ``state_dict``, float64, shape (groups,)."""
+    """The weights and the prior that they start from, as buffers in ``state_dict``: float64, shape (groups,)."""
 
     log_weights: torch.Tensor
     log_prior: torch.Tensor
@@ -37,11 +37,11 @@ class GroupWeights(PreciseBuffers):
         log_prior = distribution(prior, num_groups, "prior").log()
         self.register_buffer("log_prior", log_prior)
         self.register_buffer("log_weights", log_prior.clone())
-        self._some_never = bool(log_prior.isneginf().any())
+        self._has_impossible_groups = bool(log_prior.isneginf().any())
 
     def refuse_impossible(self, counts: torch.Tensor) -> None:
         """Raises InputError where a group whose prior is 0 has rows: its weight could never leave 0."""
-        if not self._some_never:
+        if not self._has_impossible_groups:
             return
         impossible = self.log_prior.isneginf() & (counts.to(self.log_prior.device) > 0)
         if bool(impossible.any()):

@@ -2,12 +2,11 @@
 
 from mixray.training.batch import Batch, BatchStream, ColumnAsGroups, SourcesAsGroups, WindowStream
 from mixray.training.checkpoint import Checkpoint, StorageCheckpoint
-from mixray.training.device import autocast, device_for, use_resources
 from mixray.training.loop import step_count, train
 from mixray.training.loss import RowLoss, weighted_sum
 from mixray.training.objective import Objective
 from mixray.training.progress import Progress, TrainReport
-from mixray.training.world import World
+from mixray.training.world import World, autocast, device_for, use_resources
 
 __all__ = [
     "Batch",

@@ -29,11 +29,10 @@ from mixray.config.training import LoopConfig
 from mixray.errors import StageError
 from mixray.training.batch import Batch, BatchStream, WindowStream, read_batch
 from mixray.training.checkpoint import Checkpoint, State
-from mixray.training.device import autocast
 from mixray.training.loss import NextTokenLoss, RowLoss
 from mixray.training.objective import Objective, adamw, learning_rate
 from mixray.training.progress import Progress, Recorder, TrainReport, save_steps
-from mixray.training.world import World
+from mixray.training.world import World, autocast
 
 
 def step_count(tokens: int, batch: int, window: int) -> int:
