@@ -37,12 +37,24 @@ def edited(folder: Path, edit: Callable[[dict[str, Any]], None]) -> Path:
     return path
 
 
+def break_the_middle(content: dict[str, Any]) -> None:
+    """Cut a line in the middle of a source's file."""
+    path = Path(content["sources"]["numbers"]["jsonl"])
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:75], lines[75][:9], *lines[76:]]))
+
+
 CASES: dict[str, tuple[Callable[[dict[str, Any]], Any], list[str]]] = {
     "unknown key": (lambda c: c["proxy"].update(tokns=1), ["unknown key 'proxy.tokns'", "line", "'tokens'"]),
     "wrong type": (lambda c: c.update(window="wide"), ["window", "'wide'", "line"]),
     "negative tokens": (lambda c: c["retrain"].update(tokens=-5), ["retrain.tokens", "-5", "greater than 0"]),
     "no files": (lambda c: c["sources"]["animals"].update(jsonl="/nowhere/*.jsonl"), ["animals", "/nowhere/*.jsonl"]),
     "no such column": (lambda c: c["sources"]["animals"].update(text="body"), ["body", "text"]),
+    "broken line": (break_the_middle, ["a line is not a JSON object", "sources.numbers.jsonl", "line 76"]),
+    "a source that is a target": (
+        lambda c: c["sources"]["animals"].update(c["targets"]["zoo"]),
+        ["source animals", "target zoo", "dropped"],
+    ),
     "not a tokenizer": (lambda c: c.update(tokenizer={"path": "/usr"}), ["tokenizer", "/usr"]),
     "impossible bounds": (
         lambda c: c["mixture"].update(bounds={name: [0.0, 0.2] for name in c["sources"]}),
@@ -101,8 +113,9 @@ def test_two_sources_of_the_same_content_are_warned_of(tmp_path: Path, capsys: p
     run_file = edited(tmp_path, lambda c: c["sources"].update(creatures=c["sources"]["animals"]))
     app(["run", str(run_file), "--until", "data"], standalone_mode=False)
     told = capsys.readouterr().err
-    assert "warning" in told
-    assert "creatures" in told
+    same = "warning: source animals and source creatures hold the same documents"
+    # What a plan says is said before anything starts.
+    assert told.index("warning: source animals has about") < told.index(same)
 
 
 def test_a_corrupted_artifact_is_named_and_rebuilt_on_request(finished: Path, tmp_path: Path) -> None:
