@@ -77,8 +77,8 @@ class ALSOObjective:
 
     def optimizer(self, model: nn.Module, config: OptimizerConfig, device: torch.device) -> torch.optim.Optimizer:
         assert all(parameter.device.type == device.type for parameter in model.parameters())
-        adam = {"lr": config.learning_rate, "betas": config.betas, "eps": config.epsilon}
-        self._optimizer = self._new(parameter_groups(model, config), decoupled=True, **adam)
+        parameters, rate = parameter_groups(model, config), config.learning_rate
+        self._optimizer = self._new(parameters, lr=rate, betas=config.betas, eps=config.epsilon, decoupled=True)
         return self._optimizer
 
     @contextmanager

@@ -5,8 +5,9 @@ Each function turns numbers of the convex problem into a section of ``mixray.mix
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
-from numpy.typing import NDArray
 
 from mixray.mixture import (
     InterchangeableSources,
@@ -110,29 +111,16 @@ def limit_prices(search: SearchProblem, optimum: Solution) -> list[LimitPrice]:
     prices, feasible = shadow_prices(optimum.point), search.convex.feasible
     singles = [[source] for source in search.sources]
     groups = [[search.sources[place] for place in np.flatnonzero(members)] for members in feasible.member]
-    limits = [
-        *_limits(singles, feasible.lower, prices.lower, feasible.upper, prices.upper),
-        *_limits(groups, feasible.group_lower, prices.group_lower, feasible.group_upper, prices.group_upper),
+    ends: tuple[Literal["min", "max"], ...] = ("min", "max")
+    named = [(sources, end) for part in (singles, groups) for end in ends for sources in part]
+    limits = np.concatenate([feasible.lower, feasible.upper, feasible.group_lower, feasible.group_upper]).tolist()
+    gains = np.concatenate([prices.lower, prices.upper, prices.group_lower, prices.group_upper]).tolist()
+    active = [
+        LimitPrice(sources=sources, limit=end, at=at, nats_per_token_per_unit_share=gain)
+        for (sources, end), at, gain in zip(named, limits, gains, strict=True)
+        if gain > 0
     ]
-    active = [limit for limit in limits if limit.nats_per_token_per_unit_share > 0]
     return sorted(active, key=lambda limit: -limit.nats_per_token_per_unit_share)
-
-
-def _limits(
-    names: list[list[str]],
-    lower: NDArray[np.float64],
-    lower_prices: NDArray[np.float64],
-    upper: NDArray[np.float64],
-    upper_prices: NDArray[np.float64],
-) -> list[LimitPrice]:
-    """Return the lower and the upper limit of every source or group; all arrays are float64 (names,)."""
-    return [
-        LimitPrice(sources=sources, limit=limit, at=at, nats_per_token_per_unit_share=price)
-        for sources, *ends in zip(
-            names, lower.tolist(), lower_prices.tolist(), upper.tolist(), upper_prices.tolist(), strict=True
-        )
-        for limit, at, price in (("min", *ends[:2]), ("max", *ends[2:]))
-    ]
 
 
 def solver_warnings(search: SearchProblem, optimum: Solution) -> list[MixtureWarning]:

@@ -56,15 +56,6 @@ class TrainReport:
         return self.records[-1].tokens
 
     @property
-    def tokens_per_second(self) -> float:
-        return self.tokens / self.seconds
-
-    @property
-    def final_loss(self) -> float:
-        """Nats per token, mean over the last hundredth of the run."""
-        return self.records[-1].loss
-
-    @property
     def curve(self) -> dict[int, float]:
         """Tokens trained on -> loss in nats per token."""
         return {record.tokens: record.loss for record in self.records}

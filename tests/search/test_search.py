@@ -474,6 +474,23 @@ def test_a_group_of_sources_is_capped_and_the_cap_has_its_price(
     assert price.nats_per_token_per_unit_share == pytest.approx(brought, rel=0.01)
 
 
+def test_the_limits_of_single_sources_that_a_mixture_reaches_have_prices_dearest_first(
+    cache: PredictionCache, config: Callable[..., RunConfig]
+) -> None:
+    free = find(cache, config()).weights
+    largest = max(free, key=free.__getitem__)
+    most = free[largest] / 2
+    capped = find(cache, config(bounds={largest: (0.0, most)})).weights
+    smallest = min(capped, key=capped.__getitem__)
+    least = capped[smallest] + 0.2
+    limited = find(cache, config(bounds={largest: (0.0, most), smallest: (least, 1.0)}))
+    reached = {(*price.sources, price.limit, price.at) for price in limited.prices}
+    assert reached == {(largest, "max", most), (smallest, "min", least)}
+    gains = [price.nats_per_token_per_unit_share for price in limited.prices]
+    assert gains == sorted(gains, reverse=True)
+    assert min(gains) > 0
+
+
 def test_limits_that_conflict_are_named_with_their_sources(
     cache: PredictionCache, config: Callable[..., RunConfig]
 ) -> None:
