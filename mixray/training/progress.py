@@ -56,6 +56,11 @@ class TrainReport:
         return self.records[-1].tokens
 
     @property
+    def tokens_per_second(self) -> float:
+        """Tokens trained on, by the seconds that it took."""
+        return self.tokens / self.seconds
+
+    @property
     def curve(self) -> dict[int, float]:
         """Tokens trained on -> loss in nats per token."""
         return {record.tokens: record.loss for record in self.records}

@@ -47,6 +47,7 @@ def test_the_report_counts_what_was_trained_on(toy: SimpleNamespace) -> None:
     assert report.tokens == 250 * 8 * toy.window
     assert len(report.records) == 100
     assert list(report.curve) == [record.step * 8 * toy.window for record in report.records]
+    assert report.tokens_per_second == pytest.approx(report.tokens / report.seconds)
     assert [record.step for record in report.records][:4] == [3, 5, 8, 10]
 
 
