@@ -126,10 +126,11 @@ def test_the_check_looks_at_one_row_and_prepares_nothing(
     layout: Callable[[Path], None], tmp_path: Path, run_config: Any
 ) -> None:
     layout(tmp_path / "data")
-    good = {"dataset": str(tmp_path / "data")}
-    check_inputs(run_config({"code": good}, {"goal": good}))
+    layout(tmp_path / "goal")
+    good, goal = {"dataset": str(tmp_path / "data")}, {"dataset": str(tmp_path / "goal")}
+    check_inputs(run_config({"code": good}, {"goal": goal}))
     with pytest.raises(InputError, match=r"a column is missing\n  where: targets\.goal\.text\n  got: body, but"):
-        check_inputs(run_config({"code": good}, {"goal": {**good, "text": "body"}}))
+        check_inputs(run_config({"code": good}, {"goal": {**goal, "text": "body"}}))
     assert not (tmp_path / "cache").exists() or not list((tmp_path / "cache").rglob("*.arrow"))
 
 
@@ -142,8 +143,10 @@ def test_a_commit_needs_no_look_up(source: Any) -> None:
 
 def test_the_check_passes_over_a_hub_it_cannot_reach(tmp_path: Path, source: Any, run_config: Any) -> None:
     data_files(tmp_path / "data")
+    data_files(tmp_path / "goal")
     local, hub = {"dataset": str(tmp_path / "data")}, {"dataset": "nobody/nothing"}
-    sizes = check_inputs(run_config({"local": local, "hub": hub}, {"goal": local}))
+    goal = {"dataset": str(tmp_path / "goal")}
+    sizes = check_inputs(run_config({"local": local, "hub": hub}, {"goal": goal})).stored_bytes
     assert sizes["source hub"] is None
     assert sizes["source local"] == sum(path.stat().st_size for path in (tmp_path / "data").iterdir())
     with pytest.raises(HubUnreachableError):

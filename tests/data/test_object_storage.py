@@ -62,7 +62,7 @@ def test_every_form_gives_the_same_tokens(bucket: Bucket, artifacts: Artifacts, 
     made = set()
     for form in FORMS:
         config = run_config(*bucket.pools(form))
-        assert check_inputs(config)["target goal"] == 26
+        assert check_inputs(config).stored_bytes["target goal"] == 26
         prepared = prepare(config, artifacts, mapper, lambda _: None)
         assert prepared.counts["source code"]["documents"] == 160
         made.add(prepared.sources["code"].id)

@@ -188,7 +188,7 @@ def record_type(features: int) -> np.dtype[np.void]:
 def standardised(
     values: NDArray[np.float64], mean: NDArray[np.float64], deviation: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return (rows, columns) less the mean, over the deviation; a column whose deviation is 0 becomes 0."""
+    """Return (values - mean) / deviation, shape (rows, columns). A column with deviation 0 becomes 0."""
     return np.divide(values - mean, deviation, out=np.zeros_like(values), where=deviation > 0)
 
 

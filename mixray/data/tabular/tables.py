@@ -248,7 +248,7 @@ def _joined(columns: Sequence[Texts]) -> Texts:
 
 
 def numbers(table: Any, name: str, key: str) -> NDArray[np.float64]:
-    """Return a column of numbers, float64 (rows,)."""
+    """Return a column of numbers, float64, shape (rows,). Raises InputError for anything else."""
     column = table.column(name)
     kind = column.type
     are_numbers = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
@@ -266,7 +266,7 @@ def numbers(table: Any, name: str, key: str) -> NDArray[np.float64]:
 
 
 def lists(table: Any, name: str, key: str) -> NDArray[np.float64]:
-    """Return a column of lists of numbers, float64 (rows, length)."""
+    """Return a column of lists of numbers, float64, shape (rows, length). Raises InputError for anything else."""
     column = table.column(name).combine_chunks()
     kind, where = column.type, f"{key}, column {name}"
     are_lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
@@ -309,7 +309,7 @@ def _require_finite(values: NDArray[np.float64], where: str) -> None:
 
 
 def texts(table: Any, name: str, key: str, *, missing: str | None = None) -> Texts:
-    """Return a column of classes as text. ``missing`` replaces null; if it is None, null is refused."""
+    """Return a column of classes as text, shape (rows,). ``missing`` replaces null; if it is None, null is refused."""
     column = table.column(name)
     kind = column.type
     if pa.types.is_dictionary(kind):
