@@ -53,7 +53,8 @@ from mixray.errors import InputError
 from mixray.robust.adam_step import ParameterGroup, advance, has_fused, local_parts, new_moments, peek
 from mixray.robust.group_losses import GroupLosses
 from mixray.robust.group_weights import GroupWeights
-from mixray.robust.groups import JudgedRows, PerGroup, Step, WeighedStep, checked_ids, non_negative
+from mixray.robust.groups import PerGroup, checked_ids, non_negative
+from mixray.robust.steps import JudgedRows, Step, WeighedStep
 from mixray.training.checkpoint import State
 
 Mode = Literal["optimistic", "descent_ascent"]

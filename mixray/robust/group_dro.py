@@ -37,11 +37,8 @@ from mixray.errors import InputError
 from mixray.robust.group_losses import GroupLosses
 from mixray.robust.group_weights import GroupWeights
 from mixray.robust.groups import (
-    JudgedRows,
     PerGroup,
     PreciseBuffers,
-    Step,
-    WeighedStep,
     checked_ids,
     counts_by_group,
     over_workers,
@@ -49,6 +46,7 @@ from mixray.robust.groups import (
     sums_by_group,
     training_rows,
 )
+from mixray.robust.steps import JudgedRows, Step, WeighedStep
 
 
 class GroupDRO(WeighedStep, PreciseBuffers):
