@@ -26,6 +26,8 @@ LINE_SECONDS, LINE_SHARE = 10.0, 0.25
 """Elsewhere than on a terminal a key gets a line this often, or after this share of its work."""
 SECONDS_NAMED = 1.0
 """A stage that took less does not say how long it took."""
+FEW_UNITS = 20
+"""The first of so few units, such as files, was worked on from the stage's begin; a training record was not."""
 
 
 class Stage(Protocol):
@@ -33,6 +35,9 @@ class Stage(Protocol):
 
     def update(self, key: str, done: float, total: float, **facts: Fact) -> None:
         """``key`` has done ``done`` of ``total``. Facts are printed by name; ``tokens_per_second`` as ``tokens/s``."""
+
+    def expect(self, total: int) -> None:
+        """``total`` keys are expected: fewer than the stage began with, where results of some exist."""
 
     def note(self, text: str) -> None:
         """Something worth a line, such as ``python cached``."""
@@ -81,10 +86,50 @@ def describe(facts: dict[str, Fact]) -> str:
     return " ".join(parts)
 
 
+def duration_text(seconds: float | None) -> str:
+    """Write a duration with two digits or more in the unit that suits it: ``25 s``, ``3.2 min``, ``5.1 h``."""
+    if seconds is None:
+        return "unknown"
+    for unit, size in (("days", 86_400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}" if seconds < 10 * size else f"{seconds / size:,.0f} {unit}"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
+
+
 def _number(value: Fact) -> str:
     if isinstance(value, str):
         return value
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+class TimeLeft:
+    """Estimates how much longer a stage takes: as long for each key that is left as for what has been done of others.
+
+    ``total``: how many keys are expected, None where it is unknown; ``now``: when the stage began, in seconds.
+    """
+
+    def __init__(self, total: int | None, now: float) -> None:
+        self.total = total
+        self._since = now
+        self._shares: dict[str, float] = {}
+        self._done = 0.0
+
+    def update(self, key: str, done: float, total: float, now: float) -> str:
+        """Record how far a key is. Return ``3.2 min left``, or nothing where that is not known or the stage is at its
+        end."""
+        share = min(1.0, done / total) if total else 1.0
+        if key in self._shares:
+            self._done += max(0.0, share - self._shares[key])
+        elif done == 1 and total <= FEW_UNITS:
+            self._done += share
+        elif self._done == 0:  # models load before the first record, and resumed training has done a part long ago
+            self._since = now
+        self._shares[key] = share
+        left = max(self.total or 0, len(self._shares)) - sum(self._shares.values())
+        seconds = now - self._since
+        if left <= 0 or self._done <= 0 or seconds < SECONDS_NAMED:
+            return ""
+        return f"{duration_text(seconds / self._done * left)} left"
 
 
 # ------------------------------------------------------------------------------------------------------------- lines
@@ -102,7 +147,7 @@ class LineProgress:
         self._print(f"[{name}] begins" + (f", {total} to do" if total is not None else ""))
         outcome = "stopped"
         try:
-            yield _LineStage(name, self._print, self._clock)
+            yield _LineStage(name, total, self._print, self._clock)
             outcome = "done"
         finally:
             seconds = self._clock() - began
@@ -127,36 +172,39 @@ class _Shown:
 
 
 class _LineStage:
-    def __init__(self, name: str, show: Callable[[str], None], clock: Callable[[], float]) -> None:
+    def __init__(self, name: str, total: int | None, show: Callable[[str], None], clock: Callable[[], float]) -> None:
         self._name, self._show, self._clock = name, show, clock
+        self._time_left = TimeLeft(total, clock())
         self._shown: dict[str, _Shown] = {}
         self._lock = threading.Lock()
 
     def update(self, key: str, done: float, total: float, **facts: Fact) -> None:
         share = min(1.0, done / total) if total else 1.0
-        if self._is_due(key, share):
-            self._show(
-                " ".join(
-                    part for part in (f"[{self._name}] {key} {share:.0%}".replace("%", " %"), describe(facts)) if part
-                )
-            )
+        with self._lock:
+            time_left = self._time_left.update(key, done, total, self._clock())
+            is_due = self._is_due(key, share)
+        if is_due:
+            parts = (f"[{self._name}] {key} {share:.0%}".replace("%", " %"), describe(facts), time_left)
+            self._show(" ".join(part for part in parts if part))
+
+    def expect(self, total: int) -> None:
+        self._time_left.total = total
 
     def note(self, text: str) -> None:
         self._show(f"[{self._name}] {text}")
 
     def _is_due(self, key: str, share: float) -> bool:
         """At first, at the end (once), and on the way after LINE_SECONDS or LINE_SHARE."""
-        with self._lock:
-            last, at = self._shown.get(key), self._clock()
-            due = (
-                last is None
-                or share < last.share  # begun again, after a restart
-                or (share == 1.0 and last.share < 1.0)
-                or (share > last.share and (at - last.at >= LINE_SECONDS or share - last.share >= LINE_SHARE))
-            )
-            if due:
-                self._shown[key] = _Shown(share, at)
-            return due
+        last, at = self._shown.get(key), self._clock()
+        due = (
+            last is None
+            or share < last.share  # begun again, after a restart
+            or (share == 1.0 and last.share < 1.0)
+            or (share > last.share and (at - last.at >= LINE_SECONDS or share - last.share >= LINE_SHARE))
+        )
+        if due:
+            self._shown[key] = _Shown(share, at)
+        return due
 
 
 # -------------------------------------------------------------------------------------------------------------- bars
@@ -176,10 +224,11 @@ class BarProgress:
             TextColumn("{task.percentage:>3.0f} %"),
             TimeElapsedColumn(),
             TextColumn("{task.fields[facts]}", style="dim"),
+            TextColumn("{task.fields[left]}"),
         )
         began, outcome = time.monotonic(), "stopped"
         with RichProgress(*columns, console=self._console, transient=True, refresh_per_second=4) as bars:
-            overall = bars.add_task(f"[bold]{escape(name)}", total=total, facts="")
+            overall = bars.add_task(f"[bold]{escape(name)}", total=total, facts="", left="")
             stage = _BarStage(bars, overall, self._console, name, total)
             try:
                 yield stage
@@ -199,6 +248,7 @@ class BarProgress:
 class _BarStage:
     def __init__(self, bars: RichProgress, overall: TaskID, console: Console, name: str, total: int | None) -> None:
         self._bars, self._overall, self._console, self._name, self._total = bars, overall, console, name, total
+        self._time_left = TimeLeft(total, time.monotonic())
         self._tasks: dict[str, TaskID] = {}
         self._shares: dict[str, float] = {}
         self._lock = threading.Lock()
@@ -206,11 +256,17 @@ class _BarStage:
     def update(self, key: str, done: float, total: float, **facts: Fact) -> None:
         with self._lock:
             if key not in self._tasks:
-                self._tasks[key] = self._bars.add_task(f"  {escape(key)}", total=1.0, facts="")
+                self._tasks[key] = self._bars.add_task(f"  {escape(key)}", total=1.0, facts="", left="")
             self._shares[key] = min(1.0, done / total) if total else 1.0
             task, share = self._tasks[key], self._shares[key]
             self._bars.update(task, completed=share, facts=escape(describe(facts)), visible=share < 1.0)
-            self._bars.update(self._overall, completed=sum(self._shares.values()), facts=self._count())
+            left = self._time_left.update(key, done, total, time.monotonic())
+            self._bars.update(self._overall, completed=sum(self._shares.values()), facts=self._count(), left=left)
+
+    def expect(self, total: int) -> None:
+        with self._lock:
+            self._total = self._time_left.total = total
+            self._bars.update(self._overall, total=total)
 
     def note(self, text: str) -> None:
         self._console.print(f"[bold]{escape(self._name)}[/bold] {escape(text)}", highlight=False)
@@ -239,6 +295,9 @@ class SilentProgress:
 
 class _SilentStage:
     def update(self, key: str, done: float, total: float, **facts: Fact) -> None:
+        pass
+
+    def expect(self, total: int) -> None:
         pass
 
     def note(self, text: str) -> None:

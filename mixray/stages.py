@@ -16,7 +16,7 @@ from mixray.cluster.scoring import score
 from mixray.cluster.target_shards import on_shards
 from mixray.cluster.watching import News
 from mixray.data import Prepared, prepare
-from mixray.models import TrainingData, arm_jobs, proxy_jobs
+from mixray.models import TrainingData, arm_jobs, missing_jobs, proxy_jobs
 from mixray.progress import Stage
 from mixray.report import curves_figure, mixture_figures, summary_lines
 from mixray.runs import MixtureRun
@@ -59,6 +59,7 @@ def train_on_sources(run: MixtureRun, session: Session, data: Prepared) -> Model
     with run.stage("proxies", len(data.sources)) as stage:
         training = TrainingData(data.sources, data.inputs, config.seed)
         jobs = proxy_jobs(run.artifacts, config.proxy, training, tokens=config.proxy_tokens)
+        stage.expect(len(missing_jobs(run.artifacts, jobs)))
         proxies = train_proxies(session, run.artifacts, config.proxy, jobs, _training_news(run, stage, "proxy"))
         _keep_models(run, stage, "proxy", proxies)
     return proxies
@@ -102,6 +103,7 @@ def retrain_arms(run: MixtureRun, session: Session, data: Prepared, proxies: Mod
     with run.stage("retrain", len(arms)) as stage:
         training = TrainingData(data.sources, data.inputs, config.seed)
         jobs = arm_jobs(run.artifacts, config.retrain, training, arms, proxies)
+        stage.expect(len(missing_jobs(run.artifacts, jobs)))
         models = retrain(session, run.artifacts, config.retrain, jobs, _training_news(run, stage, "arm"))
         _keep_models(run, stage, "arm", models)
     return models
@@ -129,13 +131,14 @@ def judge_arms(
 
 def write_report(run: MixtureRun, solutions: Mapping[str, SolvedMixture], arms: Arms) -> None:
     """Draw the figures of every mixture, and write the answer in words."""
-    with run.stage("report"):
+    with run.stage("report", len(solutions)) as stage:
         mixtures = run.mixtures()
         baselines: Arms = {arm: arms[arm] for arm in run.config.retrain.arms if arm in arms}
         for name, solution in solutions.items():
             tolerance = run.config.mixture.tolerance
             for filename, png in mixture_figures(name, mixtures[name], solution.trace, tolerance, baselines).items():
                 run.save_report(filename, png)
+            stage.update(name, 1, 1)
         lines = [line for name in solutions for line in summary_lines(mixtures[name])]
         run.save_report(SUMMARY_FILE, "\n\n".join(lines).encode())
 

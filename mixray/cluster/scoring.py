@@ -94,6 +94,8 @@ def score(
             tasks += [ScoringTask(model, model_artifact, target, rows.files[name], name, draft) for name in names]
     done: dict[tuple[str, str], dict[str, FileRecord]] = {}
     scored, due = Counter[str](), Counter(task.model for task in tasks)
+    for model, files_due in due.items():
+        progress(model, 0, files_due)  # so that the time left counts all of them from the beginning
     for task, record in zip(tasks, _run(session, config, training, tasks), strict=True):
         files = done.setdefault((task.target, task.model), {})
         files[task.name] = record

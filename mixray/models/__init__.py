@@ -4,7 +4,7 @@ from mixray.models.activations import activation_bytes
 from mixray.models.building import build_model, count_parameters, model_identity
 from mixray.models.causal_lm import CausalLM
 from mixray.models.classifier import Classifier, ClassifierLoss, ExampleClassifier
-from mixray.models.job import TrainingData, TrainingJob, arm_jobs, proxy_jobs, train_missing
+from mixray.models.job import TrainingData, TrainingJob, arm_jobs, missing_jobs, proxy_jobs, train_missing
 from mixray.models.kinds import classifier_size, load_model, model_size, new_model
 from mixray.models.protocol import Model, Scores
 from mixray.models.speed import measure_training, memory_bytes, visible_gpus
@@ -26,6 +26,7 @@ __all__ = [
     "load_model",
     "measure_training",
     "memory_bytes",
+    "missing_jobs",
     "model_identity",
     "model_size",
     "new_model",

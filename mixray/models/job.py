@@ -150,13 +150,16 @@ def train_missing(
 
     Jobs with equal ids share one model.
     """
-    by_id = {job.draft.id: job for job in jobs.values()}
-    published = {id: artifacts.find(job.draft.kind, id) for id, job in by_id.items()}
-    missing = [job for id, job in by_id.items() if published[id] is None]
+    missing = missing_jobs(artifacts, jobs)
     if missing:
         train(missing)
-    published |= {job.draft.id: artifacts.get(job.draft.kind, job.draft.id) for job in missing}
-    return {name: model for name, job in jobs.items() if (model := published[job.draft.id]) is not None}
+    return {name: artifacts.get(job.draft.kind, job.draft.id) for name, job in jobs.items()}
+
+
+def missing_jobs(artifacts: Artifacts, jobs: Mapping[str, TrainingJob]) -> list[TrainingJob]:
+    """Return the jobs whose model does not exist yet, one for each id."""
+    by_id = {job.draft.id: job for job in jobs.values()}
+    return [job for id, job in by_id.items() if artifacts.find(job.draft.kind, id) is None]
 
 
 def proxy_jobs(artifacts: Artifacts, config: ProxyConfig, data: TrainingData, *, tokens: int) -> dict[str, TrainingJob]:

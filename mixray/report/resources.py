@@ -15,6 +15,7 @@ from typing import Any, Literal
 from rich.console import RenderableType
 from rich.text import Text
 
+from mixray.progress import duration_text
 from mixray.report.compute import SCORING_OPERATIONS, TRAINING_OPERATIONS
 from mixray.report.layout import count_text, new_table, titled
 
@@ -312,16 +313,6 @@ def cost_tables(resources: ResourceForecast | None, warnings: Iterable[str]) -> 
     """Return what ends a forecast: the table of resources, where they are forecast, and the warnings."""
     lines = [Text(f"warning: {message}") for message in warnings]
     return [*(resources.tables() if resources is not None else []), *lines]
-
-
-def duration_text(seconds: float | None) -> str:
-    """Write a duration with two digits or more in the unit that suits it: ``25 s``, ``3.2 min``, ``5.1 h``."""
-    if seconds is None:
-        return "unknown"
-    for unit, size in (("days", 86_400.0), ("h", 3600.0), ("min", 60.0)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}" if seconds < 10 * size else f"{seconds / size:,.0f} {unit}"
-    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
 
 
 def _hours_text(hours: float, kind: DeviceKind) -> str:

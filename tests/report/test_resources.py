@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from mixray.config.training import OptimizerConfig
+from mixray.progress import duration_text
 from mixray.report import Devices, ModelsToTrain, ResourceForecast, Speed
-from mixray.report.resources import ADAMW_BYTES, ALSO_BYTES, STATE_BYTES, StageCost, duration_text
+from mixray.report.resources import ADAMW_BYTES, ALSO_BYTES, STATE_BYTES, StageCost
 from mixray.robust import ALSO
 from mixray.training.objective import adamw
 
