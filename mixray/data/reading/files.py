@@ -6,6 +6,7 @@ Text and JSON lines are decompressed by the ending of the file name. Every error
 from __future__ import annotations
 
 import codecs
+import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -42,11 +43,9 @@ def open_file(file: SourceFile) -> Any:
     return filesystem.open_input_stream(file.path, compression=compression)
 
 
-def read_blocks(file: SourceFile, start: int = 0) -> Iterator[bytes]:
-    """Yield the file's bytes, decompressed, from byte ``start``, which needs a file that is not compressed."""
+def read_blocks(file: SourceFile) -> Iterator[bytes]:
+    """Yield the file's bytes, decompressed."""
     with open_file(file) as stream:
-        if start:
-            stream.seek(start)
         while block := stream.read(BLOCK_BYTES):
             yield block
 
@@ -121,21 +120,15 @@ def check_json_lines(file: SourceFile, pool: Pool) -> None:
 def _lines(file: SourceFile, start: int, stop: int | None) -> Iterator[tuple[int, bytes]]:
     """Yield (offset in bytes, line) of the lines that start in [start, stop) and are not blank."""
     offset = max(start - 1, 0)  # from the byte before, so that a line that starts at ``start`` is seen to start there
-    pieces: list[bytes] = []
-    for block in read_blocks(file, offset):
-        *ends, rest = block.split(b"\n")
-        for end in ends:
-            line = b"".join([*pieces, end])
+    with open_file(file) as stream:
+        if offset:
+            stream.seek(offset)
+        for line in io.BufferedReader(stream, BLOCK_BYTES):
             if stop is not None and offset >= stop:
                 return
             if offset >= start and line.strip():
-                yield offset, line
-            offset += len(line) + 1
-            pieces = []
-        pieces.append(rest)
-    line = b"".join(pieces)
-    if start <= offset and (stop is None or offset < stop) and line.strip():
-        yield offset, line
+                yield offset, line.removesuffix(b"\n")
+            offset += len(line)
 
 
 def _parsed(line: bytes, pool: Pool, place: Place) -> Row | None:
