@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import TypeVar
 
 from mixray.config.data import ExamplesConfig, TargetConfig
@@ -66,66 +67,63 @@ def check_inputs(config: RunConfig) -> InputCheck:
     cannot be reached, a warning says what was not checked.
     Raises InputError: the one there is, or one that holds all.
     """
-    errors: list[InputError] = []
-    unchecked: list[str] = []
+    checks, pools = _Checks(), pools_of(config)
     listings: dict[str, Listing] = {}
     samples: dict[str, PoolSample] = {}
-    for pool in pools_of(config):
-        try:
-            if (listing := _gather(errors, _list, pool)) is not None:
-                listings[pool.label] = listing
-        except HubUnreachableError:
-            unchecked.append(str(pool.config.dataset))
-    for label, listing in listings.items():
-        if config.examples is None and (sample := _gather(errors, _sample, listing)) is not None:
-            samples[label] = sample
+    for pool in pools:
+        if (listing := checks.one(_list, pool, str(pool.config.dataset))) is not None:
+            listings[pool.label] = listing
+            if config.examples is None and (sample := checks.one(_sample, listing)) is not None:
+                samples[pool.label] = sample
     ratios: dict[str, float] = {}
-    try:
-        if config.tokenizer is not None and config.tokenizer.train is None:
-            _gather(errors, existing_folder, config.tokenizer)
-        if config.tokenizer is not None and not errors:
-            ratios = bytes_per_token(config.tokenizer, samples)
-    except HubUnreachableError:
-        unchecked.append(f"the tokenizer {config.tokenizer.hub}" if config.tokenizer is not None else "")
+    if (tokenizer := config.tokenizer) is not None:
+        is_trained = tokenizer.train is not None
+        is_there = is_trained or checks.one(existing_folder, tokenizer, f"the tokenizer {tokenizer.hub}") is not None
+        if is_there and not checks.errors:
+            ratios = bytes_per_token(tokenizer, samples)
     warnings = [warning for label, sample in samples.items() for warning in _faults(label, sample)]
-    for source in (listing for label, listing in listings.items() if label.startswith("source ")):
-        for target in (listing for label, listing in listings.items() if label.startswith("target ")):
-            if warning := _gather(errors, lambda pair: _shared_files(*pair, config.examples), (source, target)):
-                warnings.append(warning)
-    _raise_all(errors)
-    if unchecked:
-        names = ", ".join(dict.fromkeys(unchecked))
+    by_role = {role: [each for each in listings.values() if each.pool.role == role] for role in ("source", "target")}
+    for pair in product(by_role["source"], by_role["target"]):
+        if warning := checks.one(lambda pair: _shared_files(*pair, config.examples), pair):
+            warnings.append(warning)
+    checks.end()
+    if checks.unchecked:
+        names = ", ".join(dict.fromkeys(checks.unchecked))
         message = f"the Hugging Face hub cannot be reached, so these names were not checked: {names}"
         warnings.append(InputWarning("hub_not_checked", message))
-    stored = {
-        pool.label: listings[pool.label].size_bytes if pool.label in listings else None for pool in pools_of(config)
-    }
+    stored = {pool.label: listings[pool.label].size_bytes if pool.label in listings else None for pool in pools}
     if config.examples is not None:
         inputs, rows = look_ahead(config, config.examples)
-        for listing in listings.values():
-            if isinstance(listing.pool.config, TargetConfig):
-                _check_rows_split(listing, config.examples, config)
+        for target in by_role["target"]:
+            _check_rows_split(target, config.examples, config)
         return InputCheck(stored, dict(rows), {}, warnings, inputs)
     tokens = {label: _tokens(samples.get(label), ratios.get(label)) for label in stored}
     return InputCheck(stored, tokens, ratios, warnings)
 
 
-def _gather(errors: list[InputError], check: Callable[[Item], Result], item: Item) -> Result | None:
-    """Call a check and keep its error. Raises HubUnreachableError, which says nothing about the input."""
-    try:
-        return check(item)
-    except HubUnreachableError:
-        raise
-    except InputError as error:
-        errors.append(error)
+class _Checks:
+    """Calls checks and gathers their errors, and the names that were not checked because the hub did not answer."""
+
+    def __init__(self) -> None:
+        self.errors: list[InputError] = []
+        self.unchecked: list[str] = []
+
+    def one(self, check: Callable[[Item], Result], item: Item, name: str = "") -> Result | None:
+        """Return the result of a check, or None where it fails. ``name``: what it looks up on the hub."""
+        try:
+            return check(item)
+        except HubUnreachableError:
+            self.unchecked.append(name)
+        except InputError as error:
+            self.errors.append(error)
         return None
 
-
-def _raise_all(errors: list[InputError]) -> None:
-    if len(errors) == 1:
-        raise errors[0]
-    if errors:
-        raise InputError("\n\n".join([f"{len(errors)} inputs are wrong", *map(str, errors)]))
+    def end(self) -> None:
+        """Raise the only error as it is, or one InputError that holds all."""
+        if len(self.errors) == 1:
+            raise self.errors[0]
+        if self.errors:
+            raise InputError("\n\n".join([f"{len(self.errors)} inputs are wrong", *map(str, self.errors)]))
 
 
 def _tokens(sample: PoolSample | None, ratio: float | None) -> int | None:

@@ -88,8 +88,8 @@ def sample_pool(listing: Listing) -> PoolSample:
     if size <= WHOLE_BYTES and len(listing.files) <= WHOLE_FILES:
         counts: Counter[str] = Counter()
         documents = [each for part in listing.parts for each in read_documents(listing.pool, part, counts)]
-        contents, texts = tuple(each.content for each in documents), tuple(each.text for each in documents)
-        return PoolSample(counts["bytes"], True, counts, contents, texts)
+        texts = [each.text for each in documents[:: 1 + counts["bytes"] // TEXT_CHARS]]
+        return PoolSample(counts["bytes"], True, counts, tuple(each.content for each in documents), tuple(texts))
     if listing.pool.config.reader == "jsonl":
         return _sample_json_lines(listing)
     return _sample_files(listing)

@@ -376,6 +376,20 @@ def test_a_name_that_the_hub_does_not_have_is_refused(
     assert "the dataset is not found on the Hugging Face hub\n  where: sources.code.dataset" in done.stderr
 
 
+def test_a_tokenizer_that_the_hub_does_not_have_is_refused(
+    hub: str, run_config: Any, goal: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "source.txt").write_text("a source")
+    source = {"files": f"{tmp_path}/source.txt"}
+    model = {"architecture": "gpt_neox", "vocab_size": 300}  # so that nothing else asks for the tokenizer
+    sections = {section: {"model": model, "tokens": 10_000} for section in ("proxy", "retrain")}
+    done = plan_with_hub(
+        tmp_path, hub, run_config({"code": source}, {"goal": goal}, tokenizer={"hub": "no/such"}, **sections)
+    )
+    assert done.returncode == 2, done.stderr
+    assert "the model is not found on the Hugging Face hub\n  where: tokenizer.hub" in done.stderr
+
+
 def test_a_hub_that_cannot_be_reached_is_said_to_be_unchecked(run_config: Any, goal: dict[str, Any]) -> None:
     model = {"architecture": "gpt_neox", "vocab_size": 300}
     config = run_config(
