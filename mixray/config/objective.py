@@ -31,7 +31,7 @@ class GroupWeightsSettings(Section):
     """Step size of the group weights, per optimizer step and nat of loss."""
     tau: Annotated[float, Field(ge=0)] = 0.0
     """How strongly the group weights are pulled to the prior, in nats: subtracts tau x KL(weights || prior)."""
-    missing: MissingGroups = "inverse_presence"
+    missing: MissingGroups = "ema"
     """What to do about groups without rows in a step. inverse_presence: divide a group's loss by how often it is
     present; present_only: leave the others' weights unchanged; ema: use a moving average of their losses;
     uniform_sampling: the plain rule, for training data in which every group is drawn equally often."""
@@ -113,7 +113,7 @@ class ALSOConfig(GroupObjective, ALSOSettings):
 
     @model_validator(mode="after")
     def _sums_miss_nothing(self) -> Self:
-        if self.weighting == "group_sum" and self.missing != "inverse_presence":
+        if self.weighting == "group_sum" and self.missing != "ema":
             raise Misfit("missing", "left out beside weighting: group_sum, where an absent source's sum is 0")
         return self
 

@@ -93,13 +93,13 @@ class GroupedConfig(ExampleColumns):
 
 
 class GroupDROArm(GroupDROSettings):
-    missing: Missing = "inverse_presence"
+    missing: Missing = "ema"
     """What to do about groups without rows in a step: inverse_presence, present_only or ema. Rows come in epochs, so
     uniform_sampling is not possible here."""
 
 
 class ALSOArm(ALSOSettings):
-    missing: Missing = "inverse_presence"
+    missing: Missing = "ema"
     """What to do about groups without rows in a step: inverse_presence, present_only or ema. Rows come in epochs, so
     uniform_sampling is not possible here."""
 

@@ -51,7 +51,7 @@ from torch.optim.optimizer import ParamsT
 from mixray.config.objective import MissingGroups
 from mixray.errors import InputError
 from mixray.robust.adam_step import ParameterGroup, advance, has_fused, local_parts, new_moments, peek
-from mixray.robust.group_losses import GroupLosses
+from mixray.robust.group_losses import DEFAULT_MISSING, GroupLosses
 from mixray.robust.group_weights import GroupWeights
 from mixray.robust.groups import PerGroup, checked_ids, non_negative
 from mixray.robust.steps import JudgedRows, Step, WeighedStep
@@ -104,14 +104,14 @@ class ALSO(WeighedStep, torch.optim.Optimizer):
         step_size: float = 0.01,
         tau: float = 0.01,
         prior: PerGroup | None = None,
-        missing: MissingGroups = "inverse_presence",
+        missing: MissingGroups = DEFAULT_MISSING,
         presence: PerGroup | None = None,
         smoothing: float = 0.1,
         clip_excess: bool = False,
     ) -> None:
         _check_choice(mode, Mode, "mode")
         _check_choice(weighting, Weighting, "weighting")
-        if weighting != "group_mean" and (missing != "inverse_presence" or presence is not None):
+        if weighting != "group_mean" and (missing != DEFAULT_MISSING or presence is not None):
             raise InputError(
                 "sums need nothing for missing groups: an absent group's sum is 0",
                 where="missing, presence",
@@ -275,7 +275,7 @@ class ALSO(WeighedStep, torch.optim.Optimizer):
         self._weights.refuse_impossible(counts)
         half = (self.group_weights if self._half is None else self._half).to(counts.device)
         if self.weighting == "group_mean":
-            return half / (counts.clamp(min=1) * self._losses.presence(counts))
+            return half / (counts.clamp(min=1) * self._losses.row_presence(counts))
         return half * len(half) / counts.sum()
 
     def _descend(self, group: ParameterGroup, scale: torch.Tensor | None) -> None:

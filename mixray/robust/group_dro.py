@@ -34,7 +34,7 @@ import torch
 
 from mixray.config.objective import MissingGroups
 from mixray.errors import InputError
-from mixray.robust.group_losses import GroupLosses
+from mixray.robust.group_losses import DEFAULT_MISSING, GroupLosses
 from mixray.robust.group_weights import GroupWeights
 from mixray.robust.groups import (
     PerGroup,
@@ -76,7 +76,7 @@ class GroupDRO(WeighedStep, PreciseBuffers):
         num_groups: int,
         *,
         step_size: float = 0.01,
-        missing: MissingGroups = "inverse_presence",
+        missing: MissingGroups = DEFAULT_MISSING,
         presence: PerGroup | None = None,
         smoothing: float = 0.1,
         training_counts: PerGroup | None = None,
@@ -122,7 +122,7 @@ class GroupDRO(WeighedStep, PreciseBuffers):
             self._step.add(rows)
             return rows.loss(self._weights_of_rows(self._step.counts))
         sums, counts = self._joined(rows)
-        presence = self.group_losses.presence(counts) if self.training else torch.ones_like(counts)
+        presence = self.group_losses.row_presence(counts) if self.training else torch.ones_like(counts)
         if self.training:
             self._climb(sums, counts)
         return rows.loss(self._row_weights(counts, presence))

@@ -4,13 +4,14 @@ A group that is absent from a batch has no loss there. Published code books it a
 weights end at the largest loss times P(group in batch): the rarer the group, the less it can win. What to do instead
 is a named choice:
 
+ema               A group's loss is an exponential moving average over the batches that had it; all groups move in
+                  every step. Smooth, and late by a few of the group's appearances. Groups not seen yet keep theirs.
 inverse_presence  A present group's loss is divided by P(group in batch), an absent one's is 0: right on average over
-                  batches, in the weights and in the gradient. A group that is rarely there moves in rare large jumps.
+                  batches, in the weights and in the gradient. A group that is rarely there moves in rare large jumps,
+                  so weights climb on losses divided by at least 0.01, and rows count at most ten times.
 present_only      Present groups exchange weight, absent ones keep theirs. Every exchange goes the right way, but only
                   between groups that meet in a batch, and rare ones seldom meet. With shares .73/.22/.04/.01, losses
                   1/1/1/1.5 and batches of 8 the worst group has .60 after 5,000 steps and .99 after 38,000.
-ema               A group's loss is an exponential moving average over the batches that had it; all groups move in
-                  every step. Smooth, and late by a few of the group's appearances. Groups not seen yet keep theirs.
 uniform_sampling  The plain rule, for a sampler that draws every row's group uniformly, where P(group in batch) is the
                   same for all. Checked: the rows drawn so far are compared with uniform draws.
 """
@@ -26,6 +27,12 @@ from mixray.config.objective import MissingGroups
 from mixray.errors import InputError
 from mixray.robust.groups import PerGroup, PreciseBuffers, per_group
 
+DEFAULT_MISSING: MissingGroups = "ema"
+"""In ``jobs/bench_missing_groups.py`` it is the only rule that no optimiser, clipping or rare group makes diverge, and
+its worst group is the best or near it."""
+SMALLEST_PRESENCE, SMALLEST_ROW_PRESENCE = 0.01, 0.1
+"""What losses and what rows are divided by at least: unlimited, a row of a group that first appears in step 1,000 would
+count 1,000 times."""
 FALSE_ALARM = 1e-6
 """A uniform sampler is refused with at most this probability, over a run of any length."""
 
@@ -86,9 +93,13 @@ class GroupLosses(PreciseBuffers):
         if self.missing != "inverse_presence":
             return torch.ones_like(self.running)
         if self.known_presence is not None:
-            return self.known_presence
+            return self.known_presence.clamp(min=SMALLEST_PRESENCE)
         appearances = self.present_steps + (counts > 0)
-        return appearances.clamp(min=1) / (self.steps + 1).to(torch.float64)
+        return (appearances / (self.steps + 1).to(torch.float64)).clamp(min=SMALLEST_PRESENCE)
+
+    def row_presence(self, counts: torch.Tensor) -> torch.Tensor:
+        """Return what the weight of a present group's rows is divided by, float64 (groups,)."""
+        return self.presence(counts).clamp(min=SMALLEST_ROW_PRESENCE)
 
     @torch.no_grad()
     def update(self, sums: torch.Tensor, counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -74,6 +74,7 @@ def reference(steps: int, *, lr: float, l2: float, gamma: float, tau: float, sca
 def test_the_optimistic_step_is_the_scalar_reference(scale: float, l2: float) -> None:
     theta = nn.Parameter(torch.tensor(0.5, dtype=torch.float64))
     settings = {"lr": 0.1, "betas": (0.9, 0.99), "weight_decay": l2, "step_size": 0.2, "tau": 0.7}
+    settings["missing"] = "inverse_presence"  # the paper's own rule where no group is missing
     also = ALSO([theta], 2, look_ahead_scale=scale, **settings)
     found = []
     for _ in range(25):
@@ -430,7 +431,7 @@ REFUSALS = [
     ({"weighting": "mean"}, "weighting"),
     ({"prior": [1.0]}, "prior"),
     ({"look_ahead_scale": -1.0}, "look_ahead_scale"),
-    ({"weighting": "group_sum", "missing": "ema"}, "missing, presence"),
+    ({"weighting": "group_sum", "missing": "present_only"}, "missing, presence"),
     ({"weighting": "sample", "presence": [1.0, 1.0]}, "missing, presence"),
 ]
 

@@ -51,7 +51,8 @@ def batches(steps: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 SETTINGS: list[dict[str, Any]] = [
     {},
-    {"presence": [0.9, 0.8, 0.7, 0.6]},
+    {"missing": "inverse_presence"},
+    {"missing": "inverse_presence", "presence": [0.9, 0.8, 0.7, 0.6]},
     {"missing": "present_only"},
     {"missing": "ema", "tau": 0.3, "prior": [1, 2, 3, 4]},
     {"missing": "uniform_sampling"},

@@ -91,7 +91,7 @@ def test_known_presence_is_right_on_average_over_all_batches() -> None:
     presence = presence_probability(shares, batch)
     climbs, slopes = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
     for rows in itertools.product(range(3), repeat=batch):
-        group_dro, ids = GroupDRO(3, presence=presence, step_size=0.1), torch.tensor(rows)
+        group_dro, ids = GroupDRO(3, missing="inverse_presence", presence=presence, step_size=0.1), torch.tensor(rows)
         means = group_means.clone().requires_grad_()
         with group_dro.accumulating(ids):
             group_dro(means[ids], ids).backward()
@@ -168,9 +168,9 @@ def test_a_loss_that_is_not_finite_is_returned_and_not_remembered(missing: str, 
 REFUSALS = [
     ({"missing": "zero"}, "missing", "inverse_presence | present_only | ema | uniform_sampling"),
     ({"smoothing": 0.0}, "smoothing", "above 0, at most 1"),
-    ({"presence": [0.5, 0.0]}, "presence", "above 0, at most 1"),
-    ({"presence": [0.5, 1.1]}, "presence", "above 0, at most 1"),
-    ({"presence": [0.5]}, "presence", "2 finite numbers"),
+    ({"missing": "inverse_presence", "presence": [0.5, 0.0]}, "presence", "above 0, at most 1"),
+    ({"missing": "inverse_presence", "presence": [0.5, 1.1]}, "presence", "above 0, at most 1"),
+    ({"missing": "inverse_presence", "presence": [0.5]}, "presence", "2 finite numbers"),
     ({"missing": "ema", "presence": [0.5, 0.5]}, "presence", None),
 ]
 
@@ -180,3 +180,13 @@ def test_settings_that_mean_nothing_are_refused(settings: dict, where: str, want
     with pytest.raises(InputError) as caught:
         GroupDRO(2, **settings)
     assert (caught.value.where, caught.value.wanted) == (where, wanted)
+
+
+def test_a_group_that_first_appears_late_does_not_explode() -> None:
+    group_dro = GroupDRO(2, missing="inverse_presence", step_size=0.0)
+    for _ in range(999):
+        group_dro(torch.ones(4), [0, 0, 0, 0])
+    losses = torch.ones(4, requires_grad=True)
+    group_dro(losses, [0, 0, 0, 1]).backward()
+    assert losses.grad is not None
+    assert float(losses.grad[3]) == pytest.approx(0.5 * 10)

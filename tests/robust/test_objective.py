@@ -54,7 +54,8 @@ def odds(weights: list[float]) -> float:
     ("settings", "first", "climbed"),
     [
         # Losses 3 and 1, low's divided by its presence, so 6 and 1; the rows' weights are 1/2 each, divided likewise.
-        ({}, [1.0, 1 / 6], 0.1 * 5),
+        ({"missing": "inverse_presence"}, [1.0, 1 / 6], 0.1 * 5),
+        ({}, [0.5, 1 / 6], 0.1 * 2),
         ({"missing": "present_only"}, [0.5, 1 / 6], 0.1 * 2),
         ({"missing": "ema"}, [0.5, 1 / 6], 0.1 * 2),
         ({"missing": "ema", "excess": "proxy"}, [0.5, 1 / 6], 0.1 * (0.1 - 0.5)),
