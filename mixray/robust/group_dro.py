@@ -159,7 +159,7 @@ class GroupDRO(WeighedStep, PreciseBuffers):
         return sums, counts
 
     def _weights_of_rows(self, counts: torch.Tensor) -> torch.Tensor:
-        return self._row_weights(counts, self.group_losses.presence(counts))
+        return self._row_weights(counts, self.group_losses.row_presence(counts))
 
     def _row_weights(self, counts: torch.Tensor, presence: torch.Tensor) -> torch.Tensor:
         """Return what one row of each group weighs: q_g / (rows of g x P(g in batch))."""

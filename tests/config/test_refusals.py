@@ -242,7 +242,12 @@ def test_settings_of_the_mixture_that_allow_none_are_refused(
         ("{kind: group_dro, alpha: 0.5, prior: shares}", "prior", "'shares'", "left out beside alpha"),
         ("{kind: group_dro, prior: {cpp: 1}}", "prior", None, "a weight for every source: python, cpp"),
         ("{kind: also, prior: {cpp: 1, python: 0}}", "prior.python", "0", "greater than 0"),
-        ("{kind: also, weighting: group_sum, missing: present_only}", "missing", "'present_only'", "left out beside weighting"),
+        (
+            "{kind: also, weighting: group_sum, missing: present_only}",
+            "missing",
+            "'present_only'",
+            "left out beside weighting",
+        ),
         ("{kind: also, weighting: sample}", "weighting", "'sample'", "'group_mean' or 'group_sum'"),
         ("{kind: group_dro, missing: zero}", "missing", "'zero'", "'inverse_presence', 'present_only', 'ema'"),
         ("{kind: group_dro, groups: column:sex}", "groups", "'column:sex'", "windows of text have no columns"),
