@@ -59,9 +59,16 @@ def first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
+_PASSWORD = r"://[^/@\s]*@"
+_SECRET_OPTION = r"([?&][^=&\s]*(?:secret|token|password|key)[^=&\s]*=)([^&\s'\"]*)"
+
+
 def without_credentials(text: str) -> str:
     """Return a text whose URIs may be shown: without user, password, and the values of options that are secrets."""
-    text = re.sub(r"://[^/@\s]*@", "://", text)
-    return re.sub(
-        r"([?&][^=&\s]*(?:secret|token|password|key)[^=&\s]*=)[^&\s'\"]*", r"\1***", text, flags=re.IGNORECASE
-    )
+    return re.sub(_SECRET_OPTION, r"\1***", re.sub(_PASSWORD, "://", text), flags=re.IGNORECASE)
+
+
+def holds_secret(uri: str) -> bool:
+    """Return whether a URI contains a password or the value of an option that is a secret; a user alone is none."""
+    has_password = re.search(r"://[^/@\s:]*:[^/@\s]+@", uri) is not None
+    return has_password or any(option[2] for option in re.finditer(_SECRET_OPTION, uri, re.IGNORECASE))

@@ -12,7 +12,7 @@ from mixray.config.fields import allowed_keys
 from mixray.config.section import Misfit
 from mixray.config.short_forms import right_forms, right_key
 from mixray.config.yaml_text import KeyPath, Lines
-from mixray.errors import InputError
+from mixray.errors import InputError, without_credentials
 
 
 def explain(
@@ -102,7 +102,7 @@ def _value_at(value: Any, path: KeyPath) -> Any:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    text = without_credentials(repr(value))
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 

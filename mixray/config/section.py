@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from mixray.errors import holds_secret
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 Positive = Annotated[int, Field(gt=0)]
@@ -52,3 +55,30 @@ class RunFile(Section):
     """Where results and intermediate artifacts are stored: a folder, or a URI such as s3://bucket/prefix."""
     tracking: TrackingConfig = TrackingConfig()
     """Where MLflow keeps a copy of the results."""
+
+    @model_validator(mode="after")
+    def _no_secrets(self) -> Self:
+        """Refuse URIs with secrets: the run file is copied into the run folder and to MLflow."""
+        for key, text in _texts(self.model_dump(mode="json")):
+            if holds_secret(text):
+                raise Misfit(key, _secret_place(text))
+        return self
+
+
+def _texts(value: object, key: str = "") -> Iterator[tuple[str, str]]:
+    """Yield every text in nested settings with its dotted key."""
+    if isinstance(value, str):
+        yield key, value
+        return
+    children = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    for name, child in children:
+        yield from _texts(child, f"{key}.{name}" if key else str(name))
+
+
+def _secret_place(uri: str) -> str:
+    """Say where the secret of a URI belongs instead."""
+    if uri.startswith("s3://"):
+        return "a URI without keys; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY where mixray and its workers run"
+    if uri.startswith(("http://", "https://")):
+        return "an address without a password; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+    return "a URI without a password; put it where the server's own client looks, such as PGPASSWORD or ~/.pgpass"

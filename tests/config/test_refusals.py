@@ -438,3 +438,26 @@ def test_all_problems_are_told_at_once_each_once(text: str) -> None:
         "also: unknown key 'nam'",
     ]
     assert "  where: the override seed=..." in str(error).splitlines()
+
+
+SECRETS = {
+    "storage=s3://AKIA:hunter2@bucket/mixray": "AWS_SECRET_ACCESS_KEY",
+    "storage=s3://bucket/mixray?region=eu&secret_key=hunter2": "AWS_SECRET_ACCESS_KEY",
+    "sources.cpp.files=s3://AKIA:hunter2@bucket/*.h": "AWS_SECRET_ACCESS_KEY",
+    "tracking.uri=https://me:hunter2@mlflow.example": "MLFLOW_TRACKING_PASSWORD",
+    "tracking.uri=postgresql://me:hunter2@db.example/mlflow": "PGPASSWORD",
+}
+
+
+@pytest.mark.parametrize("override", SECRETS)
+def test_secrets_in_a_run_file_are_refused_without_being_printed(text: str, override: str) -> None:
+    error = refusal(text, [override])
+    key, _, _ = override.partition("=")
+    assert error.what.startswith(f"{key}")
+    assert SECRETS[override] in str(error.wanted)
+    assert "hunter2" not in str(error)
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/x?endpoint_override=localhost:9000", "s3://me@bucket/x", "/home/a:b@c/x"])
+def test_uris_without_secrets_are_fine(text: str, uri: str) -> None:
+    assert parse_config(text, [f"storage={uri}"], name="run.yaml").storage == uri
