@@ -70,14 +70,29 @@ class HeldOutLoss(MixtureSection):
         return self.difference_low, self.difference_high
 
 
+class SourceResult(MixtureSection):
+    """An arm on one source.
+
+    ``share``: the realised share of training tokens; ``nll``: mean loss of ``rows`` rows of the source that the
+    training did not read, nats per token, with its 95 % interval over the rows.
+    """
+
+    share: float
+    rows: int
+    nll: float | None = None
+    nll_low: float | None = None
+    nll_high: float | None = None
+
+
 class ArmResult(HeldOutLoss):
     """What an arm's retrained model reached, and what its training took.
 
-    ``targets``: of several targets, each one's loss; ``group_weights``: source -> its last weight in a robust
-    objective; ``model``: where the model is stored, a path or URI.
+    ``targets``: of several targets, each one's loss; ``sources``: what it reached on every source; ``group_weights``:
+    source -> its last weight in a robust objective; ``model``: where the model is stored, a path or URI.
     """
 
     targets: dict[str, HeldOutLoss] = {}
+    sources: dict[str, SourceResult] = {}
     tokens: int | None = None
     seconds: float | None = None
     parameters: int | None = None

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+SCORED_TOKENS = 8192
+"""Tokens per forward pass when training windows are scored."""
+
+
 class CausalLM(Model):
     """A model whose rows are sequences of token ids; a row's log-probability is that of every id after the first."""
 
@@ -66,6 +70,12 @@ class CausalLM(Model):
     @staticmethod
     def rows_of(table: Any) -> list[NDArray[np.integer[Any]]]:
         return [row.values.to_numpy() for row in table["tokens"]]
+
+    def training_losses(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the mean loss of the predicted tokens of every window, nats. ``rows``: int64 (windows, window)."""
+        totals = self.log_probs(list(rows), batch_tokens=SCORED_TOKENS).totals
+        losses: NDArray[np.float64] = -totals / (rows.shape[1] - 1)
+        return losses
 
     def log_probs(self, rows: Rows, *, batch_tokens: int, per_token: bool = False) -> Scores:
         """Score rows of n + 1 ids, 1 <= n <= window; see ``mixray.models.scoring.score``.

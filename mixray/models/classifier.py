@@ -101,6 +101,11 @@ class ExampleClassifier(Model):
         features = table["features"].combine_chunks()
         return features.flatten().to_numpy().reshape(len(features), -1), table["label"].to_numpy()
 
+    def training_losses(self, rows: NDArray[np.void]) -> NDArray[np.float64]:
+        """Return the loss of every example, nats. ``rows``: records of features and label (rows,)."""
+        features, labels = (np.ascontiguousarray(rows[name]) for name in ("features", "label"))
+        return -self.log_probs((features, labels), batch_tokens=max(1, len(rows))).totals
+
     def log_probs(
         self, rows: tuple[NDArray[np.float32], NDArray[np.int64]], *, batch_tokens: int, per_token: bool = False
     ) -> Scores:

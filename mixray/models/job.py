@@ -20,6 +20,7 @@ from mixray.config.training import ProxyConfig, TrainingConfig
 from mixray.data import ExampleInputs, ExampleRows, MixtureStream, ModelInputs, TrainingRows, group_shares, open_rows
 from mixray.models.building import model_identity
 from mixray.models.kinds import new_model
+from mixray.models.source_losses import source_losses
 from mixray.robust import new_objective
 from mixray.store import Artifact, Artifacts, Draft, ModelMeta, fingerprint
 from mixray.training import (
@@ -86,6 +87,8 @@ class TrainingJob:
             return
         is_proxy = self.draft.kind == PROXY
         curves = report.group_curves
+        everything = {name: open_rows(self.draft.storage, source) for name, source in self.data.sources.items()}
+        positions = self.steps * self.config.batch
         meta = ModelMeta(
             parameters=model.parameter_count,
             tokens=report.tokens,
@@ -96,6 +99,7 @@ class TrainingJob:
             workers=None if is_proxy else world.size,
             group_losses=curves["losses"] or None,
             group_weights=curves["weights"] or None,
+            source_losses=None if is_proxy else source_losses(model, everything, stream, positions),
         )
         with tempfile.TemporaryDirectory(prefix="mixray-") as folder:
             model.save(Path(folder))

@@ -102,5 +102,9 @@ class Model(ABC):
         """Return the rows of an Arrow table with ``row_columns``, as ``log_probs`` takes them."""
 
     @abstractmethod
+    def training_losses(self, rows: NDArray[Any]) -> NDArray[np.float64]:
+        """Return the loss of rows such as the model is trained on, nats per token (or example), float64 (rows,)."""
+
+    @abstractmethod
     def log_probs(self, rows: Any, *, batch_tokens: int, per_token: bool = False) -> Scores:
         """Score rows, which each kind of model defines for itself."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from mixray.mixture import Interval, LimitPrice, Mixture
+from mixray.mixture import TRAINING_TOKENS, Interval, LimitPrice, Mixture, SourceResult
 from mixray.report.comparison import (
     PLAIN,
     SEARCHED,
@@ -109,6 +109,8 @@ def closing_report(mixture: Mixture, arm_shares: ArmShares) -> RenderableType:
         parts.append(targets_table(mixture))
     if any(mixture.worth.values()):
         parts.append(worth_table(mixture))
+    if any(arm.sources for arm in mixture.retrain.values()):
+        parts.append(sources_table(mixture))
     parts += [Text(line) for line in summary_lines(mixture)]
     parts += [Text(line, style="yellow") for line in warning_lines(mixture)]
     return Group(*parts, "")
@@ -193,6 +195,28 @@ def worth_table(mixture: Mixture) -> RenderableType:
             table.add_row(source, f"{worth[source].loss_rise:.4f}", interval)
     caption = f"the limits allow no mixture without {', '.join(needed)}" if needed else "the others: nothing"
     return titled("What a source is worth: nats per token, predicted", table, caption)
+
+
+def sources_table(mixture: Mixture) -> RenderableType:
+    """Return a table of every arm's loss on every source, beside its realised share of the training tokens."""
+    arms = [arm for arm in arms_best_first(mixture) if arm in mixture.retrain and mixture.retrain[arm].sources]
+    table = new_table("source", *(heading for arm in arms for heading in ("share", arm)))
+    for source in mixture.sources:
+        cells = []
+        for result in (mixture.retrain[arm].sources[source] for arm in arms):
+            cells += [share_text(result.share), _loss_with_reach(result)]
+        table.add_row(source, *cells)
+    rows = [result.rows for arm in arms for result in mixture.retrain[arm].sources.values() if result.nll is not None]
+    number = f"n = {min(rows)}" if len(set(rows)) == 1 else f"n = {min(rows)} to {max(rows)}" if rows else "n = 0"
+    unit = "windows" if mixture.share_of == TRAINING_TOKENS else "examples"
+    caption = f"{number} {unit} that the arm's training did not read; ± reach of the 95 % interval over them"
+    return titled("Sources: realised share, and loss in nats per token", table, caption)
+
+
+def _loss_with_reach(result: SourceResult) -> str:
+    if result.nll is None or result.nll_high is None:
+        return ""
+    return f"{result.nll:.3f} ± {result.nll_high - result.nll:.3f}"
 
 
 # ------------------------------------------------------------------------------------------------------------- sweeps

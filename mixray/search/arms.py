@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 from mixray.cache import compare, read_cache
 from mixray.config import RunConfig
-from mixray.mixture import ArmResult, HeldOutLoss, Mixture
+from mixray.mixture import ArmResult, HeldOutLoss, Mixture, SourceResult
 from mixray.report import SearchCost, Work
 from mixray.report.comparison import mean_over_targets
 from mixray.search.problem import baseline_shares, natural_tokens
-from mixray.store import Artifact, ModelMeta, Storage
+from mixray.store import Artifact, ModelMeta, SourceLoss, Storage
 
 Shares = dict[str, float]
 
@@ -89,9 +89,21 @@ def _arm_result(config: RunConfig, storage: Storage, model: Artifact, losses: Ma
             "seconds": trained.seconds,
             "parameters": trained.parameters,
             **({"group_weights": group_weights} if group_weights else {}),
+            **({"sources": _source_results(trained.source_losses)} if trained.source_losses else {}),
             "model": storage.location(next(iter(model.files.values())).path.rpartition("/")[0]),
         }
     )
+
+
+def _source_results(losses: Mapping[str, SourceLoss]) -> dict[str, SourceResult]:
+    results = {}
+    for name, measured in losses.items():
+        result = SourceResult(share=measured.share, rows=measured.rows)
+        if measured.loss is not None and measured.reach is not None:
+            low, high = measured.loss - measured.reach, measured.loss + measured.reach
+            result = SourceResult(**result.model_dump(), nll=measured.loss, nll_low=low, nll_high=high)
+        results[name] = result
+    return results
 
 
 def _search_cost(mixture: Mixture, artifacts: ArmArtifacts) -> SearchCost:

@@ -5,7 +5,7 @@ from mixray.store.index import RunIndex, Status
 from mixray.store.step import RunTasks, Step, find_or_make
 from mixray.store.storage import FileRecord, Storage
 from mixray.store.tables import encode
-from mixray.store.trained import ModelMeta
+from mixray.store.trained import ModelMeta, SourceLoss
 
 __all__ = [
     "Artifact",
@@ -15,6 +15,7 @@ __all__ = [
     "ModelMeta",
     "RunIndex",
     "RunTasks",
+    "SourceLoss",
     "Status",
     "Step",
     "Storage",

@@ -14,12 +14,28 @@ Curve = list[tuple[int, float]]
 
 
 @dataclass(frozen=True)
+class SourceLoss:
+    """An arm's loss on a source's rows that its training did not read.
+
+    ``share``: the realised share of training tokens, which windows round; ``rows``: how many rows were judged;
+    ``loss``: their mean, nats per token; ``reach``: of its 95 % interval over the rows, to either side. Both are None
+    where the training read all of the source's rows but one.
+    """
+
+    share: float
+    rows: int
+    loss: float | None
+    reach: float | None
+
+
+@dataclass(frozen=True)
 class ModelMeta:
     """The facts that are published with a proxy (a model of one source) or an arm (a model of a mixture).
 
     ``parameters``: all of the model's, embeddings included. ``tokens``: trained on (rows, where they are not text).
     ``seconds``: spent in training. ``curve``: losses, nats per token. ``source``: of a proxy. ``source_shares`` and
     ``workers``: of an arm. ``group_losses`` and ``group_weights``: by group, of an arm with a robust objective.
+    ``source_losses``: of an arm, on every source.
     ``times`` (milliseconds since 1970), ``tokens_per_second``, ``learning_rate`` and ``gradient_norm``: one for each
     point of ``curve``; artifacts of earlier versions do not have them.
     """
@@ -37,11 +53,15 @@ class ModelMeta:
     workers: int | None = None
     group_losses: Mapping[str, Curve] | None = None
     group_weights: Mapping[str, Curve] | None = None
+    source_losses: Mapping[str, SourceLoss] | None = None
 
     @classmethod
     def from_artifact(cls, artifact: Artifact) -> Self:
         """Read the facts of a published model, and leave out keys that this version does not know."""
-        return cls(**{field.name: artifact.meta[field.name] for field in fields(cls) if field.name in artifact.meta})
+        facts = {field.name: artifact.meta[field.name] for field in fields(cls) if field.name in artifact.meta}
+        if "source_losses" in facts:
+            facts["source_losses"] = {name: SourceLoss(**loss) for name, loss in facts["source_losses"].items()}
+        return cls(**facts)
 
     def to_meta(self) -> dict[str, Any]:
         """Return what is stored: every fact that the model has."""

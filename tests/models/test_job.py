@@ -12,7 +12,7 @@ import torch
 
 from mixray.config.schema import RetrainConfig
 from mixray.config.training import ProxyConfig
-from mixray.data import TextInputs
+from mixray.data import MixtureStream, TextInputs, open_rows
 from mixray.models import TrainingData, TrainingJob, arm_jobs, load_model, proxy_jobs, train_missing
 from mixray.store import Artifact, Artifacts, ModelMeta, Storage
 from mixray.training import Progress
@@ -102,7 +102,7 @@ def test_an_arm_records_its_shares_and_how_a_robust_objective_weighed_its_source
     shares = {"mixed": {"low": 0.25, "high": 0.75}}
     config = retrain_config(tokens=4 * 4 * WINDOW)
     plain, _ = trained(artifacts, arm_jobs(artifacts, config, data, shares, {}))
-    assert set(plain["mixed"].meta) == {"source_shares", "workers", "group_losses", *COMMON}
+    assert set(plain["mixed"].meta) == {"source_shares", "workers", "group_losses", "source_losses", *COMMON}
     curves = ModelMeta.from_artifact(plain["mixed"]).group_losses or {}
     assert set(curves) == {"low", "high"}
     total = ModelMeta.from_artifact(plain["mixed"]).curve
@@ -139,3 +139,35 @@ def test_an_arms_identity_has_the_objective_in_it_unless_it_is_erm(artifacts: Ar
 @pytest.mark.parametrize(("records", "expected"), [(1, 0.0), (9, 8.0), (20, 18.5), (100, 94.5)])
 def test_the_final_loss_is_that_of_the_end_of_training(records: int, expected: float) -> None:
     assert ModelMeta(1, 1, 1.0, [(10 * i, float(i)) for i in range(records)]).final_loss == expected
+
+
+def test_an_arm_is_judged_on_rows_of_every_source_that_it_did_not_read(
+    artifacts: Artifacts, data: TrainingData
+) -> None:
+    low = open_rows(artifacts.storage, data.sources["low"])
+    steps = (len(low) - 10) // 4
+    jobs = arm_jobs(
+        artifacts, retrain_config(tokens=steps * 4 * WINDOW), data, {"alone": {"low": 1.0, "high": 0.0}}, {}
+    )
+    models, _ = trained(artifacts, jobs)
+    measured = ModelMeta.from_artifact(models["alone"]).source_losses or {}
+    assert (measured["low"].share, measured["high"].share) == (1.0, 0.0)
+    unread = len(low) - 4 * steps
+    assert (measured["low"].rows, measured["high"].rows) == (unread, 64)
+    stream = MixtureStream({"low": low}, {"low": 1.0}, data.seed)
+    _, read = stream.locate(0, 4 * steps)
+    rows = np.setdiff1d(np.arange(len(low)), read)
+    assert len(rows) == unread
+    folder = Path(artifacts.storage.root, next(iter(models["alone"].files.values())).path).parent
+    model = load_model(jobs["alone"].config, folder, device=CPU)
+    losses = model.training_losses(low.read(rows))
+    assert measured["low"].loss == pytest.approx(losses.mean(), rel=1e-5)
+    assert measured["low"].reach == pytest.approx(1.959964 * losses.std(ddof=1) / unread**0.5, rel=1e-4)
+
+
+def test_a_source_that_was_read_whole_has_no_loss(artifacts: Artifacts, data: TrainingData) -> None:
+    rows = len(open_rows(artifacts.storage, data.sources["low"]))
+    config = retrain_config(tokens=(rows // 4 + 1) * 4 * WINDOW)
+    models, _ = trained(artifacts, arm_jobs(artifacts, config, data, {"alone": {"low": 1.0, "high": 0.0}}, {}))
+    measured = ModelMeta.from_artifact(models["alone"]).source_losses or {}
+    assert (measured["low"].rows, measured["low"].loss, measured["low"].reach) == (0, None, None)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import pytest
 from rich.console import Console, RenderableType
@@ -10,6 +11,7 @@ from mixray.report.tables import (
     ArmShares,
     arms_table,
     closing_report,
+    sources_table,
     summary_lines,
     warning_lines,
     weights_table,
@@ -121,3 +123,20 @@ def test_a_whole_report_fits_the_terminal(mixture: Mixture, arm_shares: ArmShare
 def test_markup_in_a_message_is_printed_as_it_is(mixture: Mixture) -> None:
     warned = mixture.model_copy(update={"warnings": [MixtureWarning(code="x", message="a [bold]b[/bold]")]})
     assert "warning (x): a [bold]b[/bold]" in printed(closing_report(warned, {}))
+
+
+def test_the_sources_table_has_every_arms_loss_beside_its_realised_share(mixture: Mixture) -> None:
+    def measured(share: float, nll: float | None) -> dict[str, Any]:
+        interval = {} if nll is None else {"nll": nll, "nll_low": nll - 0.1, "nll_high": nll + 0.1}
+        return {"share": share, "rows": 64 if nll else 0, **interval}
+
+    results = {}
+    for arm, step in (("mixmin", 0.0), ("balanced", 1.0)):
+        sources = {name: measured(0.25, None if name == "logs" else 2 + step) for name in mixture.sources}
+        results[arm] = ArmResult.model_validate(mixture.retrain[arm].model_dump() | {"sources": sources})
+    lines = printed(sources_table(mixture.model_copy(update={"retrain": results})), width=120)
+    assert lines[0] == "Sources: realised share, and loss in nats per token"
+    assert lines[1].split() == ["source", "share", "mixmin", "share", "balanced"]
+    assert lines[2].split() == ["python", "25.0", "%", "2.000", "±", "0.100", "25.0", "%", "3.000", "±", "0.100"]
+    assert ["logs", "25.0", "%", "25.0", "%"] in [line.split() for line in lines]
+    assert lines[-1].startswith("n = 64 windows that the arm's training did not read")
