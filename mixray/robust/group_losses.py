@@ -28,8 +28,8 @@ from mixray.errors import InputError
 from mixray.robust.groups import PerGroup, PreciseBuffers, per_group
 
 DEFAULT_MISSING: MissingGroups = "ema"
-"""In ``jobs/bench_missing_groups.py`` it is the only rule that no optimiser, clipping or rare group makes diverge, and
-its worst group is the best or near it."""
+"""In ``jobs/bench_missing_groups.py`` it never diverges, and in seven of eight settings its worst group ends with the
+lowest loss or within 0.03 nats of it."""
 SMALLEST_PRESENCE, SMALLEST_ROW_PRESENCE = 0.01, 0.1
 """What losses and what rows are divided by at least: unlimited, a row of a group that first appears in step 1,000 would
 count 1,000 times."""
