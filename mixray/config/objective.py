@@ -1,4 +1,9 @@
-"""The run file on what a retrained model minimises."""
+"""The section ``retrain.objective`` of a run file: what a retrained model minimises.
+
+It is one of three kinds: the mean loss (``ErmConfig``), Group DRO or ALSO. The settings of the last two that do not
+depend on what a group is (``GroupDROSettings``, ``ALSOSettings``) are also those of the arms of a comparison of robust
+training, where ``mixray.config.robust`` uses them.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +15,22 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from mixray.config.section import Misfit, Section
 
 GROUP_COLUMN = "column:"
-"""``column:NAME`` says that NAME holds the groups themselves."""
+"""``groups: column:NAME`` takes the values of the column NAME as groups."""
 Missing = Literal["inverse_presence", "present_only", "ema"]
-"""What to do about groups that a step has no rows of."""
+"""What to do about groups that have no rows in a step; ``GroupWeightsSettings.missing`` explains each choice."""
 MissingGroups = Literal[Missing, "uniform_sampling"]
-"""The same where every group may be drawn equally often."""
+"""The same choices, and one for training data in which every group is drawn equally often."""
 
 
 class ErmConfig(Section):
-    """The mean over rows."""
+    """Minimise the mean loss over rows (empirical risk minimisation)."""
 
     kind: Literal["erm"] = "erm"
     """erm: minimise the mean loss over rows."""
 
 
 class GroupWeightsSettings(Section):
-    """How group weights climb, whatever the groups are."""
+    """How the weights of groups change in training. Group DRO and ALSO share these settings."""
 
     step_size: Annotated[float, Field(ge=0)] = 0.01
     """Step size of the group weights, per optimizer step and nat of loss."""
@@ -38,7 +43,7 @@ class GroupWeightsSettings(Section):
 
 
 class GroupDROSettings(GroupWeightsSettings):
-    """As ``mixray.robust.GroupDRO`` takes them."""
+    """The settings of ``mixray.robust.GroupDRO``."""
 
     adjustment: Annotated[float, Field(ge=0)] = 0.0
     """C: a group's loss is raised by C / sqrt(number of its training rows) when the weights are updated."""
@@ -54,7 +59,7 @@ class GroupDROSettings(GroupWeightsSettings):
 
 
 class ALSOSettings(GroupWeightsSettings):
-    """As ``mixray.robust.ALSO`` takes them."""
+    """The settings of ``mixray.robust.ALSO``."""
 
     tau: Annotated[float, Field(ge=0)] = 0.01
     """How strongly the group weights are pulled to the prior, in nats: subtracts tau x KL(weights || prior)."""
@@ -63,7 +68,7 @@ class ALSOSettings(GroupWeightsSettings):
 
 
 class GroupObjective(GroupWeightsSettings):
-    """What the objectives of retrained models say beside. Their groups are the sources of the arm, or of a column."""
+    """The settings that only retrained models have: what a group is, and what its loss is compared with."""
 
     groups: str = "source"
     """What a group is: source, or column:NAME for the values of a column of examples."""
@@ -80,7 +85,7 @@ class GroupObjective(GroupWeightsSettings):
         return None if self.groups == "source" else self.groups.removeprefix(GROUP_COLUMN)
 
     @model_validator(mode="after")
-    def _groups_are_known(self) -> Self:
+    def _groups_fit_the_rest(self) -> Self:
         column = self.group_column
         if column is not None and not (column and self.groups.startswith(GROUP_COLUMN)):
             raise Misfit("groups", "source or column:NAME")
@@ -92,6 +97,8 @@ class GroupObjective(GroupWeightsSettings):
 
 
 class GroupDROConfig(GroupObjective, GroupDROSettings):
+    """Retrain with Group DRO."""
+
     kind: Literal["group_dro"] = "group_dro"
     """group_dro: minimise the loss of the worst groups."""
 
@@ -103,7 +110,7 @@ class GroupDROConfig(GroupObjective, GroupDROSettings):
 
 
 class ALSOConfig(GroupObjective, ALSOSettings):
-    """With the optimizer's settings."""
+    """Retrain with ALSO, an optimizer that takes the settings of ``retrain.optimizer``."""
 
     kind: Literal["also"] = "also"
     """also: minimise the loss of the worst groups with an optimistic optimizer."""
@@ -112,7 +119,7 @@ class ALSOConfig(GroupObjective, ALSOSettings):
     (group_sum)."""
 
     @model_validator(mode="after")
-    def _sums_miss_nothing(self) -> Self:
+    def _missing_or_group_sum(self) -> Self:
         if self.weighting == "group_sum" and self.missing != "ema":
             raise Misfit("missing", "left out beside weighting: group_sum, where an absent source's sum is 0")
         return self
@@ -121,17 +128,17 @@ class ALSOConfig(GroupObjective, ALSOSettings):
 OBJECTIVES: dict[str, type[Section]] = {"erm": ErmConfig, "group_dro": GroupDROConfig, "also": ALSOConfig}
 
 
-def _own_keys(raw: Any) -> Any:
-    """Refuses a kind that there is not, and keys that belong to other kinds alone."""
+def _refuse_keys_of_other_kinds(raw: Any) -> Any:
+    """Return the section unchanged. Raises Misfit for an unknown kind, and for a key that only other kinds have."""
     if not isinstance(raw, Mapping):
         return raw
     kind = raw.get("kind", "erm")
     if not isinstance(kind, str) or kind not in OBJECTIVES:
         raise Misfit("kind", " | ".join(OBJECTIVES))
     for key in raw:
-        owners = [name for name, section in OBJECTIVES.items() if key in section.model_fields]
-        if owners and kind not in owners:
-            raise Misfit(str(key), f"kind: {' or '.join(owners)} beside it; {kind} has no {key}")
+        kinds_with_key = [name for name, section in OBJECTIVES.items() if key in section.model_fields]
+        if kinds_with_key and kind not in kinds_with_key:
+            raise Misfit(str(key), f"kind: {' or '.join(kinds_with_key)} beside it; {kind} has no {key}")
     return raw
 
 
@@ -143,5 +150,5 @@ def _kind_of(raw: Any) -> str:
 ObjectiveConfig = Annotated[
     Annotated[ErmConfig, Tag("erm")] | Annotated[GroupDROConfig, Tag("group_dro")] | Annotated[ALSOConfig, Tag("also")],
     Discriminator(_kind_of),
-    BeforeValidator(_own_keys),
+    BeforeValidator(_refuse_keys_of_other_kinds),
 ]

@@ -1,12 +1,13 @@
-"""Group DRO and ALSO as objectives of the training loop (``mixray.training.Objective``), and from a run file.
+"""Adapters that let the training loop use Group DRO and ALSO (``mixray.training.Objective``), built from a run file.
 
-Both weigh a step's rows with what they know before its first forward pass: Group DRO with the weights that the step
-began with (its losses make the next ones), ALSO with those of its look-ahead. So a row's weight is a constant, the
-gradients of a language model's head are made block by block as for the plain mean, and micro-batches change nothing.
+The training loop needs the weight of every row of a step before the step's first forward pass. Group DRO weighs a step
+with the group weights that it began with, and its losses then give the weights of the next step. ALSO weighs it with
+the weights of its look-ahead. A row's weight is thus a constant during the step: the gradients of a language model's
+head can be computed block by block, as for the plain mean, and the number of micro-batches changes nothing.
 
-Reference losses, one number per group in nats (what a reference model reaches on the group's rows), make both judge a
-group by its excess over it. With one number per group an excess is not cut off at 0, as DoReMi does token by token:
-half of a group's rows are below their mean, so that would reward groups whose rows differ much.
+With reference losses both judge a group by its excess: its loss minus the loss that a reference model reaches on the
+group's rows, one number per group in nats. DoReMi cuts each token's excess off at 0. With one number per group that
+would be wrong: about half of a group's rows are below their mean, so groups whose rows differ much would gain.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ from mixray.training.objective import Objective, adamw, parameter_groups
 
 
 class GroupDROObjective:
-    """Group DRO with AdamW. reference_losses: (groups,), nats."""
+    """Group DRO with AdamW. An ``Objective``. ``reference_losses``: (groups,), nats."""
 
     def __init__(self, group_dro: GroupDRO, *, reference_losses: PerGroup | None = None) -> None:
-        self._group_dro, self._reference = group_dro, _References(reference_losses)
+        self._group_dro, self._references = group_dro, _References(reference_losses)
 
     @property
     def group_weights(self) -> torch.Tensor:
@@ -47,7 +48,7 @@ class GroupDROObjective:
             yield self._group_dro.row_weights(group_ids)
 
     def observe(self, row_losses: torch.Tensor, group_ids: torch.Tensor) -> None:
-        self._group_dro.add(row_losses, group_ids, reference_losses=self._reference.of(group_ids))
+        self._group_dro.add(row_losses, group_ids, reference_losses=self._references.of(group_ids))
 
     def state_dict(self) -> State:
         return dict(self._group_dro.state_dict())
@@ -57,18 +58,19 @@ class GroupDROObjective:
 
 
 class ALSOObjective:
-    """ALSO with decoupled decay. ``new``: ALSO with all settings but the parameters and Adam's.
+    """ALSO with decoupled weight decay. An ``Objective``.
 
-    ``reference_losses``: (groups,), nats.
+    ``build_also``: returns the ALSO optimiser from the model's parameters and Adam's settings; all other settings are
+    fixed in it. ``reference_losses``: (groups,), nats.
     """
 
-    def __init__(self, new: Callable[..., ALSO], *, reference_losses: PerGroup | None = None) -> None:
-        self._new, self._reference = new, _References(reference_losses)
+    def __init__(self, build_also: Callable[..., ALSO], *, reference_losses: PerGroup | None = None) -> None:
+        self._build_also, self._references = build_also, _References(reference_losses)
         self._optimizer: ALSO | None = None
 
     @property
     def _also(self) -> ALSO:
-        assert self._optimizer is not None, "the optimiser comes first"
+        assert self._optimizer is not None, "optimizer() must be called first"
         return self._optimizer
 
     @property
@@ -78,7 +80,7 @@ class ALSOObjective:
     def optimizer(self, model: nn.Module, config: OptimizerConfig, device: torch.device) -> torch.optim.Optimizer:
         assert all(parameter.device.type == device.type for parameter in model.parameters())
         parameters, rate = parameter_groups(model, config), config.learning_rate
-        self._optimizer = self._new(parameters, lr=rate, betas=config.betas, eps=config.epsilon, decoupled=True)
+        self._optimizer = self._build_also(parameters, lr=rate, betas=config.betas, eps=config.epsilon, decoupled=True)
         return self._optimizer
 
     @contextmanager
@@ -87,27 +89,27 @@ class ALSOObjective:
         try:
             yield self._also.row_weights(group_ids)
         except BaseException:
-            self._also.look_back()
+            self._also.look_back()  # the parameters return from the look-ahead
             raise
 
     def observe(self, row_losses: torch.Tensor, group_ids: torch.Tensor) -> None:
-        self._also.add(row_losses, group_ids, reference_losses=self._reference.of(group_ids))
+        self._also.add(row_losses, group_ids, reference_losses=self._references.of(group_ids))
 
     def state_dict(self) -> State:
-        return {}  # the optimiser's has it all
+        return {}  # ALSO is the optimiser, and the training loop stores the optimiser's state
 
     def load_state_dict(self, state: State) -> None:
         assert not state
 
 
 class _References:
-    """Reference losses by group, or none."""
+    """The reference loss of every group, if there are any."""
 
     def __init__(self, by_group: PerGroup | None) -> None:
         self._by_group = None if by_group is None else torch.as_tensor(by_group, dtype=torch.float64)
 
     def of(self, group_ids: torch.Tensor) -> torch.Tensor | None:
-        """Return the reference loss of rows of these groups, (rows,), where groups have any."""
+        """Return the reference loss of each row's group, float64 (rows,); None if there are no reference losses."""
         return None if self._by_group is None else self._by_group[group_ids.cpu()]
 
 
@@ -122,11 +124,12 @@ def new_objective(
     presence: Sequence[float],
     reference_losses: Mapping[str, float] | None,
 ) -> Objective | None:
-    """Return the objective of an arm whose groups are its sources, or of a column; None for ERM.
+    """Return the objective that trains an arm, or None for ERM, the training loop's default.
 
-    group_shares: share of training tokens by group, in the order of the groups, all positive. windows: in the run.
-    presence: P(a step has a window of the group), in the same order. reference_losses: nats per token, by source;
-    needed where the config says ``excess: proxy``, whose groups are the sources.
+    group_shares: the share of training tokens of every group, in the order of the group ids, all positive. windows: the
+    number of training windows (or examples) in the whole run. presence: the probability that a step has a window of the
+    group, in the same order. reference_losses: nats per token, by source; needed only for ``excess: proxy``, which a
+    run file can state only where the groups are the sources.
     """
     if isinstance(config, ErmConfig):
         return None
@@ -137,7 +140,7 @@ def new_objective(
     groups, prior = len(group_shares), _prior(config, group_shares)
     divides_by_presence = config.missing == "inverse_presence"
     if isinstance(config, ALSOConfig):
-        new = partial(
+        build_also = partial(
             ALSO,
             num_groups=groups,
             step_size=config.step_size,
@@ -148,7 +151,7 @@ def new_objective(
             weighting=config.weighting,
             presence=presence if divides_by_presence and config.weighting == "group_mean" else None,
         )
-        return ALSOObjective(new, reference_losses=references)
+        return ALSOObjective(build_also, reference_losses=references)
     group_dro = GroupDRO(
         groups,
         step_size=config.step_size,
@@ -164,6 +167,7 @@ def new_objective(
 
 
 def _prior(config: GroupObjective, group_shares: Mapping[str, float]) -> PerGroup | None:
+    """Return the prior weight of every group, in the order of the groups; None for equal weights."""
     if config.prior == "uniform":
         return None
     weights = group_shares if config.prior == "shares" else config.prior

@@ -511,7 +511,7 @@ PREDICTED, LABELS = np.full((3, 2, 2), 0.5), np.array([0, 1, 1])
             r"predictions and truth do not fit\n  got: shapes \(3, 2, 2\) and \(3,\)",
         ),
         (lambda: SquaredError.from_predictions(LABELS, LABELS), "predictions and truth do not fit"),
-        (lambda: SquaredError.from_predictions(PREDICTED[:, :, 0], [0, np.nan, np.inf]), "no numbers in rows 1, 2"),
+        (lambda: SquaredError.from_predictions(PREDICTED[:, :, 0], [0, np.nan, np.inf]), "not finite in rows 1, 2"),
         (lambda: SquaredError.from_predictions(PREDICTED[:, :, 0], LABELS, [0, 0, 0]), "all weights are 0"),
     ],
 )

@@ -2,8 +2,10 @@
 
     loss(shares) = sum_i w_i |sum_k shares_k f_ik - y_i|^2
 
-Shares sum to 1, so the error is ``sum_k shares_k (f_ik - y_i)`` and the loss ``shares^T G shares`` with
-``G = sum_i w_i (f_i - y_i)(f_i - y_i)^T``: one pass over the rows, which are not read again, and no cancellation.
+``f_ik`` is the prediction of source k's proxy for row i, ``y_i`` the truth and ``w_i`` the row's weight. Shares sum to
+1, so a row's error is ``sum_k shares_k (f_ik - y_i)`` and the loss is ``shares^T G shares`` with the matrix
+``G = sum_i w_i (f_i - y_i)(f_i - y_i)^T``. One pass over the rows computes G, and a solver then needs only G. The truth
+is subtracted before anything is squared, so no digits cancel.
 """
 
 from __future__ import annotations
@@ -23,14 +25,17 @@ from mixray.simplex.objectives.passes import Columns, Span, added, blocks, total
 
 @dataclass(frozen=True, eq=False)
 class SquaredError:
-    """An ``Objective``. ``errors``: float64 ``(rows, sources, outputs)``; ``row_weights``: float64 ``(rows,)``; a
-    bootstrap draws ``sample``."""
+    """An ``Objective``.
+
+    ``errors``: predictions minus truth, float64 ``(rows, sources, outputs)``; ``row_weights``: float64 ``(rows,)``;
+    ``sample``: the documents that a bootstrap draws.
+    """
 
     errors: NDArray[np.float64]
     row_weights: Vector
     sample: Documents
 
-    total_weight = None
+    total_weight = None  # only a cross entropy has one
 
     @classmethod
     def from_predictions(
@@ -50,7 +55,7 @@ class SquaredError:
             document_ids: the document of each row, ``(rows,)``; every row is a document by default.
 
         Raises:
-            InputError: naming rows, for shapes that do not fit and numbers that are not finite.
+            InputError: for shapes that do not fit, and, with the rows' numbers, for values that are not finite.
         """
         predicted, targets = np.asarray(predictions, np.float64), np.asarray(truth, np.float64)
         predicted = predicted[:, :, None] if predicted.ndim == 2 else predicted
@@ -65,20 +70,20 @@ class SquaredError:
         errors = predicted - targets[:, None, :]
         bad = np.flatnonzero(~np.isfinite(errors).all(axis=(1, 2)))
         if bad.size:
-            raise InputError(f"predictions or truth: no numbers in {name_rows(bad)}", wanted="finite numbers")
+            raise InputError(f"predictions or truth: not finite in {name_rows(bad)}", wanted="finite numbers")
         return cls(errors, weights, Documents.of(weights, document_ids))
 
     @cached_property
     def gram(self) -> Matrix:
-        """G, ``(sources, sources)``."""
+        """The matrix G of the file's docstring, float64 ``(sources, sources)``. The curvature is 2 G."""
         rows, sources, outputs = self.errors.shape
 
-        def work(span: Span) -> Vector:
-            here = slice(*span)
-            table = self.errors[here].transpose(0, 2, 1).reshape(-1, sources)
-            return weighted_product(table, np.repeat(self.row_weights[here], outputs), np.arange(sources)).ravel()
+        def gram_of_block(span: Span) -> Vector:
+            block = slice(*span)
+            table = self.errors[block].transpose(0, 2, 1).reshape(-1, sources)
+            return weighted_product(table, np.repeat(self.row_weights[block], outputs), np.arange(sources)).ravel()
 
-        return total(added(work, blocks(rows, sources * outputs), self.errors.size)).reshape(sources, sources)
+        return total(added(gram_of_block, blocks(rows, sources * outputs), self.errors.size)).reshape(sources, sources)
 
     @property
     def rows(self) -> int:
@@ -93,7 +98,7 @@ class SquaredError:
         return self.sample.count
 
     def restricted_to(self, allowed: Mask) -> SquaredError:
-        """Return itself: no source has a part in what the others do."""
+        """Return itself: leaving sources out changes nothing about the mixtures of the others."""
         return self
 
     def at(self, points: Matrix, columns: Columns | None = None) -> list[Evaluation]:
@@ -119,16 +124,17 @@ class SquaredError:
         row_tokens = np.ones(self.rows) if self.sample.row_tokens is None else self.sample.row_tokens
 
         def sums_of(draws: Draws) -> Matrix:
+            """Return what ``draw_replicates`` asks for, ``(2, replicates)``: the sums of row weights and row tokens."""
             return np.stack([self.row_weights, row_tokens]) @ draws.times(documents).T
 
         draws, _ = draw_replicates(seed, target, numbers, sums_of, float(row_tokens.sum()))
         factors = draws.times(documents) * draws.scale[:, None]
-        return SquaredErrorReplicates([replace(self, row_weights=each * self.row_weights) for each in factors])
+        return SquaredErrorReplicates([replace(self, row_weights=factor * self.row_weights) for factor in factors])
 
 
 @dataclass(frozen=True, eq=False)
 class SquaredErrorReplicates:
-    """A batch of bootstrap replicates."""
+    """A batch of bootstrap replicates: a squared error for each, with its row weights."""
 
     objectives: list[SquaredError]
 
