@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from mixray.config import RobustConfig, RunConfig
 from mixray.config.training import HeadConfig, PretrainedModel, Resources, TrainingConfig
 from mixray.data import ExampleInputs, ModelInputs
 from mixray.data.tabular.grouped import GroupedTask
+from mixray.errors import InputError
 from mixray.forecast.checking import CheckedInputs
 from mixray.forecast.mixture_forecast import Forecast
 from mixray.models import activation_bytes, measure_training, memory_bytes, visible_gpus
@@ -24,11 +26,21 @@ SMALL_VOCABULARY = 1 << 16
 
 @dataclass(frozen=True)
 class StatedFigures:
-    """What the user says about the machines; None where nothing. See ``plan``."""
+    """What the user says about the machines; None where nothing. See ``plan``.
+
+    Raises InputError for what is not a positive number.
+    """
 
     tokens_per_second: float | None = None
     devices: int | None = None
     device_memory_gb: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if value is not None and not 0 < value < math.inf:
+                raise InputError(
+                    "a stated figure is not a positive number", where=name, got=value, wanted="a number above 0"
+                )
 
 
 def mixture_resources(
@@ -100,7 +112,8 @@ def _mixture_speeds(
     """Return how fast a proxy and a retraining worker train."""
     proxies, arms = works
     if stated is not None:
-        return _derived(stated, arms, proxies), Speed(stated, "stated")
+        derived = _derived(stated, arms, proxies)
+        return derived or _measured(config.proxy, checked.proxy_inputs, config.proxy.resources), Speed(stated, "stated")
     proxy, retrain = config.proxy, config.retrain
     proxy_speed = _measured(proxy, checked.proxy_inputs, proxy.resources)
     settings = ("model", "batch", "micro_batch", "precision")

@@ -24,7 +24,8 @@ def activation_bytes(config: TrainingConfig, inputs: ModelInputs, *, workers: in
     the buffers of single operations. On a GPU, ``precision: auto`` is taken for bfloat16. Returns None for models that
     cannot be traced.
     """
-    rows = config.micro_batch or -(-config.batch // workers)
+    slice_of_batch = -(-config.batch // workers)
+    rows = min(config.micro_batch or slice_of_batch, slice_of_batch)
     in_bfloat16 = config.precision == "bfloat16" or (config.precision == "auto" and on_gpu)
     try:
         # Fake tensors have shapes and types but no memory; an operation on them computes nothing.

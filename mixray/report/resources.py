@@ -263,10 +263,10 @@ class ResourceForecast:
     def _lines(self) -> Iterator[str]:
         devices = " and ".join(map(str, self.devices))
         if self.seconds is None:
-            yield (
-                "time: unknown, because no speed is stated and a quick measurement on this machine is not possible; "
-                "state --tokens-per-second"
-            )
+            unknown = " and ".join(stage.name for stage in self.stages if stage.speed_basis is None)
+            is_stated = any(stage.speed_basis == "stated" for stage in self.stages)
+            remedy = "" if is_stated else "; state --tokens-per-second"
+            yield f"time: unknown for {unknown}, whose speed cannot be measured quickly on this machine{remedy}"
         else:
             sums = [_hours_text(hours, kind) for kind, hours in self.device_hours.items() if hours is not None]
             total = " and ".join([duration_text(self.seconds), *sums])
@@ -296,7 +296,8 @@ def _misfits(work: ModelsToTrain, stage: StageCost, devices: Devices) -> Iterato
     if devices.memory_bytes is None:
         return
     if devices.kind == "GPU":
-        sharing, place = max(1, math.floor(1 / work.devices_per_worker)), "a GPU"
+        sharing = max(1, min(math.floor(1 / work.devices_per_worker), stage.workers * stage.at_once))
+        place = "a GPU"
     else:
         sharing, place = stage.workers * stage.at_once, "the machine"
     state, activations = sharing * stage.memory_bytes, sharing * (stage.activation_bytes or 0)
@@ -316,7 +317,7 @@ def cost_tables(resources: ResourceForecast | None, warnings: Iterable[str]) -> 
 
 
 def _hours_text(hours: float, kind: DeviceKind) -> str:
-    return f"{hours:,.0f} {kind}-hours" if hours >= 100 else f"{hours:.2g} {kind}-hours"
+    return f"{hours:,.0f} {kind}-hours" if hours >= 99.5 else f"{hours:.2g} {kind}-hours"
 
 
 def _bytes_text(size: float | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -194,10 +195,15 @@ def test_the_speed_on_gpus_that_this_machine_does_not_have_is_unknown(tmp_path: 
     facts = forecast.to_dict()["resources"]
     assert (facts["seconds"], facts["gpu_hours"], facts["devices"][0]["count"]) == (None, None, None)
     assert "state --tokens-per-second" in printed(forecast)
-    # A speed on GPUs says nothing of proxies on cores.
+    # A stated speed on GPUs says nothing of proxies on cores, which are measured.
     facts = plan(asking, overrides[1:], tokens_per_second=10).to_dict()["resources"]
-    assert facts["stages"]["proxies"]["tokens_per_second"] is None
+    assert facts["stages"]["proxies"]["speed_basis"] == "measured"
     assert facts["stages"]["retraining"]["gpu_hours"] > 0
+    assert facts["seconds"] > 0
+    # Nor does one on cores of proxies on GPUs.
+    forecast = plan(asking, overrides[:1], tokens_per_second=10)
+    assert "time: unknown for proxies, whose speed" in printed(forecast)
+    assert "state --tokens-per-second" not in printed(forecast)
 
 
 @pytest.mark.parametrize(
@@ -224,6 +230,16 @@ def printed(forecast: Forecast | RobustForecast) -> str:
     stream = io.StringIO()
     print_report(forecast.tables(), stream)
     return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    "figures",
+    [{"tokens_per_second": 0.0}, {"tokens_per_second": math.nan}, {"devices": 0}, {"device_memory_gb": -1.0}],
+    ids=str,
+)
+def test_stated_figures_are_positive_numbers(figures: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"where: {next(iter(figures))}"):
+        plan(run_file(tmp_path), **figures)
 
 
 def test_every_figure_is_printed_with_its_unit_and_where_it_comes_from(tmp_path: Path) -> None:

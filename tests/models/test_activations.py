@@ -51,4 +51,5 @@ def test_smaller_forward_passes_and_bfloat16_keep_less() -> None:
     assert half is not None
     assert narrow is not None
     assert half < 0.6 * whole
+    assert activation_bytes(config(model=model, micro_batch=64), TEXT, workers=1, on_gpu=False) == whole
     assert narrow < 0.8 * whole

@@ -72,9 +72,9 @@ def test_times_follow_from_how_many_train_at_once(
 
 
 def test_workers_that_share_a_gpu_share_its_memory() -> None:
-    def misfits(per_worker: float, memory: float, activations: int | None = None) -> tuple[str, ...]:
+    def misfits(per_worker: float, memory: float, activations: int | None = None, models: int = 5) -> tuple[str, ...]:
         devices = Devices("GPU", 8, "stated", memory, "stated")
-        work = WORK(models=5, workers=(1, 1), devices_per_worker=per_worker, activation_bytes=activations)
+        work = WORK(models=models, workers=(1, 1), devices_per_worker=per_worker, activation_bytes=activations)
         return ResourceForecast.of([work], [None], [devices], None).misfits
 
     assert misfits(1.0, 16e9) == misfits(0.5, 32e9) == ()
@@ -86,6 +86,7 @@ def test_workers_that_share_a_gpu_share_its_memory() -> None:
         "a GPU has 16.0 GB",
     )
     assert misfits(0.5, 31e9)[0].startswith("arms: 2 workers need 32.0 GB")
+    assert misfits(0.5, 31e9, models=1) == ()
 
 
 @pytest.mark.parametrize(
@@ -94,3 +95,13 @@ def test_workers_that_share_a_gpu_share_its_memory() -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration_text(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("hours", "text"), [(0.0123, "0.012"), (3.14, "3.1"), (12.4, "12"), (99.7, "100"), (1234, "1,234")]
+)
+def test_hours_of_devices(hours: float, text: str) -> None:
+    work = WORK(models=1, workers=(1, 1), devices_per_worker=1.0, scored_tokens=0)
+    speed = Speed(1000 / 3600 / hours, "stated")
+    forecast = ResourceForecast.of([work], [speed], [Devices("GPU", 1, "stated", None, "this machine")], None)
+    assert f" and {text} GPU-hours," in " ".join(map(str, forecast.tables()[1:]))
