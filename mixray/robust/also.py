@@ -248,6 +248,11 @@ class ALSO(WeighedStep, torch.optim.Optimizer):
         loaded = {name: first[GROUP_STATE + name] for name in self._group_buffers()}
         first = {name: value for name, value in first.items() if not name.startswith(GROUP_STATE)}
         super().load_state_dict({"state": state_dict["state"], "param_groups": [first, *others]})
+        for group in self._groups():
+            for p in group["params"]:
+                # torch leaves the step counter where it was; the one-pass kernel needs it beside the parameter.
+                if p in self.state and has_fused(group["params"]):
+                    self.state[p]["step"] = self.state[p]["step"].to(p.device)
         for name, buffer in self._group_buffers().items():
             buffer.copy_(loaded[name])
 

@@ -11,8 +11,9 @@ import io
 import json
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 import torch
 
@@ -20,6 +21,7 @@ from mixray.errors import StageError, first_line
 from mixray.store import Draft, FileRecord, Storage
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 State = dict[str, Any]
 """Name -> tensor, number, string, list or dictionary of these: what ``torch.save`` writes and torch's objects take."""
 
@@ -56,7 +58,7 @@ class StorageCheckpoint:
         """
         self._records = self._saved()
         for record in self._records:
-            data = self._read(record.path)
+            data = self._tried(self.storage.read, record.path)
             if data is not None and hashlib.sha256(data).hexdigest() == record.sha256:
                 state: State = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
                 return state
@@ -84,9 +86,9 @@ class StorageCheckpoint:
 
     def _saved(self) -> list[FileRecord]:
         """Return the records in ``latest.json``, the newest first; none where nothing was saved or it is damaged."""
-        if not self.storage.list(self.folder):
+        if not self._tried(self.storage.list, self.folder):
             return []
-        data = self._read(self._path("latest.json"))
+        data = self._tried(self.storage.read, self._path("latest.json"))
         if data is None:  # the first save was cut off before its record
             return []
         try:
@@ -95,11 +97,14 @@ class StorageCheckpoint:
             self._distrust(f"latest.json: {error}")
             return []
 
-    def _read(self, path: str) -> bytes | None:
-        """Return a file's bytes; None where it is missing. A missing file is asked for again too: stores can lag."""
+    def _tried(self, read: Callable[[str], T], path: str) -> T | None:
+        """Return what ``read`` returns of a file or a folder; None where it is missing.
+
+        What is missing is asked for again too: stores can lag. Raises StageError where the storage cannot be read.
+        """
         for attempt in range(1, READS + 1):
             try:
-                return self.storage.read(path)
+                return read(path)
             except OSError as error:
                 if attempt < READS:
                     time.sleep(WAIT_SECONDS * 2 ** (attempt - 1))

@@ -177,6 +177,11 @@ DEFECTS: dict[str, tuple[dict[str, Any], bytes, list[str]]] = {
         b'["text"]\n',
         ["a line is not a JSON object", "a.data, line 1: a list"],
     ),
+    "JSON that is too deep": (
+        {"jsonl": "{tmp}/a.data"},
+        b'{"text": "a", "more": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n",
+        ["a line is not a JSON object", "a.data, line 1: ", "wanted: one JSON object a line"],
+    ),
     "JSON text that is a number": (
         {"jsonl": "{tmp}/a.data", "text": "n"},
         lines([{"n": 1}]),

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import cross_entropy
 from torch.optim import lr_scheduler as schedulers
 
@@ -229,6 +230,23 @@ def test_a_resumed_run_is_the_run_that_never_stopped(mode: str, settings: dict[s
     assert torch.equal(second.group_weights, first.group_weights)
     assert [take_step(second, resumed, batch) for batch in batches[stop:]] == values[stop:]
     assert torch.equal(flat(resumed), flat(whole))
+
+
+def test_a_state_from_the_cpu_is_loaded_to_where_the_parameters_are() -> None:
+    gpu = FakeTensorMode(allow_non_fake_inputs=True)  # tensors that say that they are on a GPU, which need none
+    with gpu:
+        parameter = nn.Parameter(torch.zeros(3, 2, device="cuda"))
+        parameter.grad = torch.ones_like(parameter)
+    # The weights of the groups are where the first parameter is.
+    also = ALSO([nn.Parameter(torch.zeros(2)), parameter], 2)
+    with gpu:
+        also.step()
+        state = also.state_dict()
+        state["state"] = {1: {name: tensor.cpu() for name, tensor in state["state"][1].items()}}
+        also.load_state_dict(state)
+    assert {name: tensor.device.type for name, tensor in also.state[parameter].items()} == dict.fromkeys(
+        ("step", "exp_avg", "exp_avg_sq", "last_gradient"), "cuda"
+    )
 
 
 @pytest.mark.parametrize("mode", MODES)

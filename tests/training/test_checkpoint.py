@@ -103,23 +103,30 @@ def test_the_state_before_a_damaged_one_is_used(
 
 
 class UnreliableStorage(Storage):
-    """Fails so many of the reads of a file whose name contains ``victim``."""
+    """Fails so many of the reads of a file, and of the listings of a folder, whose name contains ``victim``."""
 
     def __init__(self, uri: str, victim: str, failures: int, error: OSError) -> None:
         super().__init__(uri)
         self.victim, self.failures, self.error = victim, failures, error
 
     def read(self, path: str) -> bytes:
-        if self.victim in path and self.failures:
+        self._fail(path)
+        return super().read(path)
+
+    def list(self, folder: str) -> list[str]:
+        self._fail(folder)
+        return super().list(folder)
+
+    def _fail(self, path: str) -> None:
+        if path.endswith(self.victim) and self.failures:
             self.failures -= 1
             raise self.error
-        return super().read(path)
 
 
 TRANSIENT = {"timeout": OSError("timed out"), "404 in between": FileNotFoundError("not there")}
 
 
-@pytest.mark.parametrize("victim", ["latest.json", "step-000010.pt"])
+@pytest.mark.parametrize("victim", ["latest.json", "step-000010.pt", "checkpoints/proxy"])
 @pytest.mark.parametrize("error", TRANSIENT.values(), ids=TRANSIENT.keys())
 def test_a_read_that_fails_is_tried_again(
     victim: str, error: OSError, checkpoint: StorageCheckpoint, tmp_path: Path
@@ -130,7 +137,7 @@ def test_a_read_that_fails_is_tried_again(
     assert latest["step"] == 10
 
 
-@pytest.mark.parametrize("victim", ["latest.json", "step-000010.pt"])
+@pytest.mark.parametrize("victim", ["latest.json", "step-000010.pt", "checkpoints/proxy"])
 def test_a_storage_that_goes_on_failing_is_an_error_and_training_does_not_start_over(
     victim: str, checkpoint: StorageCheckpoint, tmp_path: Path
 ) -> None:

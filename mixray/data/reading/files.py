@@ -136,7 +136,7 @@ def _parsed(line: bytes, pool: Pool, place: Place) -> Row | None:
         row = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError:
         return None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # brackets in a thousand brackets
         raise _not_an_object(pool, place, str(error)) from error
     if not isinstance(row, dict):
         raise _not_an_object(pool, place, f"a {type(row).__name__}")
