@@ -27,7 +27,7 @@ from mixray.interrupts import EXIT_CODE, end_at_once, ending_soon_after_interrup
 
 app = typer.Typer(
     name="mixray",
-    help="Which share of each data source should a model be trained on? A certified answer, on Ray.",
+    help="Find the share of each data source that a model should be trained on, with a certified accuracy, on Ray.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -69,15 +69,17 @@ FilePath = Annotated[str, typer.Argument(metavar="FILE", help="the run file (YAM
 RunFolder = Annotated[
     str,
     typer.Argument(
-        metavar="[RUN_FOLDER]",
-        help="by default the latest run in ./mixray-runs",
+        metavar="RUN_FOLDER",
+        help="a run  [default: the latest in ./mixray-runs]",
         autocompletion=_complete_run_folder,
     ),
 ]
 Mechanisms = Annotated[
-    bool, typer.Option("--mechanisms", help="with the measures that explain a comparison of robust training")
+    bool, typer.Option("--mechanisms", help="add the measures that explain a comparison of robust training")
 ]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="dotted overrides, e.g. seed=1")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="override keys, e.g. seed=1 proxy.tokens=5000")
+]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout")]
 
 
@@ -100,15 +102,17 @@ def _options(
 def run(
     file: FilePath,
     overrides: Overrides = None,
-    address: Annotated[str | None, typer.Option(help="a Ray cluster's address; a local one by default")] = None,
-    until: Annotated[Stage, typer.Option(help="the last stage")] = "report",
-    rebuild: Annotated[bool, typer.Option("--rebuild", help="make corrupted artifacts anew")] = False,
+    address: Annotated[str | None, typer.Option(help="a Ray cluster's address  [default: a local one]")] = None,
+    until: Annotated[Stage, typer.Option(help="the last stage to run")] = "report",
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="compute corrupted artifacts again")] = False,
     mechanisms: Mechanisms = False,
     as_json: Json = False,
 ) -> None:
-    """Run the whole flow, or as far as a stage. What an earlier run left is not done again.
+    """Run a run file, wholly or up to a stage.
 
-    A run file with sources and targets searches for mixtures; one with data and arms compares robust training.
+    Results that an earlier run has stored are used again, so the same command also continues an interrupted run.
+
+    A run file with sources and targets searches for mixtures; one with data and arms compares robust training methods.
     """
     try:
         from mixray import pipeline
@@ -140,20 +144,24 @@ def plan(
         float | None,
         typer.Option(
             min=1e-6,
-            help="training tokens (or rows) a second of one retraining worker or robust arm; by default a few steps "
-            "are measured on this machine",
+            help="training tokens (or rows) per second of one retraining worker or robust arm; by default measured "
+            "in a few steps on this machine",
         ),
     ] = None,
     devices: Annotated[
         int | None,
-        typer.Option(min=1, help="GPUs that work at the same time (CPU cores, where the run file asks for no GPU)"),
+        typer.Option(min=1, help="GPUs that work at the same time (CPU cores, if the run file uses no GPU)"),
     ] = None,
     device_memory: Annotated[
-        float | None, typer.Option(min=1e-3, help="memory of one GPU (of the machine, where it asks for none), in GB")
+        float | None,
+        typer.Option(min=1e-3, help="memory of one GPU (of the machine, if the run file uses no GPU), in GB"),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Check what can be checked without computing, and forecast time, GPU-hours, memory and disk."""
+    """Check a run file and its data, and forecast the cost.
+
+    The forecast covers time, GPU-hours, memory and disk. Nothing is trained but a few steps that measure the speed.
+    """
     from mixray.forecast import plan as make_plan
 
     forecast = make_plan(
@@ -173,16 +181,19 @@ def plan(
 def solve(
     arguments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[RUN_FOLDER] [mixture.KEY=VALUE]...", autocompletion=_complete_run_folder),
+        typer.Argument(
+            metavar="[RUN_FOLDER] [mixture.KEY=VALUE]...",
+            help="a run (by default the latest in ./mixray-runs), and the settings to change",
+            autocompletion=_complete_run_folder,
+        ),
     ] = None,
-    target: Annotated[str | None, typer.Option(help="one target; all by default")] = None,
+    target: Annotated[str | None, typer.Option(help="solve for this target only")] = None,
     as_json: Json = False,
 ) -> None:
-    """Solve again from a run's prediction cache, under other settings of ``mixture``. Needs no cluster.
+    """Solve again with other settings of the mixture.
 
-    Without RUN_FOLDER it is the latest run in ./mixray-runs.
-
-    One setting may be a range: mixture.bounds.python=[0,0.1..0.9] solves for 0.1, 0.2, ... 0.9.
+    The predictions of an earlier run are used, so this takes seconds and needs no cluster. One setting may be a range:
+    mixture.bounds.python=[0,0.1..0.9] solves for 0.1, 0.2, ... 0.9.
     """
     from mixray.progress import open_progress
     from mixray.report import mixture_tables, sweep_tables
@@ -210,7 +221,11 @@ def solve(
 
 @app.command()
 def show(run_folder: RunFolder = "", mechanisms: Mechanisms = False, as_json: Json = False) -> None:
-    """Show a run: shares with intervals, the gap, losses per arm and warnings, or its comparison of robust training."""
+    """Show the results of a run.
+
+    For mixtures: shares with intervals, the gap, the loss of every arm, warnings. For a comparison of robust training
+    methods: the accuracy of every arm.
+    """
     from mixray.progress import open_progress
     from mixray.result import show as read_result
     from mixray.runs import latest_run_folder
@@ -227,10 +242,10 @@ def show(run_folder: RunFolder = "", mechanisms: Mechanisms = False, as_json: Js
 
 @app.command(name="list")
 def list_stored(
-    storage: Annotated[str, typer.Argument(metavar="[STORAGE]", help="a storage folder or URI")] = "./mixray-runs",
+    storage: Annotated[str, typer.Argument(metavar="STORAGE", help="a storage folder or URI")] = "./mixray-runs",
     as_json: Json = False,
 ) -> None:
-    """List the runs of a storage folder, the latest first."""
+    """List the runs in a storage folder, the latest first."""
     from mixray.report import runs_table
     from mixray.runs import list_runs
 
@@ -250,13 +265,15 @@ def config(
     key: Annotated[
         str,
         typer.Argument(
-            help="a key of the run file, such as mixture.bounds; all by default", autocompletion=_complete_key
+            metavar="KEY",
+            help="a key of the run file, such as mixture.bounds  [default: all keys]",
+            autocompletion=_complete_key,
         ),
     ] = "",
     schema: Annotated[bool, typer.Option("--schema", help="print the JSON schema of run files, for editors")] = False,
     as_json: Json = False,
 ) -> None:
-    """Explain the keys of a run file: type, default, meaning."""
+    """Explain the keys of a run file: their types, defaults and meaning."""
     from mixray.config.fields import json_schema, key_references
     from mixray.report import key_pages
 
@@ -272,8 +289,8 @@ def config(
 
 @app.command()
 def init(
-    file: Annotated[str, typer.Argument(metavar="[FILE]", help="the run file to write")] = "run.yaml",
-    robust: Annotated[bool, typer.Option("--robust", help="for a comparison of robust training methods")] = False,
+    file: Annotated[str, typer.Argument(metavar="FILE", help="the run file to write")] = "run.yaml",
+    robust: Annotated[bool, typer.Option("--robust", help="write one that compares robust training methods")] = False,
     as_json: Json = False,
 ) -> None:
     """Write a commented run file that runs as it is. An existing file is never overwritten."""
@@ -283,7 +300,7 @@ def init(
     if as_json:
         print(json.dumps({"file": file}))
     else:
-        print(f"wrote {file}; the next step: mixray plan {shlex.quote(file)}")
+        print(f"wrote {file}; next: mixray plan {shlex.quote(file)}")
 
 
 def _print_json(folder: str, mixtures: Any) -> None:

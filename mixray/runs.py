@@ -338,8 +338,8 @@ def list_runs(storage_root: str = DEFAULT_STORAGE) -> list[tuple[MixtureRun | Ro
         raise InputError(
             "there is no run yet",
             where=storage.location("runs"),
-            wanted="the folder that the run file names as storage",
-            remedy="start one with mixray run FILE, or name the storage or the run folder",
+            wanted="a storage folder that holds at least one run",
+            remedy="start one with mixray run FILE, or name the run folder or the storage that the run file states",
         )
     return sorted(runs, key=lambda entry: entry[1], reverse=True)
 

@@ -1,7 +1,8 @@
-"""Training the proxies: one actor per source, as many at a time as the cluster has room for.
+"""Training the proxies: one Ray actor per source, as many at a time as the cluster has room for.
 
-Each keeps its state in the storage, so an actor that dies is replaced by one that continues from there. Each publishes
-its own artifact, so a finished proxy stays finished whatever happens to the others or to the driver.
+Each actor writes checkpoints to the storage, so that an actor that dies is replaced by one that continues from the last
+checkpoint. Each publishes its own artifact, so that a finished proxy is kept whatever happens to the others or to the
+driver, the process that started the run.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class ProxyTrainer:
     """An actor that trains one proxy."""
 
     def train(self, job: TrainingJob, config: ProxyConfig, board: ray.actor.ActorHandle) -> None:
-        """Train and publish the proxy, and delete its checkpoints."""
+        """Train and publish the proxy, and delete its checkpoints. Progress is posted on ``board`` for the driver."""
         device = use_resources(config.resources)
         job.run(device, lambda record: board.post.remote(job.name, record))
         job.delete_checkpoints()
@@ -37,17 +38,20 @@ ProxyActor: Any = ray.remote(ProxyTrainer)
 def train_proxies(
     session: Session, artifacts: Artifacts, config: ProxyConfig, jobs: Mapping[str, TrainingJob], news: News
 ) -> dict[str, Artifact]:
-    """Return the proxy of every job, by source. Proxies that exist are not trained again.
+    """Return the proxy of every source. Proxies that the storage already holds are not trained again.
 
-    Raises StageError naming every source whose proxy failed, after the others have finished.
+    ``jobs``: by source. ``news``: called with the progress of every proxy.
+
+    Raises StageError, once all others have finished, naming every source whose proxy failed and why; InputError instead
+    if the user's input is the cause of every failure.
     """
     return train_missing(artifacts, jobs, lambda missing: _train_all(session, config, missing, news))
 
 
 def _train_all(session: Session, config: ProxyConfig, jobs: list[TrainingJob], news: News) -> None:
-    room = session.fits(config.resources, where="proxy.resources")
+    room = session.fits(config.resources, where="proxy.resources")  # how many actors can run at the same time
     watcher = Watcher(news)
-    waiting = list(reversed(jobs))
+    waiting = list(reversed(jobs))  # the next job is the last one: an actor that died is replaced at once
     running: dict[ray.ObjectRef, tuple[TrainingJob, ray.actor.ActorHandle]] = {}
     finished: list[str] = []
     failed: dict[str, Exception] = {}
@@ -81,5 +85,5 @@ def _raise_failed(failed: dict[str, Exception], finished: list[str]) -> None:
     raise error_class(
         f"the proxies of {', '.join(failed)} failed",
         got=reasons,
-        remedy=f"mend the cause and run again: the proxies of {', '.join(finished) or 'no source'} are kept",
+        remedy=f"fix the cause and run again: the proxies of {', '.join(finished) or 'no source'} are kept",
     )

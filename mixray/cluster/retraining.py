@@ -66,7 +66,7 @@ def _train_all(session: Session, config: RetrainConfig, jobs: list[TrainingJob],
         raise StageError(
             f"the retraining of {', '.join(failed)} failed",
             got=reasons,
-            remedy="mend the cause and run again: finished arms are kept, others go on from their last checkpoint",
+            remedy="fix the cause and run again: finished arms are kept, others continue from their last checkpoint",
         )
 
 

@@ -123,7 +123,7 @@ def _problem(same: Sequence[_Fault], name: str, where: str, kind: type[BaseModel
         if other.kind in _SHAPES and not isinstance(other.value, Mapping)
     ]
     remedy = next(filter(None, forms), None)
-    return InputError(f"{dotted or name} is wrong", where=where, got=fault.got, wanted=expected, remedy=remedy)
+    return InputError(f"{dotted or name} is not valid", where=where, got=fault.got, wanted=expected, remedy=remedy)
 
 
 def _where(loc: KeyPath, name: str, lines: Lines, overridden: Iterable[str]) -> str:

@@ -38,6 +38,12 @@ def load_config(path: str | Path, overrides: Overrides = (), *, kind: type[RunFi
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise InputError(
+            "the run file does not exist",
+            where=str(path),
+            remedy="check its path, or write a new one with mixray init FILE",
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             "the run file cannot be read", where=str(path), got=str(error), wanted="a YAML file"
@@ -93,7 +99,7 @@ def write_starter(path: str | Path, kind: Literal["mixture", "robust"]) -> None:
             file.write(text)
     except FileExistsError as error:
         raise InputError(
-            "the file exists already", where=str(path), remedy="choose another name: mixray init NAME.yaml"
+            "the file already exists", where=str(path), remedy="choose another name: mixray init NAME.yaml"
         ) from error
     except OSError as error:
         raise InputError("the run file cannot be written", where=str(path), got=error) from error

@@ -26,7 +26,7 @@ class ErmConfig(Section):
     """Minimise the mean loss over rows (empirical risk minimisation)."""
 
     kind: Literal["erm"] = "erm"
-    """erm: minimise the mean loss over rows."""
+    """erm, the default: minimise the mean loss over rows."""
 
 
 class GroupWeightsSettings(Section):

@@ -1,4 +1,4 @@
-"""YAML as a run file uses it: with line numbers, ``3e-3`` as a number, no duplicate keys; and the matching writer."""
+"""Reading and writing the YAML of run files: ``3e-3`` is a number, keys are unique, and every key has a line number."""
 
 # ruamel.yaml 0.19 was tried in place of this module. It gives line numbers only together with its round-trip types,
 # warns of 3e-3, accepts an alias that contains itself, and does not read back what it writes of U+0085 and U+2028. In
@@ -55,27 +55,27 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes what ``_Loader`` reads back equal: the text ``"3e-3"`` gets its quotes."""
+    """Writes documents that ``_Loader`` reads back equal: the text ``"3e-3"`` is written in quotes."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
-    """Write text in double quotes, which escape them, where it holds line breaks that only Unicode has."""
+    """Write text with a line break that only Unicode has, or a byte order mark, in double quotes, which escape it."""
     style = '"' if re.search("[\x85\u2028\u2029\ufeff]", text) else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
 
 
 _Dumper.add_representer(str, _text)
-for _kind in (_Loader, _Dumper):
-    _kind.add_implicit_resolver(
+for _class in (_Loader, _Dumper):  # YAML 1.1 reads 3e-3, without a point, as text
+    _class.add_implicit_resolver(
         "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
     )
 
 
 def load(text: str) -> tuple[Any, Lines]:
-    """Return the document and its lines. Raises yaml.YAMLError."""
+    """Return the document as plain Python values, and the line of every key path. Raises yaml.YAMLError."""
     loader = _Loader(text)
     try:
         node = loader.get_single_node()
@@ -94,18 +94,19 @@ def dump(value: Any, *, flow: bool = False) -> str:
 
 
 def fault(error: yaml.YAMLError) -> str:
-    """Return what is wrong, in one line."""
+    """Return what is wrong with a document, in one line."""
     if not isinstance(error, yaml.MarkedYAMLError):
         return first_line(error)
     return ": ".join(part for part in (error.context, error.problem) if part)
 
 
 def _identity(key: yaml.Node) -> Hashable:
-    """Return what is equal for two keys that are written alike."""
+    """Return a value that is equal for keys that are the same: tag and text. Keys that are not scalars all differ."""
     return (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else id(key)
 
 
 def _lines(node: yaml.Node, path: KeyPath, above: tuple[yaml.Node, ...]) -> Iterator[tuple[KeyPath, int]]:
+    """Yield the path and line of every key and list item below ``node``. ``above``: the nodes that contain it."""
     if any(node is other for other in above):
         raise yaml.constructor.ConstructorError(None, None, "an alias contains itself", node.start_mark)
     if isinstance(node, yaml.MappingNode):

@@ -1,4 +1,4 @@
-"""How much memory a forward pass keeps for its backward pass, found without allocating any of it."""
+"""How much memory a forward pass keeps for the backward pass, computed without allocating any of it."""
 
 from __future__ import annotations
 
@@ -14,15 +14,19 @@ from mixray.models.building import new_network
 from mixray.models.classifier import Classifier
 
 UNTRACEABLE = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, ImportError, AssertionError)
-"""How architectures fail that look at values, or compute by kernels that know no fake tensors."""
+"""What an architecture raises that cannot be traced: because its code depends on the values of tensors, or because it
+calls a kernel that does not support fake tensors."""
 
 
 def activation_bytes(config: TrainingConfig, inputs: ModelInputs, *, workers: int, on_gpu: bool) -> int | None:
     """Return the bytes of the activations of one forward pass of one worker.
 
-    They are the tensors that autograd keeps, without the logits, which exist for a few tokens at a time, and without
-    the buffers of single operations. On a GPU, ``precision: auto`` is taken for bfloat16. Returns None for models that
-    cannot be traced.
+    Activations are the tensors that autograd keeps for the backward pass. The logits are not counted, because training
+    computes them for a few tokens at a time; neither are the buffers of single operations. On a GPU, ``precision:
+    auto`` is taken to be bfloat16. Returns None for models that cannot be traced.
+
+    ``workers``: how many share a batch of ``config.batch`` rows. One forward pass has all rows of a worker, or
+    ``config.micro_batch`` of them if that is fewer.
     """
     slice_of_batch = -(-config.batch // workers)
     rows = min(config.micro_batch or slice_of_batch, slice_of_batch)
@@ -44,18 +48,19 @@ def activation_bytes(config: TrainingConfig, inputs: ModelInputs, *, workers: in
 
 
 def kept_bytes(network: nn.Module, forward: Callable[[], object]) -> int:
-    """Return the bytes of all tensors that autograd keeps of a forward pass, but for the network's parameters."""
+    """Return the bytes of all storages that autograd keeps of ``forward()``, without those of the parameters."""
+    # ``_cdata`` is the address of a storage: tensors that share a storage are counted once.
     parameters = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
-    kept: dict[int, torch.UntypedStorage] = {}
+    saved: dict[int, torch.UntypedStorage] = {}
 
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
+    def save(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata not in parameters:
-            kept[storage._cdata] = storage
+            saved[storage._cdata] = storage
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        output = forward()  # its graph lives until the sum is taken, so that no storage is used twice
-        size = sum(storage.nbytes() for storage in kept.values())
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
+        output = forward()  # keeps the graph alive until the sum is taken, so that no address is used twice
+        size = sum(storage.nbytes() for storage in saved.values())
     del output
     return size

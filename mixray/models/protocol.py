@@ -1,4 +1,5 @@
-"""What every kind of model can do: train on a stream of rows, score rows of a target, and be saved in a folder."""
+"""The base class of all models: what each can do is to train on a stream of rows, to score the rows of a target, and to
+be saved in a folder and loaded from it. ``causal_lm.py`` and ``classifier.py`` hold the two kinds."""
 
 from __future__ import annotations
 
@@ -31,8 +32,9 @@ from mixray.training import (
 class Scores:
     """Log-probabilities of rows, in nats and in the order of the rows.
 
-    ``totals``: float64, shape (rows,), summed over a row's predicted tokens.
-    ``tokens``: where asked for, one float32 array of shape (predicted tokens,) per row.
+    ``totals``: float64, shape (rows,), each the sum over the row's predicted tokens.
+    ``tokens``: one float32 array of shape (predicted tokens,) per row, or None unless ``log_probs`` was called with
+    ``per_token``.
     """
 
     totals: NDArray[np.float64]
@@ -48,7 +50,8 @@ class Model(ABC):
     row_columns: ClassVar[tuple[str, ...]]
     """The columns of a target's rows that ``rows_of`` reads."""
     loss: Callable[[nn.Module], RowLoss] | None = None
-    """Makes the loss module, as ``mixray.training.train`` takes it."""
+    """Returns the loss module of a network, as ``mixray.training.train`` takes it; None for the loss that it uses by
+    default."""
 
     def __init__(self, network: nn.Module, *, device: torch.device, precision: Precision) -> None:
         self.network, self.device, self.precision = network.to(device), device, precision
@@ -99,7 +102,7 @@ class Model(ABC):
     @staticmethod
     @abstractmethod
     def rows_of(table: Any) -> Any:
-        """Return the rows of an Arrow table with ``row_columns``, as ``log_probs`` takes them."""
+        """Return the rows of an Arrow table that has the ``row_columns``, in the form that ``log_probs`` takes."""
 
     @abstractmethod
     def training_losses(self, rows: NDArray[Any]) -> NDArray[np.float64]:
@@ -107,4 +110,8 @@ class Model(ABC):
 
     @abstractmethod
     def log_probs(self, rows: Any, *, batch_tokens: int, per_token: bool = False) -> Scores:
-        """Score rows, which each kind of model defines for itself."""
+        """Return the log-probabilities of rows as ``rows_of`` returns them.
+
+        ``batch_tokens``: the largest number of tokens in one forward pass. ``per_token``: whether to return the
+        log-probability of every single token too.
+        """

@@ -1,8 +1,8 @@
-"""Time, GPU-hours, memory and disk of a run's training, from how fast one worker trains.
+"""What the training of a run will cost in time, GPU-hours, memory and disk, forecast from the speed of one worker.
 
-Training spends 6 and scoring 2 operations a parameter and token (see ``compute``), so scoring is three times as fast.
-Workers that train one model together are taken to share its work without loss. Reading the data, solving and writing
-the report are not in it.
+Training takes 6 operations per parameter and token and scoring takes 2 (see ``compute.py``), so scoring is three times
+as fast. Workers that train one model together are assumed to share its work without loss. The time to read the data, to
+solve and to write the report is not included.
 """
 
 from __future__ import annotations
@@ -20,26 +20,27 @@ from mixray.report.compute import SCORING_OPERATIONS, TRAINING_OPERATIONS
 from mixray.report.layout import count_text, new_table, titled
 
 Basis = Literal["measured", "stated", "derived"]
-"""Measured on this machine, stated by the user, or derived from another speed."""
+"""Where a speed comes from: measured on this machine, stated by the user, or derived from another stage's speed."""
 DeviceKind = Literal["GPU", "core"]
 ADAMW_BYTES = 16
-"""Of memory per parameter: weight, gradient and Adam's two moments in float32."""
+"""Memory per parameter in training: the weight, its gradient and Adam's two moments, in float32."""
 ALSO_BYTES = 24
-"""The same of optimistic ALSO, which also keeps its last gradient and the weights before the look-ahead."""
+"""The same with optimistic ALSO, which also keeps its last gradient and the weights before the look-ahead."""
 STATE_BYTES = 12
-"""Of disk per parameter in a checkpoint: the weight and Adam's two moments. ALSO's last gradient comes on top."""
+"""Disk per parameter of a checkpoint: the weight and Adam's two moments. Optimistic ALSO adds its last gradient."""
 SAVED_STATES = 3
 """How many checkpoints of one training are on disk while the newest is written."""
 MODEL_BYTES = 4
-"""Of disk per parameter of a published model."""
+"""Disk per parameter of a published model: the weight in float32."""
 
 
 @dataclass(frozen=True)
 class Devices:
     """The GPUs or the CPU cores that a run works on.
 
-    ``count``: how many work at the same time, None where unknown; ``memory_bytes``: of one GPU, or of the machine with
-    the cores, None where unknown. ``count_basis``, ``memory_basis``: who says so.
+    ``count``: how many work at the same time, None if unknown. ``memory_bytes``: the memory of one GPU, or of the
+    machine that has the cores, None if unknown. ``count_basis``, ``memory_basis``: whether this machine or the user
+    gave the number.
     """
 
     kind: DeviceKind
@@ -69,10 +70,13 @@ class Speed:
 
 @dataclass(frozen=True)
 class ModelsToTrain:
-    """Models of one kind. ``tokens``: of each one's training; ``scored_tokens``: that all of them together score, None
-    where unknown; ``workers``: the smallest and the largest number that train one model; ``devices_per_worker``: of
-    ``device_kind``, also a fraction of one; ``is_optimistic``: whether optimistic ALSO is among the optimisers;
-    ``activation_bytes``: of one forward pass of one worker, None where unknown."""
+    """The models that one stage trains.
+
+    ``tokens``: how many each model is trained on. ``scored_tokens``: how many all of them together score, None if
+    unknown. ``workers``: the smallest and the largest number of workers that train one model. ``devices_per_worker``:
+    how many devices of ``device_kind`` one worker uses, which may be a fraction. ``is_optimistic``: whether optimistic
+    ALSO is among the optimisers. ``activation_bytes``: what one forward pass of one worker keeps, None if unknown.
+    """
 
     name: str
     models: int
@@ -93,11 +97,11 @@ class ModelsToTrain:
 
 @dataclass(frozen=True)
 class StageCost:
-    """What training and scoring with the models of one kind cost. None: unknown.
+    """What it costs to train the models of one stage and to score with them. None means unknown.
 
-    ``workers``: that train one model; ``at_once``: models that train at the same time; ``memory_bytes``: of one
-    worker's weights, gradients and optimiser state; ``activation_bytes``: on top of that; ``disk_bytes``: of the
-    published models; ``checkpoint_bytes``: at the same time.
+    ``workers``: how many train one model. ``at_once``: how many models train at the same time. ``memory_bytes``: the
+    weights, gradients and optimiser state of one worker; ``activation_bytes`` come on top. ``disk_bytes``: all
+    published models. ``checkpoint_bytes``: the largest size of all checkpoints that exist at the same time.
     """
 
     name: str
@@ -117,7 +121,7 @@ class StageCost:
 
     @classmethod
     def of(cls, work: ModelsToTrain, speed: Speed | None, devices: Devices) -> StageCost:
-        """Compute the cost of a kind of models on the devices. Without a number of devices, models train in turn."""
+        """Compute the cost of a stage. If the number of devices is unknown, models train one after another."""
         workers, at_once, scorers = work.workers[1], 1, 1
         if devices.count is not None:
             scorers = max(1, math.floor(devices.count / work.devices_per_worker))
@@ -127,7 +131,7 @@ class StageCost:
         if speed is not None:
             rate = speed.tokens_per_second
             training = math.ceil(work.models / at_once) * work.tokens / (rate * workers)
-            busy = work.models * work.tokens / rate
+            busy = work.models * work.tokens / rate  # seconds of one worker, over all models
             if work.scored_tokens is not None:
                 scored = work.scored_tokens / rate * SCORING_OPERATIONS / TRAINING_OPERATIONS
                 scoring, busy = scored / scorers, busy + scored
@@ -155,8 +159,9 @@ class StageCost:
 class ResourceForecast:
     """The cost of all stages that train.
 
-    ``data_bytes``: of disk, of prepared data and predictions, None where unknown; ``misfits``: what the devices are too
-    few or too small for, a sentence each; ``unit``: what models are trained on, ``tokens`` or ``rows``.
+    ``data_bytes``: the disk that prepared data and predictions take, None if unknown. ``misfits``: for every stage that
+    needs more devices or memory than there are, a sentence that says so. ``unit``: what models are trained on,
+    ``tokens`` or ``rows``.
     """
 
     devices: tuple[Devices, ...]
@@ -174,9 +179,10 @@ class ResourceForecast:
         data_bytes: int | None,
         unit: str = "tokens",
     ) -> ResourceForecast:
-        """Compute the cost of every kind of models, and compare it with the devices.
+        """Compute the cost of every stage, and compare it with the devices.
 
-        ``speeds``: one for each kind of models; ``devices``: of every kind that is asked for.
+        ``works`` and ``speeds``: one for each stage, in the same order; a speed is None if unknown. ``devices``: one
+        record for each kind of device that the stages use.
         """
         by_kind = {each.kind: each for each in devices}
         stages = tuple(
@@ -191,14 +197,14 @@ class ResourceForecast:
 
     @property
     def seconds(self) -> float | None:
-        """The time of all stages that is known, one after the other; None where no speed is known."""
+        """The time of all stages, one after another, without scoring of unknown size; None if a speed is unknown."""
         if any(stage.training_seconds is None for stage in self.stages):
             return None
         return sum((stage.training_seconds or 0) + (stage.scoring_seconds or 0) for stage in self.stages)
 
     @property
     def device_hours(self) -> dict[DeviceKind, float | None]:
-        """The hours of work of all GPUs, and of all cores, where stages ask for them; None where a speed is unknown."""
+        """Device kind -> hours of work, summed over the devices of that kind; None if a stage's speed is unknown."""
         hours: dict[DeviceKind, float | None] = {}
         for devices in self.devices:
             parts = [stage.device_hours for stage in self.stages if stage.device_kind == devices.kind]
@@ -207,7 +213,10 @@ class ResourceForecast:
 
     @property
     def disk_bytes(self) -> dict[str, int | None]:
-        """What the storage must hold at the same time, by kind."""
+        """The largest disk use of the storage: of data, models and checkpoints, and in total; None if unknown.
+
+        Only one stage at a time has checkpoints.
+        """
         models = sum(stage.disk_bytes for stage in self.stages)
         checkpoints = max(stage.checkpoint_bytes for stage in self.stages)
         total = None if self.data_bytes is None else self.data_bytes + models + checkpoints
@@ -289,13 +298,14 @@ class ResourceForecast:
 
 
 def _misfits(work: ModelsToTrain, stage: StageCost, devices: Devices) -> Iterator[str]:
-    """Yield what does not fit: more devices than there are, or more memory."""
+    """Yield a sentence for each way in which the stage needs more devices, or more memory, than there are."""
     least = work.workers[0] * work.devices_per_worker
     if devices.count is not None and least > devices.count:
         yield f"{work.name}: one model asks for {least:g} {devices.kind}s; there are {devices.count}"
     if devices.memory_bytes is None:
         return
     if devices.kind == "GPU":
+        # ``sharing``: how many workers share one memory.
         sharing = max(1, min(math.floor(1 / work.devices_per_worker), stage.workers * stage.at_once))
         place = "a GPU"
     else:
@@ -311,7 +321,7 @@ def _misfits(work: ModelsToTrain, stage: StageCost, devices: Devices) -> Iterato
 
 
 def cost_tables(resources: ResourceForecast | None, warnings: Iterable[str]) -> list[RenderableType]:
-    """Return what ends a forecast: the table of resources, where they are forecast, and the warnings."""
+    """Return the last parts of a forecast: the table of resources, if they are forecast, and the warnings."""
     lines = [Text(f"warning: {message}") for message in warnings]
     return [*(resources.tables() if resources is not None else []), *lines]
 

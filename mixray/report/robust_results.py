@@ -19,13 +19,17 @@ class Record(BaseModel):
 
 
 class Spread(Record):
-    """A number over seeds. ``interval`` covers the choice of test rows as well as the seeds, at 95 %; it is None for
-    numbers that are not accuracies, and where the rows are not stored."""
+    """A number over seeds: its mean, standard deviation, value for each seed and 95 % interval.
+
+    The interval covers the choice of test rows as well as the seeds. It is None for numbers that are not accuracies,
+    and where the rows are not stored.
+    """
 
     mean: float
     sd: float | None
-    """Over seeds alone; None for one seed."""
+    """Over seeds only; None for one seed."""
     values: tuple[float, ...]
+    """In the order of the seeds."""
     interval: tuple[float, float] | None = None
 
 
@@ -33,14 +37,18 @@ class Spread(Record):
 
 
 class Accuracy(Record):
-    """Accuracy of each group, in the order of the group ids; None for a group without rows."""
+    """How often one model is right on one part of the rows (test or validation), by group and on average."""
 
     accuracy: tuple[float | None, ...]
+    """Of each group, in the order of the group ids; None for a group without rows."""
     counts: tuple[int, ...]
+    """The rows of each group in this part."""
     worst_group: int
+    """The id of the group with the lowest accuracy."""
     worst: float
+    """The accuracy of that group."""
     average_test: float
-    """Over rows."""
+    """Over all rows of this part."""
     average_training_share: float | None
     """Over groups, weighted by their shares of the training rows; None where one of them has no rows here."""
 
@@ -54,6 +62,8 @@ class SelectedModel(Record):
 
 
 class TrainingPoint(Record):
+    """The training loss at one step; by group, with the groups' weights, where the arm weights groups."""
+
     step: int
     loss: float
     group_losses: dict[str, float] | None
@@ -61,6 +71,8 @@ class TrainingPoint(Record):
 
 
 class TaskWarning(Record):
+    """A warning about the rows or the results, and which part and column of how many rows it is about."""
+
     code: str
     message: str
     part: str | None = None
@@ -69,14 +81,20 @@ class TaskWarning(Record):
 
 
 class Cosines(Record):
-    """Alignment of a head with the exact oracle and spurious heads; None without a spurious attribute."""
+    """The cosines of the angles between a head and two exact heads: the oracle, and the one that predicts the spurious
+    attribute. ``mixray.study.mechanism`` says what these heads are. ``spurious`` is None without such an attribute."""
 
     oracle: float
     spurious: float | None
 
 
 class BoundSides(Record):
-    """Both sides of R(w) - R(w_G) >= mu/2 |w - w_G|^2, in nats: ``gap`` is the left one, ``distance`` the right one."""
+    """Both sides of R(w) - R(w_G) >= mu/2 |w - w_G|^2, in nats, as ``mixray.robust.alignment.Bound`` computes them.
+
+    R is the worst group's loss with its penalty, w_G its exact minimiser and mu the strength of L2. ``gap`` is the left
+    side, ``distance`` the right side and ``slack`` their difference. The bound holds if the slack is at least
+    -``tolerance``, because the exact minimiser is known only up to an error.
+    """
 
     gap: float
     distance: float
@@ -87,7 +105,8 @@ class BoundSides(Record):
 
 
 class CompletenessResult(Record):
-    """Completeness with the settings on which it depends."""
+    """How far single dimensions of a representation hold all that it knows of a factor (1: one dimension holds it all),
+    and the settings of the measure, which ``mixray.robust.completeness`` explains."""
 
     completeness: float
     per_factor: tuple[float, ...]
@@ -97,7 +116,11 @@ class CompletenessResult(Record):
 
 
 class Measures(Record):
-    """``bound`` and ``alignment`` need exact heads, and so L2; ``completeness`` needs two dimensions that vary."""
+    """What explains one trained model, each None if it was not measured.
+
+    ``bound`` and ``alignment`` need exact heads, which exist only with L2; ``completeness`` needs at least two
+    dimensions that vary.
+    """
 
     completeness: CompletenessResult | None = None
     bound: BoundSides | None = None
@@ -151,7 +174,11 @@ class ErmAndRobust(Record):
 
 
 class ExactHeads(Record):
-    """Exact heads on one seed's inputs at one strength of L2. ``certificate`` bounds the Group DRO head's error."""
+    """The exact heads on one seed's inputs at one strength of L2.
+
+    ``certificate`` bounds how far the Group DRO head's objective is above the smallest one, in nats. ``oracle`` and
+    ``spurious`` are cosines (see ``Cosines``), of the ERM and of the Group DRO head.
+    """
 
     l2: float
     bound: BoundSides
@@ -174,7 +201,7 @@ class SeedHeads(Record):
 
 
 class WorstGroup(Record):
-    """The group that is worst in most seeds, and in how many."""
+    """The group that has the lowest accuracy in most seeds, and in how many seeds it has."""
 
     name: str
     seeds: int
@@ -217,7 +244,7 @@ class SpreadPair(Record):
 
 
 class HeadsSummary(Record):
-    """The exact heads at one strength of L2 over seeds; the bound holds in ``holds`` seeds of ``of``."""
+    """The exact heads at one strength of L2 over seeds. The bound holds in ``holds`` of ``of`` seeds."""
 
     l2: float
     spurious: SpreadPair | None
@@ -232,7 +259,8 @@ class HeadsSummary(Record):
 
 
 class Claim(Record):
-    """A claim of the mechanism paper, tested by paired differences over seeds."""
+    """A claim about why Group DRO is robust, from the paper that ``mixray/robust/README.md`` names, and whether the
+    paired differences over seeds support it. ``where``: the heads or arms that it was tested on."""
 
     claim: str
     where: str
@@ -243,7 +271,8 @@ class Claim(Record):
 
 
 class RobustResults(Record):
-    """Everything that ``results.json`` holds. ``counts``: part -> group -> rows."""
+    """Everything that ``results.json`` holds. ``counts``: part -> group -> number of rows. ``l2``: the penalty of every
+    arm. ``heads``: one entry for each strength of L2."""
 
     run: str
     seeds: tuple[int, ...]

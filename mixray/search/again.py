@@ -93,7 +93,7 @@ def _solve(run: MixtureRun, settings: Mapping[str, object], target: str | None) 
     config = _config(run, settings)
     rows, columns = run.load_cache()
     if target is not None and target not in rows:
-        raise InputError("the run has no such target", where="--target", got=target, wanted=f"one of {', '.join(rows)}")
+        raise InputError("unknown target", where="--target", got=target, wanted=f"one of {', '.join(rows)}")
     if target is not None and config.mixture.over != "each":
         raise InputError(
             "one target cannot be picked", where="--target", got=f"mixture.over: {config.mixture.over}", wanted="each"

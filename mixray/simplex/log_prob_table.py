@@ -1,6 +1,7 @@
 """The tables that ``solve`` accepts: numpy arrays, PyTorch tensors, pandas and polars data frames.
 
-None of those packages is imported: a tensor is recognised by ``detach``, a data frame by ``columns``.
+None of these packages but numpy is imported: an object with a method ``detach`` is a tensor, and one with ``columns``
+is a data frame.
 """
 
 from __future__ import annotations
@@ -15,27 +16,34 @@ from mixray.errors import InputError
 from mixray.simplex.checks import checked_table
 
 ROUNDING = 1e-3
-"""A log-probability of a token or text may be this far above 0, nats, by the rounding of a log-softmax."""
+"""How far above 0, in nats, the rounding of a log-softmax may put a log-probability."""
 
 
 @dataclass(frozen=True, eq=False)
 class LogProbTable:
-    """Log-probabilities in nats, ``(rows, sources)``; ``source_names``: the columns of a data frame, else empty."""
+    """The log-probability of each row under each source's model, in nats, float ``(rows, sources)``.
+
+    ``source_names``: the column names of a data frame, empty for other tables.
+    """
 
     values: NDArray[np.floating]
     source_names: tuple[str, ...]
 
     @classmethod
     def of(cls, log_probs: Any, *, densities: bool = False) -> Self:
-        """Check a table and keep the names of its columns.
+        """Check a table and take the names of its columns.
 
-        Raises InputError for what is not a table of numbers, for columns of one name and, unless they are
-        ``densities``, for positive values.
+        ``densities``: whether the values are log-densities, which may be above 0.
+
+        Raises InputError for what is not a table of numbers, for two columns with the same name and, without
+        ``densities``, for values above 0.
         """
         columns = getattr(log_probs, "columns", None)
         names = () if columns is None else tuple(str(column) for column in columns)
         if len(set(names)) < len(names):
-            raise InputError("log_probs: two columns have one name", got=", ".join(names), wanted="one name per source")
+            raise InputError(
+                "log_probs: two columns have the same name", got=", ".join(names), wanted="one name per source"
+            )
         values = checked_table(plain_array(log_probs))
         if not densities:
             _require_no_positive(values)
@@ -54,6 +62,7 @@ def plain_array(values: Any) -> Any:
 
 
 def _require_no_positive(values: NDArray[np.floating]) -> None:
+    """Raise InputError for values above 0, with a guess at what the table holds instead of log-probabilities."""
     largest = float(values.max())
     if not 0 < largest < np.inf:  # NaN and +inf are refused later, with their rows
         return
@@ -61,16 +70,16 @@ def _require_no_positive(values: NDArray[np.floating]) -> None:
     if largest <= ROUNDING and smallest < 0:
         return
     if smallest >= 0:
-        slip, remedy = (
+        mistake, remedy = (
             ("look like probabilities", "pass their logarithms: np.log(probabilities)")
             if largest <= 1
             else ("look like negated log-likelihoods (losses)", "pass them negated: -losses")
         )
     else:
-        slip, remedy = "are above 0, which no log-probability is", "densities=True where they are log-densities"
+        mistake, remedy = "are above 0, which no log-probability is", "densities=True where they are log-densities"
     row, column = np.unravel_index(int(values.argmax()), values.shape)
     raise InputError(
-        f"log_probs: the values {slip}",
+        f"log_probs: the values {mistake}",
         got=f"{smallest:g} to {largest:g}; the largest in row {row}, column {column}",
         wanted="log-probabilities in nats, at most 0",
         remedy=remedy,

@@ -1,7 +1,7 @@
-"""What MLflow should hold of a run, as plain values.
+"""What MLflow should hold of a run, as plain values that do not depend on MLflow.
 
-A run of mixray is several MLflow runs: the run itself, under the empty key, and below it one for every trained model,
-such as ``proxy/python`` or ``arm/mixmin-sklearn``. A ``TrackedRun`` describes one of them, in whole or in part.
+One run of mixray becomes several MLflow runs: a parent with the empty key, and a child for every trained model, with a
+key such as ``proxy/python`` or ``arm/mixmin-sklearn``. A ``TrackedRun`` describes one of them, in whole or in part.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ Context = Literal["training", "evaluation"]
 class Point:
     """One value of one metric.
 
-    ``step``: training tokens for a loss curve, 0 for a result. ``time``: milliseconds since 1970 at which the value
-    was measured; None stands for the time of publication.
+    ``step``: for a curve the training tokens so far (training steps in a comparison of robust methods), 0 for a result.
+    ``time``: when the value was measured, in milliseconds since 1970; None stands for the time of publication.
     """
 
     metric: str
@@ -35,7 +35,8 @@ class Point:
 
 @dataclass(frozen=True)
 class TrackedDataset:
-    """Data that a run reads. ``digest``: sha256 in hex; ``source``: path or URI; ``profile``: its counts."""
+    """Data that a run reads. ``digest``: sha256 in hex; ``source``: path or URI; ``profile``: numbers that describe it,
+    such as its tokens."""
 
     name: str
     digest: str
@@ -48,8 +49,8 @@ class TrackedDataset:
 class TrackedRun:
     """What one MLflow run should hold.
 
-    ``files``: path in MLflow -> content, such as ``figures/zoo_weights.png``. ``started``, ``ended``: milliseconds
-    since 1970; None stands for the time of publication.
+    ``key``: which run it is, empty for the parent. ``files``: path in MLflow, such as ``figures/pandas_weights.png`` ->
+    content. ``started``, ``ended``: milliseconds since 1970; None stands for the time of publication.
     """
 
     key: str
@@ -64,7 +65,10 @@ class TrackedRun:
 
 
 def merge(runs: Iterable[TrackedRun]) -> list[TrackedRun]:
-    """Return one record per key, in the order of the keys' first appearance. A later value replaces an earlier one."""
+    """Return one record per key, in the order in which the keys first appear.
+
+    Points and datasets of all records are kept; of other values the last one, except for the start, which is the first.
+    """
     merged: dict[str, TrackedRun] = {}
     for run in runs:
         before = merged.get(run.key)
@@ -85,13 +89,14 @@ def _joined(before: TrackedRun, after: TrackedRun) -> TrackedRun:
 
 
 def numbered_name(number: int, name: str) -> str:
-    """Return a group's name as part of a metric's name. The number keeps groups apart whose other characters differ
-    only where MLflow allows none of them."""
+    """Return a name that MLflow allows for a group: its number, then its name with an underscore for every character
+    that MLflow does not allow. The number keeps apart groups whose names differ only in such characters."""
     return f"{number}_" + "".join(sign if sign in METRIC_SIGNS else "_" for sign in name)
 
 
 def metric_names(groups: Iterable[str]) -> dict[str, str]:
-    """Return each group's part of a metric's name: the group's own name where MLflow allows it."""
+    """Return, for every group, its part of a metric's name: the group's name if MLflow allows it, else
+    ``numbered_name``."""
     return {
         name: name if METRIC_SIGNS.issuperset(name) else numbered_name(number, name)
         for number, name in enumerate(groups)

@@ -1,7 +1,8 @@
-"""Publishing a run's records while it works, from one background thread that alone talks to MLflow.
+"""Publishing a run's records while it works. Only one background thread talks to MLflow.
 
-The run never waits for MLflow and never stops because of it. Nothing is queued for later: the run folder holds
-everything, so what an outage loses is published whole at the end of the next stage, or by ``mixray show``.
+The run waits for MLflow only when it closes the tracker, for a limited time, and never fails because of it. Records
+that cannot be delivered are dropped, not queued: the run folder holds everything, so all of it is published at the end
+of the next stage, or by ``mixray show``.
 """
 
 from __future__ import annotations
@@ -16,14 +17,16 @@ from mixray.tracking.records import TrackedRun, merge
 
 SECONDS_BETWEEN_DELIVERIES = 5.0
 SECONDS_AFTER_FAILURE = 30.0
-"""How long live points are dropped without an attempt after MLflow could not be reached."""
+"""How long records are dropped without an attempt to deliver them after MLflow could not be reached."""
 SECONDS_TO_CLOSE, SECONDS_TO_CLOSE_IN_A_HURRY = 60.0, 3.0
 
 
 class Tracker:
-    """The queue of a run that is working, and the thread that empties it. Opening one imports nothing heavy.
+    """The queue of a run's records, and the thread that delivers them to MLflow. MLflow is imported by that thread, so
+    that creating a tracker is fast.
 
-    ``interval``: seconds between deliveries; ``pause``: seconds without an attempt after a failure.
+    ``warn``: called with a sentence, at most once, when MLflow cannot be reached. ``interval``: seconds between
+    deliveries. ``pause``: seconds without an attempt after a failure.
     """
 
     def __init__(
@@ -46,7 +49,7 @@ class Tracker:
         self._thread.start()
 
     def require_answer(self) -> None:
-        """Warn where MLflow cannot be reached, before work starts. Waits for its server for at most 10 seconds."""
+        """Warn before work starts if MLflow cannot be reached. Waits for its server for at most 10 seconds."""
         try:
             require_answer(self._destination.uri)
         except Unreachable as error:
@@ -55,8 +58,8 @@ class Tracker:
     def send(self, runs: Iterable[TrackedRun], *, soon: bool = True) -> None:
         """Publish these records, at once or (``soon=False``) with the next delivery. Does not wait.
 
-        Where MLflow cannot be reached they are dropped: whoever sends live points sends them again as part of the
-        stage's records.
+        They are dropped if MLflow cannot be reached. That loses nothing: points that were sent during a stage are sent
+        again, as part of the stage's records, at its end.
         """
         with self._changed:
             self._pending += runs
@@ -64,9 +67,10 @@ class Tracker:
             self._changed.notify_all()
 
     def close(self, runs: Iterable[TrackedRun], *, is_hurried: bool = False) -> bool:
-        """Publish the run's last records, which must be all of its records. Return whether MLflow holds them.
+        """Publish all records of the run, stop the thread, and return whether MLflow now holds them.
 
-        Waits for MLflow for at most a minute; 3 seconds where MLflow has just failed or the person has no patience.
+        Waits for MLflow for at most a minute, but only 3 seconds if MLflow has just failed or ``is_hurried``, as it is
+        when the user has interrupted the run.
         """
         with self._changed:
             self._pending += runs
@@ -81,10 +85,11 @@ class Tracker:
         return self._is_complete
 
     def view_command(self) -> str:
-        """Return what a person pastes to see the run."""
+        """Return the shell command that opens the run in MLflow."""
         return view_command(self._destination.uri, self._page)
 
     def _work(self) -> None:
+        """Deliver what is pending until the tracker closes: what the background thread runs."""
         is_last = False
         while not is_last:
             with self._changed:
@@ -107,7 +112,7 @@ class Tracker:
         return True
 
     def _has_failed(self, error: Exception) -> None:
-        # What was written before the failure is read again with the next connection.
+        # The next attempt opens a new connection, which reads from MLflow what was written before the failure.
         self._mlflow, self._retry_at = None, time.monotonic() + self._pause
         self._warn_once(f"MLflow at {self._destination.uri} cannot be reached ({short_reason(error)})")
 

@@ -113,7 +113,7 @@ def test_the_run_file_that_init_writes_is_the_example_of_its_kind(
 def test_an_existing_file_is_not_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("precious")
-    with pytest.raises(InputError, match="exists already"):
+    with pytest.raises(InputError, match="already exists"):
         write_starter(path, "mixture")
     assert path.read_text() == "precious"
     with pytest.raises(InputError, match="cannot be written"):

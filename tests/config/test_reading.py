@@ -165,12 +165,16 @@ def test_a_proxys_budget_is_given_in_tokens_or_as_a_share_of_retraining(text: st
     assert parse_config(text.replace("tokens: 1000", budget.replace("=", ": "))).proxy_tokens == tokens
 
 
-@pytest.mark.parametrize("content", [None, b"\xff\xfe name: x"], ids=["missing", "not UTF-8"])
-def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | None) -> None:
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [(None, "the run file does not exist"), (b"\xff\xfe name: x", "the run file cannot be read")],
+    ids=["missing", "not UTF-8"],
+)
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | None, what: str) -> None:
     path = tmp_path / "run.yaml"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(InputError, match="the run file cannot be read") as caught:
+    with pytest.raises(InputError, match=what) as caught:
         load_config(path)
     assert caught.value.where == str(path)
 

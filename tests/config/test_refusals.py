@@ -168,7 +168,7 @@ def test_a_wrong_value_is_named_with_its_line(
     text: str, old: str, new: str, key: str, line: int, got: str | None, wanted: str
 ) -> None:
     error = refusal(text.replace(old, new, 1))
-    assert (error.what, error.where, error.got) == (f"{key} is wrong", f"run.yaml, line {line}", got)
+    assert (error.what, error.where, error.got) == (f"{key} is not valid", f"run.yaml, line {line}", got)
     assert wanted in str(error.wanted)
 
 
@@ -223,7 +223,7 @@ def test_settings_of_the_mixture_that_allow_none_are_refused(
     text: str, mixture: str, key: str, got: str | None, wanted: str
 ) -> None:
     error = refusal(text + f"mixture: {mixture}\n")
-    assert (error.what, error.where, error.got) == (f"{key} is wrong", "run.yaml, line 16", got)
+    assert (error.what, error.where, error.got) == (f"{key} is not valid", "run.yaml, line 16", got)
     assert wanted in str(error.wanted)
 
 
@@ -258,7 +258,7 @@ def test_settings_of_an_objective_that_mean_nothing_are_refused(
     text: str, objective: str, key: str, got: str | None, wanted: str
 ) -> None:
     error = refusal(text + f"  objective: {objective}\n")
-    assert (error.what, error.where) == (f"retrain.objective.{key} is wrong", "run.yaml, line 16")
+    assert (error.what, error.where) == (f"retrain.objective.{key} is not valid", "run.yaml, line 16")
     assert error.got == got
     assert wanted in str(error.wanted)
 
@@ -292,7 +292,7 @@ def test_a_missing_key_is_named(text: str, key: str) -> None:
 @pytest.mark.parametrize("key", ["tokenizer", "window"])
 def test_texts_need_a_tokenizer_and_a_window(text: str, key: str) -> None:
     error = refusal("\n".join(line for line in text.splitlines() if not line.startswith(f"{key}:")))
-    assert (error.what, error.wanted) == (f"{key} is wrong", "a value; only a run file with examples goes without")
+    assert (error.what, error.wanted) == (f"{key} is not valid", "a value; only a run file with examples goes without")
 
 
 EXAMPLES = """\
@@ -400,16 +400,21 @@ def test_a_document_that_is_no_mapping_is_refused(content: str, got: str) -> Non
         ("seed={a: 1, a: 2}", "an override's value is not YAML", "the override seed=...", "the key 'a' stands twice"),
         ("window.size=3", "the override 'window.size' goes through a value that has no keys", "window", "8"),
         ("sources.cpp.files.a=b", "the override 'sources.cpp.files.a' goes through", "sources.cpp.files", "'*.h'"),
-        ("seed.x=3", "seed is wrong", "the override seed.x=...", "{'x': 3}"),
+        ("seed.x=3", "seed is not valid", "the override seed.x=...", "{'x': 3}"),
         ("sed=3", "unknown key 'sed'", "the override sed=...", None),
         ("proxy.optimizer.clp=3", "unknown key 'proxy.optimizer.clp'", "the override proxy.optimizer.clp=...", None),
         ("proxy.optimizer={clp: 3}", "unknown key 'proxy.optimizer.clp'", "the override proxy.optimizer=...", None),
-        ("window=two", "window is wrong", "the override window=...", "'two'"),
-        ("name=1e5", "name is wrong", "the override name=...", "100000.0"),
-        ("sources.go.text=a", "sources.go is wrong", "the override sources.go.text=...", None),
-        ("mixture.bounds={cpp: [1, 0]}", "mixture.bounds.cpp is wrong", "the override mixture.bounds=...", "[1, 0]"),
-        ("window=100", "proxy.tokens is wrong", "run.yaml, line 12", "1000"),
-        ("retrain=null", "retrain is wrong", "the override retrain=...", None),
+        ("window=two", "window is not valid", "the override window=...", "'two'"),
+        ("name=1e5", "name is not valid", "the override name=...", "100000.0"),
+        ("sources.go.text=a", "sources.go is not valid", "the override sources.go.text=...", None),
+        (
+            "mixture.bounds={cpp: [1, 0]}",
+            "mixture.bounds.cpp is not valid",
+            "the override mixture.bounds=...",
+            "[1, 0]",
+        ),
+        ("window=100", "proxy.tokens is not valid", "run.yaml, line 12", "1000"),
+        ("retrain=null", "retrain is not valid", "the override retrain=...", None),
     ],
 )
 def test_a_wrong_override_is_named(text: str, override: str, what: str, where: str | None, got: str | None) -> None:
@@ -425,7 +430,7 @@ def test_keys_of_a_mapping_of_overrides_are_checked_too(text: str, key: Any) -> 
 
 def test_a_wrong_name_is_told_even_where_what_it_names_is_wrong_too(text: str) -> None:
     error = refusal(text.replace('python: {files: "*.py"}', "my code: {fils: a}"))
-    assert error.what == "sources.my code is wrong"
+    assert error.what == "sources.my code is not valid"
     assert "also: unknown key 'sources.my code.fils'" in str(error)
 
 
@@ -433,8 +438,8 @@ def test_all_problems_are_told_at_once_each_once(text: str) -> None:
     error = refusal(text.replace("window: 8", "window: x").replace("name: demo", "nam: demo"), ["seed=-1"])
     assert [line for line in str(error).splitlines() if not line.startswith(" ")] == [
         "the key 'name' is missing",
-        "also: seed is wrong",
-        "also: window is wrong",
+        "also: seed is not valid",
+        "also: window is not valid",
         "also: unknown key 'nam'",
     ]
     assert "  where: the override seed=..." in str(error).splitlines()

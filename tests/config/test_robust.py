@@ -103,7 +103,7 @@ def test_a_config_is_frozen() -> None:
 )
 def test_what_is_wrong_is_named_with_what_was_wanted(overrides: list[str], key: str, wanted: str) -> None:
     error = refusal(TEXT, overrides)
-    assert error.what.startswith(f"{key} is wrong")
+    assert error.what.startswith(f"{key} is not valid")
     assert wanted in str(error.wanted)
 
 

@@ -36,7 +36,7 @@ def test_a_data_frame_keeps_the_names_of_its_columns(make: Any) -> None:
 
 
 def test_two_columns_of_one_name_are_refused() -> None:
-    with pytest.raises(InputError, match="two columns have one name"):
+    with pytest.raises(InputError, match="two columns have the same name"):
         solve(pandas.DataFrame(TABLE, columns=["a", "a", "b"]))
 
 

@@ -1,7 +1,8 @@
-"""Hugging Face data sets, in a folder or on the hub: map-style by ranges of rows, streaming by shards.
+"""Reading Hugging Face data sets, from a folder or the hub.
 
-``datasets`` and ``huggingface_hub`` are heavy, so they are imported where they are used. Offline, what was downloaded
-before is used again.
+A map-style data set is downloaded whole and read by ranges of rows, a streaming one by shards. Without a network,
+files that were downloaded before are used again. ``datasets`` and ``huggingface_hub`` are slow to import, so they are
+imported where they are used.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from mixray.errors import InputError, first_line
 
 @dataclass(frozen=True)
 class DatasetRef:
-    """What to load: a folder or a name on the hub.
+    """Which data set to load, and how.
 
-    ``path``: an absolute path or a name. ``revision``: the commit, or of a folder the fingerprint of its listing.
+    ``path``: the absolute path of a folder, or a name on the hub. ``subset``: the configuration name on the hub.
+    ``revision``: the commit on the hub, or for a folder the fingerprint of the list of its files.
     """
 
     path: str
@@ -34,15 +36,16 @@ class DatasetRef:
 
 
 class HubUnreachableError(InputError):
-    """The hub did not answer, so nothing can be said about what is on it."""
+    """The hub did not answer, so it is unknown whether it has what was asked for."""
 
 
 def snapshot(
     name: str, kind: Literal["model", "dataset"], revision: str | None, patterns: Sequence[str], where: str
 ) -> Path:
-    """Return the local folder of a repository's files that match. The folder's name is the commit.
+    """Download the files of a repository on the hub that match ``patterns``, and return their folder.
 
-    Raises InputError if the hub does not have the repository, HubUnreachableError if the hub does not answer.
+    The folder's name is the commit. ``where``: the key of the run file, for error messages. Raises InputError if the
+    hub does not have the repository, HubUnreachableError if the hub does not answer.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -62,7 +65,7 @@ def snapshot(
             where=where,
             got=f"{name} ({first_line(error)})",
             wanted="a folder, or a way to reach the hub",
-            remedy="what was downloaded before is found offline with HF_HUB_OFFLINE=1",
+            remedy="set HF_HUB_OFFLINE=1 to use what was downloaded before",
         ) from error
 
 
@@ -83,7 +86,7 @@ def local_folder(pool: Pool) -> Path | None:
 
 
 def hub_revision(pool: Pool) -> str:
-    """Return the commit that the pool's revision stands for, as the hub says, or offline, as it said last.
+    """Return the commit that the pool's revision names on the hub. Without a network, the hub's last answer counts.
 
     Raises InputError if there is no such revision, HubUnreachableError if the hub does not answer.
     """
@@ -93,7 +96,10 @@ def hub_revision(pool: Pool) -> str:
 
 
 def dataset_rows(ref: DatasetRef, start: int, stop: int, pool: Pool) -> Iterator[tuple[Row | None, Place]]:
-    """Yield rows [start, stop) of a map-style data set, or shard ``start`` of a streaming one."""
+    """Yield rows [start, stop) of a map-style data set, or all rows of shard ``start`` of a streaming one.
+
+    Each comes with a function that names its place for error messages. A row that is not UTF-8 is None.
+    """
     rows = _load(ref, pool)
     if rows.features is not None:
         check_schema(rows.features.arrow_schema, pool, ref.path)
@@ -109,7 +115,7 @@ def dataset_rows(ref: DatasetRef, start: int, stop: int, pool: Pool) -> Iterator
 
 
 def row_ranges(ref: DatasetRef, pool: Pool, part_bytes: int) -> list[tuple[int, int]]:
-    """Return ranges of rows of about ``part_bytes``; of a streaming data set, one range a shard."""
+    """Return the ranges that ``dataset_rows`` takes: of rows of about ``part_bytes`` together, or of single shards."""
     rows = _load(ref, pool)
     if ref.streaming:
         return [(index, index + 1) for index in range(rows.num_shards)]
@@ -118,7 +124,7 @@ def row_ranges(ref: DatasetRef, pool: Pool, part_bytes: int) -> list[tuple[int, 
 
 
 def check_local(ref: DatasetRef, pool: Pool) -> None:
-    """Raise InputError unless the data set has its split and its first row the columns that the run file names."""
+    """Raise InputError unless the data set has the split and its first row the columns that the run file names."""
     row = next(iter(_load(replace(ref, streaming=True), pool)), None)
     if row is not None:
         check_row(row, pool, lambda: ref.path)
@@ -130,7 +136,7 @@ def _load(ref: DatasetRef, pool: Pool) -> Any:
 
     try:
         return _load_once(ref)
-    except (OSError, ValueError, RuntimeError, DatasetsError) as error:  # RuntimeError: it is a script
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:  # RuntimeError: it needs a loading script
         raise InputError(
             "a data set cannot be loaded",
             where=pool.files_key,
@@ -141,6 +147,7 @@ def _load(ref: DatasetRef, pool: Pool) -> Any:
 
 @lru_cache(maxsize=8)
 def _load_once(ref: DatasetRef) -> Any:
+    """Load what ``save_to_disk`` wrote (several splits, or one), or else data files in a folder or on the hub."""
     import datasets
 
     datasets.disable_progress_bars()
