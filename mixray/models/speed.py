@@ -14,6 +14,7 @@ from mixray.config.training import Resources, TrainingConfig
 from mixray.data import ExampleInputs, ModelInputs
 from mixray.data.tabular.encoder import record_type
 from mixray.models.kinds import model_size, new_model
+from mixray.report.resources import ADAMW_BYTES
 from mixray.training import device_for
 
 STEP_OPERATIONS = {"cpu": 1e11, "cuda": 1e14}
@@ -27,12 +28,15 @@ def measure_training(config: TrainingConfig, inputs: ModelInputs, resources: Res
 
     Steps have as many rows as one forward pass of the run, fewer where that would take long. A model that the run file
     compiles is measured without compilation. Returns None where the worker asks for a GPU that this machine does not
-    have, or where even one row is too much for a quick measurement.
+    have, where the model's state does not fit in the memory, or where even one row is too much for a quick measurement.
     """
     if resources.gpus and not torch.cuda.is_available():
         return None
     device = device_for(resources.gpus)
-    row_operations = 6 * model_size(config, inputs) * inputs.row_tokens
+    parameters, memory = model_size(config, inputs), memory_bytes(gpu=resources.gpus > 0)
+    if memory is not None and ADAMW_BYTES * parameters > memory:
+        return None
+    row_operations = 6 * parameters * inputs.row_tokens
     rows = min(config.micro_batch or config.batch, config.batch, int(STEP_OPERATIONS[device.type] / row_operations))
     if rows < 1:
         return None

@@ -34,6 +34,15 @@ def test_a_model_too_large_for_a_quick_measurement_is_not_measured() -> None:
     assert measure_training(config, TextInputs(2048, 50_000, 0), Resources()) is None
 
 
+def test_a_model_that_does_not_fit_in_memory_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = TrainingConfig.model_validate({"model": {"head": "linear"}, "batch": 4})
+    inputs = ExampleInputs(3, ("a", "b"), ())  # 8 parameters
+    monkeypatch.setattr("mixray.models.speed.memory_bytes", lambda **_: 16 * 8 - 1)
+    assert measure_training(config, inputs, Resources()) is None
+    monkeypatch.setattr("mixray.models.speed.memory_bytes", lambda **_: 16 * 8)
+    assert measure_training(config, inputs, Resources()) is not None
+
+
 @pytest.mark.skipif(Path("/dev/nvidia0").exists(), reason="this machine has a GPU")
 def test_a_gpu_that_is_not_there_is_not_measured() -> None:
     config = TrainingConfig.model_validate({"model": SMALL})
