@@ -109,7 +109,7 @@ class GroupDROConfig(GroupObjective, GroupDROSettings):
         return self
 
 
-class ALSOConfig(GroupObjective, ALSOSettings):
+class ALSOConfig(ALSOSettings, GroupObjective):
     """Retrain with ALSO, an optimizer that takes the settings of ``retrain.optimizer``."""
 
     kind: Literal["also"] = "also"

@@ -66,7 +66,7 @@ Command = Callable[..., "subprocess.CompletedProcess[str]"]
 MIXRAY = (sys.executable, "-m", "mixray.cli")
 
 
-def mixray(*arguments: str | Path, timeout: float = 400) -> subprocess.CompletedProcess[str]:
+def mixray(*arguments: str | Path, timeout: float = 1200) -> subprocess.CompletedProcess[str]:
     """The command as a user runs it."""
     command = [*MIXRAY, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
@@ -78,7 +78,7 @@ def two_processors() -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
 
 
-def kill_at(line: str, *arguments: str | Path, program: Sequence[str] = MIXRAY, timeout: float = 300) -> list[str]:
+def kill_at(line: str, *arguments: str | Path, program: Sequence[str] = MIXRAY, timeout: float = 1200) -> list[str]:
     """Run the program and kill -9 it when a line of its stderr begins so; the lines up to there."""
     command = [*program, *map(str, arguments)]
     streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from pydantic import TypeAdapter
 from torch import nn
 
-from mixray.config.objective import ObjectiveConfig
+from mixray.config.objective import ALSOConfig, ALSOSettings, ObjectiveConfig
 from mixray.config.training import OptimizerConfig
 from mixray.robust import ALSO, new_objective
 from mixray.robust.objective import ALSOObjective, GroupDROObjective
@@ -112,3 +113,12 @@ def test_a_step_that_fails_leaves_the_parameters_where_they_were() -> None:
     with pytest.raises(ZeroDivisionError):
         failing()
     assert torch.equal(model.weight, before)
+
+
+def test_also_has_one_default_of_each_setting_in_run_files_and_in_python() -> None:
+    config = ALSOConfig()
+    defaults = {name: parameter.default for name, parameter in inspect.signature(ALSO.__init__).parameters.items()}
+    for name in ("tau", "step_size", "missing", "mode", "weighting"):
+        assert getattr(config, name) == defaults[name]
+        if name != "weighting":
+            assert getattr(ALSOSettings(), name) == defaults[name]
