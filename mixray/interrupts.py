@@ -72,12 +72,15 @@ def ending_soon_after_interrupts() -> Iterator[None]:
 
 def end_at_once(message: str = "") -> NoReturn:
     """End the process as interrupted, without waiting for threads, and with the processes that it has started."""
-    if sys.stderr.isatty():
-        sys.stderr.write(SHOW_CURSOR)
-    if message:
-        sys.stderr.write(f"mixray: {message}\n")
-    sys.stdout.flush()
-    sys.stderr.flush()
+    # Whoever reads the output may have ended: Ctrl-C also ends the tee in ``mixray run FILE 2>&1 | tee LOG``.
+    with suppress(OSError):
+        if sys.stderr.isatty():
+            sys.stderr.write(SHOW_CURSOR)
+        if message:
+            sys.stderr.write(f"mixray: {message}\n")
+        sys.stderr.flush()
+    with suppress(OSError):
+        sys.stdout.flush()
     _kill(_started | _descendants(os.getpid()))
     os._exit(EXIT_CODE)
 

@@ -57,11 +57,16 @@ def interrupt(program: str, *, seconds: float, times: int = 1) -> tuple[int, str
             if times > 1:
                 process.stdout.readline()
         _, messages = process.communicate(timeout=120)
+    return process.returncode, messages, not has_ended(child)
+
+
+def has_ended(process: int) -> bool:
+    """Wait for the end of a process, for ten seconds at most."""
     for _ in range(100):
-        if (status := interrupts._status(child)) is None or status[0] == "Z":
-            return process.returncode, messages, False
+        if (status := interrupts._status(process)) is None or status[0] == "Z":
+            return True
         time.sleep(0.1)
-    return process.returncode, messages, True
+    return False
 
 
 @pytest.mark.parametrize(
@@ -77,6 +82,31 @@ def test_an_interrupted_program_ends_with_what_it_has_started(
     program: str, seconds: float, times: int, message: str
 ) -> None:
     assert interrupt(program, seconds=seconds, times=times) == (130, f"mixray: {message}\n", False)
+
+
+SILENT = """
+with interrupts.ending_soon_after_interrupts():
+    try:
+        print(child.pid, flush=True)
+        time.sleep(1000)
+    except KeyboardInterrupt:
+        time.sleep(1000)
+"""
+
+
+def test_a_program_whose_reader_has_ended_too_ends_all_the_same() -> None:
+    command = [sys.executable, "-c", PROGRAM.format(seconds=0.2, program=SILENT)]
+    # In ``mixray run FILE 2>&1 | tee LOG``, Ctrl-C ends tee.
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        process.stdout.close()
+        process.send_signal(signal.SIGINT)
+        try:
+            assert process.wait(timeout=60) == 130
+        finally:
+            process.kill()
+    assert has_ended(child)
 
 
 def test_without_an_interrupt_nothing_ends_early() -> None:
