@@ -57,13 +57,15 @@ class StorageCheckpoint:
         Damaged states are passed over with a warning. Raises StageError where the storage cannot be read.
         """
         self._records = self._saved()
-        for record in self._records:
+        while self._records:
+            record = self._records[0]
             data = self._tried(self.storage.read, record.path)
             if data is not None and hashlib.sha256(data).hexdigest() == record.sha256:
                 state: State = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
                 return state
             size = "is missing" if data is None else f"has {len(data)} of {record.bytes} bytes, or other content"
             self._distrust(f"{record.path} {size}")
+            del self._records[0]  # or the next save would keep it in place of a good one
         return None
 
     def save(self, step: int, state: State) -> None:

@@ -102,6 +102,16 @@ def test_the_state_before_a_damaged_one_is_used(
     assert "step-000020.pt" in caplog.text
 
 
+def test_a_damaged_state_is_not_kept_in_place_of_a_good_one(checkpoint: StorageCheckpoint, tmp_path: Path) -> None:
+    checkpoint.save(10, state(10))
+    checkpoint.save(20, state(20))
+    rewrite("step-000020.pt", lambda data: data[:-1])(tmp_path / "checkpoints/proxy")
+    again = StorageCheckpoint(checkpoint.storage, checkpoint.folder)
+    again.latest()
+    again.save(15, state(15))
+    assert files(tmp_path) == ["latest.json", "step-000010.pt", "step-000015.pt"]
+
+
 class UnreliableStorage(Storage):
     """Fails so many of the reads of a file, and of the listings of a folder, whose name contains ``victim``."""
 
