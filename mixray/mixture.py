@@ -100,6 +100,21 @@ class ArmResult(HeldOutLoss):
     model: str | None = None
 
 
+class PredictedGain(MixtureSection):
+    """What the mixture gains over a baseline on documents that did not choose it, nats per token.
+
+    ``estimate``: predicted loss of the baseline minus that of the mixture, less ``optimism``, by which the difference
+    of the losses in this file is too large because the mixture was fitted to these documents. ``interval``: 95 %; None
+    for a single document. ``more_documents``: how many more target documents are expected to tell the gain from zero;
+    0 where the interval excludes zero, None where no number is.
+    """
+
+    estimate: float
+    optimism: float
+    interval: Interval | None
+    more_documents: int | None
+
+
 class InterchangeableSources(MixtureSection):
     """Two sources whose shares the data hardly tell apart. ``correlation``: of their shares across replicates."""
 
@@ -223,6 +238,8 @@ class Mixture(BaseModel):
     """Source -> 95 % interval of its share, by a bootstrap over documents."""
     loss: dict[str, float] = {}
     """Arm -> predicted loss on the fit part, nats per token."""
+    gain: dict[str, PredictedGain] = {}
+    """Baseline -> what the mixture gains over it on fresh documents."""
     target_loss: dict[str, float] = {}
     """Of several targets, each one's predicted loss; then ``loss`` combines them."""
     target_weights: dict[str, float] = {}

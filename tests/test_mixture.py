@@ -24,6 +24,7 @@ FULL: dict[str, Any] = {
     "interval": {"python": (0.6, 0.9), "größe": (0.1, 0.4)},
     "over": "mean",
     "loss": {"mixmin": 2.5, "balanced": 2.75},
+    "gain": {"balanced": {"estimate": 0.2, "optimism": 0.05, "interval": [0.1, 0.3], "more_documents": 0}},
     "target_loss": {"sklearn": 2.5},
     "target_weights": {"sklearn": 1.0},
     "gap": 3e-10,
@@ -78,9 +79,10 @@ FULL: dict[str, Any] = {
     ],
 }
 FIELDS = [
-    "schema", "run", "targets", "over", "unit", "share_of", "sources", "weights", "interval", "loss", "target_loss",
-    "target_weights", "gap", "rounds", "solver", "solver_why", "tolerance", "status", "epochs", "effective_sources",
-    "interchangeable", "worth", "prices", "choice", "path", "retrain", "compute", "warnings",
+    "schema", "run", "targets", "over", "unit", "share_of", "sources", "weights", "interval", "loss", "gain",
+    "target_loss", "target_weights", "gap", "rounds", "solver", "solver_why", "tolerance", "status", "epochs",
+    "effective_sources", "interchangeable", "worth", "prices", "choice", "path", "retrain", "compute",
+    "warnings",
 ]  # fmt: skip
 
 

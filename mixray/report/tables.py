@@ -105,6 +105,8 @@ def closing_report(mixture: Mixture, arm_shares: ArmShares) -> RenderableType:
     parts: list[RenderableType] = [weights_table(mixture, arm_shares)]
     if mixture.loss or mixture.retrain:
         parts.append(arms_table(mixture))
+    if mixture.gain:
+        parts.append(gain_table(mixture))
     if mixture.target_loss:
         parts.append(targets_table(mixture))
     if any(mixture.worth.values()):
@@ -170,6 +172,20 @@ def _arms_caption(mixture: Mixture) -> str:
     if winner(mixture) is not None:
         parts.append("* lowest held-out loss")
     return "; ".join(parts)
+
+
+def gain_table(mixture: Mixture) -> RenderableType:
+    """Return a table of what the mixture is predicted to gain over every baseline on fresh documents."""
+    table = new_table("over", "gain", "95 % interval", "of the fit", "more documents")
+    for arm, gain in mixture.gain.items():
+        interval = "" if gain.interval is None else _interval_text(gain.interval)
+        more = "no number" if gain.more_documents is None else f"{gain.more_documents:,}"
+        table.add_row(arm, difference_text(gain.estimate), interval, difference_text(-gain.optimism), more)
+    caption = (
+        "gain: what remains on documents that did not choose the mixture; of the fit: what these documents took off; "
+        "more documents: of the target, expected to tell the gain from zero"
+    )
+    return titled(f"Predicted gain on {_targets(mixture)}: nats per token", table, caption)
 
 
 def targets_table(mixture: Mixture) -> RenderableType:
@@ -263,9 +279,9 @@ def summary_lines(mixture: Mixture) -> list[str]:
     elif {SEARCHED, PLAIN} <= set(mixture.loss):
         searched, plain = mixture.loss[SEARCHED], mixture.loss[PLAIN]
         quantity = "the worst target's predicted loss above its offset" if mixture.over == "worst" else "predicted loss"
-        lines.append(
-            f"{_targets(mixture)}: {quantity} {searched:.4f} nats per token, {plain - searched:.4f} below {PLAIN}"
-        )
+        below = mixture.gain[PLAIN].estimate if PLAIN in mixture.gain else plain - searched
+        fresh = " on fresh documents" if PLAIN in mixture.gain else ""
+        lines.append(f"{_targets(mixture)}: {quantity} {searched:.4f} nats per token, {below:.4f} below {PLAIN}{fresh}")
     if mixture.gap is not None:
         lines.append(
             f"solver: {mixture.status} after {counted(mixture.rounds or 0, 'round')}, "

@@ -5,6 +5,7 @@ Each function turns numbers of the convex problem into a section of ``mixray.mix
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ from mixray.mixture import (
     MixtureWarning,
     OptimalMixture,
     PathMixture,
+    PredictedGain,
     SourceWorth,
 )
 from mixray.search.problem import SearchProblem
@@ -23,12 +25,15 @@ from mixray.simplex import (
     Bootstrap,
     NearOptimal,
     PathPoint,
+    Point,
     Solution,
+    gains,
     interchangeable,
     leave_one_out,
     prior_path,
     shadow_prices,
 )
+from mixray.simplex.analysis.gain import REPLICATES
 
 FEW_DOCUMENTS = 50
 
@@ -143,17 +148,41 @@ def document_warnings(search: SearchProblem) -> list[MixtureWarning]:
     return warnings
 
 
-def gain_warnings(search: SearchProblem, replicates: Bootstrap) -> list[MixtureWarning]:
+def predicted_gains(search: SearchProblem, chosen: Point) -> dict[str, PredictedGain]:
+    """Return baseline -> what the mixture gains over it on documents that did not choose it.
+
+    ``chosen``: the mixture as the optimum of its own problem.
+    """
+    config = search.config
+    replicates = max(REPLICATES, config.mixture.bootstrap)
+    return {
+        arm: PredictedGain(
+            estimate=gain.estimate,
+            optimism=gain.optimism,
+            # One document has no standard error, and JSON has no NaN.
+            interval=(gain.low, gain.high) if np.isfinite([gain.low, gain.high]).all() else None,
+            more_documents=gain.more_documents,
+        )
+        for arm, gain in gains(chosen, search.baselines, seed=config.seed, replicates=replicates).items()
+    }
+
+
+def gain_warnings(search: SearchProblem, predicted: Mapping[str, PredictedGain]) -> list[MixtureWarning]:
     """Return a warning for every baseline over which the predicted gain may be zero."""
     tolerance = search.config.mixture.tolerance  # a gain below it may be rounding
     return [
         MixtureWarning(
             code="flat",
-            message=f"the predicted gain over {arm} is not separated from zero",
-            interval=(float(low), float(high)),
+            message=f"the predicted gain over {arm} is not separated from zero{_documents_needed(gain)}",
+            interval=gain.interval,
             unit="nats per token",
-            documents=replicates.documents,
+            documents=sum(search.document_counts.values()),
         )
-        for arm, (low, high) in replicates.gain.items()
-        if low <= tolerance and high >= -tolerance
+        for arm, gain in predicted.items()
+        if gain.interval is None or (gain.interval[0] <= tolerance and gain.interval[1] >= -tolerance)
     ]
+
+
+def _documents_needed(gain: PredictedGain) -> str:
+    more = gain.more_documents
+    return f": about {more:,} more target documents would be needed" if more else ""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mixray.cache import PredictionCache, read_cache
 from mixray.config import RunConfig
-from mixray.mixture import TRAINING_TOKENS, Mixture, MixtureWarning
+from mixray.mixture import TRAINING_TOKENS, Mixture, MixtureWarning, PredictedGain
 from mixray.search.explanation import (
     document_warnings,
     gain_warnings,
@@ -20,6 +20,7 @@ from mixray.search.explanation import (
     limit_prices,
     mixture_choice,
     path_to_prior,
+    predicted_gains,
     share_intervals,
     solver_warnings,
     source_worth,
@@ -85,7 +86,8 @@ def find_mixture(
     near = _near_optimal(search, optimum)
     shares = optimum.weights if near is None else near.weights
     point = optimum.point if near is None else search.convex.at(shares)
-    replicates = _bootstrap(search, optimum, shares)
+    replicates = _bootstrap(search, optimum)
+    gain = predicted_gains(search, optimum.point if near is None else near.point) if settings.bootstrap else {}
     # With a pull to the prior, worth, prices and path would be of the loss and the pull together.
     pulled = settings.prior.strength > 0
     explained = len(search.sources) <= MOST_EXPLAINED and not pulled
@@ -101,6 +103,7 @@ def find_mixture(
         # Replicates are of the optimum: they give no interval of a mixture chosen beside it.
         interval=share_intervals(search, replicates) if replicates and near is None else {},
         loss={"mixmin": point.loss} | {arm: search.convex.loss(each) for arm, each in search.baselines.items()},
+        gain=gain,
         target_loss=dict(zip(predictions, point.losses.tolist(), strict=True)) if several else {},
         target_weights=dict(zip(predictions, optimum.target_weights.tolist(), strict=True)) if several else {},
         gap=max(0.0, optimum.gap + (near.chosen.rise if near else 0.0)),
@@ -116,7 +119,7 @@ def find_mixture(
         prices=[] if pulled else limit_prices(search, optimum),
         choice=None if near is None else mixture_choice(search, optimum, near),
         path=path_to_prior(search, optimum) if explained else [],
-        warnings=_warnings(search, optimum, replicates, explained=explained),
+        warnings=_warnings(search, optimum, gain, explained=explained),
     )
     return SolvedMixture(mixture, optimum.trace)
 
@@ -131,26 +134,22 @@ def _near_optimal(search: SearchProblem, optimum: Solution) -> NearOptimal | Non
     return nearest_to_prior(optimum, search.prior, within=within, tolerance=settings.tolerance)
 
 
-def _bootstrap(search: SearchProblem, optimum: Solution, shares: NDArray[np.float64]) -> Bootstrap | None:
+def _bootstrap(search: SearchProblem, optimum: Solution) -> Bootstrap | None:
     """Return the bootstrap over documents; None where the run file wants no replicates."""
     if not search.config.mixture.bootstrap:
         return None
     return bootstrap(
         search.convex,
         optimum.weights,
-        judged=shares,
-        baselines=search.baselines,
         replicates=search.config.mixture.bootstrap,
         seed=search.config.seed,
     )
 
 
 def _warnings(
-    search: SearchProblem, optimum: Solution, replicates: Bootstrap | None, *, explained: bool
+    search: SearchProblem, optimum: Solution, gain: Mapping[str, PredictedGain], *, explained: bool
 ) -> list[MixtureWarning]:
-    warnings = [*solver_warnings(search, optimum), *document_warnings(search)]
-    if replicates:
-        warnings += gain_warnings(search, replicates)
+    warnings = [*solver_warnings(search, optimum), *document_warnings(search), *gain_warnings(search, gain)]
     if explained and not search.in_memory:
         message = "what each source is worth is not worked out where rows are on shards"
         warnings.append(MixtureWarning(code="no_worth", message=message))

@@ -1,6 +1,7 @@
 """The convex problem: objectives, solvers, constraints, certificate, error bars. It sees numbers, not a cache."""
 
 from mixray.simplex.analysis.bootstrap import Bootstrap, Interchangeable, bootstrap, interchangeable
+from mixray.simplex.analysis.gain import Gain, gains
 from mixray.simplex.analysis.near_optimal import NearOptimal, PathPoint, effective_number, nearest_to_prior, prior_path
 from mixray.simplex.analysis.worth import Prices, Worth, leave_one_out, paired_difference, shadow_prices
 from mixray.simplex.feasible import FeasibleSet, Group
@@ -30,6 +31,7 @@ __all__ = [
     "Entropic",
     "Evaluation",
     "FeasibleSet",
+    "Gain",
     "Goal",
     "Group",
     "Interchangeable",
@@ -51,6 +53,7 @@ __all__ = [
     "Worth",
     "bootstrap",
     "effective_number",
+    "gains",
     "interchangeable",
     "leave_one_out",
     "mixed_log_probs",

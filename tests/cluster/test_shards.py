@@ -20,7 +20,7 @@ from mixray.config.mixture import MixtureConfig
 from mixray.config.training import Resources
 from mixray.errors import InputError, StageError
 from mixray.search.problem import UnitRows
-from mixray.simplex import CrossEntropy, FeasibleSet, Group, Problem, Solution, bootstrap, solve_problem
+from mixray.simplex import CrossEntropy, FeasibleSet, Group, Problem, Solution, bootstrap, gains, solve_problem
 from mixray.simplex.objectives.objective import Columns, Evaluation
 from mixray.simplex.objectives.passes import block_rows
 from mixray.simplex.objectives.shard import WORKING_BYTES
@@ -158,15 +158,18 @@ def test_error_bars_have_the_same_bits_and_those_of_one_process(ray_session: Ses
     for shards in (1, 3):
         with open_shards(ray_session, ranges, shards=shards) as objective:
             problem = Problem((objective,), here.feasible)
-            found.append(bootstrap(problem, shares, seed=0, replicates=80, baselines=baselines))
-    one, three = found
+            found.append(
+                (bootstrap(problem, shares, seed=0, replicates=80), gains(problem.at(shares), baselines)["balanced"])
+            )
+    (one, one_gain), (three, three_gain) = found
     assert one.replicate_shares.tobytes() == three.replicate_shares.tobytes()
-    assert (one.gain, one.gap) == (three.gain, three.gap)
+    assert (one_gain, one.gap) == (three_gain, three.gap)
     assert one.documents == rows
-    alone = bootstrap(here, shares, seed=0, replicates=80, baselines=baselines)
-    for ours, theirs in [(one.interval, alone.interval), (np.array(one.gain["balanced"]), alone.gain["balanced"])]:
-        width = np.diff(theirs)
-        assert (abs(ours - theirs) < 0.4 * width + 1e-6).all()
+    alone = bootstrap(here, shares, seed=0, replicates=80)
+    assert (abs(one.interval - alone.interval) < 0.4 * np.diff(alone.interval) + 1e-6).all()
+    alone_gain = gains(here.at(shares), baselines)["balanced"]
+    assert (one_gain.estimate, one_gain.low) == pytest.approx((alone_gain.estimate, alone_gain.low), rel=1e-4)
+    assert one_gain.is_separated
 
 
 def test_an_actor_that_always_dies_is_given_up(

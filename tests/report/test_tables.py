@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 from rich.console import Console, RenderableType
 
-from mixray.mixture import ArmResult, Mixture, MixtureWarning
+from mixray.mixture import ArmResult, Mixture, MixtureWarning, PredictedGain
 from mixray.report.tables import (
     ArmShares,
     arms_table,
     closing_report,
+    gain_table,
     sources_table,
     summary_lines,
     warning_lines,
@@ -87,6 +88,28 @@ def test_a_loss_to_the_balanced_arm_is_said_plainly(mixture: Mixture) -> None:
 def test_without_retraining_the_summary_is_a_prediction(mixture: Mixture) -> None:
     line = summary_lines(mixture.model_copy(update={"retrain": {}}))[0]
     assert line == "sklearn: predicted loss 3.2112 nats per token, 0.1909 below balanced"
+
+
+def test_the_gain_table_says_what_is_left_on_fresh_documents(mixture: Mixture) -> None:
+    gains = {
+        "balanced": PredictedGain(estimate=0.1809, optimism=0.01, interval=(0.15, 0.2118), more_documents=0),
+        "natural": PredictedGain(estimate=0.01, optimism=0.01, interval=(-0.02, 0.04), more_documents=4321),
+        "unimax": PredictedGain(estimate=-0.01, optimism=0.01, interval=None, more_documents=None),
+    }
+    lines = printed(gain_table(mixture.model_copy(update={"gain": gains})))
+    assert lines[:5] == [
+        "Predicted gain on sklearn: nats per token",
+        " over          gain        95 % interval   of the fit   more documents",
+        " balanced   +0.1809   +0.1500 to +0.2118      -0.0100                0",
+        " natural    +0.0100   -0.0200 to +0.0400      -0.0100            4,321",
+        " unimax     -0.0100                           -0.0100        no number",
+    ]
+
+
+def test_a_prediction_is_that_of_fresh_documents_where_there_is_one(mixture: Mixture) -> None:
+    gain = {"balanced": PredictedGain(estimate=0.1809, optimism=0.01, interval=(0.15, 0.2118), more_documents=0)}
+    line = summary_lines(mixture.model_copy(update={"retrain": {}, "gain": gain}))[0]
+    assert line == "sklearn: predicted loss 3.2112 nats per token, 0.1809 below balanced on fresh documents"
 
 
 def test_a_bare_mixture_has_a_report_too() -> None:

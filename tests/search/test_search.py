@@ -276,6 +276,25 @@ def test_a_gain_that_may_be_nothing_is_warned_of(cache: PredictionCache, config:
     assert (warnings[0].unit, warnings[0].documents) == ("nats per token", 600)
 
 
+def test_a_gain_that_is_nothing_but_fit_is_warned_of(config: Callable[..., RunConfig]) -> None:
+    """The target is the balanced mixture: the mixture that 60 documents choose looks better on them, and is worse."""
+    draw = np.random.default_rng(0)
+    density = draw.dirichlet(np.ones(50), 3)
+    kinds = draw.choice(50, 60, p=density.mean(axis=0))
+    cache = replace(
+        synthetic_cache(60), log_probs=np.log(density.T[kinds]), token_log_probs=None, documents=np.arange(60),
+        windows=np.zeros(60, np.int32), counts=np.full(60, 4),
+    )  # fmt: skip
+    mixture = find(cache, config(bootstrap=20))
+    gain = mixture.gain["balanced"]
+    assert mixture.loss["balanced"] - mixture.loss["mixmin"] == pytest.approx(gain.estimate + gain.optimism, rel=1e-6)
+    assert gain.optimism > 0
+    assert gain.interval is not None
+    assert gain.interval[0] < 0 < gain.interval[1]
+    assert [warning.code for warning in mixture.warnings if "balanced" in warning.message] == ["flat"]
+    assert find(cache, config()).gain == {}
+
+
 def test_natural_is_in_proportion_to_the_real_sizes_where_they_are_stated(config: Callable[..., RunConfig]) -> None:
     settings = config().model_dump()
     settings["sources"]["a"]["natural_tokens"] = 30_000

@@ -1,4 +1,4 @@
-"""Error bars: how far the mixture and its gain would move with another sample of the targets' documents.
+"""Error bars: how far the mixture would move with another sample of the targets' documents.
 
 A replicate draws documents of every target with replacement (``objectives/draws.py`` says how); a row's weight is
 multiplied by how often its document was drawn, and the problem is solved again. A replicate's optimum is near the full
@@ -13,17 +13,17 @@ intervals.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from mixray.errors import InputError
+from mixray.simplex.analysis.sampling import replicate_batches
 from mixray.simplex.checks import Matrix, Vector, checked_shares
 from mixray.simplex.goal import Worst
 from mixray.simplex.objectives.objective import Replicates
-from mixray.simplex.objectives.passes import block_rows
 from mixray.simplex.problem import Point, Problem, Proof
 from mixray.simplex.solvers.loop import minimise
 from mixray.simplex.solvers.newton import Newton
@@ -35,8 +35,6 @@ NOISE_SHARE = 1e-3
 SHARED_ROUNDS = 6
 """Rounds with the shared curvature before a replicate is handed to the exact method."""
 EXACT_ROUNDS = 100
-BATCH_ENTRIES = 2**20
-"""Rows of a block x replicates that a thread works on at once."""
 ANTI_CORRELATED = -0.8
 NOTABLE_SPREAD = 0.01
 """Standard deviation of a share across replicates below which the data fix it."""
@@ -48,78 +46,43 @@ ALIKE = 1e-6
 class Bootstrap:
     """The intervals of a mixture.
 
-    ``interval``: 95 % percentile interval of every share, ``(sources, 2)``. ``gain``: baseline -> 95 % interval of
-    loss(baseline) - loss(mixture), nats per token. ``replicate_shares``: ``(replicates, sources)``. ``gap``: the
-    largest certified gap of a replicate, nats per token. ``documents``: how many there are in all targets.
+    ``interval``: 95 % percentile interval of every share, ``(sources, 2)``. ``replicate_shares``: ``(replicates,
+    sources)``. ``gap``: the largest certified gap of a replicate, nats per token. ``documents``: how many there are in
+    all targets.
     """
 
     interval: Matrix
-    gain: dict[str, tuple[float, float]]
     replicate_shares: Matrix
     gap: float
     documents: int
 
 
-def bootstrap(
-    problem: Problem,
-    source_shares: ArrayLike,
-    *,
-    seed: int,
-    replicates: int = 200,
-    judged: ArrayLike | None = None,
-    baselines: Mapping[str, ArrayLike] | None = None,
-) -> Bootstrap:
-    """Return intervals for the shares that solve ``problem``, over documents, and for its gain over baselines.
-
-    The gain is that of the given mixture on resampled documents. It was fitted to the same documents, so its interval
-    says how much depends on their choice, not what held-out documents would show.
+def bootstrap(problem: Problem, source_shares: ArrayLike, *, seed: int, replicates: int = 200) -> Bootstrap:
+    """Return intervals, over documents, for the shares that solve ``problem``.
 
     Args:
         problem: its objectives say which rows form a document.
         source_shares: its answer, ``(sources,)``.
         seed: the same seed gives the same bits.
         replicates: how many samples are drawn.
-        judged: the mixture whose gain is computed, ``(sources,)``; the answer by default.
-        baselines: name -> shares ``(sources,)``.
 
     Raises:
-        InputError: for fewer than one replicate, and a baseline that is not a valid mixture or gives some rows
-            probability 0.
+        InputError: for fewer than one replicate, and shares that are not valid.
     """
     if replicates < 1:
         raise InputError("bootstrap: no replicates", got=replicates, wanted=">= 1")
     objectives = problem.objectives
     optimum = problem.feasible.repair(checked_shares("source_shares", source_shares, problem.sources))
-    mixture = optimum if judged is None else checked_shares("judged", judged, problem.sources)
-    baseline_shares = {
-        name: checked_shares(f"baseline {name}", shares, problem.sources) for name, shares in (baselines or {}).items()
-    }
-    for name, shares in baseline_shares.items():
-        if not all(np.isfinite(objective.loss(shares)) for objective in objectives):
-            raise InputError(f"baseline {name!r} gives some rows probability 0", wanted="a finite loss")
-    mixtures = np.array([*baseline_shares.values(), mixture])
     curved = problem.at(optimum, np.flatnonzero(problem.feasible.free))
     scales = [target.total_weight or at.value or 1.0 for target, at in zip(objectives, curved.evaluations, strict=True)]
     noise = [scale / np.sqrt(target.documents) for target, scale in zip(objectives, scales, strict=True)]
     tolerance = NOISE_SHARE * float(curved.target_weights @ np.array(noise))
-    batch_size = max(1, min(BATCH_ENTRIES // min(target.rows, block_rows(target.sources)) for target in objectives))
-    replicate_shares, gains, gap = [], [], 0.0
-    for first in range(0, replicates, batch_size):
-        numbers = range(first, min(first + batch_size, replicates))
-        batch = [target.replicates(seed, place, numbers) for place, target in enumerate(objectives)]
-        shares, gaps = _solve_batch(curved, batch, tolerance)
-        replicate_shares.append(shares)
-        losses = np.stack([target.losses(mixtures) for target in batch])
-        goals = np.apply_along_axis(problem.goal.value, 0, losses)  # (replicates, baselines + 1), the mixture last
-        gains.append(goals[:, :-1] - goals[:, -1:])
-        gap = max(gap, float(gaps.max()))
-    all_shares = np.concatenate(replicate_shares)
-    low, high = np.quantile(np.concatenate(gains), LEVELS, axis=0)
+    solved = [_solve_batch(curved, batch, tolerance) for batch in replicate_batches(objectives, seed, replicates)]
+    replicate_shares = np.concatenate([shares for shares, _ in solved])
     return Bootstrap(
-        interval=np.quantile(all_shares, LEVELS, axis=0).T,
-        gain={name: (float(low[i]), float(high[i])) for i, name in enumerate(baseline_shares)},
-        replicate_shares=all_shares,
-        gap=gap,
+        interval=np.quantile(replicate_shares, LEVELS, axis=0).T,
+        replicate_shares=replicate_shares,
+        gap=max(float(gaps.max()) for _, gaps in solved),
         documents=sum(target.documents for target in objectives),
     )
 
@@ -148,8 +111,8 @@ def _solve_batch(curved: Point, batch: Sequence[Replicates], tolerance: float) -
             if gaps[i] > tolerance and (step := model_step(point, problem.feasible.lower, problem.feasible.upper)):
                 shares[i], proofs[i] = problem.feasible.repair(shares[i] + step.direction), step.proof
     for i in np.flatnonzero(gaps > tolerance):
-        solution = minimise(problems[i], Newton(), problem.inside(shares[i]), tolerance, EXACT_ROUNDS)
-        shares[i], gaps[i] = solution.weights, solution.gap
+        reached = minimise(problems[i], Newton(), problem.inside(shares[i]), tolerance, EXACT_ROUNDS).point
+        shares[i], gaps[i] = reached.shares, reached.gap
     return shares, gaps
 
 

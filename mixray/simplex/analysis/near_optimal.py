@@ -19,7 +19,7 @@ from mixray.errors import InputError
 from mixray.simplex.analysis.worth import paired_difference
 from mixray.simplex.checks import Vector, checked_shares
 from mixray.simplex.goal import Prior, log_shares
-from mixray.simplex.problem import Problem
+from mixray.simplex.problem import Point, Problem
 from mixray.simplex.solvers.solution import Solution
 from mixray.simplex.solvers.solve import solve_problem
 
@@ -51,11 +51,13 @@ class PathPoint:
 @dataclass(frozen=True, eq=False)
 class NearOptimal:
     """``weights``: the chosen shares; ``within``: by how much its loss may be above the optimum's, nats per token;
-    ``divergence_gap``: a bound on how far the divergence is above the least possible one, nats."""
+    ``divergence_gap``: a bound on how far the divergence is above the least possible one, nats; ``point``: the chosen
+    mixture as the optimum of its own problem, the loss and a pull of its strength."""
 
     chosen: PathPoint
     within: float
     divergence_gap: float
+    point: Point
 
     @property
     def weights(self) -> Vector:
@@ -90,10 +92,22 @@ def nearest_to_prior(
     far = _Path(problem, optimum, shares, tolerance).end()
     limit = _standard_error(far, optimum) if within is None else within
     if far.rise <= limit:  # the prior itself, or what is nearest to it, is near-optimal
-        return NearOptimal(far, limit, 0.0)
+        return NearOptimal(far, limit, 0.0, _own_optimum(optimum, far, shares))
     path = _Path(problem, optimum, shares, min(tolerance, TOLERANCE_SHARE * limit))
     chosen = _last_within(path, limit)
-    return NearOptimal(chosen, limit, _divergence_gap(chosen, limit))
+    return NearOptimal(chosen, limit, _divergence_gap(chosen, limit), _own_optimum(optimum, chosen, shares))
+
+
+def _own_optimum(optimum: Solution, chosen: PathPoint, prior_shares: Vector) -> Point:
+    """Return a mixture of the path as the optimum of the problem that it solves."""
+    problem = optimum.point.problem
+    if chosen.strength == 0:
+        return optimum.point
+    if np.isfinite(chosen.strength):
+        problem = replace(problem, prior=Prior(prior_shares, chosen.strength))
+    else:  # whatever the documents say
+        problem = replace(problem, feasible=replace(problem.feasible, lower=chosen.weights, upper=chosen.weights))
+    return problem.at(chosen.weights)
 
 
 def effective_number(source_shares: Vector) -> float:

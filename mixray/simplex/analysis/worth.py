@@ -16,14 +16,12 @@ import numpy as np
 
 from mixray.errors import InputError
 from mixray.numerics import interval95, sum_standard_error
+from mixray.simplex.analysis.sampling import AT_LIMIT
 from mixray.simplex.checks import Mask, Vector
 from mixray.simplex.problem import Point, Problem
 from mixray.simplex.solvers.quadratic import optimal_target_weights
 from mixray.simplex.solvers.solution import Solution
 from mixray.simplex.solvers.solve import solve_problem
-
-AT_LIMIT = 1e-9
-"""A share this near to a limit is at it."""
 
 
 def paired_difference(

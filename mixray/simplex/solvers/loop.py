@@ -6,15 +6,16 @@ and state. The loop stops on the certified gap, never on a step count or a gradi
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from mixray.errors import InputError
-from mixray.simplex.checks import Vector
+from mixray.simplex.checks import Matrix, Vector
 from mixray.simplex.problem import Point, Problem
-from mixray.simplex.solvers.quadratic import optimal_target_weights
-from mixray.simplex.solvers.solution import Solution, Status
+
+Status = Literal["converged", "round_limit", "stalled"]
 
 PATIENCE = 20
 """Rounds without a new least value or least gap after which the solver has reached its numerical precision."""
@@ -28,13 +29,16 @@ class Solver(Protocol):
     def step(self, point: Point, state: Any) -> tuple[Point, Any]: ...
 
 
-def minimise(
-    problem: Problem,
-    solver: Solver,
-    start: Vector,
-    tolerance: float,
-    max_rounds: int,
-) -> Solution:
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """Where a solver ended. ``status`` and ``trace``: as in ``Solution``."""
+
+    point: Point
+    status: Status
+    trace: Matrix
+
+
+def minimise(problem: Problem, solver: Solver, start: Vector, tolerance: float, max_rounds: int) -> Outcome:
     """Run ``solver`` from ``start`` until the gap is at most ``tolerance`` (nats per token)."""
     if not tolerance > 0:
         raise InputError("tolerance: not a valid tolerance", got=tolerance, wanted="a number > 0, nats per token")
@@ -52,17 +56,7 @@ def minimise(
                 trace.append((point.value, point.gap))
                 continue
             status = "stalled"
-        return Solution(
-            weights=point.shares,
-            loss=point.loss,
-            gap=point.gap,
-            rounds=len(trace) - 1,
-            status=status,
-            trace=np.array(trace),
-            losses=point.losses,
-            target_weights=optimal_target_weights(point),
-            point=point,
-        )
+        return Outcome(point, status, np.array(trace))
 
 
 def _status(trace: list[tuple[float, float]], tolerance: float, max_rounds: int) -> Status | None:

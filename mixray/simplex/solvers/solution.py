@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from html import escape
-from typing import Literal
+from typing import Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from mixray.errors import InputError
 from mixray.mixture import Mixture
+from mixray.simplex.analysis.bootstrap import bootstrap
+from mixray.simplex.analysis.gain import Gain, gains
 from mixray.simplex.checks import Matrix, Vector
 from mixray.simplex.problem import Point
-
-Status = Literal["converged", "round_limit", "stalled"]
+from mixray.simplex.solvers.loop import Outcome, Status
+from mixray.simplex.solvers.quadratic import optimal_target_weights
 
 MOST_PRINTED = 5
 """Sources whose shares ``repr`` names, the largest first."""
@@ -47,6 +51,43 @@ class Solution:
     solver: str = ""
     why: str = ""
     source_names: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, outcome: Outcome, solver: str, why: str) -> Self:
+        """Return the solution at which a solver ended."""
+        point = outcome.point
+        return cls(
+            weights=point.shares,
+            loss=point.loss,
+            gap=point.gap,
+            rounds=len(outcome.trace) - 1,
+            status=outcome.status,
+            trace=outcome.trace,
+            losses=point.losses,
+            target_weights=optimal_target_weights(point),
+            point=point,
+            solver=solver,
+            why=why,
+        )
+
+    def gain(self, baseline: str | ArrayLike = "balanced") -> Gain:
+        """Return what the solution gains over a baseline on documents that did not choose it, with a 95 % interval.
+
+        ``baseline``: ``"balanced"``, or shares ``(sources,)``. Raises InputError for another name, shares that are not
+        valid and shares that give some rows probability 0.
+        """
+        if isinstance(baseline, str):
+            if baseline != "balanced":
+                raise InputError(
+                    "gain: not a valid baseline", got=repr(baseline), wanted="'balanced', or one share per source"
+                )
+            baseline = np.full(len(self.weights), 1 / len(self.weights))
+        return gains(self.point, {"baseline": baseline})["baseline"]
+
+    @cached_property
+    def interval(self) -> Matrix:
+        """The shares' 95 % intervals over documents, by a bootstrap of 200 replicates, ``(sources, 2)``."""
+        return bootstrap(self.point.problem, self.weights, seed=0).interval
 
     def to_mixture(self, source_names: Sequence[str] | None = None) -> Mixture:
         """Return the solution as a ``Mixture``, which can be saved as a mixture file and exported.

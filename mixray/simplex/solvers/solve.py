@@ -38,6 +38,7 @@ def solve(
     *,
     densities: bool = False,
     row_weights: ArrayLike | None = None,
+    documents: ArrayLike | None = None,
     lower: ArrayLike | None = None,
     upper: ArrayLike | None = None,
     groups: Sequence[Group] = (),
@@ -58,6 +59,8 @@ def solve(
             column names the solution keeps. Computed in float64. -inf is allowed; NaN and +inf are not.
         densities: whether the values are log-densities, which may be above 0.
         row_weights: shape ``(rows,)``, finite, >= 0; 1/rows each by default. See ``row_weights`` for nats per token.
+        documents: which document each row is part of, shape ``(rows,)``: rows of one document are not independent,
+            which ``gain`` and ``interval`` of the solution take into account; every row is a document by default.
         lower, upper: bounds on the shares, one number or shape ``(sources,)``, within [0, 1].
         groups: limits on sums over sources, e.g. ``[Group([0, 2], upper=0.3)]``.
         prior: shares ``(sources,)`` to stay near to; balanced by default. Matters only with a ``prior_strength``.
@@ -69,7 +72,8 @@ def solve(
         start: shares to start from; the feasible ones nearest to balanced (or to the prior) by default.
 
     Returns:
-        A ``Solution``: ``weights`` are the shares, ``gap`` bounds the error of the loss.
+        A ``Solution``: ``weights`` are the shares, ``gap`` bounds the error of the loss; ``gain("balanced")`` says what
+        they gain on fresh documents, ``interval`` how sure they are.
 
     Raises:
         InputError: for a table that is not valid (naming rows), positive values without ``densities``, row weights that
@@ -81,7 +85,9 @@ def solve(
     feasible = FeasibleSet.of(sources, lower, upper, groups, table.source_names)
     pull = Prior.of(prior, prior_strength, sources)
     allowed = feasible.upper > 0 if pull is None else (feasible.upper > 0) & (pull.shares > 0)
-    objective = CrossEntropy.from_log_probs(table.values, plain_array(row_weights), allowed)
+    objective = CrossEntropy.from_log_probs(
+        table.values, plain_array(row_weights), allowed, document_ids=plain_array(documents)
+    )
     problem = Problem((objective,), feasible, prior=pull)
     solution = solve_problem(problem, solver=solver, tolerance=tolerance, max_rounds=max_rounds, start=start)
     return replace(solution, source_names=table.source_names)
@@ -98,9 +104,9 @@ def solve_problem(
     """The same for any ``Problem``: other objectives, several targets, rows that live elsewhere."""
     chosen, why = _chosen(solver, problem)
     first = problem.centre() if start is None else problem.inside(start)
-    solution = minimise(problem, chosen, first, tolerance, max_rounds)
+    outcome = minimise(problem, chosen, first, tolerance, max_rounds)
     name = next((name for name, known_solver in SOLVERS.items() if known_solver == chosen), type(chosen).__name__)
-    return replace(solution, solver=name, why=why)
+    return Solution.of(outcome, solver=name, why=why)
 
 
 def _check(solver: str | Solver) -> None:

@@ -1,0 +1,160 @@
+"""What a mixture gains over a baseline on documents that did not choose it.
+
+The mixture was fitted to the documents, so its loss on them is too low, by the fit's optimism. On the tangent space of
+the sources that have a share, with H the curvature of the loss and V the covariance of its gradient over documents,
+
+    gain = gain on the documents - tr(H^-1 V)          variance = that of the paired difference + 2 tr((H^-1 V)^2)
+
+(Takeuchi's information criterion, 1976; the second term is that of the quadratic form whose mean is the optimism).
+Both moments are taken over bootstrap replicates, in each of which the shares follow the gradient by H^-1 without
+another solve (``sampling.py``): so they hold for several targets, limits, a pull to a prior and rows on shards, too. A
+worst case adds that its losses, equal on the documents that chose the mixture, are not equal on others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from mixray.errors import InputError
+from mixray.numerics import Z95, interval95
+from mixray.simplex.analysis.sampling import Noise, Response, Samples, response, sampled_noise
+from mixray.simplex.checks import Vector, checked_shares
+from mixray.simplex.goal import Goal
+from mixray.simplex.problem import Point
+
+REPLICATES = 200
+MOST_TIMES = 1e4
+"""A sample that must grow by more than this is not worth naming."""
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What a mixture gains over a baseline, nats per token.
+
+    ``estimate``: loss(baseline) - loss(mixture) on fresh documents; ``low``, ``high``: its 95 % interval, NaN where a
+    target has one document. ``optimism``: by how much the difference on the documents that chose the mixture is larger.
+    ``more_documents``: how many more documents, of all targets together, are expected to tell the gain from zero: 0
+    where the interval excludes zero, None where no number of documents is expected to.
+    """
+
+    estimate: float
+    optimism: float
+    low: float
+    high: float
+    more_documents: int | None
+
+    @property
+    def is_separated(self) -> bool:
+        """Whether the interval excludes zero."""
+        return self.low > 0 or self.high < 0
+
+
+def gains(
+    chosen: Point, baselines: Mapping[str, ArrayLike], *, seed: int = 0, replicates: int = REPLICATES
+) -> dict[str, Gain]:
+    """Return what a mixture gains over every baseline.
+
+    Args:
+        chosen: the mixture, as the optimum of its problem (with a pull to a prior where that chose it).
+        baselines: name -> shares ``(sources,)``.
+        seed: the same seed gives the same bits.
+        replicates: how many samples the moments are taken over.
+
+    Raises:
+        InputError: for fewer than two replicates, and a baseline that is not a valid mixture or gives some rows
+            probability 0.
+    """
+    if replicates < 2:
+        raise InputError("gains: too few replicates", got=replicates, wanted=">= 2")
+    problem = chosen.problem
+    shares = {name: checked_baseline(chosen, name, baseline) for name, baseline in baselines.items()}
+    mixtures = np.array([*shares.values(), chosen.shares])
+    noise = sampled_noise(problem.objectives, chosen.shares, mixtures, seed=seed, replicates=replicates)
+    counts = [objective.documents for objective in problem.objectives]
+    mixture = _Judged.of(chosen, noise, response(chosen))
+    return {
+        name: mixture.gain_over(
+            np.array([objective.loss(each) for objective in problem.objectives]), noise.losses[:, :, place], counts
+        )
+        for place, (name, each) in enumerate(shares.items())
+    }
+
+
+def checked_baseline(chosen: Point, name: str, baseline: ArrayLike) -> Vector:
+    """Return a baseline's shares. Raises InputError where they are not valid or give some rows probability 0."""
+    shares = checked_shares(f"baseline {name}", baseline, chosen.problem.sources)
+    if not all(np.isfinite(objective.loss(shares)) for objective in chosen.problem.objectives):
+        raise InputError(f"baseline {name!r} gives some rows probability 0", wanted="a finite loss")
+    return shares
+
+
+@dataclass(frozen=True, eq=False)
+class _Judged:
+    """The mixture's losses ``(targets,)``, and how much higher those on fresh documents are in every replicate: by the
+    documents' own noise, and by the fit, each ``(replicates, targets)``."""
+
+    goal: Goal
+    losses: Vector
+    noise: Samples
+    fit: Samples
+
+    @classmethod
+    def of(cls, chosen: Point, noise: Noise, follows: Response) -> _Judged:
+        losses = noise.losses[:, :, -1]
+        change = follows.to(noise.gradients, losses)
+        # A replicate's deviation is how the sample at hand differs from fresh documents: fresh ones lack it.
+        fit = -np.einsum("rtk,rk->rt", noise.gradients[:, :, follows.columns], change)
+        return cls(chosen.problem.goal, chosen.losses, -losses, fit)
+
+    def gain_over(self, baseline_losses: Vector, baseline_noise: Samples, documents: list[int]) -> Gain:
+        """Return the gain. ``baseline_noise``: deviations of the baseline's losses, ``(replicates, targets)``."""
+        unbiased = len(self.noise) / (len(self.noise) - 1)
+        rise = _rises(self.goal, self.losses, self.noise + self.fit)
+        baseline_rise = _rises(self.goal, baseline_losses, -baseline_noise)
+        paired = baseline_rise - _rises(self.goal, self.losses, self.noise)
+        # The baseline's own bias (of a largest loss) is in the sample already, and a replicate has it once more.
+        optimism = unbiased * float((rise + baseline_rise).mean())
+        rounding = 16 * float(np.spacing(np.abs(baseline_losses).max()))
+        error = max(float((baseline_rise - rise).std(ddof=1)), rounding)
+        in_sample = self.goal.value(baseline_losses) - self.goal.value(self.losses)
+        estimate = in_sample - optimism
+        low, high = (math.nan, math.nan) if min(documents) < 2 else interval95(estimate, error)
+        more = _more_documents(
+            sum(documents), in_sample, optimism, float(paired.var(ddof=1)), error**2, resolved=low > 0 or high < 0
+        )
+        return Gain(estimate, optimism, low, high, more)
+
+
+def _rises(goal: Goal, losses: Vector, changes: Samples) -> Vector:
+    """Return by how much the goal rises with changes of the losses ``(replicates, targets)``."""
+    here = goal.value(losses)
+    return np.array([goal.value(losses + change) - here for change in changes])
+
+
+def _more_documents(
+    documents: int, in_sample: float, optimism: float, paired_variance: float, variance: float, *, resolved: bool
+) -> int | None:
+    """Return how many more documents would separate the gain from zero.
+
+    With x times fewer noise, x = documents / those of the larger sample, the expected gain is that of the best mixture,
+    in_sample - optimism / 2, less x optimism / 2; its variance falls with x, that of the fit with x^2.
+    """
+    if resolved:
+        return 0
+    fit_variance = max(0.0, variance - paired_variance)
+
+    def lower_end(x: float) -> float:
+        return in_sample - optimism * (1 + x) / 2 - Z95 * math.sqrt(paired_variance * x + fit_variance * x * x)
+
+    if not lower_end(1 / MOST_TIMES) > 0:
+        return None
+    small, large = 1 / MOST_TIMES, 1.0
+    for _ in range(60):
+        middle = (small + large) / 2
+        small, large = (middle, large) if lower_end(middle) > 0 else (small, middle)
+    return math.ceil(documents / small) - documents
