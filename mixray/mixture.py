@@ -187,6 +187,20 @@ class MixtureChoice(MixtureSection):
     optimum: OptimalMixture
 
 
+class RealisableShares(MixtureSection):
+    """How shares too small to train on were settled: each is 0 or at least one training window of the budget.
+
+    ``least_share``: that window's share; ``dropped``, ``raised``: sources whose best share is between 0 and it, and
+    which have no share or at least that one now; ``loss_rise``: by how much this raises the minimised value, nats per
+    token. ``gap`` holds it, too.
+    """
+
+    least_share: float
+    dropped: list[str]
+    raised: list[str]
+    loss_rise: float
+
+
 class SearchCompute(MixtureSection):
     """The search's floating point operations, those of retraining one arm, and their ratio, ``overhead``."""
 
@@ -264,6 +278,10 @@ class Mixture(BaseModel):
     """The limits that the mixture reaches, dearest first."""
     choice: Annotated[MixtureChoice | None, BeforeValidator(_none_if_empty), WrapSerializer(_empty_if_none)] = None
     """How the mixture was chosen among near-optimal ones; None (``{}`` in the file) where it is the optimum."""
+    realisable: Annotated[RealisableShares | None, BeforeValidator(_none_if_empty), WrapSerializer(_empty_if_none)] = (
+        None
+    )
+    """How shares too small to train on were settled; None (``{}`` in the file) where there were none."""
     path: list[PathMixture] = []
     """From the optimum to the prior."""
     retrain: dict[str, ArmResult] = {}

@@ -47,6 +47,7 @@ FULL: dict[str, Any] = {
         "divergence_gap": 1e-7,
         "optimum": {"weights": {"python": 0.8, "größe": 0.2}, "loss": 2.5, "gap": 1e-9},
     },
+    "realisable": {"least_share": 0.01, "dropped": ["größe"], "raised": [], "loss_rise": 1e-6},
     "path": [
         {
             "strength": None,
@@ -81,7 +82,7 @@ FULL: dict[str, Any] = {
 FIELDS = [
     "schema", "run", "targets", "over", "unit", "share_of", "sources", "weights", "interval", "loss", "gain",
     "target_loss", "target_weights", "gap", "rounds", "solver", "solver_why", "tolerance", "status", "epochs",
-    "effective_sources", "interchangeable", "worth", "prices", "choice", "path", "retrain", "compute",
+    "effective_sources", "interchangeable", "worth", "prices", "choice", "realisable", "path", "retrain", "compute",
     "warnings",
 ]  # fmt: skip
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from mixray.mixture import TRAINING_TOKENS, Interval, LimitPrice, Mixture, SourceResult
+from mixray.mixture import TRAINING_TOKENS, Interval, LimitPrice, Mixture, RealisableShares, SourceResult
 from mixray.report.comparison import (
     PLAIN,
     SEARCHED,
@@ -292,6 +292,8 @@ def summary_lines(mixture: Mixture) -> list[str]:
             f"chosen: the near-optimal mixture nearest to the prior, predicted loss {small_text(choice.loss_rise)} "
             f"above the optimum's, where {small_text(choice.allowed_rise)} was allowed"
         )
+    if (settled := mixture.realisable) is not None:
+        lines.append(_realisable_sentence(settled))
     lines += [_price_sentence(price) for price in mixture.prices[:MOST_PRICES]]
     for pair in mixture.interchangeable:
         lines.append(f"{' and '.join(pair.sources)} are interchangeable: the data hardly tell their shares apart")
@@ -310,6 +312,18 @@ def _winner_sentence(mixture: Mixture, best: str) -> str:
     if below.interval is not None:
         text += f" (95 % interval {-below.interval[1]:.4f} to {-below.interval[0]:.4f})"
     return text if below.is_separated is not False else f"{text}: not separated from zero"
+
+
+def _realisable_sentence(settled: RealisableShares) -> str:
+    changes = [
+        f"{', '.join(sources)} {fate}"
+        for sources, fate in ((settled.dropped, "to no share"), (settled.raised, "to at least that share"))
+        if sources
+    ]
+    return (
+        f"best shares below one training window of the budget, {percent(settled.least_share)}, were put "
+        f"{' and '.join(changes)}: {small_text(settled.loss_rise)} nats per token"
+    )
 
 
 def _price_sentence(price: LimitPrice) -> str:

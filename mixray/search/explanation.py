@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mixray.mixture import (
     InterchangeableSources,
@@ -18,6 +19,7 @@ from mixray.mixture import (
     OptimalMixture,
     PathMixture,
     PredictedGain,
+    RealisableShares,
     SourceWorth,
 )
 from mixray.search.problem import SearchProblem
@@ -26,6 +28,7 @@ from mixray.simplex import (
     NearOptimal,
     PathPoint,
     Point,
+    Realisable,
     Solution,
     gains,
     interchangeable,
@@ -38,11 +41,27 @@ from mixray.simplex.analysis.gain import REPLICATES
 FEW_DOCUMENTS = 50
 
 
-def share_intervals(search: SearchProblem, replicates: Bootstrap) -> dict[str, tuple[float, float]]:
-    """Return source -> 95 % interval of its share."""
+def share_intervals(
+    search: SearchProblem, replicates: Bootstrap, shares: NDArray[np.float64]
+) -> dict[str, tuple[float, float]]:
+    """Return source -> 95 % interval of its share; it holds a share that was put at 0 or at the least one, too."""
+    ends = zip(search.sources, replicates.interval.tolist(), shares.tolist(), strict=True)
     return {
-        source: (low, high) for source, (low, high) in zip(search.sources, replicates.interval.tolist(), strict=True)
+        source: (low, high) if share > 1.001 * search.least_share else (min(low, share), max(high, share))
+        for source, (low, high), share in ends
     }
+
+
+def realisable_shares(search: SearchProblem, settled: Realisable) -> RealisableShares | None:
+    """Return how shares too small to train on were settled; None where there were none."""
+    if not settled.dropped and not settled.raised:
+        return None
+    return RealisableShares(
+        least_share=search.least_share,
+        dropped=[search.sources[source] for source in settled.dropped],
+        raised=[search.sources[source] for source in settled.raised],
+        loss_rise=settled.rise,
+    )
 
 
 def interchangeable_sources(

@@ -34,6 +34,9 @@ from mixray.simplex import (
 Floats = NDArray[np.float64]
 Objectives = tuple[CrossEntropy, ...]
 
+UNNOTICED = 1e-16
+"""Below it a share changes no sum of shares."""
+
 
 @dataclass(frozen=True)
 class UnitRows:
@@ -124,9 +127,14 @@ class SearchProblem:
             prior=prior,
         )
 
+    @property
+    def least_share(self) -> float:
+        """The share of one training window of the retraining budget, or of one example; smaller ones are 0."""
+        return min(1.0, self.config.row_tokens / self.config.retrain.tokens)
+
     def by_source(self, shares: Floats) -> dict[str, float]:
-        """Return source -> share. ``shares``: float64 (sources,)."""
-        return dict(zip(self.sources, shares.tolist(), strict=True))
+        """Return source -> share; shares that the sum of all does not notice are 0. ``shares``: float64 (sources,)."""
+        return dict(zip(self.sources, np.where(shares < UNNOTICED, 0.0, shares).tolist(), strict=True))
 
 
 def feasible_set(

@@ -21,6 +21,7 @@ from mixray.search.explanation import (
     mixture_choice,
     path_to_prior,
     predicted_gains,
+    realisable_shares,
     share_intervals,
     solver_warnings,
     source_worth,
@@ -34,6 +35,7 @@ from mixray.simplex import (
     bootstrap,
     effective_number,
     nearest_to_prior,
+    realisable,
     solve_problem,
 )
 from mixray.store import Artifact, Artifacts, Storage, fingerprint
@@ -84,10 +86,12 @@ def find_mixture(
         search.convex, solver=settings.solver, tolerance=settings.tolerance, max_rounds=settings.max_rounds
     )
     near = _near_optimal(search, optimum)
-    shares = optimum.weights if near is None else near.weights
-    point = optimum.point if near is None else search.convex.at(shares)
+    settled = realisable(
+        optimum.point if near is None else near.point, search.least_share, tolerance=settings.tolerance
+    )
+    point, shares = settled.point, settled.point.shares
     replicates = _bootstrap(search, optimum)
-    gain = predicted_gains(search, optimum.point if near is None else near.point) if settings.bootstrap else {}
+    gain = predicted_gains(search, point) if settings.bootstrap else {}
     # With a pull to the prior, worth, prices and path would be of the loss and the pull together.
     pulled = settings.prior.strength > 0
     explained = len(search.sources) <= MOST_EXPLAINED and not pulled
@@ -101,12 +105,12 @@ def find_mixture(
         sources=search.sources,
         weights=weights,
         # Replicates are of the optimum: they give no interval of a mixture chosen beside it.
-        interval=share_intervals(search, replicates) if replicates and near is None else {},
+        interval=share_intervals(search, replicates, shares) if replicates and near is None else {},
         loss={"mixmin": point.loss} | {arm: search.convex.loss(each) for arm, each in search.baselines.items()},
         gain=gain,
         target_loss=dict(zip(predictions, point.losses.tolist(), strict=True)) if several else {},
         target_weights=dict(zip(predictions, optimum.target_weights.tolist(), strict=True)) if several else {},
-        gap=max(0.0, optimum.gap + (near.chosen.rise if near else 0.0)),
+        gap=max(0.0, optimum.gap + (near.chosen.rise if near else 0.0) + settled.rise),
         rounds=optimum.rounds,
         solver=optimum.solver,
         solver_why=optimum.why or None,
@@ -118,6 +122,7 @@ def find_mixture(
         worth=source_worth(search, optimum) if explained and search.in_memory else {},
         prices=[] if pulled else limit_prices(search, optimum),
         choice=None if near is None else mixture_choice(search, optimum, near),
+        realisable=realisable_shares(search, settled),
         path=path_to_prior(search, optimum) if explained else [],
         warnings=_warnings(search, optimum, gain, explained=explained),
     )

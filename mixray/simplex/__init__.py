@@ -3,6 +3,7 @@
 from mixray.simplex.analysis.bootstrap import Bootstrap, Interchangeable, bootstrap, interchangeable
 from mixray.simplex.analysis.gain import Gain, gains
 from mixray.simplex.analysis.near_optimal import NearOptimal, PathPoint, effective_number, nearest_to_prior, prior_path
+from mixray.simplex.analysis.realisable import Realisable, realisable
 from mixray.simplex.analysis.worth import Prices, Worth, leave_one_out, paired_difference, shadow_prices
 from mixray.simplex.feasible import FeasibleSet, Group
 from mixray.simplex.goal import Goal, Mean, Prior, Worst
@@ -44,6 +45,7 @@ __all__ = [
     "Prices",
     "Prior",
     "Problem",
+    "Realisable",
     "Solution",
     "Solver",
     "SquaredError",
@@ -61,6 +63,7 @@ __all__ = [
     "nearest_to_prior",
     "paired_difference",
     "prior_path",
+    "realisable",
     "row_weights",
     "shadow_prices",
     "solve",

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from rich.console import Console, RenderableType
 
-from mixray.mixture import ArmResult, Mixture, MixtureWarning, PredictedGain
+from mixray.mixture import ArmResult, Mixture, MixtureWarning, PredictedGain, RealisableShares
 from mixray.report.tables import (
     ArmShares,
     arms_table,
@@ -110,6 +110,14 @@ def test_a_prediction_is_that_of_fresh_documents_where_there_is_one(mixture: Mix
     gain = {"balanced": PredictedGain(estimate=0.1809, optimism=0.01, interval=(0.15, 0.2118), more_documents=0)}
     line = summary_lines(mixture.model_copy(update={"retrain": {}, "gain": gain}))[0]
     assert line == "sklearn: predicted loss 3.2112 nats per token, 0.1809 below balanced on fresh documents"
+
+
+def test_shares_that_were_put_at_a_window_are_named_with_their_price(mixture: Mixture) -> None:
+    settled = RealisableShares(least_share=0.0005, dropped=["logs", "wiki"], raised=["cpp"], loss_rise=0.0012)
+    assert summary_lines(mixture.model_copy(update={"realisable": settled}))[2] == (
+        "best shares below one training window of the budget, 0.05 %, were put logs, wiki to no share and "
+        "cpp to at least that share: 1.2e-03 nats per token"
+    )
 
 
 def test_a_bare_mixture_has_a_report_too() -> None:

@@ -247,6 +247,55 @@ def test_a_budget_of_exactly_all_tokens_leaves_one_mixture(
     assert find(cache, config(max_epochs=1.0), available).epochs == pytest.approx(dict.fromkeys(available, 1.0))
 
 
+# ------------------------------------------------------------------------------ shares that can be trained on
+
+
+def cache_of(log_probs: np.ndarray) -> PredictionCache:
+    """Documents of one window of 4 tokens. ``log_probs``: nats, (documents, sources)."""
+    documents = len(log_probs)
+    return PredictionCache(
+        models=tuple(PLANTED),
+        documents=np.arange(documents),
+        document_ids=np.array([document_id(number) for number in range(documents)], "V16"),
+        windows=np.zeros(documents, np.int32),
+        counts=np.full(documents, 4, np.int64),
+        log_probs=log_probs,
+        token_log_probs=None,
+    )
+
+
+def needed_traces(config: Callable[..., RunConfig], **settings: Any) -> Mixture:
+    """Return the worst-case mixture where one document of one target is all but impossible without source b."""
+    table = np.full((100, 3), [-40.0, -1000.0, -50.0])
+    table[0] = [-2000.0, -40.0, -2000.0]
+    other = np.full((100, 3), [-48.0, -52.0, -60.0])
+    run = config(over="worst", worst={"offsets": "none"}, **settings)
+    run = RunConfig.model_validate(run.model_dump() | {"targets": {name: {"files": name} for name in ("one", "two")}})
+    caches = {"one": cache_of(table), "two": cache_of(other)}
+    return find_mixture(caches, run, available_tokens=AVAILABLE, run="run-1").mixture
+
+
+def test_every_share_is_nothing_or_at_least_one_training_window(config: Callable[..., RunConfig]) -> None:
+    mixture = needed_traces(config, bootstrap=20)
+    assert mixture.realisable is not None
+    assert mixture.realisable.least_share == 4 / BUDGET
+    assert mixture.realisable.raised == ["b"]
+    assert all(share == 0 or share >= 4 / BUDGET * (1 - 1e-9) for share in mixture.weights.values())
+    assert mixture.weights["b"] >= 4 / BUDGET * (1 - 1e-9)
+    assert mixture.interval["b"][0] <= mixture.weights["b"] <= mixture.interval["b"][1]
+    # The losses are those of the shares in the file, and the gap holds what settling them cost.
+    shares = np.array(list(mixture.weights.values()))
+    rows = np.log(np.exp(np.array([-48.0, -52.0, -60.0])) @ shares) / 4
+    assert mixture.target_loss["two"] == pytest.approx(-rows, rel=1e-12)
+    assert mixture.gap is not None
+    assert mixture.realisable.loss_rise <= mixture.gap <= mixture.realisable.loss_rise + 1e-7
+    assert all(share == 0 or share >= 1e-16 for point in mixture.path for share in point.weights.values())
+
+
+def test_shares_of_more_than_a_window_are_not_touched(cache: PredictionCache, config: Callable[..., RunConfig]) -> None:
+    assert find(cache, config()).realisable is None
+
+
 # ------------------------------------------------------------------------------------------ warnings
 
 
@@ -281,10 +330,7 @@ def test_a_gain_that_is_nothing_but_fit_is_warned_of(config: Callable[..., RunCo
     draw = np.random.default_rng(0)
     density = draw.dirichlet(np.ones(50), 3)
     kinds = draw.choice(50, 60, p=density.mean(axis=0))
-    cache = replace(
-        synthetic_cache(60), log_probs=np.log(density.T[kinds]), token_log_probs=None, documents=np.arange(60),
-        windows=np.zeros(60, np.int32), counts=np.full(60, 4),
-    )  # fmt: skip
+    cache = cache_of(np.log(density.T[kinds]))
     mixture = find(cache, config(bootstrap=20))
     gain = mixture.gain["balanced"]
     assert mixture.loss["balanced"] - mixture.loss["mixmin"] == pytest.approx(gain.estimate + gain.optimism, rel=1e-6)
