@@ -39,6 +39,8 @@ from mixray.simplex import (
 from mixray.simplex.analysis.gain import REPLICATES
 
 FEW_DOCUMENTS = 50
+UNSOLVED_PART = 0.01
+"""Of the replicates: the ends of a 95 % interval are 0.025 of them away from the last one."""
 
 
 def share_intervals(
@@ -165,6 +167,17 @@ def document_warnings(search: SearchProblem) -> list[MixtureWarning]:
             message = f"the fit part{of_target} has only {count} documents: intervals are rough"
             warnings.append(MixtureWarning(code="few_documents", message=message, documents=count))
     return warnings
+
+
+def interval_warnings(replicates: Bootstrap | None) -> list[MixtureWarning]:
+    """Return a warning where so many replicates were not solved that the ends of an interval may be theirs."""
+    if replicates is None or replicates.unsolved <= UNSOLVED_PART * len(replicates.replicate_shares):
+        return []
+    message = (
+        f"{replicates.unsolved} of {len(replicates.replicate_shares)} replicates behind the intervals were solved to a "
+        f"gap of up to {replicates.gap:.2g} nats per token only: the intervals of the shares are rough"
+    )
+    return [MixtureWarning(code="rough_intervals", message=message, gap=replicates.gap)]
 
 
 def predicted_gains(search: SearchProblem, chosen: Point) -> dict[str, PredictedGain]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -18,6 +18,8 @@ from mixray.errors import InputError
 from mixray.methods import balanced, natural
 from mixray.mixture import SUM_TOLERANCE
 from mixray.simplex import (
+    BestMixture,
+    BestSingle,
     CrossEntropy,
     FeasibleSet,
     Goal,
@@ -27,7 +29,6 @@ from mixray.simplex import (
     Problem,
     Worst,
     row_weights,
-    solve_problem,
     sum_by_document,
 )
 
@@ -234,14 +235,15 @@ def _goal(targets: list[str], objectives: Objectives, config: MixtureConfig, fea
     if settings.prior is not None:
         target_prior = np.array([settings.prior[target] for target in targets])
         target_prior = target_prior / target_prior.sum()
-    return Worst.of(len(targets), _offsets(objectives, config, feasible), target_prior, settings.tau)
+    rule = _offset_rule(objectives, config, feasible)
+    goal = Worst.of(len(targets), None if rule is None else rule.full(), target_prior, settings.tau)
+    return replace(goal, rule=rule)
 
 
-def _offsets(objectives: Objectives, config: MixtureConfig, feasible: FeasibleSet) -> Floats | None:
+def _offset_rule(
+    objectives: Objectives, config: MixtureConfig, feasible: FeasibleSet
+) -> BestSingle | BestMixture | None:
     """Return what each target's loss is compared with: nothing, its best single source, or its own best mixture."""
     if config.worst.offsets == "none":
         return None
-    if config.worst.offsets == "best_single":
-        return np.array([objective.single_losses().min() for objective in objectives])
-    solutions = [solve_problem(Problem((objective,), feasible), solver="auto") for objective in objectives]
-    return np.array([solution.loss for solution in solutions])
+    return BestSingle(objectives) if config.worst.offsets == "best_single" else BestMixture(objectives, feasible)

@@ -17,6 +17,7 @@ from mixray.search.explanation import (
     document_warnings,
     gain_warnings,
     interchangeable_sources,
+    interval_warnings,
     limit_prices,
     mixture_choice,
     path_to_prior,
@@ -124,7 +125,7 @@ def find_mixture(
         choice=None if near is None else mixture_choice(search, optimum, near),
         realisable=realisable_shares(search, settled),
         path=path_to_prior(search, optimum) if explained else [],
-        warnings=_warnings(search, optimum, gain, explained=explained),
+        warnings=_warnings(search, optimum, replicates, gain, explained=explained),
     )
     return SolvedMixture(mixture, optimum.trace)
 
@@ -152,9 +153,15 @@ def _bootstrap(search: SearchProblem, optimum: Solution) -> Bootstrap | None:
 
 
 def _warnings(
-    search: SearchProblem, optimum: Solution, gain: Mapping[str, PredictedGain], *, explained: bool
+    search: SearchProblem,
+    optimum: Solution,
+    replicates: Bootstrap | None,
+    gain: Mapping[str, PredictedGain],
+    *,
+    explained: bool,
 ) -> list[MixtureWarning]:
-    warnings = [*solver_warnings(search, optimum), *document_warnings(search), *gain_warnings(search, gain)]
+    warnings = [*solver_warnings(search, optimum), *document_warnings(search)]
+    warnings += [*interval_warnings(replicates), *gain_warnings(search, gain)]
     if explained and not search.in_memory:
         message = "what each source is worth is not worked out where rows are on shards"
         warnings.append(MixtureWarning(code="no_worth", message=message))

@@ -3,6 +3,7 @@
 from mixray.simplex.analysis.bootstrap import Bootstrap, Interchangeable, bootstrap, interchangeable
 from mixray.simplex.analysis.gain import Gain, gains
 from mixray.simplex.analysis.near_optimal import NearOptimal, PathPoint, effective_number, nearest_to_prior, prior_path
+from mixray.simplex.analysis.offsets import BestMixture, BestSingle
 from mixray.simplex.analysis.realisable import Realisable, realisable
 from mixray.simplex.analysis.worth import Prices, Worth, leave_one_out, paired_difference, shadow_prices
 from mixray.simplex.feasible import FeasibleSet, Group
@@ -27,6 +28,8 @@ from mixray.simplex.solvers.working_set import WorkingSet
 
 __all__ = [
     "EM",
+    "BestMixture",
+    "BestSingle",
     "Bootstrap",
     "CrossEntropy",
     "Entropic",

@@ -15,6 +15,7 @@ The pull adds ``strength * KL(shares || prior_shares)``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,6 +25,7 @@ from numpy.typing import ArrayLike
 from mixray.errors import InputError
 from mixray.simplex.checks import Matrix, Vector, checked_shares
 from mixray.simplex.feasible import FeasibleSet
+from mixray.simplex.objectives.objective import Replicates
 
 SMALLEST_SHARE = 1e-300
 """Stands for a share of 0 inside a logarithm."""
@@ -74,17 +76,27 @@ class Mean:
         return self.value(losses)
 
 
+class OffsetRule(Protocol):
+    """How offsets follow from the documents (``analysis/offsets.py``)."""
+
+    def replicated(self, batch: Sequence[Replicates]) -> Matrix:
+        """Return the offsets of every replicate of a batch, ``(replicates, targets)``."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Worst:
     """The worst loss, above the offsets, of all targets.
 
     ``offsets``: b, nats per token ``(targets,)``. ``prior``: pi_hat, > 0, sum 1 ``(targets,)``. ``tau``: >= 0, nats per
-    token; the worst case is smooth where it is > 0.
+    token; the worst case is smooth where it is > 0. ``rule``: how a replicate's offsets follow from its documents; None
+    where they do not depend on these.
     """
 
     offsets: Vector
     prior: Vector
     tau: float
+    rule: OffsetRule | None = None
 
     @classmethod
     def of(

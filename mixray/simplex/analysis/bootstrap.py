@@ -47,13 +47,14 @@ class Bootstrap:
     """The intervals of a mixture.
 
     ``interval``: 95 % percentile interval of every share, ``(sources, 2)``. ``replicate_shares``: ``(replicates,
-    sources)``. ``gap``: the largest certified gap of a replicate, nats per token. ``documents``: how many there are in
-    all targets.
+    sources)``. ``gap``: the largest certified gap of a replicate, nats per token. ``unsolved``: replicates whose gap is
+    too large for their shares to be those of their sample. ``documents``: how many there are in all targets.
     """
 
     interval: Matrix
     replicate_shares: Matrix
     gap: float
+    unsolved: int
     documents: int
 
 
@@ -71,20 +72,43 @@ def bootstrap(problem: Problem, source_shares: ArrayLike, *, seed: int, replicat
     """
     if replicates < 1:
         raise InputError("bootstrap: no replicates", got=replicates, wanted=">= 1")
-    objectives = problem.objectives
     optimum = problem.feasible.repair(checked_shares("source_shares", source_shares, problem.sources))
     curved = problem.at(optimum, np.flatnonzero(problem.feasible.free))
-    scales = [target.total_weight or at.value or 1.0 for target, at in zip(objectives, curved.evaluations, strict=True)]
-    noise = [scale / np.sqrt(target.documents) for target, scale in zip(objectives, scales, strict=True)]
-    tolerance = NOISE_SHARE * float(curved.target_weights @ np.array(noise))
-    solved = [_solve_batch(curved, batch, tolerance) for batch in replicate_batches(objectives, seed, replicates)]
-    replicate_shares = np.concatenate([shares for shares, _ in solved])
+    batches = replicate_batches(problem.objectives, seed, replicates)
+    solved = [solved_replicates(curved, batch) for batch in batches]
+    replicate_shares = np.concatenate([batch.shares for batch in solved])
+    gaps = np.concatenate([batch.gaps for batch in solved])
     return Bootstrap(
         interval=np.quantile(replicate_shares, LEVELS, axis=0).T,
         replicate_shares=replicate_shares,
-        gap=max(float(gaps.max()) for _, gaps in solved),
-        documents=sum(target.documents for target in objectives),
+        gap=float(gaps.max()),
+        unsolved=int((gaps > solved[0].tolerance).sum()),
+        documents=sum(target.documents for target in problem.objectives),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class SolvedReplicates:
+    """``shares``: ``(replicates, sources)``; ``gaps``: ``(replicates,)``, at most ``tolerance`` where solved."""
+
+    shares: Matrix
+    gaps: Vector
+    tolerance: float
+
+
+def solved_replicates(optimum: Point, batch: Sequence[Replicates]) -> SolvedReplicates:
+    """Solve every replicate of a batch, one set of replicates for each target. ``optimum``: the full sample's."""
+    problem = optimum.problem
+    free = np.flatnonzero(problem.feasible.free)
+    curved = (
+        optimum
+        if optimum.columns is not None and len(optimum.columns) == len(free)
+        else problem.at(optimum.shares, free, optimum.proof)
+    )
+    targets = list(zip(problem.objectives, curved.evaluations, strict=True))
+    noise = [(target.total_weight or at.value or 1.0) / np.sqrt(target.documents) for target, at in targets]
+    tolerance = NOISE_SHARE * float(curved.target_weights @ np.array(noise))
+    return SolvedReplicates(*_solve_batch(curved, batch, tolerance), tolerance)
 
 
 def _solve_batch(curved: Point, batch: Sequence[Replicates], tolerance: float) -> tuple[Matrix, Vector]:
@@ -93,6 +117,11 @@ def _solve_batch(curved: Point, batch: Sequence[Replicates], tolerance: float) -
     problem = curved.problem
     objectives = zip(*([target.one(i) for i in range(batch[0].count)] for target in batch), strict=True)
     problems = [replace(problem, objectives=each) for each in objectives]
+    if isinstance(problem.goal, Worst) and problem.goal.rule is not None:
+        offsets = problem.goal.rule.replicated(batch)
+        problems = [
+            replace(each, goal=replace(problem.goal, offsets=own)) for each, own in zip(problems, offsets, strict=True)
+        ]
     shares, gaps = np.repeat(curved.shares[None], len(problems), axis=0), np.full(len(problems), np.inf)
     proofs: list[Proof | None] = [None] * len(problems)
     values = isinstance(problem.goal, Worst)

@@ -74,7 +74,7 @@ def gains(
     problem = chosen.problem
     shares = {name: checked_baseline(chosen, name, baseline) for name, baseline in baselines.items()}
     mixtures = np.array([*shares.values(), chosen.shares])
-    noise = sampled_noise(problem.objectives, chosen.shares, mixtures, seed=seed, replicates=replicates)
+    noise = sampled_noise(problem, chosen.shares, mixtures, seed=seed, replicates=replicates)
     counts = [objective.documents for objective in problem.objectives]
     mixture = _Judged.of(chosen, noise, response(chosen))
     return {
@@ -115,18 +115,20 @@ class _Judged:
         """Return the gain. ``baseline_noise``: deviations of the baseline's losses, ``(replicates, targets)``."""
         unbiased = len(self.noise) / (len(self.noise) - 1)
         rise = _rises(self.goal, self.losses, self.noise + self.fit)
-        baseline_rise = _rises(self.goal, baseline_losses, -baseline_noise)
+        # Which loss of the baseline is the largest the documents decided, of those of the mixture the fit made equal.
+        baseline_rise = -_rises(self.goal, baseline_losses, baseline_noise)
         paired = baseline_rise - _rises(self.goal, self.losses, self.noise)
-        # The baseline's own bias (of a largest loss) is in the sample already, and a replicate has it once more.
-        optimism = unbiased * float((rise + baseline_rise).mean())
+        optimism = unbiased * float((rise - baseline_rise).mean())
         rounding = 16 * float(np.spacing(np.abs(baseline_losses).max()))
         error = max(float((baseline_rise - rise).std(ddof=1)), rounding)
         in_sample = self.goal.value(baseline_losses) - self.goal.value(self.losses)
         estimate = in_sample - optimism
         low, high = (math.nan, math.nan) if min(documents) < 2 else interval95(estimate, error)
-        more = _more_documents(
-            sum(documents), in_sample, optimism, float(paired.var(ddof=1)), error**2, resolved=low > 0 or high < 0
-        )
+        more: int | None = None
+        if abs(in_sample) > rounding:
+            more = _more_documents(
+                sum(documents), in_sample, optimism, float(paired.var(ddof=1)), error**2, resolved=low > 0 or high < 0
+            )
         return Gain(estimate, optimism, low, high, more)
 
 

@@ -18,7 +18,7 @@ from mixray.simplex.checks import Matrix, Vector
 from mixray.simplex.goal import Worst
 from mixray.simplex.objectives.objective import Objective, Replicates
 from mixray.simplex.objectives.passes import Columns, block_rows
-from mixray.simplex.problem import Point
+from mixray.simplex.problem import Point, Problem
 from mixray.simplex.solvers.quadratic import model_step, optimal_target_weights
 
 Samples = NDArray[np.float64]
@@ -37,7 +37,8 @@ KINK = 1e6
 class Noise:
     """Deviations of bootstrap replicates from the full sample, with mean 0 over the replicates.
 
-    ``gradients``: ``(replicates, targets, sources)``, at the mixture; ``losses``: ``(replicates, targets, mixtures)``.
+    ``gradients``: ``(replicates, targets, sources)``, at the mixture; ``losses``: ``(replicates, targets, mixtures)``,
+    above the offsets of a worst case where these follow from the documents.
     """
 
     gradients: Samples
@@ -52,17 +53,17 @@ def replicate_batches(objectives: Sequence[Objective], seed: int, replicates: in
         yield [target.replicates(seed, place, numbers) for place, target in enumerate(objectives)]
 
 
-def sampled_noise(
-    objectives: Sequence[Objective], source_shares: Vector, mixtures: Matrix, *, seed: int, replicates: int
-) -> Noise:
+def sampled_noise(problem: Problem, source_shares: Vector, mixtures: Matrix, *, seed: int, replicates: int) -> Noise:
     """Return how gradients at ``source_shares`` and the losses of ``mixtures`` ``(mixtures, sources)`` vary."""
+    rule = problem.goal.rule if isinstance(problem.goal, Worst) else None
     gradients, losses = [], []
-    for batch in replicate_batches(objectives, seed, replicates):
+    for batch in replicate_batches(problem.objectives, seed, replicates):
         count = batch[0].count
         points, which = np.repeat(source_shares[None], count, axis=0), np.arange(count)
         by_target = [[at.gradient for at in target.at(points, which, values=False)] for target in batch]
         gradients.append(np.array(by_target).transpose(1, 0, 2))
-        losses.append(np.stack([target.losses(mixtures) for target in batch], axis=1))
+        own = np.stack([target.losses(mixtures) for target in batch], axis=1)
+        losses.append(own if rule is None else own - rule.replicated(batch)[:, :, None])
     return Noise(*(_centred(np.concatenate(samples)) for samples in (gradients, losses)))
 
 

@@ -31,7 +31,7 @@ class Solver(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """Where a solver ended. ``status`` and ``trace``: as in ``Solution``."""
+    """``point``: that of the smallest gap. ``status`` and ``trace``: as in ``Solution``."""
 
     point: Point
     status: Status
@@ -44,19 +44,21 @@ def minimise(problem: Problem, solver: Solver, start: Vector, tolerance: float, 
         raise InputError("tolerance: not a valid tolerance", got=tolerance, wanted="a number > 0, nats per token")
     if max_rounds < 0:
         raise InputError("max_rounds: not a valid number of rounds", got=max_rounds, wanted=">= 0")
-    point = problem.at(start)
+    point = best = problem.at(start)
     state = solver.init(point, tolerance)
     trace = [(point.value, point.gap)]
     while True:
         status = _status(trace, tolerance, max_rounds)
         if status is None:
             moved, state = solver.step(point, state)
-            if not np.array_equal(moved.shares, point.shares):
+            # At the optimum's shares a step may still bring the prices that prove it.
+            if not np.array_equal(moved.shares, point.shares) or moved.gap < point.gap:
                 point = moved
+                best = point if point.gap <= best.gap else best
                 trace.append((point.value, point.gap))
                 continue
             status = "stalled"
-        return Outcome(point, status, np.array(trace))
+        return Outcome(best, status, np.array(trace))
 
 
 def _status(trace: list[tuple[float, float]], tolerance: float, max_rounds: int) -> Status | None:

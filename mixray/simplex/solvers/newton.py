@@ -65,8 +65,11 @@ class Newton:
         columns = np.flatnonzero(point.problem.feasible.free) if state.everything else _columns(point)
         if point.columns is None or not set(columns).issubset(point.columns):
             point = point.problem.at(point.shares, columns, point.proof)
-        newton_step = model_step(point, *_bounds(point, small_frozen=state.first_order is not None))
-        moved, model_fits = (point, False) if newton_step is None else self._follow(point, newton_step, state.tolerance)
+        bounds = _bounds(point, small_frozen=state.first_order is not None)
+        newton_step = model_step(point, *bounds)
+        moved, model_fits = (
+            (point, False) if newton_step is None else self._follow(point, newton_step, bounds, state.tolerance)
+        )
         idle = moved.value >= start.value and moved.gap >= start.gap
         if idle and not state.everything and columns.size < point.problem.feasible.free.sum():
             return self.step(start, replace(state, everything=True))
@@ -75,22 +78,36 @@ class Newton:
         model_fits = model_fits or not _has_first_order(point.problem)
         return moved, replace(state, model_fits=model_fits, everything=idle)
 
-    def _follow(self, point: Point, step: Step, tolerance: float) -> tuple[Point, bool]:
+    def _follow(self, point: Point, step: Step, bounds: tuple[Vector, Vector], tolerance: float) -> tuple[Point, bool]:
         target = point.problem.feasible.repair(point.shares + step.direction)
         # Within the tolerance by prediction, this is the last round: its curvature would not be used.
-        return follow(point, step, None if step.predicted <= tolerance else _columns_after(point, target))
+        return follow(point, step, None if step.predicted <= tolerance else _columns_after(point, target), bounds)
 
 
-def follow(point: Point, step: Step, columns: Columns | None = None) -> tuple[Point, bool]:
-    """Return where the step leads and whether it was taken whole; ``columns``: those of the curvature there."""
+def follow(
+    point: Point, step: Step, columns: Columns | None = None, bounds: tuple[Vector, Vector] | None = None
+) -> tuple[Point, bool]:
+    """Return where the step leads and whether it was taken whole.
+
+    ``columns``: those of the curvature there; ``bounds``: those of the step, which is then corrected where it is too
+    long for a worst case: the model has the curvature of all losses in its value, but none in the single losses that it
+    compares, so a step along an edge between two of them ends beside it.
+    """
     problem = point.problem
     target = problem.feasible.repair(point.shares + step.direction)
     whole = problem.at(target, columns, step.proof)
     direction = target - point.shares
     slope = step.predicted if isinstance(problem.goal, Worst) else -float(point.gradient @ direction)
     resolution = 16 * float(np.spacing(abs(point.value)))
-    if slope <= resolution or _acceptable(whole, point, direction, 1.0, slope, resolution):
+    level = slope <= resolution and whole.value <= point.value + resolution
+    if level or _acceptable(whole, point, direction, 1.0, slope, resolution):
         return whole, True
+    if isinstance(problem.goal, Worst) and bounds is not None:
+        corrected = model_step(point, *bounds, losses=whole.losses - point.jacobian @ direction)
+        if corrected is not None:
+            trial = problem.at(problem.feasible.repair(point.shares + corrected.direction), columns, step.proof)
+            if _acceptable(trial, point, direction, 1.0, slope, resolution):
+                return trial, True
     for lengths in (LENGTHS, SHORTER):
         tried = problem.at_each([problem.feasible.repair(point.shares + length * direction) for length in lengths])
         for length, trial in zip(lengths, tried, strict=True):

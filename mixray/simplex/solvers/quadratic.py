@@ -30,6 +30,10 @@ LEVEL_CURVATURE = 1e-9
 """Of the bound z of the worst case: daqp wants every variable to have some."""
 REFINEMENTS = 4
 """How often H is made anew from the pi that its own solution gave."""
+SHARPEST = 1e-10
+"""Nats per token: the worst case with a smaller tau is below the plain maximum by less than any tolerance."""
+SMALLEST_UNIT = 1e-6
+"""In smaller units a share may be lost to rounding if the target with its slope does not count."""
 INNER_ROUNDS, INNER_TRIALS = 60, 40
 STEEP = 1e8
 """How many times the others' largest curvature a source's own may be before their digits are lost beside it."""
@@ -44,10 +48,14 @@ class Step:
     proof: Proof
 
 
-def model_step(point: Point, lower: Vector, upper: Vector) -> Step | None:
+def model_step(point: Point, lower: Vector, upper: Vector, losses: Vector | None = None) -> Step | None:
     """Return the step from a point with curvature to the model's minimiser, within bounds on the shares that are no
     wider than the feasible set's; only sources in ``point.columns`` move. None where nothing can move or daqp finds no
-    solution."""
+    solution.
+
+    ``losses``: what the targets' losses are in the model where no share moves, ``(targets,)``; those at the point by
+    default.
+    """
     assert point.columns is not None
     pi = point.target_weights if point.proof is None else point.proof.target_weights
     free = point.columns[upper[point.columns] > lower[point.columns]]
@@ -57,7 +65,7 @@ def model_step(point: Point, lower: Vector, upper: Vector) -> Step | None:
         moving = free[~stays]
         if moving.size < 2:
             return None
-        model = _Model.of(point, moving, lower[moving], upper[moving])
+        model = _Model.of(point, moving, lower[moving], upper[moving], point.losses if losses is None else losses)
         hessian = model.hessian(pi)
         solution = model.minimise(hessian)
         if solution is None:
@@ -109,16 +117,17 @@ class _Model:
     free: Columns
     lower: Vector
     upper: Vector
+    losses: Vector
     jacobian: Matrix
     extra: Vector
     feasible: FeasibleSet
 
     @classmethod
-    def of(cls, point: Point, free: Columns, lower: Vector, upper: Vector) -> _Model:
+    def of(cls, point: Point, free: Columns, lower: Vector, upper: Vector, losses: Vector) -> _Model:
         jacobian = point.jacobian[:, free]
         prior = point.problem.prior
         extra = prior.gradient(point.shares)[free] if prior else np.zeros(free.size)
-        return cls(point, free, lower, upper, jacobian, extra, point.problem.feasible)
+        return cls(point, free, lower, upper, losses, jacobian, extra, point.problem.feasible)
 
     def hessian(self, target_weights: Vector) -> Matrix:
         """Only curvature along directions that sum to 0 matters; with the rest projected out, nearly equal columns
@@ -135,59 +144,95 @@ class _Model:
         return curvature
 
     def fall(self, moved: Vector, hessian: Matrix) -> float:
-        goal, losses = self.point.problem.goal, self.point.losses
+        goal, losses = self.point.problem.goal, self.losses
         rise = goal.value(losses + self.jacobian @ moved) - goal.value(losses)
         return -(rise + float(self.extra @ moved) + float(moved @ hessian @ moved) / 2)
 
     def minimise(self, hessian: Matrix) -> tuple[Vector, Vector, Vector] | None:
         """Return (direction, pi, group prices), or None where daqp finds no solution."""
-        goal, losses = self.point.problem.goal, self.point.losses
+        goal, losses = self.point.problem.goal, self.losses
         still = np.zeros(self.free.size)
         if not isinstance(goal, Worst):
             pi = goal.target_weights(losses)
-            solution = self._quadratic(hessian, pi @ self.jacobian + self.extra, still)
+            gradient = pi @ self.jacobian + self.extra
+            solution = self._quadratic(hessian, gradient - gradient.mean(), still)
             return None if solution is None else (solution[0], pi, solution[1])
-        if goal.tau == 0:
+        if goal.tau <= SHARPEST:
             return self._epigraph(hessian, losses - goal.offsets)
         return self._smooth(hessian, goal, losses)
 
     def _quadratic(self, hessian: Matrix, gradient: Vector, moved: Vector) -> tuple[Vector, Vector] | None:
         """Return the minimiser ``d`` of ``<gradient, d> + d^T hessian d / 2`` with ``moved + d`` feasible; group
-        prices."""
+        prices. The gradient is centred: what is common to all sources does not count."""
         size = self.free.size
         scale = max(float(hessian.diagonal().max()), float(np.ptp(gradient)))
         if scale == 0:
             return None
-        slopes = (gradient - gradient.mean()) / scale
         rows, upper, lower, senses = self._rows(moved)
-        solution = _solve(hessian / scale, slopes, rows, upper, lower, senses)
+        solution = _solve(hessian / scale, gradient / scale, rows, upper, lower, senses)
         return None if solution is None else (solution[0], -scale * solution[1][size + 1 :])
 
     def _epigraph(self, hessian: Matrix, above: Vector) -> tuple[Vector, Vector, Vector] | None:
+        """A tiny share that alone explains some document has a huge slope. It moves in units in which its slope is
+        that of the others, on all targets or on those that may come to be the worst; or else in the others' own units.
+        Of the steps in these units the one that promises most is taken."""
+        slopes = np.abs(self._centred_jacobian())
+        steepness = float(np.median(slopes.max(axis=0)))
+        every, near = np.ones(above.size, bool), above >= above.max() - steepness
+        trials = [(np.ones(self.free.size), every)]
+        if steepness > 0:
+            units = [steepness / np.maximum(slopes[which].max(axis=0), steepness) for which in (every, near)]
+            trials = [(units[0], every)]
+            if units[0].min() < SMALLEST_UNIT:
+                trials.append((np.ones(self.free.size), every))
+                if self.point.problem.prior is None:  # with a prior, which shrinks no share to nothing, it misleads
+                    trials.append((units[1], near))
+        best, most, resolution = None, 0.0, 16 * float(np.spacing(np.abs(self.losses).max()))
+        for unit, which in trials:
+            solution = self._epigraph_in(unit, hessian, above, which)
+            fall = -np.inf if solution is None else self.fall(solution[0], hessian)
+            if fall > 2 * max(most, 0.0) + resolution or best is None:
+                best, most = solution, fall
+        return best
+
+    def _epigraph_in(
+        self, unit: Vector, hessian: Matrix, above: Vector, scaling: Mask
+    ) -> tuple[Vector, Vector, Vector] | None:
         size, targets = self.free.size, above.size
-        scale = max(float(hessian.diagonal().max()), float(np.ptp(self.jacobian, axis=1).max()), float(np.ptp(above)))
+        slopes, curvature = self._centred_jacobian() * unit, hessian * unit * unit[:, None]
+        # The median: one source's curvature may be a million times the others', which would lose their digits.
+        scale = max(
+            float(np.median(curvature.diagonal())), float(np.ptp(slopes[scaling], axis=1).max()), float(np.ptp(above))
+        )
         if scale == 0:
             return None
         rows, upper, lower, senses = self._rows(np.zeros(size))
         wide = np.zeros((size + 1, size + 1))
-        wide[:size, :size] = hessian / scale
+        wide[:size, :size] = curvature / scale
         wide[size, size] = LEVEL_CURVATURE
-        slopes = np.append((self.extra - self.extra.mean()) / scale, 1.0)
-        centred = self.jacobian - self.jacobian.mean(axis=1, keepdims=True)
-        cuts = np.column_stack([centred / scale, -np.ones(targets)])
+        gradient = np.append((self.extra - self.extra.mean()) * unit / scale, 1.0)
+        cuts = np.column_stack([slopes / scale, -np.ones(targets)])
+        size_of_cut = np.abs(cuts).max(axis=1)
+        cuts = cuts / size_of_cut[:, None]
         solution = _solve(
             wide,
-            slopes,
-            np.vstack([np.column_stack([rows, np.zeros(len(rows))]), cuts]),
-            np.concatenate([upper[:size], [1e6], upper[size:], (above.max() - above) / scale]),
-            np.concatenate([lower[:size], [-1e6], lower[size:], np.full(targets, -1e30)]),
+            gradient,
+            np.vstack([np.column_stack([rows * unit, np.zeros(len(rows))]), cuts]),
+            np.concatenate([upper[:size] / unit, [1e6], upper[size:], (above.max() - above) / scale / size_of_cut]),
+            np.concatenate([lower[:size] / unit, [-1e6], lower[size:], np.full(targets, -1e30)]),
             np.concatenate([senses[:size], [0], senses[size:], np.zeros(targets, np.int32)]).astype(np.int32),
         )
         if solution is None:
             return None
-        multipliers = np.maximum(solution[1][-targets:], 0.0)
+        multipliers = np.maximum(solution[1][-targets:], 0.0) / size_of_cut
         pi = multipliers / multipliers.sum() if multipliers.sum() > 0 else np.eye(targets)[int(np.argmax(above))]
-        return solution[0][:size], pi, -scale * solution[1][size + 2 : -targets]
+        return unit * solution[0][:size], pi, -scale * solution[1][size + 2 : -targets]
+
+    def _centred_jacobian(self) -> Matrix:
+        """Return the slopes but for what is common to all sources, whose shares have a fixed sum. The median: beside a
+        mean with a huge slope in it the others' digits would be lost."""
+        centred: Matrix = self.jacobian - np.median(self.jacobian, axis=1, keepdims=True)
+        return centred
 
     def _smooth(self, hessian: Matrix, goal: Worst, losses: Vector) -> tuple[Vector, Vector, Vector] | None:
         """From the better of no step and the step of tau = 0, by Newton's method with a backtracking line search."""
@@ -200,8 +245,9 @@ class _Model:
             pi, goal_curvature = goal.target_weights(reached), goal.curvature(reached)
             assert goal_curvature is not None
             gradient = pi @ self.jacobian + self.extra + hessian @ moved
-            centred = self.jacobian - self.jacobian.mean(axis=1, keepdims=True)
-            solution = self._quadratic(hessian + centred.T @ goal_curvature @ centred, gradient, moved)
+            centred = self._centred_jacobian()
+            bent = hessian + centred.T @ goal_curvature @ centred
+            solution = self._quadratic(bent, gradient - np.median(gradient), moved)
             if solution is None:
                 break
             change, prices = solution
