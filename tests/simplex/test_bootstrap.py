@@ -116,6 +116,22 @@ def test_every_replicate_is_the_optimum_of_its_draw(name: str) -> None:
     assert found.documents == sum(counts)
 
 
+@pytest.mark.parametrize("unit", [1.0, 1e-2, 1e-4])
+def test_predictions_that_hardly_differ_get_the_intervals_of_any_unit(unit: float) -> None:
+    """The sources' predictions differ by ``unit`` times what a standard normal does, around a truth of spread 0.5."""
+    draw = np.random.default_rng(3)
+    common, own = draw.normal(size=(300, 1)), draw.normal(size=(300, 3))
+    errors = unit * draw.normal(0, 0.5, 300)
+    in_units = SquaredError.from_predictions(common + unit * own, common[:, 0] + unit * own @ [0.5, 0.3, 0.2] + errors)
+    of = Problem((in_units,), FeasibleSet.of(3))
+    widths = np.diff(bootstrap(of, solve_problem(of, tolerance=1e-15).weights, seed=0).interval, axis=1)
+    assert ((widths > 0.05) & (widths < 0.2)).all()
+    noisy = SquaredError.from_predictions(common + unit * own, common[:, 0] + draw.normal(0, 0.5, 300))
+    of = Problem((noisy,), FeasibleSet.of(3))
+    widths = np.diff(bootstrap(of, solve_problem(of, tolerance=1e-15).weights, seed=0).interval, axis=1)
+    assert (widths > (0.05 if unit == 1 else 0.5)).all()
+
+
 def test_rows_of_a_document_are_drawn_together() -> None:
     # Ten windows a document, all alike: as uncertain as the documents are, not ten times surer.
     documents = disjoint(100)

@@ -180,6 +180,21 @@ def test_well_separated_sources_are_not_interchangeable() -> None:
     assert interchangeable(here.point, bootstrap(of, here.weights, seed=0).replicate_shares) == []
 
 
+def pairs_of(log_probs: Array) -> list[tuple[int, int]]:
+    of = Problem((CrossEntropy.from_log_probs(log_probs),), FeasibleSet.of(log_probs.shape[1]))
+    here = best(of)
+    found = interchangeable(here.point, bootstrap(of, here.weights, seed=0).replicate_shares)
+    return [(pair.first, pair.second) for pair in found]
+
+
+def test_two_sources_that_share_everything_are_told_apart_by_their_documents() -> None:
+    """Two shares that sum to 1 rise and fall against each other whatever the documents say."""
+    separate = np.where(np.eye(2)[np.repeat(range(2), [50, 50])] > 0, 0.0, -1000.0)
+    assert pairs_of(separate) == []
+    # The same documents, each with a trace of a preference: any split will do.
+    assert pairs_of(separate * 3e-4) == [(0, 1)]
+
+
 def test_worth_and_prices_of_a_squared_error() -> None:
     draw = np.random.default_rng(0)
     predictions = draw.normal(size=(80, 3))

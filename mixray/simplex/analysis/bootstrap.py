@@ -6,9 +6,9 @@ sample's: so the curvature there serves all replicates, a round costs two matrix
 the few that have not reached their tolerance after some rounds are finished by the exact method. Each one's gap is
 certified.
 
-Sampling D documents moves the gradient by about W / sqrt(D), W the sum of the row weights (of a squared error: by its
-value / sqrt(D)); a replicate is solved to a gap of a thousandth of that, so that its own error does not show in the
-intervals.
+A replicate is solved to a gap of a thousandth of what sampling does to the gradient, so that its own error does not show
+in the intervals. For D documents that is about W / sqrt(D), W the sum of the row weights (of a squared error: its value
+/ sqrt(D)), or less where the sources' rows hardly differ: then it is measured.
 """
 
 from __future__ import annotations
@@ -32,10 +32,15 @@ from mixray.simplex.solvers.quadratic import model_step, optimal_target_weights
 LEVELS = (0.025, 0.975)
 NOISE_SHARE = 1e-3
 """The gap of a replicate as a part of the gradient's sampling noise."""
+MEASURED = 16
+"""Replicates over which the gradient's sampling noise is measured."""
 SHARED_ROUNDS = 6
 """Rounds with the shared curvature before a replicate is handed to the exact method."""
 EXACT_ROUNDS = 100
 ANTI_CORRELATED = -0.8
+UNDECIDED = 0.25
+"""Standard deviation of how two sources split what they have together, as a part of that: a 95 % interval of the split
+holds nearly any."""
 NOTABLE_SPREAD = 0.01
 """Standard deviation of a share across replicates below which the data fix it."""
 ALIKE = 1e-6
@@ -74,41 +79,45 @@ def bootstrap(problem: Problem, source_shares: ArrayLike, *, seed: int, replicat
         raise InputError("bootstrap: no replicates", got=replicates, wanted=">= 1")
     optimum = problem.feasible.repair(checked_shares("source_shares", source_shares, problem.sources))
     curved = problem.at(optimum, np.flatnonzero(problem.feasible.free))
-    batches = replicate_batches(problem.objectives, seed, replicates)
-    solved = [solved_replicates(curved, batch) for batch in batches]
-    replicate_shares = np.concatenate([batch.shares for batch in solved])
-    gaps = np.concatenate([batch.gaps for batch in solved])
+    first = [target.replicates(seed, place, range(MEASURED)) for place, target in enumerate(problem.objectives)]
+    tolerance = replicate_tolerance(curved, first)
+    solved = [
+        _solve_batch(curved, batch, tolerance) for batch in replicate_batches(problem.objectives, seed, replicates)
+    ]
+    replicate_shares = np.concatenate([shares for shares, _ in solved])
+    gaps = np.concatenate([batch_gaps for _, batch_gaps in solved])
     return Bootstrap(
         interval=np.quantile(replicate_shares, LEVELS, axis=0).T,
         replicate_shares=replicate_shares,
         gap=float(gaps.max()),
-        unsolved=int((gaps > solved[0].tolerance).sum()),
+        unsolved=int((gaps > tolerance).sum()),
         documents=sum(target.documents for target in problem.objectives),
     )
 
 
-@dataclass(frozen=True, eq=False)
-class SolvedReplicates:
-    """``shares``: ``(replicates, sources)``; ``gaps``: ``(replicates,)``, at most ``tolerance`` where solved."""
+def replicate_tolerance(optimum: Point, replicates: Sequence[Replicates]) -> float:
+    """Return the gap to which replicates are solved, nats per token: small beside the gradient's sampling noise.
 
-    shares: Matrix
-    gaps: Vector
-    tolerance: float
+    ``optimum``: the full sample's; ``replicates``: some of every target.
+    """
+    problem, free = optimum.problem, optimum.problem.feasible.free
+    noise = []
+    for target, at, batch in zip(problem.objectives, optimum.evaluations, replicates, strict=True):
+        points = np.repeat(optimum.shares[None], batch.count, axis=0)
+        gradients = np.array([each.gradient for each in batch.at(points, np.arange(batch.count), values=False)])
+        spread = np.ptp((gradients - at.gradient)[:, free], axis=1).mean() if free.any() else 0.0
+        expected = (target.total_weight or at.value or 1.0) / np.sqrt(target.documents)
+        noise.append(min(float(expected), float(spread)))
+    rounding = float(np.spacing(abs(optimum.value)))
+    return max(NOISE_SHARE * float(optimum.target_weights @ np.array(noise)), rounding)
 
 
-def solved_replicates(optimum: Point, batch: Sequence[Replicates]) -> SolvedReplicates:
-    """Solve every replicate of a batch, one set of replicates for each target. ``optimum``: the full sample's."""
+def replicate_optima(optimum: Point, batch: Sequence[Replicates]) -> Matrix:
+    """Return the shares that solve every replicate of a batch, ``(replicates, sources)``. ``optimum``: the full
+    sample's."""
     problem = optimum.problem
-    free = np.flatnonzero(problem.feasible.free)
-    curved = (
-        optimum
-        if optimum.columns is not None and len(optimum.columns) == len(free)
-        else problem.at(optimum.shares, free, optimum.proof)
-    )
-    targets = list(zip(problem.objectives, curved.evaluations, strict=True))
-    noise = [(target.total_weight or at.value or 1.0) / np.sqrt(target.documents) for target, at in targets]
-    tolerance = NOISE_SHARE * float(curved.target_weights @ np.array(noise))
-    return SolvedReplicates(*_solve_batch(curved, batch, tolerance), tolerance)
+    curved = problem.at(optimum.shares, np.flatnonzero(problem.feasible.free), optimum.proof)
+    return _solve_batch(curved, batch, replicate_tolerance(curved, batch))[0]
 
 
 def _solve_batch(curved: Point, batch: Sequence[Replicates], tolerance: float) -> tuple[Matrix, Vector]:
@@ -158,7 +167,8 @@ def interchangeable(optimum: Point, replicate_shares: Matrix) -> list[Interchang
     """Return pairs of sources of which one could stand for the other.
 
     These are pairs whose shares rise and fall against each other across the bootstrap's replicates ``(replicates,
-    sources)``, and pairs with equal columns, between which no replicate can decide.
+    sources)``, by so much that nearly any split between them is as good: the loss hardly curves along their exchange,
+    beside its sampling noise. And pairs with equal columns, between which no replicate can decide.
     """
     free = np.flatnonzero(optimum.problem.feasible.free & (replicate_shares.mean(axis=0) > NOTABLE_SPREAD / 2))
     if free.size < 2 or len(replicate_shares) < 3:
@@ -171,6 +181,11 @@ def interchangeable(optimum: Point, replicate_shares: Matrix) -> list[Interchang
     notable = spread >= NOTABLE_SPREAD
     centred = replicate_shares[:, free] - replicate_shares[:, free].mean(axis=0)
     correlation = (centred.T @ centred) / len(centred) / np.maximum(np.outer(spread, spread), 1e-300)
-    opposed = (correlation <= ANTI_CORRELATED) & notable & notable[:, None]
+    # Across replicates: two shares that sum to 1 are opposed however well the documents tell the sources apart.
+    together = replicate_shares[:, free].mean(axis=0)
+    variance = np.square(spread)
+    split = np.sqrt(np.maximum(variance + variance[:, None] - 2 * (centred.T @ centred) / len(centred), 0.0)) / 2
+    undecided = split >= UNDECIDED * (together + together[:, None])
+    opposed = (correlation <= ANTI_CORRELATED) & undecided & notable & notable[:, None]
     pairs = np.argwhere(np.triu(opposed | alike, 1))
     return [Interchangeable(int(free[i]), int(free[j]), float(np.clip(correlation[i, j], -1, 1))) for i, j in pairs]

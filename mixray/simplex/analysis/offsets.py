@@ -13,7 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
-from mixray.simplex.analysis.bootstrap import solved_replicates
+from mixray.simplex.analysis.bootstrap import replicate_optima
 from mixray.simplex.checks import Matrix, Vector
 from mixray.simplex.feasible import FeasibleSet
 from mixray.simplex.objectives.cross_entropy import CrossEntropy
@@ -80,7 +80,7 @@ class BestMixture:
         """Return the offsets of every replicate of a batch, ``(replicates, targets)``."""
         offsets = []
         for optimum, replicates in zip(self._optima, batch, strict=True):
-            shares = solved_replicates(optimum, [replicates]).shares
+            shares = replicate_optima(optimum, [replicates])
             at = replicates.at(shares, np.arange(replicates.count), values=True)
             offsets.append(np.array([evaluation.value for evaluation in at]))
         return np.stack(offsets, axis=1)
