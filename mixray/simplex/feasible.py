@@ -84,9 +84,7 @@ class FeasibleSet:
             raise InputError("a group's limits are not valid shares", got=limits.tolist(), wanted="0 to 1")
         feasible = cls(low, high, member, limits[:, 0], limits[:, 1])
         feasible._refuse_conflicts(names or [f"source {source}" for source in range(sources)])
-        # A group at 0, or the rest of one at 1: exactly 0, not within rounding, which long documents tell apart.
-        nothing = (member[limits[:, 1] == 0] > 0).any(axis=0) | (member[limits[:, 0] == 1] == 0).any(axis=0)
-        return replace(feasible, upper=np.where(nothing, 0.0, high))
+        return feasible._without_forced()
 
     @property
     def box(self) -> Box:
@@ -116,7 +114,52 @@ class FeasibleSet:
         """Return the set under other upper bounds. Raises InputError where these allow no mixture."""
         feasible = FeasibleSet(self.lower, upper, self.member, self.group_lower, self.group_upper)
         feasible._refuse_conflicts([f"source {source}" for source in range(upper.size)])
-        return feasible
+        return feasible._without_forced()
+
+    def _without_forced(self) -> FeasibleSet:
+        """Return the same set, the upper bound of every source 0 that the other limits leave no room: its share is then
+        exactly 0, not within rounding, which long documents tell apart, and it does not scale the rows."""
+        room = 1 - (self.lower.sum() - self.lower)
+        for member, low, high in zip(self.member > 0, self.group_lower, self.group_upper, strict=True):
+            inside, outside = self.lower[member].sum(), self.lower[~member].sum()
+            room = np.minimum(room, np.where(member, high - inside, 1 - max(low, inside) - outside) + self.lower)
+        forced = (self.lower == 0) & (room <= SUM_TOLERANCE)
+        if self.groups > 1:
+            forced |= self._forced_by_several_groups(~forced & (self.lower == 0) & (self.upper > 0))
+        return replace(self, upper=np.where(forced, 0.0, self.upper))
+
+    def _forced_by_several_groups(self, doubtful: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return which of the doubtful sources have share 0 in every mixture, by linear programs: each looks for a
+        mixture in which as many of them as possible have a share."""
+        from scipy.optimize import linprog  # start-up is lazy: only groups need it
+
+        doubtful, sources = doubtful.copy(), self.lower.size
+        enough = 1e-3 / sources
+        while doubtful.any():
+            chosen = np.eye(sources)[doubtful]
+            count = len(chosen)
+            program = linprog(
+                np.concatenate([np.zeros(sources), -np.ones(count)]),
+                A_ub=np.vstack(
+                    [
+                        np.hstack([self.member, np.zeros((self.groups, count))]),
+                        np.hstack([-self.member, np.zeros((self.groups, count))]),
+                        np.hstack([-chosen, np.eye(count)]),
+                    ]
+                ),
+                b_ub=np.concatenate([self.group_upper, -self.group_lower, np.zeros(count)]),
+                A_eq=np.concatenate([np.ones(sources), np.zeros(count)])[None],
+                b_eq=[1.0],
+                bounds=np.vstack([np.column_stack([self.lower, self.upper]), np.tile([0.0, enough], (count, 1))]),
+                method="highs",
+            )
+            if program.status != 0:  # a set so thin that rounding empties it forces nothing for certain
+                return np.zeros(sources, bool)
+            positive = program.x[sources:] > 1e-3 * enough
+            if not positive.any():
+                break
+            doubtful[np.flatnonzero(doubtful)[positive]] = False
+        return doubtful
 
     # ------------------------------------------------------------------------------------------------- three questions
 

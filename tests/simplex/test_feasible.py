@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.optimize import linprog
 
 from mixray.errors import InputError
-from mixray.simplex import FeasibleSet, Group, solve
+from mixray.simplex import FeasibleSet, Group, mixture_loss, solve
 
 Array = NDArray[np.float64]
 
@@ -342,3 +342,39 @@ def test_conflicts_name_the_sources_where_names_are_given() -> None:
 def test_refusals(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         FeasibleSet.of(3, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("limits", "forced"),
+    [
+        ({"lower": [0.5, 0.5, 0]}, [2]),
+        ({"lower": [0.1, 0.2, 0.7, 0]}, [3]),  # 0.1 + 0.2 + 0.7 is not 1 in binary
+        ({"lower": [0, 0, 0.3], "groups": [Group([1, 2], upper=0.3)]}, [1]),
+        ({"lower": [0.4, 0, 0], "groups": [Group([1], lower=0.6)]}, [2]),
+        ({"sources": 4, "groups": [Group([0, 1], lower=0.5), Group([2], lower=0.5)]}, [3]),
+        (
+            {"sources": 5, "groups": [Group([0, 1], upper=0.4), Group([2, 3], upper=0.6), Group([0, 4], upper=0.0)]},
+            [0, 4],
+        ),
+        (
+            {"sources": 4, "groups": [Group([0, 1], 0.6), Group([1, 2], 0.4), Group([0, 2], 0, 1), Group([1], 0, 0)]},
+            [1, 3],
+        ),
+        ({"lower": [0.5, 0.4, 0]}, []),
+        ({"sources": 3, "groups": [Group([0, 1], upper=0.5), Group([1, 2], upper=0.9)]}, []),
+    ],
+)
+def test_a_source_that_the_others_limits_leave_no_room_may_have_no_share(
+    limits: dict[str, Any], forced: list[int]
+) -> None:
+    limits = {"sources": len(limits.get("lower", [])), **limits}
+    feasible = FeasibleSet.of(**limits)
+    assert np.flatnonzero(feasible.upper == 0).tolist() == forced
+
+
+def test_a_source_without_room_does_not_scale_the_rows() -> None:
+    """The documents are 500 nats likelier under source 2, which may have no share."""
+    table = np.array([[-500.0, -501.0, -1.0], [-501.0, -500.0, -2.0]])
+    solution = solve(table, lower=[0.5, 0.5, 0])
+    assert solution.loss == pytest.approx(mixture_loss(table, [0.5, 0.5, 0]), rel=1e-12)
+    assert solution.loss > 500

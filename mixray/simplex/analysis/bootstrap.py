@@ -6,9 +6,9 @@ sample's: so the curvature there serves all replicates, a round costs two matrix
 the few that have not reached their tolerance after some rounds are finished by the exact method. Each one's gap is
 certified.
 
-A replicate is solved to a gap of a thousandth of what sampling does to the gradient, so that its own error does not show
-in the intervals. For D documents that is about W / sqrt(D), W the sum of the row weights (of a squared error: its value
-/ sqrt(D)), or less where the sources' rows hardly differ: then it is measured.
+A replicate is solved to a gap of a thousandth of what sampling does to the gradient, so that its own error does not
+show in the intervals. For D documents that is about W / sqrt(D), W the sum of the row weights (of a squared error: its
+value / sqrt(D)), or less where the sources' rows hardly differ: then it is measured.
 """
 
 from __future__ import annotations
