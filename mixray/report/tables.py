@@ -209,7 +209,9 @@ def worth_table(mixture: Mixture) -> RenderableType:
             ends = worth[source].interval
             interval = "" if ends is None else f"{number_text(ends[0])} to {number_text(ends[1])}"
             table.add_row(source, f"{worth[source].loss_rise:.4f}", interval)
-    caption = f"the limits allow no mixture without {', '.join(needed)}" if needed else "the others: nothing"
+    caption = (
+        f"no mixture without {', '.join(needed)}: limits or documents need it" if needed else "the others: nothing"
+    )
     return titled("What a source is worth: nats per token, predicted", table, caption)
 
 

@@ -80,7 +80,8 @@ def interchangeable_sources(
 
 def source_worth(search: SearchProblem, optimum: Solution) -> dict[str, SourceWorth | None]:
     """Return by how much the best loss rises without each source; None where the limits allow no mixture without it."""
-    left_out = leave_one_out(optimum, tolerance=search.config.mixture.tolerance)
+    config = search.config
+    left_out = leave_one_out(optimum, tolerance=config.mixture.tolerance, seed=config.seed)
     return {
         source: None
         if worth is None

@@ -82,14 +82,13 @@ class UnitRows:
 class SearchProblem:
     """The convex problem of one mixture, with what its answer is described by.
 
-    ``in_memory``: whether all rows are in memory; ``document_counts``: target -> its number of documents;
+    ``document_counts``: target -> its number of documents;
     ``baselines``: arm -> source shares, float64 (sources,); ``prior``: those of ``mixture.prior``, float64 (sources,).
     """
 
     config: RunConfig
     sources: list[str]
     convex: Problem
-    in_memory: bool
     document_counts: dict[str, int]
     baselines: dict[str, Floats]
     prior: Floats
@@ -117,7 +116,6 @@ class SearchProblem:
             config=config,
             sources=sources,
             convex=_convex_problem(rows, settings, feasible, prior),
-            in_memory=all(isinstance(each, UnitRows) for each in rows.values()),
             document_counts={
                 target: len(prediction.document_ids)
                 if isinstance(prediction, PredictionCache)

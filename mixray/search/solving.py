@@ -71,7 +71,7 @@ def find_mixture(
     """Return the certified mixture for some targets, with intervals, the baselines' predicted losses and warnings.
 
     Args:
-        predictions: of every target. What each source is worth is left out for a target whose rows are on shards.
+        predictions: of every target.
         config: the run file.
         available_tokens: source -> its training tokens, in the order of the cache's columns.
         natural_sizes: what the natural baseline is proportional to; by default as ``natural_tokens`` says.
@@ -120,12 +120,12 @@ def find_mixture(
         epochs={name: share * config.retrain.tokens / available_tokens[name] for name, share in weights.items()},
         effective_sources=effective_number(shares),
         interchangeable=interchangeable_sources(search, optimum, replicates) if replicates else [],
-        worth=source_worth(search, optimum) if explained and search.in_memory else {},
+        worth=source_worth(search, optimum) if explained else {},
         prices=[] if pulled else limit_prices(search, optimum),
         choice=None if near is None else mixture_choice(search, optimum, near),
         realisable=realisable_shares(search, settled),
         path=path_to_prior(search, optimum) if explained else [],
-        warnings=_warnings(search, optimum, replicates, gain, explained=explained),
+        warnings=_warnings(search, optimum, replicates, gain),
     )
     return SolvedMixture(mixture, optimum.trace)
 
@@ -153,19 +153,14 @@ def _bootstrap(search: SearchProblem, optimum: Solution) -> Bootstrap | None:
 
 
 def _warnings(
-    search: SearchProblem,
-    optimum: Solution,
-    replicates: Bootstrap | None,
-    gain: Mapping[str, PredictedGain],
-    *,
-    explained: bool,
+    search: SearchProblem, optimum: Solution, replicates: Bootstrap | None, gain: Mapping[str, PredictedGain]
 ) -> list[MixtureWarning]:
-    warnings = [*solver_warnings(search, optimum), *document_warnings(search)]
-    warnings += [*interval_warnings(replicates), *gain_warnings(search, gain)]
-    if explained and not search.in_memory:
-        message = "what each source is worth is not worked out where rows are on shards"
-        warnings.append(MixtureWarning(code="no_worth", message=message))
-    return warnings
+    return [
+        *solver_warnings(search, optimum),
+        *document_warnings(search),
+        *interval_warnings(replicates),
+        *gain_warnings(search, gain),
+    ]
 
 
 def mixture_targets(config: RunConfig, targets: Iterable[str] | None = None) -> dict[str, list[str]]:

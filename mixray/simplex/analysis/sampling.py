@@ -78,13 +78,14 @@ class Response:
 
     ``columns``: those sources, ``(columns,)``; ``matrix``: ``(columns, columns)``; ``target_weights``: how much each
     target counts; ``coupling``: how the pull follows the targets' losses, which shift those weights, ``(targets,
-    columns)``.
+    columns)``; ``free``: the number of directions in which the shares can move.
     """
 
     columns: Columns
     matrix: Matrix
     target_weights: Vector
     coupling: Matrix
+    free: int
 
     def to(self, gradients: Samples, losses: Samples) -> Samples:
         """Return the change of the shares ``(replicates, columns)`` that changes of the targets' gradients
@@ -98,12 +99,14 @@ def response(optimum: Point) -> Response:
     problem, shares = optimum.problem, optimum.shares
     feasible, goal = problem.feasible, problem.goal
     weights = optimal_target_weights(optimum)
-    between = _between(optimum, shares)
-    if between.size < 2:  # the sum of the shares leaves a single one no room
-        return Response(between, np.zeros((between.size,) * 2), weights, np.zeros((len(weights), between.size)))
-    curved = problem.at(shares, between, optimum.proof)
+    columns = _between(optimum, shares)
+    if columns.size > 1:
+        curved = problem.at(shares, columns, optimum.proof)
+        columns = columns if problem.prior is not None else _settled(curved)
+    if columns.size < 2:  # the sum of the shares leaves a single one no room
+        empty = np.zeros((columns.size, columns.size))
+        return Response(columns, empty, weights, np.zeros((len(weights), columns.size)), 0)
     assert curved.columns is not None
-    columns = curved.columns if problem.prior is not None else _settled(curved)
     places = np.searchsorted(curved.columns, columns)
     jacobian = curved.jacobian[:, columns]
     coupling = goal.curvature(curved.losses)
@@ -127,7 +130,13 @@ def response(optimum: Point) -> Response:
     curvatures, directions = np.linalg.eigh(hessian + slopes.T @ coupling @ slopes)
     curved_ones = curvatures > SMALLEST_CURVATURE * float(unit @ (full.diagonal() * unit))
     directions = basis @ directions[:, curved_ones]
-    return Response(columns, directions / curvatures[curved_ones] @ directions.T, weights, coupling @ jacobian)
+    return Response(
+        columns,
+        directions / curvatures[curved_ones] @ directions.T,
+        weights,
+        coupling @ jacobian,
+        int(curved_ones.sum()),
+    )
 
 
 def _between(optimum: Point, shares: Vector) -> Columns:

@@ -10,13 +10,14 @@ A difference of two mixtures is judged on the same documents, whose differences 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 
 from mixray.errors import InputError
 from mixray.numerics import interval95, sum_standard_error
-from mixray.simplex.analysis.sampling import AT_LIMIT
+from mixray.simplex.analysis.sampling import AT_LIMIT, Noise, response, sampled_noise
 from mixray.simplex.checks import Mask, Vector
 from mixray.simplex.problem import Point, Problem
 from mixray.simplex.solvers.quadratic import optimal_target_weights
@@ -52,9 +53,10 @@ def paired_difference(
 class Worth:
     """What a source is worth.
 
-    ``worth``: loss without the source minus loss with it, nats per token, >= 0. ``interval``: 95 %, over documents, for
-    both mixtures as they are (what re-optimising them adds is of second order); NaN where a target has one document.
-    ``weights``: the best mixture without the source. ``gap``: its certificate, and so how exact ``worth`` is.
+    ``worth``: loss without the source minus loss with it, nats per token, >= 0. ``interval``: 95 %, over documents, of
+    what it is worth to the best mixtures for all documents, without what its share owes to being fitted to these; NaN
+    where a target has one document. ``weights``: the best mixture without the source. ``gap``: its certificate, and so
+    how exact ``worth`` is.
     """
 
     worth: float
@@ -63,25 +65,49 @@ class Worth:
     gap: float
 
 
-def leave_one_out(solution: Solution, *, solver: str = "auto", tolerance: float) -> list[Worth | None]:
-    """Return what every source is worth; None where the constraints allow no mixture without it."""
+def leave_one_out(
+    solution: Solution, *, solver: str = "auto", tolerance: float, seed: int = 0, replicates: int = 200
+) -> list[Worth | None]:
+    """Return what every source is worth; None where the constraints, or documents that no other source explains, allow
+    no mixture without it. ``replicates``: samples of documents over which the errors are taken."""
     problem, shares = solution.point.problem, solution.weights
-    worths: list[Worth | None] = []
-    for source, share in enumerate(shares):
-        if share == 0:  # the optimum does without it
-            worths.append(Worth(0.0, (0.0, 0.0), shares, solution.gap))
-            continue
-        try:
-            fewer = problem.without(source)
-        except InputError:
-            worths.append(None)
-            continue
-        without = solve_problem(fewer, solver=solver, tolerance=tolerance, start=_without_share(shares, source))
-        worth = max(0.0, float(without.trace[-1, 0] - solution.trace[-1, 0]))
-        _, error = paired_difference(problem, without.weights, shares, solution.target_weights)
-        low, high = interval95(worth, error)
-        worths.append(Worth(worth, (max(0.0, low), high), without.weights, without.gap))
-    return worths
+    without: dict[int, Solution] = {}
+    for source in np.flatnonzero(shares > 0).tolist():
+        with suppress(InputError):
+            fewer, start = problem.without(source), _without_share(shares, source)
+            without[source] = solve_problem(fewer, solver=solver, tolerance=tolerance, start=start)
+    mixtures = np.array([shares, *(each.weights for each in without.values())])
+    noise = sampled_noise(problem, shares, mixtures, seed=seed, replicates=replicates)
+    known = min(objective.documents for objective in problem.objectives) > 1
+    fit = _optimism_of_a_share(solution.point, noise) if known else np.nan
+    paired = np.tensordot(noise.losses - noise.losses[:, :, :1], solution.target_weights, axes=(1, 0))
+    errors = dict(zip(without, np.sqrt(paired[:, 1:].var(axis=0, ddof=1) + fit**2).tolist(), strict=True))
+
+    def worth_of(source: int) -> Worth | None:
+        if shares[source] == 0:  # the optimum for these documents does without it
+            high = max(0.0, interval95(-fit / 2, fit)[1]) if problem.feasible.upper[source] > 0 and known else 0.0
+            return Worth(0.0, (0.0, high), shares, solution.gap)
+        if source not in without:
+            return None
+        fewer = without[source]
+        rise = max(0.0, fewer.point.value - solution.point.value)
+        low, high = interval95(rise - fit / 2, errors[source])
+        return Worth(rise, (max(0.0, low), max(0.0, high)) if known else (np.nan, np.nan), fewer.weights, fewer.gap)
+
+    return [worth_of(source) for source in range(problem.sources)]
+
+
+def _optimism_of_a_share(optimum: Point, noise: Noise) -> float:
+    """Return by how much one share that is free to be fitted lowers the loss below that of fresh documents, nats per
+    token: the fit's optimism divided among its free shares. Half of it is by how much it lowers the loss on the
+    documents at hand."""
+    follows = response(optimum)
+    if follows.free < 1:
+        return 0.0
+    change = follows.to(noise.gradients, noise.losses[:, :, 0])
+    pull = np.tensordot(noise.gradients[:, :, follows.columns], follows.target_weights, axes=(1, 0))
+    unbiased = len(change) / (len(change) - 1)
+    return max(0.0, -unbiased * float((pull * change).sum(axis=1).mean()) / follows.free)
 
 
 def _without_share(shares: Vector, source: int) -> Vector:
