@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 
-from mixray.simplex import CrossEntropy, SquaredError
+from mixray.simplex import CrossEntropy, SquaredError, solve
 from mixray.simplex.objectives import passes
-from mixray.simplex.objectives.passes import added, block_rows, blocks, joined, mapped, summed, total
+from mixray.simplex.objectives.passes import added, block_rows, blocks, joined, mapped, one_blas_thread, summed, total
 
 Array = NDArray[np.float64]
 
@@ -138,3 +139,33 @@ def test_threads_that_add_up_runs_make_the_same_partial_sums(first: int, count: 
     assert [(level, place, term.tobytes()) for level, place, term in found] == [
         (level, place, term.tobytes()) for level, place, term in alone
     ]
+
+
+def test_solves_side_by_side_leave_blas_the_threads_that_it_had() -> None:
+    controller = ThreadpoolController()
+    draw = np.random.default_rng(0)
+    table = draw.normal(-10, 2, (4000, 6))
+    alone = solve(table)
+    with controller.limit(limits=2, user_api="blas"):
+        before = [pool["num_threads"] for pool in controller.info() if pool["user_api"] == "blas"]
+        with ThreadPoolExecutor(8) as pool:
+            together = list(pool.map(lambda _: solve(table), range(64)))
+        after = [library["num_threads"] for library in controller.info() if library["user_api"] == "blas"]
+    assert after == before
+    assert all(solution.weights.tobytes() == alone.weights.tobytes() for solution in together)
+
+
+def test_nested_limits_end_with_the_outermost_whichever_begins_first() -> None:
+    controller = ThreadpoolController()
+
+    def threads() -> set[int]:
+        return {library["num_threads"] for library in controller.info() if library["user_api"] == "blas"}
+
+    with controller.limit(limits=2, user_api="blas"):
+        first, second = one_blas_thread(), one_blas_thread()
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert threads() == {1}
+        second.__exit__(None, None, None)
+        assert threads() == {2}

@@ -13,10 +13,11 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from itertools import chain, pairwise, takewhile
-from threading import Event
-from typing import Any, TypeVar
+from threading import Event, Lock
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -138,9 +139,34 @@ def processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def one_blas_thread() -> Any:
-    """Return a context manager in which BLAS uses one thread."""
-    return _blas("scipy.linalg" in sys.modules).limit(limits=1, user_api="blas")
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Keep BLAS to one thread inside the block.
+
+    The limit holds for the whole process, whatever thread sets it. So solves that run side by side share it: the first
+    sets it, and the last lifts it.
+    """
+    with _LIMIT.lock:
+        if _LIMIT.users == 0:
+            _LIMIT.limiter = _blas("scipy.linalg" in sys.modules).limit(limits=1, user_api="blas")
+        _LIMIT.users += 1
+    try:
+        yield
+    finally:
+        with _LIMIT.lock:
+            _LIMIT.users -= 1
+            if _LIMIT.users == 0:
+                _LIMIT.limiter.restore_original_limits()
+
+
+class _Limit:
+    """The process' limit on BLAS threads: how many blocks it holds for now, and what lifts it."""
+
+    def __init__(self) -> None:
+        self.lock, self.users, self.limiter = Lock(), 0, cast(Any, None)
+
+
+_LIMIT = _Limit()
 
 
 @cache

@@ -13,6 +13,7 @@ import numpy as np
 
 from mixray.errors import InputError
 from mixray.simplex.checks import Matrix, Vector
+from mixray.simplex.objectives.passes import one_blas_thread
 from mixray.simplex.problem import Point, Problem
 
 Status = Literal["converged", "round_limit", "stalled"]
@@ -44,6 +45,11 @@ def minimise(problem: Problem, solver: Solver, start: Vector, tolerance: float, 
         raise InputError("tolerance: not a valid tolerance", got=tolerance, wanted="a number > 0, nats per token")
     if max_rounds < 0:
         raise InputError("max_rounds: not a valid number of rounds", got=max_rounds, wanted=">= 0")
+    with one_blas_thread():  # its small products, too, have the same bits whatever else runs
+        return _minimised(problem, solver, start, tolerance, max_rounds)
+
+
+def _minimised(problem: Problem, solver: Solver, start: Vector, tolerance: float, max_rounds: int) -> Outcome:
     point = best = problem.at(start)
     state = solver.init(point, tolerance)
     trace = [(point.value, point.gap)]
