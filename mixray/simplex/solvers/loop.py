@@ -32,7 +32,7 @@ class Solver(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """``point``: that of the smallest gap. ``status`` and ``trace``: as in ``Solution``."""
+    """``point``: the best one on the way. ``status`` and ``trace``: as in ``Solution``."""
 
     point: Point
     status: Status
@@ -60,11 +60,19 @@ def _minimised(problem: Problem, solver: Solver, start: Vector, tolerance: float
             # At the optimum's shares a step may still bring the prices that prove it.
             if not np.array_equal(moved.shares, point.shares) or moved.gap < point.gap:
                 point = moved
-                best = point if point.gap <= best.gap else best
+                best = _better(point, best)
                 trace.append((point.value, point.gap))
                 continue
             status = "stalled"
         return Outcome(best, status, np.array(trace))
+
+
+def _better(point: Point, best: Point) -> Point:
+    """Return the point of the lower value or, where rounding hides which that is, of the smaller gap."""
+    rounding = 16 * float(np.spacing(abs(best.value)))
+    if abs(point.value - best.value) <= rounding:
+        return point if point.gap <= best.gap else best
+    return point if point.value < best.value else best
 
 
 def _status(trace: list[tuple[float, float]], tolerance: float, max_rounds: int) -> Status | None:
