@@ -1,7 +1,8 @@
 """``mixray solve``: a run's mixtures under other settings of ``mixture``, from its prediction caches alone.
 
 One setting may be swept: where an override's value holds a range ``from..to``, alone or in a list such as
-``mixture.bounds.python=[0,0.1..0.9]``, the problem is solved for each value of the range.
+``mixture.bounds.python=[0,0.1..0.9]``, the problem is solved for each value of the range. Numbers with an exponent make
+a logarithmic range: ``1e-4..1e-2`` has a value per decade, ``1e-4..1e-2:2`` one for every doubling.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from mixray.runs import MixtureRun
 from mixray.search.problem import natural_tokens
 from mixray.search.solving import find_mixture, in_memory, mixture_targets
 
-NUMBER = r"(\d+(?:\.\d+)?|\.\d+)"
+NUMBER = r"((?:\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+)?)"
 RANGE = re.compile(rf"\s*{NUMBER}\s*\.\.\s*{NUMBER}\s*(?::\s*{NUMBER}\s*)?")
 MOST_STEPS = 1000
 
@@ -123,14 +124,24 @@ def _range_values(key: str, value: object) -> list[object] | None:
         swept = [items | {place: step} for step in steps]
         return list(swept) if isinstance(value, dict) else [list(each.values()) for each in swept]
     match = RANGE.fullmatch(value) if isinstance(value, str) else None
-    if match is None:
+    if match is None or not isinstance(value, str):
         return None
+    if "e" in value.lower():
+        return _logarithmic(key, value, float(match[1]), float(match[2]), float(match[3] or 10))
     start, stop = Decimal(match[1]), Decimal(match[2])
     # By default the step is one unit of the last digit written.
     step = Decimal(match[3]) if match[3] else Decimal(1).scaleb(min(_exponent(start), _exponent(stop)))
     if step <= 0 or stop < start or (stop - start) / step > MOST_STEPS:
         raise InputError("this is not a valid range", where=key, got=value, wanted="from..to or from..to:step")
     return [float(start + number * step) for number in range(math.floor((stop - start) / step) + 1)]
+
+
+def _logarithmic(key: str, text: str, start: float, stop: float, factor: float) -> list[object]:
+    """Return ``start``, ``start * factor`` and so on up to ``stop``."""
+    steps = math.log(stop / start, factor) if 0 < start <= stop and factor > 1 else -1.0
+    if not 0 <= steps <= MOST_STEPS:
+        raise InputError("this is not a valid range", where=key, got=text, wanted="from..to or from..to:factor")
+    return [float(f"{start * factor**number:.12g}") for number in range(math.floor(steps + 1e-9) + 1)]
 
 
 def _exponent(number: Decimal) -> int:

@@ -76,7 +76,8 @@ class FeasibleSet:
         member = np.zeros((len(groups), sources))
         for row, group in zip(member, groups, strict=True):
             members = list(group.members)
-            if not members or not all(0 <= source < sources for source in members):
+            numbers = all(isinstance(source, int | np.integer) and not isinstance(source, bool) for source in members)
+            if not members or not numbers or not all(0 <= source < sources for source in members):
                 raise InputError("a group needs valid members", got=members, wanted=f"sources 0 to {sources - 1}")
             row[members] = 1.0
         limits = np.array([(group.lower, group.upper) for group in groups], np.float64).reshape(-1, 2)
@@ -187,6 +188,12 @@ class FeasibleSet:
         summing = abs(shares.sum() - 1) <= SUM_TOLERANCE
         if summing and ((sums >= self.group_lower - SUM_TOLERANCE) & (sums <= self.group_upper + SUM_TOLERANCE)).all():
             return shares
+        projection, flag = self._projected(shares)
+        assert flag == DAQP_SOLVED, f"the projection onto a set that is not empty failed: daqp {flag}"
+        return self.box.repair(projection)
+
+    def _projected(self, shares: Vector) -> tuple[Vector, int]:
+        """Return the nearest feasible shares, within rounding, and daqp's exit flag."""
         sources = shares.size
         senses = np.zeros(sources + 1 + self.groups, np.int32)
         senses[sources] = DAQP_EQUALITY
@@ -199,8 +206,7 @@ class FeasibleSet:
             senses,
             primal_tol=1e-13,
         )
-        assert flag == DAQP_SOLVED, f"the projection onto a set that is not empty failed: daqp {flag}"
-        return self.box.repair(projection)
+        return projection, flag
 
     # --------------------------------------------------------------------------------------------------------- prices
 
@@ -293,7 +299,9 @@ class FeasibleSet:
         if not self.groups:
             return True
         trial = FeasibleSet(low, high, self.member, group_low, group_high)
-        return bool(_linear_program(np.zeros(sources), low, high, trial).status == 0)
+        program = _linear_program(np.zeros(sources), low, high, trial)
+        # The linear program overlooks conflicts of 1e-11, the projection of its answer does not.
+        return bool(program.status == 0) and trial._projected(program.x)[1] == DAQP_SOLVED
 
 
 _Limit = tuple[str, int, float, float, str]

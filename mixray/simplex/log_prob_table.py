@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from mixray.errors import InputError
 from mixray.simplex.checks import checked_table
@@ -30,8 +30,8 @@ class LogProbTable:
     source_names: tuple[str, ...]
 
     @classmethod
-    def of(cls, log_probs: Any, *, densities: bool = False) -> Self:
-        """Check a table and take the names of its columns.
+    def of(cls, log_probs: Any, *, densities: bool = False, row_weights: ArrayLike | None = None) -> Self:
+        """Check a table and take the names of its columns. Rows of weight 0 may hold anything.
 
         ``densities``: whether the values are log-densities, which may be above 0.
 
@@ -46,7 +46,9 @@ class LogProbTable:
             )
         values = checked_table(plain_array(log_probs))
         if not densities:
-            _require_no_positive(values)
+            weights = None if row_weights is None else np.asarray(row_weights)
+            all_count = weights is None or weights.shape != (len(values),)  # other shapes are refused later
+            _require_no_positive(values if weights is None or all_count else values[weights != 0])
         return cls(values, names)
 
 
@@ -63,6 +65,8 @@ def plain_array(values: Any) -> Any:
 
 def _require_no_positive(values: NDArray[np.floating]) -> None:
     """Raise InputError for values above 0, with a guess at what the table holds instead of log-probabilities."""
+    if not len(values):
+        return
     largest = float(values.max())
     if not 0 < largest < np.inf:  # NaN and +inf are refused later, with their rows
         return

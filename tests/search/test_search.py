@@ -669,6 +669,8 @@ def test_what_no_mixture_satisfies_is_a_hole_in_the_sweep(folder: MixtureRun) ->
         ("0.8..1.1", [0.8, 0.9, 1.0, 1.1]),
         ("0.25..1:0.25", [0.25, 0.5, 0.75, 1.0]),
         ("0..0.05", [0, 0.01, 0.02, 0.03, 0.04, 0.05]),
+        ("1e-3..1e-1", [0.001, 0.01, 0.1]),
+        ("2e-2..2E-1:3", [0.02, 0.06, 0.18]),
     ],
 )
 def test_a_range_steps_by_its_last_digit_unless_told(folder: MixtureRun, written: str, values: list[float]) -> None:

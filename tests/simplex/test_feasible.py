@@ -378,3 +378,16 @@ def test_a_source_without_room_does_not_scale_the_rows() -> None:
     solution = solve(table, lower=[0.5, 0.5, 0])
     assert solution.loss == pytest.approx(mixture_loss(table, [0.5, 0.5, 0]), rel=1e-12)
     assert solution.loss > 500
+
+
+@pytest.mark.parametrize("member", [0.5, 1.0, True, "0"])
+def test_members_that_are_not_whole_numbers_are_refused(member: Any) -> None:
+    with pytest.raises(InputError, match="a group needs valid members"):
+        FeasibleSet.of(3, groups=[Group([0, member], upper=0.5)])
+
+
+@pytest.mark.parametrize("short", [1e-11, 1e-10, 1e-9])
+def test_groups_that_miss_each_other_by_a_hair_are_a_conflict(short: float) -> None:
+    groups = [Group([0, 1], upper=0.5 - short), Group([2, 3], upper=0.5 - short), Group([1, 2], upper=0.9)]
+    with pytest.raises(InputError, match="no mixture satisfies these constraints together"):
+        FeasibleSet.of(4, groups=groups)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mixray.errors import InputError
-from mixray.simplex import mixture_loss, row_weights, sum_by_document
+from mixray.simplex import mixture_loss, row_weights, solve, sum_by_document
 
 # Three windows of two documents: "b" has windows of 2 and 4 tokens, "a" one of 3.
 TOKENS, DOCUMENTS = [2, 3, 4], ["b", "a", "b"]
@@ -71,3 +71,16 @@ def test_the_loss_of_an_impossible_row_is_infinite_unless_it_has_no_weight() -> 
 def test_refusals(call: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         call()
+
+
+@pytest.mark.parametrize("anything", [np.nan, np.inf, -np.inf, 5.0])
+def test_rows_of_weight_0_may_hold_anything(anything: float) -> None:
+    table, weights = np.array([[-1.0, -2.0], [-3.0, -1.0]]), np.array([0.4, 0.6])
+    padded = np.vstack([table, [[anything, anything]]])
+    padded_weights = np.append(weights, 0.0)
+    solution, plain = solve(padded, row_weights=padded_weights), solve(table, row_weights=weights)
+    np.testing.assert_array_equal(solution.weights, plain.weights)
+    assert solution.loss == plain.loss
+    assert mixture_loss(padded, [0.5, 0.5], row_weights=padded_weights) == mixture_loss(
+        table, [0.5, 0.5], row_weights=weights
+    )

@@ -60,6 +60,7 @@ class Block:
         """Return the block of a float64 chunk, whose log-probabilities are overwritten. Bad rows are not refused yet:
         ``row_max`` shows them."""
         log_probs, row_weights, documents, row_tokens = chunk
+        log_probs[row_weights == 0] = 0.0  # a row that does not count may hold anything
         row_max = _to_likelihoods(log_probs, excluded)
         if dtype == np.float32:
             log_probs[log_probs < SMALLEST] = 0.0

@@ -22,6 +22,7 @@ from mixray.simplex.checks import (
     checked_log_probs,
     checked_row_weights,
     checked_shares,
+    checked_table,
     name_rows,
 )
 
@@ -98,9 +99,10 @@ def mixture_loss(log_probs: ArrayLike, source_shares: ArrayLike, *, row_weights:
 
     Arguments as in ``solve``; ``source_shares``: ``(sources,)``, >= 0, sum 1. Raises InputError.
     """
-    mixed = mixed_log_probs(log_probs, source_shares)
-    weights = checked_row_weights(row_weights, mixed.size)
-    return -float(weights[weights > 0] @ mixed[weights > 0])
+    table = checked_table(log_probs)
+    weights = checked_row_weights(row_weights, len(table))
+    counts = weights > 0
+    return -float(weights[counts] @ mixed_log_probs(table[counts], source_shares))
 
 
 def mixed_log_probs(log_probs: ArrayLike, source_shares: ArrayLike) -> Vector:

@@ -67,7 +67,7 @@ class SquaredError:
                 wanted="(rows, sources) and (rows,), or (rows, sources, outputs) and (rows, outputs)",
             )
         weights = checked_row_weights(row_weights, len(predicted))
-        errors = predicted - targets[:, None, :]
+        errors = np.where(weights[:, None, None] > 0, predicted - targets[:, None, :], 0.0)
         bad = np.flatnonzero(~np.isfinite(errors).all(axis=(1, 2)))
         if bad.size:
             raise InputError(f"predictions or truth: not finite in {name_rows(bad)}", wanted="finite numbers")

@@ -80,14 +80,13 @@ def solve(
             are not valid, constraints that no mixture satisfies (naming a smallest conflict), an unknown solver.
     """
     _check(solver)
-    table = LogProbTable.of(log_probs, densities=densities)
+    weights = plain_array(row_weights)
+    table = LogProbTable.of(log_probs, densities=densities, row_weights=weights)
     sources = table.values.shape[1]
     feasible = FeasibleSet.of(sources, lower, upper, groups, table.source_names)
     pull = Prior.of(prior, prior_strength, sources)
     allowed = feasible.upper > 0 if pull is None else (feasible.upper > 0) & (pull.shares > 0)
-    objective = CrossEntropy.from_log_probs(
-        table.values, plain_array(row_weights), allowed, document_ids=plain_array(documents)
-    )
+    objective = CrossEntropy.from_log_probs(table.values, weights, allowed, document_ids=plain_array(documents))
     problem = Problem((objective,), feasible, prior=pull)
     solution = solve_problem(problem, solver=solver, tolerance=tolerance, max_rounds=max_rounds, start=start)
     return replace(solution, source_names=table.source_names)
