@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import runpy
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -45,3 +49,21 @@ def test_the_intervals_hold_the_population_optimum_as_often_as_they_say(windows:
         held += int(((found.interval[:, 0] <= TRUTH) & (found.interval[:, 1] >= TRUTH)).sum())
     coverage = held / (3 * problems)
     assert 0.90 <= coverage <= 0.99, coverage
+
+
+bench_intervals = runpy.run_path(str(Path(__file__).parents[2] / "jobs" / "bench_intervals.py"))
+
+
+@pytest.mark.parametrize(
+    ("measure", "cell", "problems", "least"),
+    [
+        ("gain", {"truth": "balanced", "documents": 100, "sources": 30}, 20, 0.8),
+        ("gain", {"truth": "planted", "documents": 100, "sources": 7, "targets": 2}, 12, 0.75),
+        ("shares", {"truth": "planted", "documents": 400, "sources": 5, "dtype": "float32"}, 6, 0.85),
+        ("worth", {"truth": "planted", "documents": 200, "sources": 7}, 4, 0.85),
+    ],
+)
+def test_the_benchmark_of_intervals_in_short(measure: str, cell: dict[str, Any], problems: int, least: float) -> None:
+    held = bench_intervals["coverage"](measure, bench_intervals["Cell"](**cell), problems)
+    assert held.held >= least * held.intervals, str(held)
+    assert held.claims == 0
