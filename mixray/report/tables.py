@@ -285,14 +285,19 @@ def summary_lines(mixture: Mixture) -> list[str]:
         fresh = " on fresh documents" if PLAIN in mixture.gain else ""
         lines.append(f"{_targets(mixture)}: {quantity} {searched:.4f} nats per token, {below:.4f} below {PLAIN}{fresh}")
     if mixture.gap is not None:
+        choice, settled = mixture.choice, mixture.realisable
+        by_choice = (choice.loss_rise if choice else 0.0) + (settled.loss_rise if settled else 0.0)
+        above = small_text(max(0.0, mixture.gap - by_choice))
         lines.append(
             f"solver: {mixture.status} after {counted(mixture.rounds or 0, 'round')}, "
-            f"at most {small_text(mixture.gap)} nats per token above the optimum"
+            f"at most {above} nats per token above the optimum{' but by choice' if by_choice else ''}"
         )
     if (choice := mixture.choice) is not None:
+        part = percent(choice.loss_rise / abs(choice.optimum.loss)) if choice.optimum.loss else "0 %"
+        rise, allowed = small_text(choice.loss_rise), small_text(choice.allowed_rise)
         lines.append(
-            f"chosen: the near-optimal mixture nearest to the prior, predicted loss {small_text(choice.loss_rise)} "
-            f"above the optimum's, where {small_text(choice.allowed_rise)} was allowed"
+            f"chosen: the near-optimal mixture nearest to the prior, {part} above the optimum's predicted loss by "
+            f"choice ({rise} nats per token, where {allowed} was allowed)"
         )
     if (settled := mixture.realisable) is not None:
         lines.append(_realisable_sentence(settled))

@@ -32,6 +32,7 @@ from mixray.simplex import (
     Bootstrap,
     CrossEntropy,
     NearOptimal,
+    Point,
     Solution,
     bootstrap,
     effective_number,
@@ -91,7 +92,9 @@ def find_mixture(
         optimum.point if near is None else near.point, search.least_share, tolerance=settings.tolerance
     )
     point, shares = settled.point, settled.point.shares
-    replicates = _bootstrap(search, optimum)
+    replicates = _bootstrap(search, optimum.point)
+    # A near-optimal mixture follows the documents less than the optimum: its intervals are its own.
+    own = replicates if near is None else _bootstrap(search, near.point)
     gain = predicted_gains(search, point) if settings.bootstrap else {}
     # With a pull to the prior, worth, prices and path would be of the loss and the pull together.
     pulled = settings.prior.strength > 0
@@ -105,8 +108,7 @@ def find_mixture(
         share_of=TRAINING_TOKENS if config.examples is None else "training examples",
         sources=search.sources,
         weights=weights,
-        # Replicates are of the optimum: they give no interval of a mixture chosen beside it.
-        interval=share_intervals(search, replicates, shares) if replicates and near is None else {},
+        interval=share_intervals(search, own, shares) if own else {},
         loss={"mixmin": point.loss} | {arm: search.convex.loss(each) for arm, each in search.baselines.items()},
         gain=gain,
         target_loss=dict(zip(predictions, point.losses.tolist(), strict=True)) if several else {},
@@ -125,7 +127,7 @@ def find_mixture(
         choice=None if near is None else mixture_choice(search, optimum, near),
         realisable=realisable_shares(search, settled),
         path=path_to_prior(search, optimum) if explained else [],
-        warnings=_warnings(search, optimum, replicates, gain),
+        warnings=_warnings(search, optimum, own, gain),
     )
     return SolvedMixture(mixture, optimum.trace)
 
@@ -140,13 +142,13 @@ def _near_optimal(search: SearchProblem, optimum: Solution) -> NearOptimal | Non
     return nearest_to_prior(optimum, search.prior, within=within, tolerance=settings.tolerance)
 
 
-def _bootstrap(search: SearchProblem, optimum: Solution) -> Bootstrap | None:
-    """Return the bootstrap over documents; None where the run file wants no replicates."""
+def _bootstrap(search: SearchProblem, optimum: Point) -> Bootstrap | None:
+    """Return the bootstrap of the optimum of a problem; None where the run file wants no replicates."""
     if not search.config.mixture.bootstrap:
         return None
     return bootstrap(
-        search.convex,
-        optimum.weights,
+        optimum.problem,
+        optimum.shares,
         replicates=search.config.mixture.bootstrap,
         seed=search.config.seed,
     )

@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mixray.errors import InputError
-from mixray.simplex.analysis.worth import paired_difference
+from mixray.numerics import Z95
+from mixray.simplex.analysis.gain import gains
 from mixray.simplex.checks import Vector, checked_shares
 from mixray.simplex.goal import Prior, log_shares
 from mixray.simplex.problem import Point, Problem
@@ -76,8 +77,8 @@ def nearest_to_prior(
     Args:
         optimum: the solution of a problem without a prior of its own.
         prior_shares: ``(sources,)``.
-        within: nats per token, > 0; None: one standard error, over documents, of the paired difference between the
-            prior's loss (that of the feasible shares nearest to it) and the optimum's: how well its gain is known.
+        within: nats per token, > 0; None: one standard error, over documents, of the optimum's gain over the prior (the
+            feasible shares nearest to it), and the optimism of that gain: how well it is known.
         tolerance: of every solve, on its certified gap, nats per token.
 
     Raises:
@@ -181,12 +182,15 @@ def _divergence_gap(point: PathPoint, limit: float) -> float:
 
 
 def _standard_error(point: PathPoint, optimum: Solution) -> float:
+    """Return one standard error of the optimum's gain over the prior, more than its optimism: by so much the optimum
+    may look better on the documents that chose it and be no better on others."""
     problem = optimum.point.problem
     if min(objective.documents for objective in problem.objectives) < 2:
         raise InputError(
             "one standard error needs at least two documents of every target", remedy="give a number for 'within'"
         )
-    return paired_difference(problem, point.weights, optimum.weights, optimum.target_weights)[1]
+    gain = gains(optimum.point, {"prior": point.weights})["prior"]
+    return max(0.0, gain.optimism) + (gain.high - gain.low) / (2 * Z95)
 
 
 def _positive(prior_shares: Vector, sources: int) -> Vector:
