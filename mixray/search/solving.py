@@ -217,4 +217,4 @@ def _solution_id(
     cache_ids = [[(source, column.id) for source, column in columns.items()] for _, columns in targets.values()]
     sizes = [list(available_tokens.items()), list(natural_sizes.items()), config.retrain.tokens]
     names = list(targets) if len(targets) > 1 else []  # the name of a single target decides nothing
-    return fingerprint(["solution", 2, settings, names, cache_ids, sizes, config.seed])
+    return fingerprint(["solution", 3, settings, names, cache_ids, sizes, config.seed])

@@ -32,7 +32,8 @@ class Solver(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """``point``: the best one on the way. ``status`` and ``trace``: as in ``Solution``."""
+    """``point``: the one whose gap is small enough, else the best one on the way. ``status`` and ``trace``: as in
+    ``Solution``."""
 
     point: Point
     status: Status
@@ -64,7 +65,7 @@ def _minimised(problem: Problem, solver: Solver, start: Vector, tolerance: float
                 trace.append((point.value, point.gap))
                 continue
             status = "stalled"
-        return Outcome(best, status, np.array(trace))
+        return Outcome(point if status == "converged" else best, status, np.array(trace))
 
 
 def _better(point: Point, best: Point) -> Point:
