@@ -59,12 +59,13 @@ def run(
         raise InputError(
             "a comparison of robust training is always run to its end", where="--until", got=until, wanted="report"
         )
-    session = Session(address, config if isinstance(config, RunConfig) else None)
+    progress = progress or open_progress()
+    session = Session(address, config if isinstance(config, RunConfig) else None, note=progress.note)
     warnings: list[InputWarning] = []
     if not is_finished(config):
         session.require_answer()
         warnings = input_warnings(config)
-    work = create_run(config, progress or open_progress(), rebuild=rebuild)
+    work = create_run(config, progress, rebuild=rebuild)
     work.progress.note(header(work, address))
     for warning in warnings:
         work.progress.warn(warning.message)

@@ -93,10 +93,8 @@ def train_classifiers(
     if not missing:
         return
     session.check_shared(artifacts.storage)
-    room = session.fits(config.resources, where="resources")
-    made = run_on_actors(
-        session, ClassifierWorker, (config, rows), missing, config.resources, (1, min(room, len(missing)))
-    )
+    most = session.at_once(config.resources, where="resources", jobs=len(missing))
+    made = run_on_actors(session, ClassifierWorker, (config, rows), missing, config.resources, (1, most))
     yield from zip(missing, made, strict=True)
 
 

@@ -33,7 +33,7 @@ def run_tasks(
     The function must be pure, and idempotent where it writes: a lost task is simply run again. An error of the user's
     (MixrayError) comes back as itself. ``progress(label, done, total)`` is called after each.
     """
-    results = _results(_dataset(session, items).map(functools.partial(_apply, function), num_cpus=1))
+    results = _results(session, _dataset(session, items).map(functools.partial(_apply, function), num_cpus=1))
     for done, result in enumerate(results, start=1):
         progress(label, done, len(items))
         yield result
@@ -51,13 +51,14 @@ def run_on_actors(
     dataset = _dataset(session, items)
     pool = ray.data.ActorPoolStrategy(min_size=actors[0], max_size=actors[1], max_tasks_in_flight_per_actor=2)
     yield from _results(
+        session,
         dataset.map(
             _ActorTask,
             fn_constructor_args=(worker, arguments),
             compute=pool,
             num_cpus=resources.cpus,
             num_gpus=resources.gpus or None,
-        )
+        ),
     )
 
 
@@ -71,8 +72,9 @@ def _dataset(session: Session, items: Sequence[Any]) -> ray.data.Dataset:
     return ray.data.from_items(rows, override_num_blocks=len(rows))
 
 
-def _results(dataset: ray.data.Dataset) -> Iterator[Any]:
+def _results(session: Session, dataset: ray.data.Dataset) -> Iterator[Any]:
     for row in dataset.iter_rows():
+        session.moved()
         result = pickle.loads(row["result"])
         if isinstance(result, MixrayError):
             raise result

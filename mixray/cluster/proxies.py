@@ -49,15 +49,15 @@ def train_proxies(
 
 
 def _train_all(session: Session, config: ProxyConfig, jobs: list[TrainingJob], news: News) -> None:
-    room = session.fits(config.resources, where="proxy.resources")  # how many actors can run at the same time
-    watcher = Watcher(news)
+    at_once = session.at_once(config.resources, where="proxy.resources", jobs=len(jobs))
+    watcher = Watcher(news, session.moved)
     waiting = list(reversed(jobs))  # the next job is the last one: an actor that died is replaced at once
     running: dict[ray.ObjectRef, tuple[TrainingJob, ray.actor.ActorHandle]] = {}
     finished: list[str] = []
     failed: dict[str, Exception] = {}
     restarts = dict.fromkeys((job.name for job in jobs), 0)
     while waiting or running:
-        while waiting and len(running) < room:
+        while waiting and len(running) < at_once:
             job = waiting.pop()
             actor = ProxyActor.options(num_cpus=config.resources.cpus, num_gpus=config.resources.gpus).remote()
             running[actor.train.remote(job, config, watcher.board)] = (job, actor)

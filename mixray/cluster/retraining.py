@@ -43,9 +43,9 @@ def retrain(
 
 def _train_all(session: Session, config: RetrainConfig, jobs: list[TrainingJob], news: News) -> None:
     fewest, most = config.worker_range
-    room = session.fits(config.resources_per_worker, where="retrain.workers", count=fewest)
-    at_once = max(1, min(len(jobs), room // most))
-    watcher = Watcher(news)
+    workers = session.at_once(config.resources_per_worker, where="retrain.workers", jobs=len(jobs) * most, count=fewest)
+    at_once = max(1, workers // most)
+    watcher = Watcher(news, session.moved)
     failed: dict[str, str] = {}
     pool = ThreadPoolExecutor(at_once, thread_name_prefix="mixray-arm")
     running: dict[Future[None], TrainingJob] = {pool.submit(_fit, job, config, watcher.board): job for job in jobs}

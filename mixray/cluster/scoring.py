@@ -126,6 +126,6 @@ def _run(
     if not tasks:
         return
     fewest = config.actors or 1
-    room = session.fits(config.resources, where="cache.resources", count=fewest)
-    most = max(fewest, min(config.actors or room, len(tasks)))
+    jobs = min(config.actors or len(tasks), len(tasks))
+    most = session.at_once(config.resources, where="cache.resources", jobs=jobs, count=fewest)
     yield from run_on_actors(session, Scorer, (config, training), tasks, config.resources, (fewest, most))

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,6 +17,7 @@ from typing import Any, Self
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from mixray.cluster.growing import Machines, WaitingNotes, count_text, has_autoscaler
 from mixray.cluster.joining import join_cluster, require_answer, start_local_cluster
 from mixray.config.mixture import ShardsConfig
 from mixray.config.schema import RunConfig
@@ -24,17 +27,30 @@ from mixray.simplex.objectives.passes import processors
 from mixray.simplex.objectives.shard import process_bytes
 from mixray.store import Storage
 
+MOST_QUEUED = 256
+"""So many pieces of work are handed to Ray at a time, at most, on a cluster that grows for what is queued."""
+
 
 class Session:
     """Connects lazily, once; leaves a cluster that it did not connect to alone."""
 
-    def __init__(self, address: str | None = None, config: RunConfig | None = None, *, cpus: int | None = None) -> None:
+    def __init__(
+        self,
+        address: str | None = None,
+        config: RunConfig | None = None,
+        *,
+        cpus: int | None = None,
+        note: Callable[[str], None] | None = None,
+    ) -> None:
         """``config``: what it asks for is compared with the cluster on connecting, before any work; ``cpus``: how many
-        a local cluster claims to have, the machine's (and two at least) by default."""
+        a local cluster claims to have, the machine's (and two at least) by default; ``note``: called with a line, from
+        another thread, where work waits for machines of a cluster that was joined."""
         self._address = address or os.environ.get("RAY_ADDRESS")
         self._config = config
         self._cpus = cpus or max(2, processors())  # one must stay free for Ray Data while an actor holds another
         self._ours = self._checked = False
+        self._note = note
+        self._waiting: WaitingNotes | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -42,6 +58,9 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._waiting is not None:
+            self._waiting.close()
+            self._waiting = None
         if self._ours:
             ray.shutdown()
             self._ours = False
@@ -57,6 +76,8 @@ class Session:
                 start_local_cluster(self._cpus)
             else:
                 join_cluster(self._address)
+                if self._note is not None:
+                    self._waiting = WaitingNotes(self._note)
             self._ours = True
         if self._config is not None and not self._checked:
             self._checked = True
@@ -67,37 +88,53 @@ class Session:
         if self._address is not None and not ray.is_initialized():
             require_answer(self._address)
 
-    def fits(self, ask: Resources, *, where: str, count: int = 1, memory: int = 0) -> int:
-        """How many such asks (and ``memory`` bytes each) fit at once, on machines the cluster has or can scale to.
+    def moved(self) -> None:
+        """Work of the run has moved on: no note is due that it waits."""
+        if self._waiting is not None:
+            self._waiting.moved()
 
-        Raises InputError where fewer than ``count`` ever will.
+    def fits(self, ask: Resources, *, where: str, count: int = 1, memory: int = 0) -> int:
+        """How many such asks (and ``memory`` bytes each) fit at once on the machines that there are; ``count`` at least
+        on a cluster that grows.
+
+        Raises InputError where fewer than ``count`` ever will. Of a cluster that grows this is known only if Ray knows
+        its kinds of machines.
         """
         self.connect()
         request = {
             name: amount for name, amount in (("CPU", ask.cpus), ("GPU", ask.gpus), ("memory", memory)) if amount > 0
         }
-        machines = _machines()
+        limits = _machine_limits()
+        machines = limits or _live_machines()
         many = sum(count_of * _asks_in(machine, request) for machine, count_of in machines)
-        if many < count:
-            each = " and ".join(f"{amount:g} {name}" for name, amount in request.items())
-            have = ", ".join(
-                f"{count_of} x ({' and '.join(f'{machine.get(name, 0):g} {name}' for name in request)})"
-                for machine, count_of in machines
-            )
+        if many < count and (limits or not self._grows):
             raise InputError(
                 "more is asked for than the cluster has or can scale to",
                 where=where,
-                got=f"{count} x ({each})",
-                wanted=f"what fits on the machines: {have}",
+                got=count_text([(request, count)], request),
+                wanted=f"what fits on the machines: {count_text(machines, request)}",
                 remedy=f"lower {where}, or give --address of a larger cluster",
             )
-        return many
+        return max(many, count)
+
+    def at_once(self, ask: Resources, *, where: str, jobs: int, count: int = 1) -> int:
+        """How many of so many jobs to hand to Ray at a time, ``count`` at least: as many as fit. On a cluster that
+        grows, all, for it grows for what is queued.
+
+        Raises InputError where fewer than ``count`` will ever fit at once.
+        """
+        room = self.fits(ask, where=where, count=count)
+        return max(count, min(jobs, MOST_QUEUED if self._grows else room))
 
     def fits_shards(self, shards: ShardsConfig, targets: int) -> int:
         """How many shard actors fit at once; InputError where these are too few for so many targets."""
         memory = process_bytes(shards.memory, shards.resources.threads)
         count = targets * (shards.actors or 1)
         return self.fits(shards.resources, where="mixture.shards", count=count, memory=memory)
+
+    @cached_property
+    def _grows(self) -> bool:
+        return has_autoscaler()
 
     def _check(self, config: RunConfig) -> None:
         self.fits(config.proxy.resources, where="proxy.resources")
@@ -136,17 +173,19 @@ def count_gpus() -> int:
     return len(list(Path("/dev").glob("nvidia[0-9]*")))
 
 
-def _machines() -> list[tuple[dict[str, float], int]]:
-    """Kinds of machines and how many there are or, under an autoscaler, may be: (resources, count)."""
-    config = ray._private.state.state.get_cluster_config()
-    groups = [] if config is None else list(config.node_group_configs)
-    if groups:
-        unlimited = 10**6
-        return [(dict(group.resources), group.max_count if group.max_count >= 0 else unlimited) for group in groups]
+def _live_machines() -> Machines:
     return [(node["Resources"], 1) for node in ray.nodes() if node["Alive"]]
 
 
-def _asks_in(machine: dict[str, float], request: dict[str, float]) -> int:
+def _machine_limits() -> Machines:
+    """Return the kinds of machines and how many there may ever be, where Ray knows: hosted services tell it."""
+    config = ray._private.state.state.get_cluster_config()
+    groups = [] if config is None else list(config.node_group_configs)
+    unlimited = 10**6
+    return [(dict(group.resources), group.max_count if group.max_count >= 0 else unlimited) for group in groups]
+
+
+def _asks_in(machine: Mapping[str, float], request: Mapping[str, float]) -> int:
     return min(int(machine.get(name, 0.0) / amount + 1e-9) for name, amount in request.items())
 
 

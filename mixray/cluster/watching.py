@@ -42,11 +42,11 @@ BoardActor: Any = ray.remote(num_cpus=0, max_restarts=-1)(Board)
 
 
 class Watcher:
-    """Owns a board for the time of one stage and passes its notices on."""
+    """Owns a board for the time of one stage and passes its notices on; ``moved`` is called where there are any."""
 
-    def __init__(self, news: News) -> None:
+    def __init__(self, news: News, moved: Callable[[], None]) -> None:
         self.board = BoardActor.remote()
-        self._news = news
+        self._news, self._moved = news, moved
 
     def next_finished(self, running: list[ray.ObjectRef]) -> ray.ObjectRef:
         """The next of the references to finish, well or badly; news is passed on meanwhile."""
@@ -61,5 +61,7 @@ class Watcher:
             notices = ray.get(self.board.take.remote())
         except RayActorError:  # its node died with the news on it; Ray starts another board
             return
+        if notices:
+            self._moved()
         for key, notice in notices:
             self._news(key, notice)

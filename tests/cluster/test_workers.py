@@ -159,7 +159,7 @@ def test_sources_of_equal_content_share_one_proxy(
 def test_news_may_get_lost_but_the_run_goes_on(ray_session: Session) -> None:
     ray_session.connect()
     told: list[tuple[str, Any]] = []
-    watcher = Watcher(lambda *news: told.append(news))
+    watcher = Watcher(lambda *news: told.append(news), ray_session.moved)
     ray.get(watcher.board.post.remote("a", 1))
     ray.kill(watcher.board, no_restart=False)
     deadline = time.monotonic() + 60
