@@ -134,7 +134,9 @@ class Session:
 
     @cached_property
     def _grows(self) -> bool:
-        return has_autoscaler()
+        """Whether the cluster starts machines for work that waits. A local one of this process never does."""
+        is_local = self._ours and self._address is None
+        return not is_local and has_autoscaler()
 
     def _check(self, config: RunConfig) -> None:
         self.fits(config.proxy.resources, where="proxy.resources")
