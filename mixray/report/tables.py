@@ -299,7 +299,8 @@ def summary_lines(mixture: Mixture) -> list[str]:
             f"chosen: the near-optimal mixture nearest to the prior, {part} above the optimum's predicted loss by "
             f"choice ({rise} nats per token, where {allowed} was allowed)"
         )
-    if (settled := mixture.realisable) is not None:
+    settled = mixture.realisable
+    if settled is not None and (settled.raised or settled.loss_rise > (mixture.tolerance or 0.0)):
         lines.append(_realisable_sentence(settled))
     lines += [_price_sentence(price) for price in mixture.prices[:MOST_PRICES]]
     for pair in mixture.interchangeable:
