@@ -85,17 +85,17 @@ def train_classifiers(
 ) -> Iterator[tuple[ClassifierJob, Artifact]]:
     """Every job of the run with its result, those that exist first. ``rows``: None for a task that needs none."""
     jobs = list(_jobs(artifacts, config, rows))
-    found = [(job, artifacts.find(job.draft.kind, job.draft.id)) for job in jobs]
-    missing = [job for job, artifact in found if artifact is None]
-    for job, artifact in found:
+    stored = [(job, artifacts.find(job.draft.kind, job.draft.id)) for job in jobs]
+    missing = [job for job, artifact in stored if artifact is None]
+    for job, artifact in stored:
         if artifact is not None:
             yield job, artifact
     if not missing:
         return
     session.check_shared(artifacts.storage)
     most = session.at_once(config.resources, where="resources", jobs=len(missing))
-    made = run_on_actors(session, ClassifierWorker, (config, rows), missing, config.resources, (1, most))
-    yield from zip(missing, made, strict=True)
+    trained = run_on_actors(session, ClassifierWorker, (config, rows), missing, config.resources, (1, most))
+    yield from zip(missing, trained, strict=True)
 
 
 def _jobs(artifacts: Artifacts, config: RobustConfig, rows: Artifact | None) -> Iterator[ClassifierJob]:

@@ -1,13 +1,12 @@
-"""The checks of a run file that need no computing: the first step of ``plan`` and of ``run``."""
+"""The checks of a search that need no computing: the first step of ``plan`` and of ``run``."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mixray.config import RobustConfig, RunConfig, RunFile
+from mixray.config import RunConfig
 from mixray.config.training import ModelConfig, NewModel, PretrainedModel
 from mixray.data import InputCheck, ModelInputs, TextInputs, check_inputs, vocabulary
-from mixray.data.tabular.grouped import GroupedTask, read_task
 from mixray.models import model_size
 from mixray.search import feasible_set
 
@@ -23,15 +22,12 @@ class CheckedInputs:
     retrain_parameters: int
 
 
-def check(config: RunFile) -> CheckedInputs | GroupedTask:
-    """Check everything about a run that can be checked without computing: the first step of ``plan`` and of ``run``.
+def check(config: RunConfig) -> CheckedInputs:
+    """Check everything about a search that can be checked without computing: the first step of ``plan`` and of ``run``.
 
-    Returns what it learns: the sizes of a search's inputs, or the task of a comparison's first seed. Raises InputError
-    for missing files, wrong columns, impossible models and limits on shares that no mixture satisfies.
+    Returns the sizes of its inputs. Raises InputError for missing files, wrong columns, impossible models and limits on
+    shares that no mixture satisfies.
     """
-    if isinstance(config, RobustConfig):
-        return read_task(config.data, config.seed)
-    assert isinstance(config, RunConfig)
     feasible_set(config.mixture, list(config.sources))
     pools = check_inputs(config)
     proxy, model = (pools.examples or _text_inputs(config, section.model) for section in (config.proxy, config.retrain))

@@ -8,8 +8,8 @@ from pathlib import Path
 from mixray.config import RobustConfig, RunConfig, RunFile, load_config
 from mixray.config.loading import Overrides
 from mixray.data import InputWarning
-from mixray.data.tabular.grouped import GroupedTask
-from mixray.forecast.checking import CheckedInputs, check
+from mixray.data.tabular.grouped import read_task
+from mixray.forecast.checking import check
 from mixray.forecast.costs import StatedFigures, comparison_resources, mixture_resources
 from mixray.forecast.mixture_forecast import Forecast, forecast
 from mixray.forecast.robust_forecast import RobustForecast, forecast_comparison
@@ -32,15 +32,14 @@ def plan(
     GPU, or of the machine with the cores, in GB (10^9 bytes). Raises InputError.
     """
     config = load_config(run_file, overrides, kind=RunFile)
-    checked = check(config)
     stated = StatedFigures(tokens_per_second, devices, device_memory_gb)
     if isinstance(config, RobustConfig):
-        assert isinstance(checked, GroupedTask)
-        comparison = forecast_comparison(config, checked)
-        costs = comparison_resources(config, checked, comparison.arms_to_train, stated)
+        task = read_task(config.data, config.seed)
+        comparison = forecast_comparison(config, task)
+        costs = comparison_resources(config, task, comparison.arms_to_train, stated)
         return replace(comparison, resources=costs, warnings=[*comparison.warnings, *_misfits(costs)])
     assert isinstance(config, RunConfig)
-    assert isinstance(checked, CheckedInputs)
+    checked = check(config)
     search = forecast(config, checked)
     costs = mixture_resources(config, checked, search, stated)
     return replace(search, resources=costs, warnings=[*search.warnings, *_misfits(costs)])
@@ -52,9 +51,8 @@ def _misfits(costs: ResourceForecast) -> list[InputWarning]:
 
 def input_warnings(config: RunFile) -> list[InputWarning]:
     """Check a run file as ``plan`` does, and return what may be wrong with its inputs. Raises InputError."""
-    checked = check(config)
     if isinstance(config, RobustConfig):
+        read_task(config.data, config.seed)
         return []  # its results hold the warnings of its task
     assert isinstance(config, RunConfig)
-    assert isinstance(checked, CheckedInputs)
-    return forecast(config, checked).warnings
+    return forecast(config, check(config)).warnings

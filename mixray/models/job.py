@@ -69,7 +69,8 @@ class TrainingJob:
     def run(self, device: torch.device, progress: Callable[[Progress], None], world: World = World()) -> None:  # noqa: B008 (frozen)
         """Train on this worker's part of every batch, from the last checkpoint on; rank 0 publishes the model."""
         model = new_model(self.config, self.data.inputs, seed=self.data.seed, device=device)
-        rows = {name: open_rows(self.draft.storage, self.data.sources[name]) for name in self.source_shares}
+        sources = {name: open_rows(self.draft.storage, source) for name, source in self.data.sources.items()}
+        rows = {name: sources[name] for name in self.source_shares}
         stream = MixtureStream(rows, self.source_shares, self.data.seed)
         grouped, objective, group_names = self._grouped(stream, rows)
         report = model.fit(
@@ -87,7 +88,6 @@ class TrainingJob:
             return
         is_proxy = self.draft.kind == PROXY
         curves = report.group_curves
-        everything = {name: open_rows(self.draft.storage, source) for name, source in self.data.sources.items()}
         positions = self.steps * self.config.batch
         meta = ModelMeta(
             parameters=model.parameter_count,
@@ -99,7 +99,7 @@ class TrainingJob:
             workers=None if is_proxy else world.size,
             group_losses=curves["losses"] or None,
             group_weights=curves["weights"] or None,
-            source_losses=None if is_proxy else source_losses(model, everything, stream, positions),
+            source_losses=None if is_proxy else source_losses(model, sources, stream, positions),
         )
         with tempfile.TemporaryDirectory(prefix="mixray-") as folder:
             model.save(Path(folder))

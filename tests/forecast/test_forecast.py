@@ -18,7 +18,7 @@ from mixray import cli
 from mixray.config.schema import RunConfig
 from mixray.data.reading import parts as parts_module
 from mixray.errors import InputError
-from mixray.forecast import CheckedInputs, Forecast, RobustForecast, check, forecast, plan
+from mixray.forecast import Forecast, RobustForecast, check, forecast, plan
 from mixray.models import model_size, new_model
 from mixray.report import print_report
 
@@ -48,7 +48,6 @@ def config(folder: Path, **changes: Any) -> RunConfig:
 
 def forecast_of(config: RunConfig) -> Forecast:
     checked = check(config)
-    assert isinstance(checked, CheckedInputs)
     return forecast(config, checked)
 
 
