@@ -97,7 +97,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     print(f"{options.seeds} seeds, {options.steps} steps of {options.batch} rows; losses in nats per row")
-    print(f"{'rarest':>7} {'optimiser':>9} {'clip':>5}  {'rule':24} {'final':>7} {'highest':>8} {'heaviest row':>13}")
+    print(f"{'rarest':>7} {'optimizer':>9} {'clip':>5}  {'rule':24} {'final':>7} {'highest':>8} {'heaviest row':>13}")
     for rarest in (0.01, 0.002):
         shares = [0.55, 0.41 - rarest, 0.04, rarest]
         for optimizer in ("sgd", "adamw"):

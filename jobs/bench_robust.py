@@ -2,7 +2,7 @@
 
     python jobs/bench_robust.py                # two CPU cores: about two minutes
 
-A step is forward, backward, optimiser. Rounds alternate; ratios are medians over rounds, with their range.
+A step is forward, backward, optimizer. Rounds alternate; ratios are medians over rounds, with their range.
 """
 
 from __future__ import annotations

@@ -131,7 +131,9 @@ def _inner_prefix(key: str, fields: Sequence[FieldInfo]) -> str:
 
 def _field_reference(key: str, fields: Sequence[FieldInfo]) -> KeyReference:
     """Return the reference of a key that each branch of a union may define differently."""
-    defaults = [_default(field) for field in fields if not field.is_required()]
+    # A key that names the branch itself, such as kind, has to be written wherever the section is.
+    names_branch = len(fields) > 1 and all(len(typing.get_args(field.annotation)) == 1 for field in fields)
+    defaults = [] if names_branch else [_default(field) for field in fields if not field.is_required()]
     sections = set().union(*(sections_of(field.annotation) for field in fields))
     return KeyReference(
         key,

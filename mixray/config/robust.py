@@ -181,5 +181,5 @@ class RobustConfig(RunFile):
         return list(range(self.seed, self.seed + self.seeds))
 
     def step_count(self, training_rows: int) -> int:
-        """Return the number of optimiser steps of every arm."""
+        """Return the number of optimizer steps of every arm."""
         return self.steps or max(1, round((self.epochs or 0) * training_rows / self.batch))

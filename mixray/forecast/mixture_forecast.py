@@ -62,7 +62,7 @@ class Forecast:
     """The proxies and the retrained models."""
     cache_bytes: int | None
     proxy_bytes: int
-    """Weights, gradients and optimiser state of one proxy."""
+    """Weights, gradients and optimizer state of one proxy."""
     worker_bytes: int
     """The same for one retraining worker."""
     warnings: list[InputWarning]

@@ -30,7 +30,7 @@ class RobustForecast:
     features: int
     parameters: int
     steps: int
-    """Optimiser steps of every arm under every seed."""
+    """Optimizer steps of every arm under every seed."""
     batch: int
     arms_to_train: ModelsToTrain
     warnings: list[InputWarning]

@@ -75,7 +75,7 @@ class ModelsToTrain:
     ``tokens``: how many each model is trained on. ``scored_tokens``: how many all of them together score, None if
     unknown. ``workers``: the smallest and the largest number of workers that train one model. ``devices_per_worker``:
     how many devices of ``device_kind`` one worker uses, which may be a fraction. ``is_optimistic``: whether optimistic
-    ALSO is among the optimisers. ``activation_bytes``: what one forward pass of one worker keeps, None if unknown.
+    ALSO is among the optimizers. ``activation_bytes``: what one forward pass of one worker keeps, None if unknown.
     """
 
     name: str
@@ -91,7 +91,7 @@ class ModelsToTrain:
 
     @property
     def memory_bytes(self) -> int:
-        """The memory of one worker's weights, gradients and optimiser state, without activations."""
+        """The memory of one worker's weights, gradients and optimizer state, without activations."""
         return (ALSO_BYTES if self.is_optimistic else ADAMW_BYTES) * self.parameters
 
 
@@ -100,7 +100,7 @@ class StageCost:
     """What it costs to train the models of one stage and to score with them. None means unknown.
 
     ``workers``: how many train one model. ``at_once``: how many models train at the same time. ``memory_bytes``: the
-    weights, gradients and optimiser state of one worker; ``activation_bytes`` come on top. ``disk_bytes``: all
+    weights, gradients and optimizer state of one worker; ``activation_bytes`` come on top. ``disk_bytes``: all
     published models. ``checkpoint_bytes``: the largest size of all checkpoints that exist at the same time.
     """
 
@@ -289,7 +289,7 @@ class ResourceForecast:
         )
         yield f"devices: {devices}{in_turn}"
         yield (
-            "memory of one worker, derived: state = weights, gradients and optimiser; "
+            "memory of one worker, derived: state = weights, gradients and optimizer; "
             "activations = what one forward pass keeps; buffers of single operations come on top"
         )
         disk = self.disk_bytes
@@ -315,7 +315,7 @@ def _misfits(work: ModelsToTrain, stage: StageCost, devices: Devices) -> Iterato
         workers = "one worker needs" if sharing == 1 else f"{sharing} workers need"
         top = f" and {_bytes_text(activations)} for activations" if activations else ""
         yield (
-            f"{work.name}: {workers} {_bytes_text(state)} for weights, gradients and optimiser state{top}; "
+            f"{work.name}: {workers} {_bytes_text(state)} for weights, gradients and optimizer state{top}; "
             f"{place} has {_bytes_text(devices.memory_bytes)}"
         )
 

@@ -75,7 +75,7 @@ class ALSO(WeighedStep, torch.optim.Optimizer):
     missing, presence, smoothing: for group_mean, what to do about groups that a batch lacks, see ``group_losses``.
     clip_excess: with reference losses, a row's excess below 0 counts as 0.
 
-    A parameter without a gradient is left as it was, decay included, as by torch's optimisers.
+    A parameter without a gradient is left as it was, decay included, as by torch's optimizers.
     Raises InputError for settings, ids, shapes and dtypes that are wrong, and for calls out of order. Losses that are
     not finite reach the returned scalar and leave the weights as they were; a GradScaler that finds an overflow skips
     the step whole. Under torch.distributed the weights are those of the joined batch on every worker.
@@ -242,9 +242,16 @@ class ALSO(WeighedStep, torch.optim.Optimizer):
         return state | {"param_groups": [first | buffers, *others]}
 
     def load_state_dict(self, state_dict: State) -> None:
-        """Go on from a state: the same steps to the last bit."""
+        """Go on from a state: the same steps to the last bit. Raises InputError for the state of another optimizer."""
         self.look_back()
         first, *others = state_dict["param_groups"]
+        if missing := [name for name in self._group_buffers() if GROUP_STATE + name not in first]:
+            raise InputError(
+                "a state of ALSO is incomplete",
+                where="ALSO.load_state_dict",
+                got=f"no {', '.join(missing)} in its first parameter group",
+                wanted="what ALSO.state_dict() returned; Adam's own state has no group weights",
+            )
         loaded = {name: first[GROUP_STATE + name] for name in self._group_buffers()}
         first = {name: value for name, value in first.items() if not name.startswith(GROUP_STATE)}
         super().load_state_dict({"state": state_dict["state"], "param_groups": [first, *others]})

@@ -4,7 +4,7 @@
 
 theta are the model's parameters, L_g is the mean loss of group g's rows and q_g the weight of the group. Each step
 moves q towards the groups of high loss by mirror ascent (``group_weights.py``), and theta down the weighted loss with
-any optimiser:
+any optimizer:
 
     group_dro = GroupDRO(num_groups)
     for inputs, labels, group_ids in loader:
@@ -58,7 +58,7 @@ from mixray.robust.steps import JudgedRows, Step, WeighedStep
 class GroupDRO(WeighedStep, PreciseBuffers):
     """A module that turns the losses and group ids of rows into the scalar to differentiate.
 
-    step_size: of q per optimiser step and unit of loss. missing: what to do about groups that a batch lacks, see
+    step_size: of q per optimizer step and unit of loss. missing: what to do about groups that a batch lacks, see
     ``group_losses.py``. presence, (groups,): the probability that a step has a row of the group, for inverse_presence
     only (see ``presence_probability``); estimated during training where None. smoothing: weight of the newest loss in
     the moving averages, which ema and alpha use.

@@ -40,7 +40,7 @@ FALSE_ALARM = 1e-6
 def presence_probability(group_shares: PerGroup, batch: int) -> torch.Tensor:
     """Return P(group in batch) = 1 - (1 - share)^batch, float64 (groups,), for rows drawn independently.
 
-    ``group_shares``: of the rows, (groups,). ``batch``: rows of an optimiser step, over all micro-batches and workers.
+    ``group_shares``: of the rows, (groups,). ``batch``: rows of an optimizer step, over all micro-batches and workers.
     """
     shares = torch.as_tensor(group_shares, dtype=torch.float64)
     return -torch.expm1(batch * torch.log1p(-shares))

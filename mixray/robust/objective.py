@@ -60,7 +60,7 @@ class GroupDROObjective:
 class ALSOObjective:
     """ALSO with decoupled weight decay. An ``Objective``.
 
-    ``build_also``: returns the ALSO optimiser from the model's parameters and Adam's settings; all other settings are
+    ``build_also``: returns the ALSO optimizer from the model's parameters and Adam's settings; all other settings are
     fixed in it. ``reference_losses``: (groups,), nats.
     """
 
@@ -96,7 +96,7 @@ class ALSOObjective:
         self._also.add(row_losses, group_ids, reference_losses=self._references.of(group_ids))
 
     def state_dict(self) -> State:
-        return {}  # ALSO is the optimiser, and the training loop stores the optimiser's state
+        return {}  # ALSO is the optimizer, and the training loop stores the optimizer's state
 
     def load_state_dict(self, state: State) -> None:
         assert not state

@@ -1,4 +1,4 @@
-"""The rows of an optimiser step: what they are judged by, what they weigh, and their sums where they come in parts.
+"""The rows of an optimizer step: what they are judged by, what they weigh, and their sums where they come in parts.
 
 A row is judged by its loss or, with reference losses, by its excess over what a reference model reaches on it: by what
 is left to learn, rather than by what no model can. A group that is hard for every model then gets no weight for being
@@ -101,7 +101,7 @@ def _checked_losses(losses: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
 
 @dataclass
 class Step:
-    """An optimiser step that comes in parts: the ``counts`` of all of it, known first, and the ``sums`` so far.
+    """An optimizer step that comes in parts: the ``counts`` of all of it, known first, and the ``sums`` so far.
 
     counts: rows of each group, over all workers; sums: of their losses, on this worker; both float64, shape (groups,).
     rows: rows that this worker announced; added: rows whose losses it has added.

@@ -1,4 +1,4 @@
-"""The torch training loop that proxies and retraining share: optimiser, schedule, checkpoint."""
+"""The torch training loop that proxies and retraining share: optimizer, schedule, checkpoint."""
 
 from mixray.training.batch import Batch, BatchStream, ColumnAsGroups, SourcesAsGroups, WindowStream
 from mixray.training.checkpoint import Checkpoint, StorageCheckpoint

@@ -36,7 +36,7 @@ from mixray.training.world import World, autocast
 
 
 def step_count(tokens: int, batch: int, window: int) -> int:
-    """Return the whole optimiser steps of ``batch`` windows that a budget of training tokens pays for."""
+    """Return the whole optimizer steps of ``batch`` windows that a budget of training tokens pays for."""
     return tokens // (batch * window)
 
 
@@ -55,7 +55,7 @@ def train(
     checkpoint: Checkpoint | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> TrainReport:
-    """Train a model in place for ``steps`` optimiser steps, resuming from ``checkpoint``.
+    """Train a model in place for ``steps`` optimizer steps, resuming from ``checkpoint``.
 
     ``model`` is bare; several workers share it through DistributedDataParallel here. ``loss``: its loss module; None
     for a Hugging Face causal language model. ``objective``: None for the mean over rows, weighted by

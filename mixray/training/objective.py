@@ -1,4 +1,4 @@
-"""What a training step minimises, and the optimiser that takes it.
+"""What a training step minimises, and the optimizer that takes it.
 
 By default it is the mean over rows, with AdamW: decoupled weight decay (Loshchilov & Hutter, arXiv:1711.05101), linear
 warm-up, then cosine decay. Any other ``Objective`` weighs a step's rows by their groups, with weights that it knows
@@ -21,7 +21,7 @@ from mixray.training.checkpoint import State
 
 
 class Objective(Protocol):
-    """Group weights that move once per optimiser step, the same on all workers."""
+    """Group weights that move once per optimizer step, the same on all workers."""
 
     @property
     def group_weights(self) -> torch.Tensor:
@@ -29,7 +29,7 @@ class Objective(Protocol):
         ...
 
     def optimizer(self, model: nn.Module, config: OptimizerConfig, device: torch.device) -> torch.optim.Optimizer:
-        """Return the optimiser of the model's trainable parameters. Called once, before everything else."""
+        """Return the optimizer of the model's trainable parameters. Called once, before everything else."""
         ...
 
     def step(self, group_ids: torch.Tensor) -> AbstractContextManager[torch.Tensor]:
@@ -37,7 +37,7 @@ class Objective(Protocol):
 
         group_ids: int64 (rows,) on the CPU, of this worker's rows of the step. The sum over rows of weight x loss has
         the factor in it that makes the mean of the workers' gradients that of the joined batch. The parameters may be
-        elsewhere inside, and are back after the optimiser's ``step``, which comes right after this one's end.
+        elsewhere inside, and are back after the optimizer's ``step``, which comes right after this one's end.
         """
         ...
 
@@ -46,7 +46,7 @@ class Objective(Protocol):
         ...
 
     def state_dict(self) -> State:
-        """Return what the optimiser's state does not have."""
+        """Return what the optimizer's state does not have."""
         ...
 
     def load_state_dict(self, state: State) -> None: ...
@@ -61,7 +61,7 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> ParamsT:
 
 
 def adamw(model: nn.Module, config: OptimizerConfig, device: torch.device) -> torch.optim.AdamW:
-    """Return the optimiser of a model's ``parameter_groups``."""
+    """Return the optimizer of a model's ``parameter_groups``."""
     return torch.optim.AdamW(
         parameter_groups(model, config),
         lr=config.learning_rate,

@@ -66,6 +66,7 @@ class Expected:
         ("retrain.tokens", Expected(["mixture"], "retrain.tokens", "integer > 0", None)),
         ("mixture.unit", Expected(["mixture"], "mixture.unit", "document | window | token", "document")),
         ("retrain.workers", Expected(["mixture"], "retrain.workers", "integer > 0 | [integer > 0, integer > 0]", "1")),
+        ("retrain.objective.kind", Expected(["mixture"], "retrain.objective.kind", "also | erm | group_dro", None)),
         ("mixture", Expected(["mixture"], "mixture", "section", "the defaults of its keys")),
         ("arms", Expected(["robust"], "arms", f"list of {' | '.join(ARMS)}", f"[{', '.join(ARMS)}]")),
     ],

@@ -98,6 +98,8 @@ DEFECTS: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
         ["a column holds no text", "sources.code.text", "choices.text: list in"],
     ),
     "a broken template": (PIQA, {"text": "{goal"}, ["a template cannot be read", "sources.code.text", "got: {goal ("]),
+    "a conversion": (PIQA, {"text": "{goal!r}"}, ["a template cannot be read", "sources.code.text", "takes no '!'"]),
+    "a layout": (PIQA, {"text": "{goal:>9}"}, ["a template cannot be read", "sources.code.text", "takes no '!'"]),
 }
 
 

@@ -1,4 +1,4 @@
-"""Bytes per parameter are those that the optimisers keep; durations are written in the unit that suits them."""
+"""Bytes per parameter are those that the optimizers keep; durations are written in the unit that suits them."""
 
 from __future__ import annotations
 
@@ -79,10 +79,10 @@ def test_workers_that_share_a_gpu_share_its_memory() -> None:
 
     assert misfits(1.0, 16e9) == misfits(0.5, 32e9) == ()
     assert misfits(1.0, 15e9) == (
-        "arms: one worker needs 16.0 GB for weights, gradients and optimiser state; a GPU has 15.0 GB",
+        "arms: one worker needs 16.0 GB for weights, gradients and optimizer state; a GPU has 15.0 GB",
     )
     assert misfits(1.0, 16e9, activations=10**8) == (
-        "arms: one worker needs 16.0 GB for weights, gradients and optimiser state and 100 MB for activations; "
+        "arms: one worker needs 16.0 GB for weights, gradients and optimizer state and 100 MB for activations; "
         "a GPU has 16.0 GB",
     )
     assert misfits(0.5, 31e9)[0].startswith("arms: 2 workers need 32.0 GB")

@@ -232,6 +232,13 @@ def test_a_resumed_run_is_the_run_that_never_stopped(mode: str, settings: dict[s
     assert torch.equal(flat(resumed), flat(whole))
 
 
+def test_the_state_of_plain_adam_is_refused() -> None:
+    model = problem()[0]
+    adam, also = torch.optim.Adam(model.parameters()), ALSO(model.parameters(), 4)
+    with pytest.raises(InputError, match="a state of ALSO is incomplete"):
+        also.load_state_dict(adam.state_dict())
+
+
 def test_a_state_from_the_cpu_is_loaded_to_where_the_parameters_are() -> None:
     gpu = FakeTensorMode(allow_non_fake_inputs=True)  # tensors that say that they are on a GPU, which need none
     with gpu:

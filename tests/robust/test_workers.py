@@ -45,7 +45,7 @@ def new_model(sharded: bool) -> nn.Module:
 
 
 def saved_and_loaded(model: nn.Module, also: ALSO, folder: str, **settings: Any) -> tuple[nn.Module, ALSO]:
-    """Return a new model and optimiser that ``torch.distributed.checkpoint`` brought to the state of these."""
+    """Return a new model and optimizer that ``torch.distributed.checkpoint`` brought to the state of these."""
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 

@@ -198,7 +198,10 @@ def _filled(row: Row, pool: Pool, place: Place) -> str | None:
 def _pieces(pool: Pool) -> list[tuple[str, str | None]]:
     """Return (literal text, column after it) of the template, in order."""
     try:
-        return [(literal, name) for literal, name, _, _ in Formatter().parse(pool.config.text)]
+        fields = list(Formatter().parse(pool.config.text))
+        if any(conversion or layout for _, _, layout, conversion in fields):
+            raise ValueError("a column takes no '!' and no ':'")
+        return [(literal, name) for literal, name, _, _ in fields]
     except ValueError as error:
         raise InputError(
             "a template cannot be read",
