@@ -1,7 +1,7 @@
 """The rows of a prediction cache at the unit that the likelihood is taken over, of which any range can be read.
 
-Documents are numbered as they come in the cache's files. A document's rows are consecutive, but may go on in the next
-file.
+Documents and their parents are numbered as they come in the cache's files. The rows of a document and the documents of
+a parent are consecutive, but may go on in the next file.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mixray.cache.table import no_token_values, read_columns, read_file
 from mixray.errors import CorruptedArtifactError
 from mixray.store import Artifact, Storage
 from mixray.store.artifacts import artifact_folder
-from mixray.store.target_parts import ROW_KEY, TargetPart, document_ids, part_files
+from mixray.store.target_parts import PARENT_BYTES, ROW_KEY, TargetPart, document_ids, parent_ids, part_files
 
 Unit = Literal["document", "window", "token"]
 Weighting = Literal["document", "token"]
@@ -29,14 +29,15 @@ Weighting = Literal["document", "token"]
 class FileFacts:
     """Facts about one file of rows.
 
-    ``rows``, ``tokens``, ``documents``: how many there are. ``first``, ``last``: id and tokens in this file of the
-    first and the last document. ``windows``: window numbers of the first and the last row.
+    ``rows``, ``tokens``, ``documents``, ``parents``: how many there are. ``first``, ``last``: id and tokens in this
+    file of the first and the last document. ``windows``: window numbers of the first and the last row.
     """
 
     name: str
     rows: int
     tokens: int
     documents: int
+    parents: int
     first: tuple[bytes, int]
     last: tuple[bytes, int]
     windows: tuple[int, int]
@@ -46,15 +47,16 @@ class FileFacts:
 class FilePlace:
     """The place of a file's units among those of all files.
 
-    ``start`` and ``stop``: numbers of the units that begin in it. ``document``: the number of the first document that
-    it has rows of. ``continues``: whether that document began in an earlier file. ``head`` and ``tail``: all tokens, in
-    every file, of its first and its last document.
+    ``start`` and ``stop``: numbers of the units that begin in it. ``document`` and ``parent``: the numbers of the first
+    ones that it has rows of. ``continues``: whether that document began in an earlier file. ``head`` and ``tail``: all
+    tokens, in every file, of its first and its last document.
     """
 
     name: str
     start: int
     stop: int
     document: int
+    parent: int
     continues: bool
     head: int
     tail: int
@@ -65,7 +67,7 @@ class CacheRows:
     """The rows of one target's prediction cache.
 
     ``rows_artifact`` and ``columns`` (source -> its column): the artifacts. ``places``: of the files, in order.
-    ``documents`` and ``tokens``: how many there are in all, which the weights depend on.
+    ``documents`` and ``tokens``: how many there are in all, which the weights depend on; ``parents`` of the documents.
     """
 
     storage: Storage
@@ -76,6 +78,7 @@ class CacheRows:
     places: tuple[FilePlace, ...]
     documents: int
     tokens: int
+    parents: int
 
     @classmethod
     def open(
@@ -103,7 +106,8 @@ class CacheRows:
             raise _scattered(storage, rows_artifact, f"{documents} pieces", f"{stated} documents, each in one piece")
         places = tuple(_places(facts, continues, unit))
         tokens = sum(here.tokens for here in facts)
-        return cls(storage, rows_artifact, dict(columns), unit, weighting, places, documents, tokens)
+        parents = places[-1].parent + facts[-1].parents
+        return cls(storage, rows_artifact, dict(columns), unit, weighting, places, documents, tokens, parents)
 
     @property
     def rows(self) -> int:
@@ -125,15 +129,10 @@ class CacheRows:
         return replace(self, rows_artifact=narrowed(self.rows_artifact), columns=columns, places=places)
 
     def read(self, start: int, stop: int) -> Iterator[Chunk]:
-        for number, (log_probs, weights, documents, row_tokens) in self._units(self._places_of(start, stop)):
-            part = slice(max(0, start - number), max(0, stop - number))
-            if len(log_probs[part]):
-                yield (
-                    log_probs[part],
-                    weights[part],
-                    None if documents is None else documents[part],
-                    None if row_tokens is None else row_tokens[part],
-                )
+        for number, units in self._units(self._places_of(start, stop)):
+            chunk = _part(units, slice(max(0, start - number), max(0, stop - number)))
+            if len(chunk[0]):
+                yield chunk
 
     @cached_property
     def _stops(self) -> NDArray[np.int64]:
@@ -151,12 +150,11 @@ class CacheRows:
         """Yield the units of consecutive files, with the number of the first."""
         unfinished: tuple[int, Chunk] | None = None
         for place in places:
-            values, counts, starts, weights, tokens = self._rows_of(place)
+            values, counts, starts, parents, weights, tokens = self._rows_of(place)
             if self.unit != "document":
                 lengths = np.diff(starts, append=len(values))
-                documents = np.repeat(place.document + np.arange(len(starts)), lengths)
                 row_weights = np.repeat(weights, lengths)
-                yield place.start, (values, row_weights, documents, row_weights * counts)
+                yield place.start, (values, row_weights, np.repeat(parents, lengths), row_weights * counts)
                 continue
             if unfinished is not None:
                 if place.continues:
@@ -164,19 +162,23 @@ class CacheRows:
                 else:
                     yield unfinished
             sums = np.add.reduceat(values, starts, axis=0)
-            row_tokens = None if self.weighting == "document" else weights * tokens
-            yield place.document, (sums[:-1], weights[:-1], None, None if row_tokens is None else row_tokens[:-1])
-            last = (sums[-1:], weights[-1:], None, None if row_tokens is None else row_tokens[-1:])
-            unfinished = place.document + len(sums) - 1, last
+            if self.parents == self.documents:  # every row is one
+                row_tokens = None if self.weighting == "document" else weights * tokens
+                units: Chunk = (sums, weights, None, row_tokens)
+            else:
+                units = (sums, weights, parents, weights * tokens)
+            yield place.document, _part(units, slice(None, -1))
+            unfinished = place.document + len(sums) - 1, _part(units, slice(-1, None))
         if unfinished is not None:
             yield unfinished
 
     def _rows_of(self, place: FilePlace) -> tuple[NDArray[Any], ...]:
         """Read a file: of its windows or tokens, the log-probabilities, tokens and where among them documents start; of
-        these documents, the weight of their rows and all their tokens."""
+        these documents, the number of the parent, the weight of their rows and all their tokens."""
         table = read_file(self.storage, place.name, self.rows_artifact, self.columns)
         counts = table["count"].to_numpy().astype(np.int64)
         starts = _document_starts(table)
+        parents = place.parent + np.cumsum(_begins(parent_ids(document_ids(table)[starts]))) - 1
         tokens = np.add.reduceat(counts, starts)
         tokens[0], tokens[-1] = place.head, place.tail
         # As in mixray.simplex.objectives.rows: 1 / (documents * tokens of the document), or 1 / all tokens.
@@ -184,23 +186,26 @@ class CacheRows:
         weights = 1 / (self.documents * tokens) if by_document else np.full(len(tokens), 1 / self.tokens)
         if self.unit != "token":
             values = np.stack([table[source].to_numpy() for source in self.columns], axis=1)
-            return values, counts, starts, weights, tokens
+            return values, counts, starts, parents, weights, tokens
         if any(f"{source}.tokens" not in table.column_names for source in self.columns):
             raise no_token_values()
         flat = [table[f"{source}.tokens"].combine_chunks().flatten().to_numpy() for source in self.columns]
         first_tokens = np.concatenate([[0], np.cumsum(counts)])[starts]
-        return np.stack(flat, axis=1), np.ones(counts.sum(), np.int64), first_tokens, weights, tokens
+        return np.stack(flat, axis=1), np.ones(counts.sum(), np.int64), first_tokens, parents, weights, tokens
 
 
 def file_facts(name: str, *, storage: Storage, rows_artifact: Artifact) -> FileFacts:
-    """Return the facts that one file's keys tell. Raises CorruptedArtifactError for a document in several pieces."""
+    """Return the facts that one file's keys tell. Raises CorruptedArtifactError for rows of a document, or documents of
+    a parent, in several places."""
     table = read_columns(storage, rows_artifact, name, [*ROW_KEY, "count"])
     counts, windows = (table[column].to_numpy().astype(np.int64) for column in ("count", "window"))
     starts = _document_starts(table)
     ids = document_ids(table)[starts]
+    parents = parent_ids(ids)
+    begins = _begins(parents)
     ascending = np.diff(windows) > 0
     ascending[starts[1:] - 1] = True
-    if len(np.unique(ids)) < len(ids) or not ascending.all():
+    if len(np.unique(ids)) < len(ids) or len(np.unique(parents)) < begins.sum() or not ascending.all():
         raise _scattered(storage, rows_artifact, f"{name}: others", "documents in one piece, windows ascending")
     tokens = np.add.reduceat(counts, starts)
     return FileFacts(
@@ -208,6 +213,7 @@ def file_facts(name: str, *, storage: Storage, rows_artifact: Artifact) -> FileF
         rows=len(counts),
         tokens=int(counts.sum()),
         documents=len(ids),
+        parents=int(begins.sum()),
         first=(bytes(ids[0]), int(tokens[0])),
         last=(bytes(ids[-1]), int(tokens[-1])),
         windows=(int(windows[0]), int(windows[-1])),
@@ -216,8 +222,23 @@ def file_facts(name: str, *, storage: Storage, rows_artifact: Artifact) -> FileF
 
 def _document_starts(table: Any) -> NDArray[np.intp]:
     """Return the first row of every run of rows of one document."""
-    ids = document_ids(table).view("u8").reshape(-1, 2)
-    return np.flatnonzero(np.concatenate([[True], (ids[1:] != ids[:-1]).any(axis=1)]))
+    return np.flatnonzero(_begins(document_ids(table)))
+
+
+def _begins(ids: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return whether each element differs from the one before it, shape (elements,); the first does."""
+    return np.concatenate([[True], ids[1:] != ids[:-1]])
+
+
+def _part(chunk: Chunk, rows: slice) -> Chunk:
+    """Return these rows of a chunk."""
+    log_probs, weights, parents, row_tokens = chunk
+    return (
+        log_probs[rows],
+        weights[rows],
+        None if parents is None else parents[rows],
+        None if row_tokens is None else row_tokens[rows],
+    )
 
 
 def _continues(before: FileFacts | None, here: FileFacts) -> bool:
@@ -235,11 +256,14 @@ def _places(facts: Sequence[FileFacts], continues: Sequence[bool], unit: Unit) -
         if continues[i + 1]:
             tails[i] = heads[i + 1]
             heads[i] = tails[i] if facts[i].documents == 1 else heads[i]
-    start = begun = 0
+    start = begun = parents = 0
+    before = b""
     for here, goes_on, head, tail in zip(facts, continues, heads, tails, strict=True):
         units = {"document": here.documents - goes_on, "window": here.rows, "token": here.tokens}[unit]
-        yield FilePlace(here.name, start, start + units, begun - goes_on, goes_on, head, tail)
-        start, begun = start + units, begun + here.documents - goes_on
+        first_parent = parents - (before == here.first[0][:PARENT_BYTES])
+        yield FilePlace(here.name, start, start + units, begun - goes_on, first_parent, goes_on, head, tail)
+        start, begun, parents = start + units, begun + here.documents - goes_on, first_parent + here.parents
+        before = here.last[0][:PARENT_BYTES]
 
 
 def _scattered(storage: Storage, rows_artifact: Artifact, got: str, expected: str) -> CorruptedArtifactError:

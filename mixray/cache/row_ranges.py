@@ -21,7 +21,7 @@ from mixray.store import Storage
 CHUNK_BYTES = 2**20
 Chunk = tuple[NDArray[np.floating], NDArray[np.float64], NDArray[np.int64] | None, NDArray[np.float64] | None]
 """Consecutive rows: log-probabilities ``(rows, sources)`` in nats; and, ``(rows,)``, row weights, the number of each
-row's document, None where every row is one, and row weight times tokens, None where that is the same for all."""
+row's parent, None where every row is one, and row weight times tokens, None where that is the same for all."""
 
 
 class RowRanges(Protocol):
@@ -34,7 +34,9 @@ class RowRanges(Protocol):
     def sources(self) -> int: ...
 
     @property
-    def documents(self) -> int: ...
+    def parents(self) -> int:
+        """The number of documents that were read, those that were cut counting once: what a bootstrap draws."""
+        ...
 
     def limited(self, start: int, stop: int) -> RowRanges:
         """Return a description of these rows alone, no larger than necessary."""
@@ -131,7 +133,7 @@ class NpyRows:
         return self.log_probs.shape[1]
 
     @property
-    def documents(self) -> int:
+    def parents(self) -> int:
         """Every row is one."""
         return self.rows
 

@@ -21,7 +21,7 @@ from mixray.errors import CorruptedArtifactError, InputError, first_line
 from mixray.numerics import interval95, sum_standard_error
 from mixray.store import Artifact, Storage, fingerprint
 from mixray.store.artifacts import artifact_folder
-from mixray.store.target_parts import ROW_KEY, TargetPart, document_ids, part_files, row_keys
+from mixray.store.target_parts import ROW_KEY, TargetPart, document_ids, parent_ids, part_files, row_keys
 
 
 def column_id(
@@ -86,6 +86,13 @@ class PredictionCache:
     def document_counts(self) -> np.ndarray:
         """Return the predicted tokens of every document, int64 (documents,)."""
         return np.bincount(self.documents, weights=self.counts, minlength=len(self.document_ids)).astype(np.int64)
+
+    def parents(self) -> np.ndarray:
+        """Return the number of every document's parent, 0 .. parents-1 in the order of their ids, int64 (documents,).
+
+        Documents that were cut from one parent are not independent: it is what every interval is about.
+        """
+        return np.unique(parent_ids(self.document_ids), return_inverse=True)[1].astype(np.int64)
 
     def losses(self) -> dict[str, tuple[float, float]]:
         """Return for each model, in nats per token: (mean over documents, total nats / total tokens)."""
@@ -194,12 +201,12 @@ def compare(
 ) -> dict[str, dict[str, float]]:
     """Return how each model does on the documents, and how much it differs from the reference on the same documents.
 
-    For each model: ``nll`` by ``weighting``, ``nll_document``, ``nll_token`` (nats per token), ``documents``, and for
-    all but the reference the paired ``difference`` to it with its 95 % interval, ``difference_low`` and
-    ``difference_high``.
+    For each model: ``nll`` by ``weighting``, ``nll_document``, ``nll_token`` (nats per token), ``documents``, those cut
+    from one parent counting once, and for all but the reference the paired ``difference`` to it with its 95 % interval,
+    ``difference_low`` and ``difference_high``.
 
-    The interval is the normal one for a ratio of means over documents (delta method): it covers the choice of
-    documents, not the choice of the training seed.
+    The interval is the normal one for a ratio of means over parents of documents (delta method): it covers the choice
+    of parents, not the choice of the training seed.
     """
     lengths = cache.document_counts().astype(np.float64)
     totals = [np.bincount(cache.documents, column, minlength=len(lengths)) for column in cache.log_probs.T]
@@ -207,22 +214,25 @@ def compare(
     weights = np.ones_like(lengths) if weighting == "document" else lengths
     values = nats / lengths[:, None] if weighting == "document" else nats
     base = values[:, cache.models.index(reference)]
+    parents = cache.parents()
+    parent_weights = np.bincount(parents, weights).astype(np.float64)
     comparison = {}
     for index, model in enumerate(cache.models):
         facts = {
             "nll": float(values[:, index].sum() / weights.sum()),
             "nll_document": float((nats[:, index] / lengths).mean()),
             "nll_token": float(nats[:, index].sum() / lengths.sum()),
-            "documents": len(lengths),
+            "documents": len(parent_weights),
         }
         if model != reference:
-            facts |= _difference(values[:, index] - base, weights)
+            differences = np.bincount(parents, values[:, index] - base).astype(np.float64)
+            facts |= _difference(differences, parent_weights)
         comparison[model] = facts
     return comparison
 
 
 def _difference(values: NDArray[np.float64], weights: NDArray[np.float64]) -> dict[str, float]:
-    """Return the ratio sum(values) / sum(weights) over documents, with its interval where there are two or more."""
+    """Return the ratio sum(values) / sum(weights) over parents, with its interval where there are two or more."""
     ratio = float(values.sum() / weights.sum())
     if len(values) < 2:
         return {"difference": ratio}

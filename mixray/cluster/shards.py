@@ -123,7 +123,7 @@ class RemoteShards:
 
     @property
     def documents(self) -> int:
-        return self._parts[0].ranges.documents
+        return self._parts[0].ranges.parents
 
     def rescaled(self, allowed: Mask) -> RemoteShards:
         raise InputError(

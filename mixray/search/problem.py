@@ -44,12 +44,12 @@ class UnitRows:
     """A prediction cache at the unit that the likelihood is taken over.
 
     ``log_probs``: float64 (rows, sources), nats; ``row_weights``: float64 (rows,), such that the loss is in nats per
-    token; ``documents``: int64 (rows,), the document of every row; ``token_counts``: int64 (rows,).
+    token; ``parents``: int64 (rows,), the parent of every row's document; ``token_counts``: int64 (rows,).
     """
 
     log_probs: Floats
     row_weights: Floats
-    documents: NDArray[np.int64]
+    parents: NDArray[np.int64]
     token_counts: NDArray[np.int64]
 
     @classmethod
@@ -65,7 +65,7 @@ class UnitRows:
             log_probs, documents = cache.token_log_probs, np.repeat(cache.documents, cache.counts)
             counts = np.ones(len(documents), np.int64)
         weights = row_weights(counts, documents, config.weighting)
-        return cls(np.asarray(log_probs, np.float64), weights, np.asarray(documents, np.int64), counts)
+        return cls(np.asarray(log_probs, np.float64), weights, cache.parents()[documents], counts)
 
     def objective(self, allowed: NDArray[np.bool_]) -> CrossEntropy:
         """Return the loss of a mixture on these rows. ``allowed``: bool (sources,), those that may have a share."""
@@ -73,7 +73,7 @@ class UnitRows:
             self.log_probs,
             self.row_weights,
             allowed,
-            document_ids=self.documents,
+            document_ids=self.parents,
             token_counts=self.token_counts,
         )
 
@@ -82,7 +82,7 @@ class UnitRows:
 class SearchProblem:
     """The convex problem of one mixture, with what its answer is described by.
 
-    ``document_counts``: target -> its number of documents;
+    ``document_counts``: target -> how many documents were read for it, those that were cut counting once;
     ``baselines``: arm -> source shares, float64 (sources,); ``prior``: those of ``mixture.prior``, float64 (sources,).
     """
 
@@ -117,7 +117,7 @@ class SearchProblem:
             sources=sources,
             convex=_convex_problem(rows, settings, feasible, prior),
             document_counts={
-                target: len(prediction.document_ids)
+                target: int(prediction.parents().max()) + 1
                 if isinstance(prediction, PredictionCache)
                 else prediction.documents
                 for target, prediction in predictions.items()

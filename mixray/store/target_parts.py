@@ -20,6 +20,9 @@ ROW_KEY = ("document", "window")
 """The columns that identify a row: the hash of its document, and the number of the window in the document."""
 HASH_BYTES = 16
 """The size of a document's hash: BLAKE2b of the text as UTF-8, or of an example's values."""
+PARENT_BYTES = HASH_BYTES // 2
+"""So many bytes of a document's id are those of its parent's hash, and the others are of its own. The parent is what
+was read as one text: documents that were cut from it share its part and are drawn together by a bootstrap."""
 
 
 def part_file(part: TargetPart, number: int) -> str:
@@ -42,6 +45,11 @@ def hash_bytes(hashes: Any) -> NDArray[np.uint8]:
 def document_ids(table: Any) -> NDArray[np.void]:
     """Return the document of every row as bytes that sort, zeros at the end included, V16, shape (rows,)."""
     return hash_bytes(table["document"]).view(f"V{HASH_BYTES}").ravel()
+
+
+def parent_ids(documents: NDArray[np.void]) -> NDArray[np.uint64]:
+    """Return the parent of every document as a number that sorts as the ids do, shape (documents,)."""
+    return np.ascontiguousarray(documents).view(f">u{PARENT_BYTES}")[::2].astype(np.uint64)
 
 
 def row_keys(table: Any) -> NDArray[np.void]:

@@ -13,13 +13,16 @@ import pytest
 from mixray.cache import PredictionCache
 from mixray.store import Artifact, Artifacts, Storage, encode
 
-Row = tuple[int, int, Any]
-"""Document (a number), window, and what the table says of it."""
+Key = int | tuple[int, int]
+"""A document: its number, or its parent's number and its own."""
+Row = tuple[Key, int, Any]
+"""Document, window, and what the table says of it."""
 
 
-def document_id(number: int) -> bytes:
-    """16 bytes that sort as the numbers do; some end in zeros."""
-    return (number << 64).to_bytes(16, "big")
+def document_id(key: Key) -> bytes:
+    """16 bytes that sort as the keys do; some end in zeros."""
+    parent, piece = (key, 0) if isinstance(key, int) else key
+    return ((parent << 64) + piece).to_bytes(16, "big")
 
 
 class Shelf:
@@ -69,11 +72,12 @@ def shelf(tmp_path: Path) -> Shelf:
 def make_cache() -> Callable[..., PredictionCache]:
     """A cache from documents (rows,), counts (rows,) and model -> log_probs (rows,)."""
 
-    def make(documents: Sequence[int], counts: Sequence[int], **log_probs: Sequence[float]) -> PredictionCache:
+    def make(documents: Sequence[Key], counts: Sequence[int], **log_probs: Sequence[float]) -> PredictionCache:
+        ids, numbers = np.unique([np.void(document_id(key)) for key in documents], return_inverse=True)
         return PredictionCache(
             models=tuple(log_probs),
-            documents=np.array(documents, np.int64),
-            document_ids=np.array([document_id(number) for number in sorted(set(documents))], "V16"),
+            documents=numbers.astype(np.int64),
+            document_ids=ids,
             windows=np.arange(len(counts), dtype=np.int32),
             counts=np.array(counts, np.int64),
             log_probs=np.array(list(log_probs.values()), np.float64).T,

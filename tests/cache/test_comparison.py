@@ -63,6 +63,17 @@ def test_what_all_models_share_does_not_widen_the_interval(make_cache: MakeCache
     assert found["b"]["difference_high"] - found["b"]["difference_low"] < 1e-6
 
 
+@pytest.mark.parametrize("weighting", ["document", "token"])
+def test_pieces_of_one_document_are_no_new_evidence(make_cache: MakeCache, weighting: Weighting) -> None:
+    """40 documents, whole and each cut into 5 equal pieces: the same losses with the same interval."""
+    generator = np.random.default_rng(0)
+    reference, model = -generator.exponential(20, (2, 40))
+    whole = compare(make_cache(range(40), [50] * 40, a=reference, b=model), weighting, "a")
+    keys = [(parent, piece) for parent in range(40) for piece in range(5)]
+    thin = [np.repeat(log_probs / 5, 5) for log_probs in (reference, model)]
+    assert compare(make_cache(keys, [10] * 200, a=thin[0], b=thin[1]), weighting, "a")["b"] == pytest.approx(whole["b"])
+
+
 # Half the documents have 10 tokens and cost 0.1 nats per token more, half have 100 and 0.3 more; the noise is skewed.
 @pytest.mark.parametrize(("weighting", "truth"), [("document", 0.2), ("token", (10 * 0.1 + 100 * 0.3) / 110)])
 def test_the_interval_covers_the_true_difference_in_19_of_20_samples(

@@ -16,7 +16,9 @@ from mixray.errors import CorruptedArtifactError, InputError
 from mixray.search.problem import UnitRows
 
 # (document, windows), in order; 5 begins in one file, fills the next and ends in the third; 9 ends with a file.
-DOCUMENTS = [(8, 2), (3, 1), (5, 9), (4, 1), (9, 3), (1, 2), (7, 4)]
+WHOLE = [(8, 2), (3, 1), (5, 9), (4, 1), (9, 3), (1, 2), (7, 4)]
+# The same lengths, documents as (parent, piece): a parent ends within a file, begins with one and goes on in others.
+CUT = [((8, 1), 2), ((8, 0), 1), ((5, 2), 9), ((5, 7), 1), ((5, 3), 3), ((1, 0), 2), ((1, 4), 4)]
 FILE_ROWS = 4
 SOURCES = ["a", "b", "c"]
 
@@ -25,10 +27,10 @@ def in_files(rows: Sequence[Any]) -> dict[str, list[Any]]:
     return {f"fit-{i:05d}.parquet": rows[i * FILE_ROWS :][:FILE_ROWS] for i in range(-(-len(rows) // FILE_ROWS))}
 
 
-@pytest.fixture
-def cache(shelf: Any) -> tuple[Any, dict[str, Any]]:
+@pytest.fixture(params=[WHOLE, CUT], ids=["whole", "cut"])
+def cache(shelf: Any, request: pytest.FixtureRequest) -> tuple[Any, dict[str, Any]]:
     draw = np.random.default_rng(0)
-    keys = [(document, window) for document, windows in DOCUMENTS for window in range(windows)]
+    keys = [(document, window) for document, windows in request.param for window in range(windows)]
     counts = draw.integers(1, 6, len(keys))
     rows = shelf.rows(in_files([(*key, int(count)) for key, count in zip(keys, counts, strict=True)]))
     columns = {}
@@ -77,29 +79,29 @@ def test_the_files_may_be_looked_through_elsewhere(shelf: Any, cache: Any) -> No
 
 @pytest.mark.parametrize("weighting", ["document", "token"])
 @pytest.mark.parametrize("unit", ["document", "window", "token"])
-def test_rows_say_their_document_and_their_part_of_the_tokens(
-    shelf: Any, cache: Any, unit: Any, weighting: Any
-) -> None:
-    """Drawn once each, documents bring all tokens, each by its part."""
+def test_rows_say_their_parent_and_their_part_of_the_tokens(shelf: Any, cache: Any, unit: Any, weighting: Any) -> None:
+    """Drawn once each, parents bring all tokens, each by its part."""
     rows, columns = cache
     whole = read_cache(shelf.storage, rows, "fit", columns)
-    wanted = UnitRows.of(whole, MixtureConfig(unit=unit, weighting=weighting))
+    expected = UnitRows.of(whole, MixtureConfig(unit=unit, weighting=weighting))
     ranges = CacheRows.open(shelf.storage, rows, columns, unit=unit, weighting=weighting)
-    _, _, document, row_tokens = zip(*ranges.read(0, ranges.rows), strict=True)
-    places = {id: place for place, id in enumerate(dict.fromkeys(whole.documents.tolist()))}
-    numbers = np.array([places[id] for id in wanted.documents.tolist()])
-    if unit == "document":
-        assert set(document) == {None}
-        if weighting == "document":
-            assert set(row_tokens) == {None}
-            return
-        order = np.argsort(numbers)
+    chunks = [chunk for row in range(ranges.rows) for chunk in ranges.read(row, row + 1)]
+    _, _, parents, row_tokens = zip(*chunks, strict=True)
+    order = list(dict.fromkeys(whole.documents.tolist())) if unit == "document" else np.arange(ranges.rows)
+    places = {parent: place for place, parent in enumerate(dict.fromkeys(whole.parents()[whole.documents].tolist()))}
+    assert ranges.parents == len(places)
+    numbers = [places[parent] for parent in expected.parents[order].tolist()]
+    if unit == "document" and len(set(numbers)) == len(numbers):
+        assert set(parents) == {None}
+        assert numbers == list(range(ranges.rows))
     else:
-        order = np.arange(ranges.rows)
-        np.testing.assert_array_equal(np.concatenate(document), numbers)
-    expected = (wanted.row_weights * wanted.token_counts)[order]
-    np.testing.assert_allclose(np.concatenate(row_tokens), expected, rtol=1e-14)
-    assert np.concatenate(row_tokens).sum() == pytest.approx(1.0, rel=1e-12)
+        assert np.concatenate(parents).tolist() == numbers
+    if row_tokens[0] is None:
+        assert unit == weighting == "document"
+    else:
+        tokens = (expected.row_weights * expected.token_counts)[order]
+        np.testing.assert_allclose(np.concatenate(row_tokens), tokens, rtol=1e-14)
+        assert np.concatenate(row_tokens).sum() == pytest.approx(1.0, rel=1e-12)
 
 
 def test_a_limited_description_names_only_the_files_it_needs(shelf: Any, cache: Any) -> None:
@@ -115,6 +117,7 @@ def test_a_limited_description_names_only_the_files_it_needs(shelf: Any, cache: 
         [(1, 0, 1), (2, 0, 1), (1, 1, 1)],
         [(1, 1, 1), (1, 0, 1)],
         [(1, 0, 1), (1, 0, 1)],
+        [((1, 0), 0, 1), (2, 0, 1), ((1, 1), 0, 1)],
     ],
 )
 def test_documents_that_are_not_in_one_piece_are_refused(shelf: Any, rows: Any) -> None:

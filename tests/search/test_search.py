@@ -56,7 +56,7 @@ def synthetic_cache(documents: int, seed: int = 0, symbols: int = 20) -> Predict
 
 
 def document_id(number: int) -> bytes:
-    return number.to_bytes(16, "big")
+    return (number << 64).to_bytes(16, "big")
 
 
 @pytest.fixture(scope="module")
