@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
+from ray._private import ray_constants
 
 from mixray.errors import InputError, MixrayError, first_line
 
@@ -35,6 +36,8 @@ def start_local_cluster(cpus: int) -> None:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     # A Ray Train group is many processes; Ray warns of them where it starts few at a time.
     start_up = {"worker_maximum_startup_concurrency": max(4, cpus)}
+    # Ray takes loopback for a local cluster on macOS alone; elsewhere it listens on every network of the machine.
+    ray_constants.ENABLE_RAY_CLUSTER = False
     for is_last in (False, True):
         try:
             with _native_output_aside(is_shown_on_failure=is_last):
@@ -58,37 +61,47 @@ def start_local_cluster(cpus: int) -> None:
 
 
 def join_cluster(address: str) -> None:
-    """Join the cluster at an address. Raises InputError where none answers."""
-    require_answer(address)
+    """Join the cluster at an address. Raises InputError where none answers, or it does not let this process in."""
+    answers = require_answer(address)
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_gcs_server_port_wait_time_s", f"{SECONDS_TO_ANSWER:.0f}")
     try:
         with _native_output_aside(is_shown_on_failure=False):
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     except Exception as error:
-        raise _no_answer(address, first_line(error)) from error
+        if not answers:
+            raise _no_answer(address, first_line(error)) from error
+        raise InputError(
+            "a Ray cluster answers, but does not let this process in",
+            where="--address or RAY_ADDRESS",
+            got=f"{address} ({first_line(error)}), RAY_AUTH_MODE={os.environ.get('RAY_AUTH_MODE', 'not set')}",
+            wanted="the cluster's access token and its version of Ray",
+            remedy="set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or the file that RAY_AUTH_TOKEN_PATH names",
+        ) from error
 
 
-def require_answer(address: str) -> None:
+def require_answer(address: str) -> bool:
     """Raise InputError where nothing that speaks Ray's protocol answers at ``[ray://]host:port`` within 10 s.
 
-    Ray itself takes minutes to say so. Other forms of an address are left to Ray, but for that of its dashboard.
+    Ray itself takes minutes to say so. Returns whether something has answered: other forms of an address are left to
+    Ray, but for that of its dashboard, which is refused.
     """
     if address.startswith(("http://", "https://")):
         raise _no_answer(address, "the address of Ray's dashboard, which is for ray job submit")
     host, _, port = address.removeprefix("ray://").partition("/")[0].rpartition(":")
     if not host or not port.isdigit():
-        return
+        return False
     try:
         with socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_ANSWER) as connection:
             if os.environ.get("RAY_USE_TLS", "0") != "0":
-                return
+                return False
             connection.sendall(HTTP2_GREETING)
             answer = connection.makefile("rb").read(len(SETTINGS_FRAME))
     except (OSError, OverflowError) as error:
         raise _no_answer(address, first_line(error)) from error
     if answer[3:4] != SETTINGS_FRAME[3:4]:
         raise _no_answer(address, "what answers there is not Ray")
+    return True
 
 
 def _no_answer(address: str, reason: str) -> InputError:

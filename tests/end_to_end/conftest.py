@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ import numpy as np
 import pytest
 import yaml
 
+NAMESPACE = ("unshare", "--net", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child")
+"""Before a command that shall see no network, no process and no port but its own."""
 WORDS = {
     "animals": ["fox", "dog", "hen", "owl", "cat", "bee", "ant", "cow", "pig", "elk"],
     "numbers": ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"],
@@ -123,3 +127,15 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "stdout.json").write_text(done.stdout)
     (folder / "stderr.txt").write_text(done.stderr)
     return folder
+
+
+@pytest.fixture
+def cluster_folder() -> Iterator[Path]:
+    """A folder for a cluster's files, with a path that is short enough for its sockets."""
+    if shutil.which("ip") is None or shutil.which("unshare") is None:
+        pytest.skip("the commands ip and unshare are not installed")
+    permitted = subprocess.run([*NAMESPACE, "ip", "link", "set", "lo", "up"], capture_output=True, check=False)
+    if permitted.returncode != 0:
+        pytest.skip(f"namespaces are not permitted here: {permitted.stderr.decode().strip()}")
+    with tempfile.TemporaryDirectory(prefix="mixray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)

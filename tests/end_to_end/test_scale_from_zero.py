@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from tests.end_to_end.conftest import MIXRAY, small_run
-
-NAMESPACE = ("unshare", "--net", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child")
-"""The fake autoscaler works on port 6379 alone. In namespaces of its own it meets no other cluster of this machine."""
+from tests.end_to_end.conftest import MIXRAY, NAMESPACE, small_run
 
 CLUSTER = """
 import json, os, subprocess, sys, time
@@ -74,18 +66,6 @@ facts = {"returncode": done.returncode, "stdout": done.stdout, "stderr": done.st
 with open(f"{folder}/facts.json", "w") as file:
     json.dump(facts, file)
 """
-
-
-@pytest.fixture
-def cluster_folder() -> Iterator[Path]:
-    """A folder for a cluster's files, with a path that is short enough for its sockets."""
-    if shutil.which("ip") is None or shutil.which("unshare") is None:
-        pytest.skip("the commands ip and unshare are not installed")
-    permitted = subprocess.run([*NAMESPACE, "ip", "link", "set", "lo", "up"], capture_output=True, check=False)
-    if permitted.returncode != 0:
-        pytest.skip(f"namespaces are not permitted here: {permitted.stderr.decode().strip()}")
-    with tempfile.TemporaryDirectory(prefix="mixray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
 
 
 def test_a_run_makes_the_cluster_grow_from_zero_and_lets_it_shrink(tmp_path: Path, cluster_folder: Path) -> None:
