@@ -4,26 +4,28 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mixray.store import Artifact, Storage
+from mixray.data.text.windows import checksums, window_format
+from mixray.errors import CorruptedArtifactError
+from mixray.store import Artifact, FileRecord, Storage
+from mixray.store.pieces import PiecedFile, read_pieces
 
-OPEN_SHARDS = 64
+OPEN_FILES = 64
 
 
 class TrainingRows(ABC):
-    """A source's rows, in the order of its documents. They can be pickled; files are mapped when first read."""
+    """A source's rows, in the order of its documents. They can be pickled; files are opened when first read."""
 
     def __init__(self, storage: Storage, artifact: Artifact) -> None:
         self.storage, self.artifact = storage, artifact
         shards: dict[str, int] = artifact.meta["shards"]
         self._names = sorted(shards)
         self._ends = np.cumsum([shards[name] for name in self._names], dtype=np.int64)
-        self._open = lru_cache(maxsize=OPEN_SHARDS)(self._map)
 
     def __reduce__(self) -> tuple[type[Self], tuple[Storage, Artifact]]:
         return type(self), (self.storage, self.artifact)
@@ -31,55 +33,78 @@ class TrainingRows(ABC):
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
+    @abstractmethod
     def read(self, indices: NDArray[np.int64]) -> NDArray[Any]:
         """Return the rows at ``indices``, in O(1) a row."""
-        indices = np.asarray(indices, dtype=np.int64)
+
+    def _by_file(self, indices: NDArray[np.int64]) -> list[tuple[FileRecord, NDArray[np.int64], NDArray[np.int64]]]:
+        """Return each file that holds rows of these indices, the places of these in ``indices``, and their numbers
+        within the file."""
         assert indices.size == 0 or (indices.min() >= 0 and indices.max() < len(self))
-        result = self._empty(len(indices))
         shards = np.searchsorted(self._ends, indices, side="right")
+        firsts = np.concatenate([[0], self._ends])
+        parts = []
         for shard in np.unique(shards).tolist():
             here = np.flatnonzero(shards == shard)
-            rows = self._open(shard)
-            result[here] = rows[indices[here] - (self._ends[shard] - len(rows))]
-        return result
-
-    @abstractmethod
-    def _empty(self, rows: int) -> NDArray[Any]: ...
-
-    @abstractmethod
-    def _map(self, shard: int) -> NDArray[Any]:
-        """Return all rows of a file."""
+            parts.append((self.artifact.files[self._names[shard]], here, indices[here] - firsts[shard]))
+        return parts
 
 
 class Windows(TrainingRows):
     """Rows of token ids, int64, shape (rows, window)."""
+
+    def __init__(self, storage: Storage, artifact: Artifact) -> None:
+        super().__init__(storage, artifact)
+        self._format = window_format(self.window, np.dtype(artifact.meta["dtype"]))
+        self._file = cache(lambda record: PiecedFile(storage, record))
 
     @property
     def window(self) -> int:
         window: int = self.artifact.meta["window"]
         return window
 
-    def _empty(self, rows: int) -> NDArray[np.int64]:
-        return np.empty((rows, self.window), dtype=np.int64)
+    def read(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the rows at ``indices``: their bytes are read, and no others of a file.
 
-    def _map(self, shard: int) -> NDArray[np.unsignedinteger]:
-        path = self.storage.fetch(self.artifact.files[self._names[shard]])
-        return np.memmap(path, dtype=self.artifact.meta["dtype"], mode="r").reshape(-1, self.window)
+        Raises CorruptedArtifactError where they are not those that were written.
+        """
+        parts, size = self._by_file(indices), self._format.itemsize
+        pieces = read_pieces([(self._file(record), (rows * size).tolist()) for record, _, rows in parts], size)
+        windows = np.empty((len(indices), self.window), dtype=np.int64)
+        for (record, here, _), stored in zip(parts, pieces, strict=True):
+            rows = np.frombuffer(b"".join(stored), self._format)
+            if (rows["crc32"] != checksums(rows["tokens"])).any():
+                raise CorruptedArtifactError(
+                    "a stored window is corrupted",
+                    where=self.storage.location(record.path),
+                    remedy="run again with --rebuild to make it anew",
+                )
+            windows[here] = rows["tokens"]
+        return windows
 
 
 class ExampleRows(TrainingRows):
-    """Records of features, label and group, shape (rows,); see ``mixray.data.tabular.encoder``."""
+    """Records of features, label and group, shape (rows,); see ``mixray.data.tabular.encoder``.
+
+    A record is a few bytes, so files are fetched whole.
+    """
+
+    def __init__(self, storage: Storage, artifact: Artifact) -> None:
+        super().__init__(storage, artifact)
+        self._open = lru_cache(maxsize=OPEN_FILES)(self._map)
+
+    def read(self, indices: NDArray[np.int64]) -> NDArray[np.void]:
+        records = np.empty(len(indices), dtype=self._open(self.artifact.files[self._names[0]]).dtype)
+        for record, here, rows in self._by_file(indices):
+            records[here] = self._open(record)[rows]
+        return records
 
     def group_ids(self) -> NDArray[np.int64]:
         """Return the group id of every row, int64, shape (rows,)."""
-        return np.concatenate([self._open(shard)["group"] for shard in range(len(self._names))])
+        return np.concatenate([self._open(self.artifact.files[name])["group"] for name in self._names])
 
-    def _empty(self, rows: int) -> NDArray[np.void]:
-        return np.empty(rows, dtype=self._open(0).dtype)
-
-    def _map(self, shard: int) -> NDArray[np.void]:
-        path = self.storage.fetch(self.artifact.files[self._names[shard]])
-        records: NDArray[np.void] = np.load(path, mmap_mode="r")
+    def _map(self, record: FileRecord) -> NDArray[np.void]:
+        records: NDArray[np.void] = np.load(self.storage.fetch(record), mmap_mode="r")
         return records
 
 

@@ -150,11 +150,15 @@ def read_artifact(storage: Storage, kind: str, id: str) -> Artifact:
 
 
 def fetch_folder(storage: Storage, artifact: Artifact, folder: Path) -> Path:
-    """A local folder that holds the artifact's files under their names: linked where possible, else copied."""
+    """A local folder that holds the artifact's files under their names, as links."""
     for name, record in artifact.files.items():
         link = folder / name
         link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(storage.fetch(record))
+        path = storage.fetch(record)
+        try:
+            link.hardlink_to(path)  # it stays when a copy on this machine is deleted to make room
+        except OSError:  # another disk, or a file of another user
+            link.symlink_to(path)
     return folder
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,10 +15,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from filelock import FileLock
 from pyarrow import fs as pafs
 
 from mixray.errors import CorruptedArtifactError, InputError, first_line, without_credentials
+from mixray.store.copies import find_copy, holds, make_copy
 
 READ_BYTES = 1 << 22
 PARTIAL = ".mixray-partial-"
@@ -169,58 +168,28 @@ class Storage:
         return digest.hexdigest()
 
     def fetch(self, record: FileRecord) -> Path:
-        """Return a local path of a stored file: itself, or a copy in the machine's temporary folder, named by content.
+        """Return a local path of a stored file: itself, or a copy on this machine (see ``mixray.store.copies``).
 
-        Processes of one machine share the copies, and the first that needs a file downloads it while others wait.
         Raises CorruptedArtifactError where the stored file is not the recorded one.
         """
         if self.is_local:
             return Path(self.full(record.path))
-        folder = Path(tempfile.gettempdir()) / f"mixray-{os.getuid()}"
-        copy, lock = folder / "files" / record.sha256, folder / "locks" / record.sha256
-        if not _is_copy(copy, record):
-            for path in (copy, lock):
-                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with FileLock(lock):
-                if not _is_copy(copy, record):
-                    self._download(record, copy)
-        return copy
+        return find_copy(record) or make_copy(record, lambda path: self._download(record, path))
 
-    def _download(self, record: FileRecord, copy: Path) -> None:
-        aside = copy.with_suffix(f".{uuid.uuid4().hex[:8]}")
-        try:
-            with (
-                self.filesystem.open_input_stream(self.full(record.path), compression=None) as stream,
-                aside.open("wb") as sink,
-            ):
-                _copy(stream, sink)
-            if not _is_copy(aside, record):
-                raise CorruptedArtifactError(
-                    "a stored file is corrupted",
-                    where=self.location(record.path),
-                    got=f"{aside.stat().st_size} bytes of other content",
-                    wanted=f"{record.bytes} bytes, sha256 {record.sha256}",
-                    remedy="run again with --rebuild to make it anew",
-                )
-            aside.replace(copy)
-        finally:
-            aside.unlink(missing_ok=True)
-
-
-_VERIFIED: set[Path] = set()
-"""Copies, named by their content, that this process has hashed: a window's reader opens them again and again."""
-
-
-def _is_copy(path: Path, record: FileRecord) -> bool:
-    if not path.is_file() or path.stat().st_size != record.bytes:
-        return False
-    if path in _VERIFIED:
-        return True
-    with path.open("rb") as file:
-        same = hashlib.file_digest(file, "sha256").hexdigest() == record.sha256
-    if same and path.name == record.sha256:
-        _VERIFIED.add(path)
-    return same
+    def _download(self, record: FileRecord, path: Path) -> None:
+        with (
+            self.filesystem.open_input_stream(self.full(record.path), compression=None) as stream,
+            path.open("wb") as sink,
+        ):
+            _copy(stream, sink)
+        if not holds(path, record):
+            raise CorruptedArtifactError(
+                "a stored file is corrupted",
+                where=self.location(record.path),
+                got=f"{path.stat().st_size} bytes of other content",
+                wanted=f"{record.bytes} bytes, sha256 {record.sha256}",
+                remedy="run again with --rebuild to make it anew",
+            )
 
 
 def _copy(source: Any, sink: IO[bytes] | HashingWriter) -> None:

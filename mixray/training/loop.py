@@ -16,7 +16,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,13 +80,13 @@ def train(
     gradients = _Gradients(losses, objective, recorder, config, device, world)
     saves = save_steps(steps, config.checkpoints)
 
-    for step in range(first, steps):
+    batches = _read_ahead(stream, config.batch, range(first, steps), world)
+    for step, batch in zip(range(first, steps), batches, strict=True):
         rate = learning_rate(step, steps, config.optimizer)
         for group in optimizer.param_groups:
             group["lr"] = rate
         _seed_step(seed, step, world.rank, device)
-        low, high = world.slice(config.batch)
-        gradients.compute(read_batch(stream, step * config.batch + low, step * config.batch + high))
+        gradients.compute(batch)
         # Without a limit only the norm is computed.
         norm = nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.clip or math.inf)
         optimizer.step()
@@ -96,6 +97,24 @@ def train(
         if checkpoint and world.rank == 0 and step + 1 in saves:
             checkpoint.save(step + 1, run.state(step + 1))
     return TrainReport(tuple(recorder.records), recorder.seconds)
+
+
+def _read_ahead(stream: BatchStream | WindowStream, batch: int, steps: range, world: World) -> Iterator[Batch]:
+    """Yield this worker's part of the batch of each step; the next one is read, in a thread, while one is used."""
+    low, high = world.slice(batch)
+
+    def read(step: int) -> Batch:
+        return read_batch(stream, step * batch + low, step * batch + high)
+
+    if not steps:
+        return
+    with ThreadPoolExecutor(1, thread_name_prefix="mixray-batches") as reader:
+        upcoming = reader.submit(read, steps[0])
+        for step in steps:
+            current = upcoming.result()
+            if step != steps[-1]:
+                upcoming = reader.submit(read, step + 1)
+            yield current
 
 
 class _Gradients:

@@ -23,6 +23,7 @@ from mixray.cluster.watching import News, Watcher
 from mixray.config.schema import RetrainConfig
 from mixray.config.training import ProxyConfig, Resources
 from mixray.data import TextInputs
+from mixray.data.text.windows import stored_windows
 from mixray.errors import InputError, StageError
 from mixray.models import TrainingData, arm_jobs, proxy_jobs
 from mixray.store import Artifact, Artifacts, Storage
@@ -54,7 +55,7 @@ def tokens_artifact(artifacts: Artifacts, name: str, low: int, high: int) -> Art
     """A source whose windows are random tokens from [low, high)."""
     draft = artifacts.draft("tokens", (name.encode().hex() + "0" * 64)[:64])
     windows = np.random.default_rng(0).integers(low, high, (200, WINDOW)).astype("<u2")
-    record = draft.write("000000.bin", windows.tobytes())
+    record = draft.write("000000.bin", stored_windows(windows))
     meta = {"window": WINDOW, "dtype": "<u2", "windows": 200, "tokens": windows.size, "shards": {"000000.bin": 200}}
     return draft.publish({"000000.bin": record}, meta)
 
@@ -226,7 +227,7 @@ def test_a_robust_arm_tells_how_it_weighed_its_sources(
 ) -> None:
     """``low`` cannot be learnt, and ``one``, a single token over and over, is learnt at once."""
     draft = artifacts.draft("tokens", "0" * 63 + "1")
-    record = draft.write("000000.bin", np.full((200, WINDOW), 7, dtype="<u2").tobytes())
+    record = draft.write("000000.bin", stored_windows(np.full((200, WINDOW), 7, dtype="<u2")))
     meta = {"window": WINDOW, "dtype": "<u2", "windows": 200, "tokens": 3200, "shards": {"000000.bin": 200}}
     pools = {"one": draft.publish({"000000.bin": record}, meta), "low": sources["low"], "unused": sources["high"]}
     proxies = {

@@ -13,6 +13,7 @@ import torch
 from mixray.config.schema import RetrainConfig
 from mixray.config.training import ProxyConfig
 from mixray.data import MixtureStream, TextInputs, open_rows
+from mixray.data.text.windows import stored_windows
 from mixray.models import TrainingData, TrainingJob, arm_jobs, load_model, proxy_jobs, train_missing
 from mixray.store import Artifact, Artifacts, ModelMeta, Storage
 from mixray.training import Progress
@@ -39,7 +40,7 @@ def data(artifacts: Artifacts) -> TrainingData:
         draft = artifacts.draft("tokens", (name.encode().hex() + "0" * 64)[:64])
         windows = np.random.default_rng(0).integers(low, low + 20, (200, WINDOW)).astype("<u2")
         meta = {"window": WINDOW, "dtype": "<u2", "windows": 200, "tokens": windows.size, "shards": {"000000.bin": 200}}
-        sources[name] = draft.publish({"000000.bin": draft.write("000000.bin", windows.tobytes())}, meta)
+        sources[name] = draft.publish({"000000.bin": draft.write("000000.bin", stored_windows(windows))}, meta)
     return TrainingData(sources, TextInputs(WINDOW, VOCABULARY, 0), 0)
 
 

@@ -1,11 +1,13 @@
 """Texts as token ids, and a source's windows: documents joined by the end-of-document token and cut into equal pieces.
 
-The windows of a part are raw little-endian files of at most 64 MiB: window i of a file starts at byte
-i x window x itemsize. Tokens at the end of a part that do not fill a window are dropped and counted.
+The windows of a part lie in files of at most 64 MiB, in pieces of one size (``window_format``): the little-endian token
+ids of a window and their CRC-32, so that a window can be read and checked alone. Tokens at the end of a part that do
+not fill a window are dropped and counted.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -109,7 +111,7 @@ class WriteWindows(TokenizePool[WindowsResult]):
     @property
     def id(self) -> str:
         settings = {"tokenizer": self.encoder.digest, "window": self.window, "max_tokens": self.max_tokens}
-        return fingerprint({"tokens": 1, **settings, "documents": self.selection.meta["digest"]})
+        return fingerprint({"tokens": 2, **settings, "documents": self.selection.meta["digest"]})
 
     @property
     def quota(self) -> int | None:
@@ -122,14 +124,14 @@ class WriteWindows(TokenizePool[WindowsResult]):
         windows = _windows(task, counts)
         dtype = dtype_of(task.encoder.vocab_size)
         shards: list[tuple[FileRecord, int]] = []
-        per_shard = max(1, SHARD_BYTES // (task.window * dtype.itemsize))
+        per_shard = max(1, SHARD_BYTES // window_format(task.window, dtype).itemsize)
         block = next(windows, None)
         while block is not None:
             written = 0
             with task.draft.storage.writer(task.draft.path(f"{task.index:06d}-{len(shards):03d}.bin")) as sink:
                 while block is not None and written < per_shard:
                     piece, rest = block[: per_shard - written], block[per_shard - written :]
-                    sink.write(np.ascontiguousarray(piece, dtype).tobytes())
+                    sink.write(stored_windows(piece.astype(dtype)))
                     written += len(piece)
                     block = rest if len(rest) else next(windows, None)
             shards.append((sink.record, written))
@@ -168,6 +170,23 @@ class WriteWindows(TokenizePool[WindowsResult]):
 def dtype_of(vocab_size: int) -> np.dtype[np.unsignedinteger]:
     """Return the smallest unsigned dtype that holds every token id."""
     return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
+
+
+def window_format(window: int, dtype: np.dtype[np.unsignedinteger]) -> np.dtype[np.void]:
+    """Return how a window of so many tokens is stored: ``tokens``, and ``crc32`` of their bytes."""
+    return np.dtype([("tokens", dtype, (window,)), ("crc32", "<u4")])
+
+
+def checksums(windows: NDArray[np.unsignedinteger]) -> NDArray[np.uint32]:
+    """Return the CRC-32 of the bytes of each window, uint32, shape (windows,)."""
+    return np.array([zlib.crc32(window.data) for window in windows], dtype=np.uint32)
+
+
+def stored_windows(windows: NDArray[np.unsignedinteger]) -> bytes:
+    """Return windows of token ids, shape (windows, window), of the stored dtype, as they are stored."""
+    rows = np.empty(len(windows), window_format(windows.shape[1], windows.dtype))
+    rows["tokens"], rows["crc32"] = windows, checksums(windows)
+    return rows.tobytes()
 
 
 def _windows(task: TokenizeTask, counts: Counter[str]) -> Iterator[NDArray[np.int64]]:
