@@ -69,8 +69,8 @@ def test_a_first_run_makes_everything_and_a_second_nothing(folder: Folder, artif
 
 def test_golden_identities(folder: Folder, artifacts: Artifacts, mapper: Any) -> None:
     """Computed once by this code. They hang on text and settings alone, so neither the folder nor the machine nor the
-    time changes them; a change of this list makes every user's store useless and wants a reason. The sources' changed when
-    windows were stored with their checksums."""
+    time changes them; a change of this list makes every user's store useless and wants a reason. The sources' changed
+    when windows were stored with their checksums."""
     prepared = prepare(folder.config(), artifacts, mapper, silent)
     assert {name: id[:16] for name, id in ids(prepared).items()} == {
         "tokenizer": "f731a35593008b58",
