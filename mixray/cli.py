@@ -20,6 +20,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mixray import exchange
 from mixray.config.schema import Stage
 from mixray.config.section import RunFile
 from mixray.errors import InputError, MixrayError
@@ -301,6 +302,11 @@ def init(
         print(json.dumps({"file": file}))
     else:
         print(f"wrote {file}; next: mixray plan {shlex.quote(file)}")
+
+
+app.command(name="export")(exchange.export_mixture)
+app.command(name="import")(exchange.import_swarm)
+app.command(name="audit")(exchange.audit)
 
 
 def _print_json(folder: str, mixtures: Any) -> None:

@@ -11,8 +11,9 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -27,6 +28,10 @@ from pydantic import (
 )
 
 from mixray.errors import InputError
+
+if TYPE_CHECKING:
+    from mixray.export import Export
+    from mixray.training.mixture_rows import MixtureRows
 
 SCHEMA: Literal["mixray.mixture/1"] = "mixray.mixture/1"
 SUM_TOLERANCE = 1e-12
@@ -224,6 +229,23 @@ class MixtureWarning(MixtureSection):
     documents: int | None = None
 
 
+class SourceSize(MixtureSection):
+    """How much data a source holds.
+
+    ``documents``: how many (of tables: rows); ``tokens``: in whole training windows, which one epoch reads;
+    ``tail_tokens``: those of the documents' ends that fill no window.
+    """
+
+    documents: Annotated[int, Field(ge=1)]
+    tokens: Annotated[int, Field(ge=1)]
+    tail_tokens: Annotated[int, Field(ge=0)] = 0
+
+    @property
+    def mean_tokens(self) -> float:
+        """The mean number of tokens per document."""
+        return (self.tokens + self.tail_tokens) / self.documents
+
+
 def _none_if_empty(section: object) -> object:
     return None if section == {} else section
 
@@ -269,6 +291,10 @@ class Mixture(BaseModel):
     status: Literal["converged", "round_limit", "stalled"] | None = None
     epochs: dict[str, float] = {}
     """Source -> passes over it in the retraining budget."""
+    budget: Annotated[int, Field(ge=1)] | None = None
+    """Tokens (or examples) of the retraining, which ``epochs`` are of."""
+    sizes: dict[str, SourceSize] = {}
+    """Source -> how much data it holds: what shares of tokens are converted to other units with."""
     effective_sources: float | None = None
     """The exponential of the shares' entropy."""
     interchangeable: list[InterchangeableSources] = []
@@ -294,7 +320,7 @@ class Mixture(BaseModel):
     def _check_sources_and_sum(self) -> Self:
         if not self.sources or len(set(self.sources)) != len(self.sources):
             raise ValueError(f"sources: wanted at least one, each named once; got {self.sources}")
-        for name in ("weights", "interval", "epochs"):
+        for name in ("weights", "interval", "epochs", "sizes"):
             by_source = getattr(self, name)
             if (name == "weights" or by_source) and set(by_source) != set(self.sources):
                 raise ValueError(f"{name}: wanted exactly the sources {self.sources}; got {list(by_source)}")
@@ -304,10 +330,16 @@ class Mixture(BaseModel):
         return self
 
     @classmethod
-    def from_weights(cls, source_shares: Mapping[str, float]) -> Mixture:
-        """Return a mixture from source -> share, in that order. Raises InputError where the shares are not valid."""
+    def from_weights(
+        cls, source_shares: Mapping[str, float], sizes: Mapping[str, Mapping[str, int]] | None = None
+    ) -> Mixture:
+        """Return a mixture from source -> share, in that order.
+
+        ``sizes``: source -> ``{"documents": ..., "tokens": ...}``, which exports that count anything but tokens need.
+        Raises InputError where the shares or sizes are not valid.
+        """
         weights = {source: float(share) for source, share in source_shares.items()}
-        return _validated({"sources": list(weights), "weights": weights}, where=None)
+        return _validated({"sources": list(weights), "weights": weights, "sizes": dict(sizes or {})}, where=None)
 
     @classmethod
     def from_json(cls, text: str, *, where: str | None = None) -> Mixture:
@@ -322,6 +354,67 @@ class Mixture(BaseModel):
                 "this is not a valid mixture file", where=where, got=f"schema {got!r}", wanted=f"schema {SCHEMA!r}"
             )
         return _validated(content, where=where)
+
+    # ------------------------------------------------------------------------------------ use it in another trainer
+
+    def export(
+        self,
+        trainer: str,
+        *,
+        tokens: int | None = None,
+        paths: Mapping[str, str] | None = None,
+        packed: bool = False,
+    ) -> Export:
+        """Return the mixture in a trainer's own format, in the unit that the trainer counts.
+
+        ``trainer``: as ``mixray export --to``; ``tokens``: of the training, by default the budget of the retraining;
+        ``paths``: source -> where the trainer finds it; ``packed``: every example that the trainer draws has the same
+        number of tokens. Raises InputError for what the trainer cannot express, and for missing paths and sizes.
+        """
+        exported: Export = _load("export", "export_mixture")(
+            self, trainer, tokens=tokens, paths=paths or {}, packed=packed
+        )
+        return exported
+
+    def interleave(self, datasets: Mapping[str, Any], *, seed: int = 0, packed: bool = False) -> Any:
+        """Return Hugging Face data sets, map-style or iterable, interleaved so that their tokens have these shares.
+
+        ``datasets``: source -> data set; ``packed``: every example has the same number of tokens, else each is a
+        document of its source. Sources repeat until all were read once. Raises InputError for missing data sets and
+        sizes.
+        """
+        return _load("export", "interleave")(self, datasets, seed=seed, packed=packed)
+
+    def ray_dataset(self, datasets: Mapping[str, Any], *, tokens: int | None = None, packed: bool = False) -> Any:
+        """Return Ray Datasets mixed so that their tokens have these shares; it ends with the source that ends first.
+
+        ``datasets``: source -> data set, all of one schema; ``tokens``: of the training, by default the budget of the
+        retraining: each source is repeated to last as long, where sizes are stated. ``packed``: as in ``interleave``.
+        Ray mixes whole blocks, so small ones mix well. Raises InputError as ``interleave`` does, and for other schemas.
+        """
+        return _load("cluster.dataset", "mix_datasets")(self, datasets, tokens=tokens, packed=packed)
+
+    def stream(
+        self,
+        rows: Mapping[str, Any] | str,
+        *,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        packed: bool | None = None,
+    ) -> MixtureRows:
+        """Return mixray's own endless stream of these shares as a torch ``IterableDataset`` that can be resumed.
+
+        ``rows``: source -> its rows, anything with a length that is indexed by a number; or a run folder, for the
+        windows that the run trained on. ``packed``: as in ``interleave``; by default where all are arrays of two axes.
+        ``rank``, ``world_size``: the part of the stream to give. Raises InputError as ``interleave`` does.
+        """
+        stream: MixtureRows = _load("training.mixture_rows", "mixture_rows")(
+            self, rows, seed=seed, rank=rank, world_size=world_size, packed=packed
+        )
+        return stream
+
+    # -------------------------------------------------------------------------------------------------------- file
 
     def to_json(self) -> str:
         """Return the content of a mixture file: strict JSON (no NaN), indented, floats to the last digit."""
@@ -356,6 +449,12 @@ def _validated(content: dict[str, Any], where: str | None) -> Mixture:
         raise InputError(
             "this is not a valid mixture", where=where, got=f"{field}: {message}" if field else message
         ) from None
+
+
+def _load(module: str, name: str) -> Callable[..., Any]:
+    """Return a function of a module above this one, most of which load heavy packages, when it is called."""
+    function: Callable[..., Any] = getattr(import_module(f"mixray.{module}"), name)
+    return function
 
 
 def _refuse_constant(name: str) -> float:

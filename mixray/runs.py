@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal, Self, TypedDict
 from mixray.config import RobustConfig, RunConfig, RunFile, dump_config, parse_config
 from mixray.errors import InputError
 from mixray.interrupts import working_on
-from mixray.mixture import Mixture
+from mixray.mixture import Mixture, SourceSize
 from mixray.progress import Progress, SilentProgress, Stage
 from mixray.report.robust_results import RobustResults
 from mixray.store import Artifact, Artifacts, RunIndex, Storage, fingerprint
@@ -257,6 +257,18 @@ class MixtureRun(Run):
     def available_tokens(self) -> dict[str, int]:
         """Return how many training tokens each source has."""
         return dict(self._cache_content()["available_tokens"])
+
+    def source_sizes(self) -> dict[str, SourceSize]:
+        """Return how much data every source holds; empty for a run of a version that did not count it."""
+        sizes = {}
+        for source in self.config.sources:
+            counts = self.index.counts.get(f"source/{source}")
+            if counts is None:
+                return {}
+            sizes[source] = SourceSize(
+                documents=counts["documents"], tokens=counts["tokens"], tail_tokens=counts.get("tail_tokens", 0)
+            )
+        return sizes
 
     def _cache_content(self) -> CacheContent:
         wanted = "a run that has come past the stage 'cache'"

@@ -87,6 +87,7 @@ def solve_mixtures(run: MixtureRun, session: Session, data: Prepared, columns: C
                 in_memory if config.mixture.shards is None else on_actors,
                 targets={target: (data.targets[target], columns[target]) for target in targets},
                 available_tokens=data.available_tokens,
+                sizes=run.source_sizes(),
                 run=run.name,
             )
             mixture = solutions[name].mixture

@@ -61,6 +61,11 @@ FULL: dict[str, Any] = {
     "tolerance": 1e-8,
     "status": "converged",
     "epochs": {"python": 0.5, "größe": 2.0},
+    "budget": 10_000,
+    "sizes": {
+        "python": {"documents": 7, "tokens": 14_000, "tail_tokens": 28},
+        "größe": {"documents": 2, "tokens": 1500},
+    },
     "retrain": {
         "balanced": {
             "nll": 2.5,
@@ -82,8 +87,8 @@ FULL: dict[str, Any] = {
 FIELDS = [
     "schema", "run", "targets", "over", "unit", "share_of", "sources", "weights", "interval", "loss", "gain",
     "target_loss", "target_weights", "gap", "rounds", "solver", "solver_why", "tolerance", "status", "epochs",
-    "effective_sources", "interchangeable", "worth", "prices", "choice", "realisable", "path", "retrain", "compute",
-    "warnings",
+    "budget", "sizes", "effective_sources", "interchangeable", "worth", "prices", "choice", "realisable", "path",
+    "retrain", "compute", "warnings",
 ]  # fmt: skip
 
 
@@ -126,6 +131,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a source twice": ({"sources": ["a", "a", "b"]}, "each named once"),
     "interval": ({"interval": {"a": [0, 1]}}, "interval: wanted exactly the sources"),
     "epochs": ({"epochs": {"x": 1.0}}, "epochs: wanted exactly the sources"),
+    "sizes": ({"sizes": {"a": {"documents": 1, "tokens": 9}}}, "sizes: wanted exactly the sources"),
+    "no documents": ({"sizes": {"a": {"documents": 0, "tokens": 9}}}, "sizes.a.documents: Input should be greater"),
     "unit": ({"unit": "word"}, "unit: Input should be 'document', 'window' or 'token'"),
     "status": ({"status": "done"}, "status: Input should be 'converged'"),
     "gap": ({"gap": -1.0}, "gap: Input should be greater than or equal to 0"),

@@ -33,6 +33,10 @@ class TrainingRows(ABC):
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
+    def __getitem__(self, index: int) -> Any:
+        """Return one row."""
+        return self.read(np.array([index]))[0]
+
     @abstractmethod
     def read(self, indices: NDArray[np.int64]) -> NDArray[Any]:
         """Return the rows at ``indices``, in O(1) a row."""

@@ -1,5 +1,6 @@
 """Tables, figures and costs: pure functions of finished results. Importing it is cheap; a figure imports matplotlib."""
 
+from mixray.report.audit_table import audit_table
 from mixray.report.compute import SearchCost, Work
 from mixray.report.figures import curves_figure, mixture_figures
 from mixray.report.key_pages import key_pages
@@ -22,6 +23,7 @@ __all__ = [
     "SearchCost",
     "Speed",
     "Work",
+    "audit_table",
     "cache_table",
     "cost_tables",
     "count_text",

@@ -107,7 +107,8 @@ def _solve(run: MixtureRun, settings: Mapping[str, object], target: str | None) 
         sizes = natural_tokens(config, available)
         with in_memory(run.storage, caches) as predictions:
             solved = find_mixture(predictions, config, available_tokens=available, natural_sizes=sizes, run=run.name)
-        mixtures[name] = solved.mixture
+        facts = {"budget": config.retrain.tokens, "sizes": run.source_sizes()}
+        mixtures[name] = solved.mixture.model_copy(update=facts)
     return mixtures
 
 

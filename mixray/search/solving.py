@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mixray.cache import PredictionCache, read_cache
 from mixray.config import RunConfig
-from mixray.mixture import TRAINING_TOKENS, Mixture, MixtureWarning, PredictedGain
+from mixray.mixture import TRAINING_TOKENS, Mixture, MixtureWarning, PredictedGain, SourceSize
 from mixray.search.explanation import (
     document_warnings,
     gain_warnings,
@@ -185,11 +185,13 @@ def solve_once(
     *,
     targets: StoredCaches,
     available_tokens: Mapping[str, int],
+    sizes: Mapping[str, SourceSize],
     run: str,
 ) -> SolvedMixture:
     """Return ``find_mixture``'s answer from the stored caches of some targets; solve only where it is not stored yet.
 
     A run that continues on another processor therefore has the same shares to the last bit, and its trained arms fit.
+    ``sizes`` are written into the mixture.
     """
     assert all(list(columns) == list(available_tokens) for _, columns in targets.values()), "other columns than sources"
     natural_sizes = natural_tokens(config, available_tokens)
@@ -204,7 +206,8 @@ def solve_once(
         }
         stored = draft.publish(files, {"rounds": solved.mixture.rounds})
     text, trace = (artifacts.storage.read(stored.files[name].path) for name in ("mixture.json", "trace.json"))
-    mixture = Mixture.from_json(text.decode()).model_copy(update={"run": run, "targets": list(targets)})
+    facts = {"run": run, "targets": list(targets), "budget": config.retrain.tokens, "sizes": dict(sizes)}
+    mixture = Mixture.from_json(text.decode()).model_copy(update=facts)
     return SolvedMixture(mixture, np.array(json.loads(trace)))
 
 

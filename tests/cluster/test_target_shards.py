@@ -78,7 +78,7 @@ def config(tmp_path: Path) -> Callable[..., RunConfig]:
 
 def solved(shelf: Shelf, config: RunConfig, opening: OpenPredictions, targets: StoredCaches) -> Mixture:
     return solve_once(
-        shelf.artifacts, config, opening, targets=targets, available_tokens=AVAILABLE, run="run-1"
+        shelf.artifacts, config, opening, targets=targets, available_tokens=AVAILABLE, sizes={}, run="run-1"
     ).mixture
 
 

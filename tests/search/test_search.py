@@ -16,7 +16,7 @@ from mixray.cache import PredictionCache
 from mixray.config import RunConfig
 from mixray.config.mixture import ShardsConfig
 from mixray.errors import CorruptedArtifactError, InputError
-from mixray.mixture import Mixture
+from mixray.mixture import Mixture, SourceSize
 from mixray.runs import MixtureRun
 from mixray.search import Sweep, baseline_shares, find_mixture, natural_tokens, solve_again, solve_once
 from mixray.search.explanation import interval_warnings
@@ -364,13 +364,15 @@ def test_natural_is_in_proportion_to_the_real_sizes_where_they_are_stated(config
 def test_a_solution_is_found_again_and_not_solved_again(cache: PredictionCache, folder: MixtureRun) -> None:
     artifacts = folder.artifacts
     rows, columns = folder.load_cache()
-    settings: dict[str, Any] = {"available_tokens": AVAILABLE, "run": "run-1"}
+    sizes = {source: SourceSize(documents=10, tokens=tokens) for source, tokens in AVAILABLE.items()}
+    settings: dict[str, Any] = {"available_tokens": AVAILABLE, "sizes": sizes, "run": "run-1"}
     target, its_rows = next(iter(rows.items()))
     first, again = (
         solve_once(artifacts, folder.config, targets={target: (its_rows, columns[target])}, **settings)
         for _ in range(2)
     )
     assert first.mixture == again.mixture
+    assert (first.mixture.sizes, first.mixture.budget) == (sizes, folder.config.retrain.tokens)
     assert first.mixture.weights == find(cache, folder.config).weights
     np.testing.assert_array_equal(first.trace, again.trace)
     (kept,) = folder.storage.list("artifacts/solution")
