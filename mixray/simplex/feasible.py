@@ -18,10 +18,16 @@ from numpy.typing import ArrayLike, NDArray
 from mixray.errors import InputError
 from mixray.simplex.box import Box
 from mixray.simplex.checks import Matrix, Vector
+from mixray.simplex.conflicts import Limit, conflict, limits_of, listed
 from mixray.simplex.objectives.passes import one_blas_thread
 
 SUM_TOLERANCE = 1e-12
 """How far from 1 the sum of shares may be."""
+PROJECTION_TOLERANCES = (1e-13, 1e-12, 1e-11)
+"""Of a projection, the next one tried where daqp takes a set that rounding nearly empties for an empty one."""
+PATIENCE = 1000
+"""Steps without progress after which daqp gives up a projection: it takes up to a hundred where many shares are at
+their limits and only the last digits are wrong."""
 DAQP_SOLVED = 1
 DAQP_EQUALITY = 5
 
@@ -69,7 +75,7 @@ class FeasibleSet:
 
         Raises:
             InputError: when a bound is not a number in [0, 1], when a group has no or unknown members, and when no
-                shares satisfy all limits: it names constraints of which every single one is part of the conflict.
+                shares satisfy all limits: it names a smallest conflict, and limits that would mend it.
         """
         low = _bound("lower", 0.0 if lower is None else lower, sources)
         high = _bound("upper", 1.0 if upper is None else upper, sources)
@@ -134,8 +140,9 @@ class FeasibleSet:
         mixture in which as many of them as possible have a share."""
         from scipy.optimize import linprog  # start-up is lazy: only groups need it
 
-        doubtful, sources = doubtful.copy(), self.lower.size
+        sources = self.lower.size
         enough = 1e-3 / sources
+        doubtful = doubtful & (self.upper > 1e-3 * enough)  # of smaller shares a linear program knows nothing
         while doubtful.any():
             chosen = np.eye(sources)[doubtful]
             count = len(chosen)
@@ -188,12 +195,14 @@ class FeasibleSet:
         summing = abs(shares.sum() - 1) <= SUM_TOLERANCE
         if summing and ((sums >= self.group_lower - SUM_TOLERANCE) & (sums <= self.group_upper + SUM_TOLERANCE)).all():
             return shares
-        projection, flag = self._projected(shares)
-        assert flag == DAQP_SOLVED, f"the projection onto a set that is not empty failed: daqp {flag}"
-        return self.box.repair(projection)
+        for tolerance in PROJECTION_TOLERANCES:
+            projection, flag = self._projected(shares, tolerance)
+            if flag == DAQP_SOLVED:
+                return self.box.repair(projection)
+        raise AssertionError(f"the projection onto a set that is not empty failed: daqp {flag}")
 
-    def _projected(self, shares: Vector) -> tuple[Vector, int]:
-        """Return the nearest feasible shares, within rounding, and daqp's exit flag."""
+    def _projected(self, shares: Vector, tolerance: float) -> tuple[Vector, int]:
+        """Return the nearest shares that are feasible within a tolerance, and daqp's exit flag."""
         sources = shares.size
         senses = np.zeros(sources + 1 + self.groups, np.int32)
         senses[sources] = DAQP_EQUALITY
@@ -204,7 +213,8 @@ class FeasibleSet:
             np.concatenate([self.upper, [1.0], self.group_upper]),
             np.concatenate([self.lower, [1.0], self.group_lower]),
             senses,
-            primal_tol=1e-13,
+            primal_tol=tolerance,
+            cycle_tol=PATIENCE,
         )
         return projection, flag
 
@@ -253,45 +263,17 @@ class FeasibleSet:
     # ------------------------------------------------------------------------------------------------------ conflicts
 
     def _refuse_conflicts(self, names: Sequence[str]) -> None:
-        limits = self._limits(names)
-        if self._possible(limits):
-            return
-        needed = list(limits)
-        for limit in limits:  # without one that is not needed the others still conflict
-            fewer = [other for other in needed if other is not limit]
-            if not self._possible(fewer):
-                needed = fewer
-        raise InputError(
-            "no mixture satisfies these constraints together",
-            got=_listed([text for *_, text in needed], "; ") + "; shares sum to 1",
-            wanted="at least one mixture that satisfies all constraints",
-            remedy="loosen any one of those named: each is part of the conflict",
-        )
+        limits = limits_of(self.lower, self.upper, self.member, self.group_lower, self.group_upper, names)
+        if not self._possible(limits):
+            raise conflict(limits, self._possible)
 
-    def _limits(self, names: Sequence[str]) -> list[_Limit]:
-        """Return every limit that excludes some mixture, the tightest last: a conflict names these where it can."""
-        by_room: list[tuple[float, _Limit]] = []
-        for source, name in enumerate(names):
-            low, high = self.lower[source], self.upper[source]
-            if low > 0:
-                by_room.append((low, ("source", source, low, 1.0, f"{name} at least {low:g}")))
-            if high < 1:
-                by_room.append((1 - high, ("source", source, 0.0, high, f"{name} at most {high:g}")))
-        for group, (low, high) in enumerate(zip(self.group_lower, self.group_upper, strict=True)):
-            label = " + ".join(names[source] for source in np.flatnonzero(self.member[group]).tolist())
-            if low > 0:
-                by_room.append((low, ("group", group, low, 1.0, f"{label} at least {low:g}")))
-            if high < 1:
-                by_room.append((1 - high, ("group", group, 0.0, high, f"{label} at most {high:g}")))
-        return [limit for _, limit in sorted(by_room, key=lambda item: item[0])]
-
-    def _possible(self, limits: Sequence[_Limit]) -> bool:
+    def _possible(self, limits: Sequence[Limit]) -> bool:
         sources = self.lower.size
         low, high = np.zeros(sources), np.ones(sources)
         group_low, group_high = np.zeros(self.groups), np.ones(self.groups)
-        for kind, index, least, most, _ in limits:
-            lower, upper = (low, high) if kind == "source" else (group_low, group_high)
-            lower[index], upper[index] = max(lower[index], least), min(upper[index], most)
+        for limit in limits:
+            lower, upper = (low, high) if limit.kind == "source" else (group_low, group_high)
+            (lower if limit.side == "least" else upper)[limit.place] = limit.at
         if (low > high).any() or (group_low > group_high).any():
             return False
         if low.sum() > 1 + SUM_TOLERANCE or high.sum() < 1 - SUM_TOLERANCE:
@@ -301,11 +283,7 @@ class FeasibleSet:
         trial = FeasibleSet(low, high, self.member, group_low, group_high)
         program = _linear_program(np.zeros(sources), low, high, trial)
         # The linear program overlooks conflicts of 1e-11, the projection of its answer does not.
-        return bool(program.status == 0) and trial._projected(program.x)[1] == DAQP_SOLVED
-
-
-_Limit = tuple[str, int, float, float, str]
-"""Kind (source or group), number, least, most, and the text for a message."""
+        return bool(program.status == 0) and trial._projected(program.x, PROJECTION_TOLERANCES[0])[1] == DAQP_SOLVED
 
 
 def _linear_program(gradient: Vector, lower: Vector, upper: Vector, feasible: FeasibleSet):  # type: ignore[no-untyped-def]
@@ -336,8 +314,4 @@ def _bound(name: str, bound: ArrayLike, sources: int) -> Vector:
 
 
 def _name(sources: NDArray[np.intp]) -> str:
-    return f"source{'s' if sources.size > 1 else ''} {_listed([str(source) for source in sources], ', ')}"
-
-
-def _listed(texts: Sequence[str], separator: str) -> str:
-    return separator.join(texts[:8]) + (f"{separator}... ({len(texts)} in all)" if len(texts) > 8 else "")
+    return f"source{'s' if sources.size > 1 else ''} {listed([str(source) for source in sources], ', ')}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from itertools import product
+from itertools import combinations, product
 from typing import Any
 
 import numpy as np
@@ -163,6 +163,27 @@ def test_repair_brings_any_shares_into_the_set(feasible: FeasibleSet, seed: int)
     assert is_feasible(repaired, feasible)
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_many_sources_at_their_limits_are_repaired(seed: int) -> None:
+    """Groups that leave hardly any room, caps of 1e-11 among them, and errors of 1e-15 to 1e-5."""
+    draw = np.random.default_rng(seed)
+    sources = int(draw.choice([20, 60, 128]))
+    inside = draw.dirichlet(np.full(sources, draw.choice([0.1, 1, 5])))
+    upper = np.minimum(1, inside * draw.choice([1.0, 1.5, 4.0]) + 1e-15)
+    groups = []
+    for _ in range(2):
+        members = np.flatnonzero(draw.random(sources) < 0.5)
+        total = inside[members].sum()
+        above = draw.choice([0, 0.1, 1])
+        groups.append(Group(members.tolist(), total * draw.choice([0, 0.9, 1]), min(1, total + (1 - total) * above)))
+    feasible = FeasibleSet.of(sources, inside * draw.choice([0, 0.5, 0.9]), upper, groups)
+    for spread in (0.1, 1, 30):
+        shares = feasible.nearest(spread * draw.normal(size=sources))
+        for rounding in (1e-15, 1e-11, 1e-9, 1e-5):
+            repaired = feasible.repair(shares + rounding * draw.normal(size=sources))
+            assert is_feasible(repaired, feasible)
+
+
 def test_one_number_bounds_every_source() -> None:
     feasible = FeasibleSet.of(4, 0.1, 0.4)
     assert feasible.lower.tolist() == [0.1] * 4
@@ -181,7 +202,7 @@ def test_without_a_source_the_rest_of_the_limits_stand() -> None:
     assert rest.upper.tolist() == [0.0, 0.6, 0.6]
     assert (rest.lower.tolist(), rest.group_upper.tolist()) == ([0, 0, 0.1], [0.5])
     with pytest.raises(
-        InputError, match=r"no mixture satisfies.*\n  got: source 0 . source 1 at most 0.5; source 2 at most 0;"
+        InputError, match=r"no mixture satisfies.*\n  got: source 2 at least 0.1; source 2 at most 0; shares sum to 1\n"
     ):
         feasible.without(2)
 
@@ -204,6 +225,10 @@ def named_in(error: InputError) -> list[tuple[Array, str, float]]:
     """The constraints of a message: which sources, which side, which limit."""
     *stated, last = str(error.got).split("; ")
     assert last == "shares sum to 1"
+    return stated_in(stated)
+
+
+def stated_in(stated: list[str]) -> list[tuple[Array, str, float]]:
     found = []
     for text in stated:
         match = STATED.fullmatch(text)
@@ -212,6 +237,15 @@ def named_in(error: InputError) -> list[tuple[Array, str, float]]:
         members[[int(name.removeprefix("source ")) for name in match[1].split(" + ")]] = 1.0
         found.append((members, match[2], float(match[3])))
     return found
+
+
+def mended(constraints: list[tuple[Array, str, float]], error: InputError) -> list[tuple[Array, str, float]]:
+    """The constraints with the values that the message's remedy names in place of theirs."""
+    _, _, changes = str(error.remedy).partition("loosen limits, for example to: ")
+    new = {(tuple(members), side): at for members, side, at in stated_in(changes.split("; "))}
+    changed = [(members, side, new.get((tuple(members), side), at)) for members, side, at in constraints]
+    assert changes
+    return changed
 
 
 def possible(constraints: list[tuple[Array, str, float]]) -> bool:
@@ -261,6 +295,8 @@ def test_a_conflict_is_named_by_constraints_that_are_all_needed(
     assert not possible(named)
     for left_out in range(len(named)):
         assert possible(named[:left_out] + named[left_out + 1 :])
+    assert all(possible(list(fewer)) for size in range(1, len(named)) for fewer in combinations(every, size))
+    assert possible(mended(every, refused.value))
     stated = {(tuple(members), side, float(f"{at:g}")) for members, side, at in every}
     assert {(tuple(members), side, at) for members, side, at in named} <= stated
 
@@ -389,5 +425,9 @@ def test_members_that_are_not_whole_numbers_are_refused(member: Any) -> None:
 @pytest.mark.parametrize("short", [1e-11, 1e-10, 1e-9])
 def test_groups_that_miss_each_other_by_a_hair_are_a_conflict(short: float) -> None:
     groups = [Group([0, 1], upper=0.5 - short), Group([2, 3], upper=0.5 - short), Group([1, 2], upper=0.9)]
-    with pytest.raises(InputError, match="no mixture satisfies these constraints together"):
+    with pytest.raises(InputError, match="no mixture satisfies these constraints together") as refused:
         FeasibleSet.of(4, groups=groups)
+    assert len(named_in(refused.value)) == 2
+    every = [(np.isin(range(4), group.members).astype(float), "most", group.upper) for group in groups]
+    loosened = [Group(np.flatnonzero(members).tolist(), upper=at) for members, _, at in mended(every, refused.value)]
+    FeasibleSet.of(4, groups=loosened)
