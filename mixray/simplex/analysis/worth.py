@@ -3,7 +3,8 @@
 A source is worth the rise of the best loss when it is left out. A limit's shadow price is what loosening it would
 bring: at the optimum the gradient, less the prices of the groups a source is in, is one number (the price of the sum)
 for all sources between their bounds; at a lower bound it may be higher, at an upper one lower. The difference is the
-bound's price: the loss falls by the price times the share by which the limit is loosened, to first order.
+bound's price: the loss falls by the price times the share by which the limit is loosened, to first order. Where limits
+coincide, the price of one whose loosening brings nothing is 0.
 
 A difference of two mixtures is judged on the same documents, whose differences vary less than their losses.
 """
@@ -12,17 +13,22 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from mixray.errors import InputError
 from mixray.numerics import interval95, sum_standard_error
 from mixray.simplex.analysis.sampling import AT_LIMIT, Noise, response, sampled_noise
-from mixray.simplex.checks import Mask, Vector
+from mixray.simplex.checks import Vector
+from mixray.simplex.feasible import FeasibleSet
 from mixray.simplex.problem import Point, Problem
 from mixray.simplex.solvers.quadratic import optimal_target_weights
 from mixray.simplex.solvers.solution import Solution
 from mixray.simplex.solvers.solve import solve_problem
+
+PRICE_PRECISION = 1e-8
+"""Relative to the spread of the gradient: smaller prices are rounding."""
 
 
 def paired_difference(
@@ -142,29 +148,41 @@ def shadow_prices(point: Point) -> Prices:
     """Return the prices at the optimum."""
     feasible, shares, prior = point.problem.feasible, point.shares, point.problem.prior
     gradient = optimal_target_weights(point) @ point.jacobian + (prior.gradient(shares) if prior else 0.0)
-    group_prices = np.zeros(feasible.groups)
-    if feasible.groups:
-        sums = feasible.member @ shares
-        dual = feasible.linear_prices(gradient)
-        group_prices = np.where(sums <= feasible.group_lower + AT_LIMIT, np.maximum(dual, 0.0), 0.0)
-        group_prices += np.where(sums >= feasible.group_upper - AT_LIMIT, np.minimum(dual, 0.0), 0.0)
-    priced = gradient - group_prices @ feasible.member
-    at_lower, at_upper = shares <= feasible.lower + AT_LIMIT, shares >= feasible.upper - AT_LIMIT
-    between = np.where(at_lower | at_upper, 0.0, shares - feasible.lower)
-    level = _level(priced, at_lower & ~at_upper, at_upper & ~at_lower, between)
-    return Prices(
-        lower=np.where(at_lower & (feasible.lower > 0), np.maximum(priced - level, 0.0), 0.0),
-        upper=np.where(at_upper & (feasible.upper < 1), np.maximum(level - priced, 0.0), 0.0),
-        group_lower=np.maximum(group_prices, 0.0),
-        group_upper=np.maximum(-group_prices, 0.0),
-    )
+    prices = _smallest_prices(feasible, shares, gradient)
+    lower, upper, group_lower, group_upper = np.split(prices, np.cumsum([shares.size, shares.size, feasible.groups]))
+    return Prices(lower, upper, group_lower, group_upper)
 
 
-def _level(priced: Vector, at_lower: Mask, at_upper: Mask, between: Vector) -> float:
-    """Return the price of the sum: that of the sources between their bounds, most of all of those with much to lose, or
-    else the middle of the interval that the others allow."""
-    if between.any():
-        return float(np.average(priced, weights=between))
-    ends = [*(priced[at_lower].min(keepdims=True) if at_lower.any() else [])]
-    ends += [*(priced[at_upper].max(keepdims=True) if at_upper.any() else [])]
-    return float(np.mean(ends)) if ends else float(priced.mean())
+def _smallest_prices(feasible: FeasibleSet, shares: Vector, gradient: Vector) -> Vector:
+    """Return the price of every limit: lower and upper bounds, then lower and upper limits of groups.
+
+    Prices and a level, the price of the sum, are a dual solution of the linear program that the optimum solves. Where
+    limits coincide there are several, and loosening a limit brings the smallest of its prices: while it is loosened,
+    the others still hold.
+    """
+    from scipy.optimize import linprog  # start-up is lazy: only limits need it
+
+    lower, upper, group_lower, group_upper = feasible.lower, feasible.upper, feasible.group_lower, feasible.group_upper
+    allowed, scale = upper > 0, float(np.ptp(gradient)) or 1.0
+    sums, ones = feasible.member @ shares, np.eye(shares.size)
+    limits = np.hstack([ones, -ones, feasible.member.T, -feasible.member.T])
+    priced = np.concatenate([lower > 0, upper < 1, group_lower > 0, group_upper < 1, [False]])
+    # How far away a limit is, times its price, is what the price fails to prove; the level costs nothing.
+    away = np.concatenate([shares - lower, upper - shares, sums - group_lower, group_upper - sums, [0.0]])
+    costs = np.maximum(away, 0.0)
+    options: dict[str, Any] = {
+        "A_eq": np.column_stack([limits, np.ones(shares.size)])[allowed],
+        "b_eq": ((gradient - gradient.min()) / scale)[allowed],
+        "bounds": [(0.0, None)] * limits.shape[1] + [(None, None)],
+        "options": {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10},
+    }
+    first = linprog(costs, **options)
+    prices = np.where(priced, first.x, 0.0)
+    bounds_away = costs[: 2 * shares.size].reshape(2, -1)
+    between, reached = (bounds_away > AT_LIMIT).all(axis=0), costs[2 * shares.size : -1] <= AT_LIMIT
+    deciding = np.vstack([limits[:, 2 * shares.size :][between][:, reached].T, np.ones(between.sum())])
+    if np.linalg.matrix_rank(deciding) < len(deciding):  # else there are no other prices
+        proof = {"A_ub": costs[None], "b_ub": [first.fun + PRICE_PRECISION]}
+        for limit in np.flatnonzero(prices > PRICE_PRECISION):
+            prices[limit] = linprog(np.eye(costs.size)[limit], **proof, **options).fun
+    return scale * np.where(prices > PRICE_PRECISION, prices, 0.0)[:-1]
