@@ -109,6 +109,8 @@ class RemoteShards:
     ``actors``: those that hold the rows now, in the order of the rows.
     """
 
+    dtype = np.dtype(np.float32)
+
     def __init__(self, parts: Sequence[ShardPart], placing: Placing, retries: int = RETRIES) -> None:
         self._parts, self._placing, self._retries = parts, placing, retries
         self.actors = [placing.start(part) for part in parts]

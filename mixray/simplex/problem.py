@@ -159,6 +159,14 @@ class Point:
             return gap  # with one choice of target weights and no group a proof suggests nothing
         return min(gap, self._gap(self.proof.target_weights, self.proof.group_prices))
 
+    @cached_property
+    def storage_error(self) -> float:
+        """By how much more than the gap the value may be above the least one of the rows before they were rounded: its
+        rounding, and that of the least one."""
+        rounding = np.array([objective.rounding for objective in self.problem.objectives])
+        goal = self.problem.goal
+        return 2 * float(goal.weights @ rounding if isinstance(goal, Mean) else rounding.max())
+
     def _gap(self, target_weights: Vector, group_prices: Vector | None) -> float:
         problem = self.problem
         gradient = target_weights @ self.jacobian

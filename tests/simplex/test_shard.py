@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mixray.errors import InputError, StageError
-from mixray.simplex import CrossEntropy
+from mixray.simplex import CrossEntropy, FeasibleSet, Mean, Problem, Worst, solve_problem
 from mixray.simplex.objectives.cross_entropy import evaluations
 from mixray.simplex.objectives.draws import THRESHOLDS, Draws
 from mixray.simplex.objectives.passes import block_rows, blocks, total
@@ -228,3 +228,24 @@ def test_the_scratch_file_has_no_name(table: Any, tmp_path: Path) -> None:
     shard = load(table, 0, 5, memory=0, scratch=str(tmp_path))
     assert not shard.in_memory
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("goal", ["one target", "weighted sum", "worst"])
+def test_the_gap_holds_what_float32_hides(goal: str) -> None:
+    """Source 1 is likelier by less than float32 can tell, so that a mixture seems as good."""
+    table = np.array([[-2.8e-8, 0.0], [-2.5e-8, 0.0]]) - 3
+    exact, rounded_ = (
+        CrossEntropy.from_log_probs(table, [0.7, 0.3], dtype=dtype) for dtype in (np.float64, np.float32)
+    )
+    targets, of_goal = {
+        "one target": (1, Mean.of([1.0], 1)),
+        "weighted sum": (2, Mean.of([0.5, 2.0], 2)),
+        "worst": (2, Worst.of(2)),
+    }[goal]
+    stored, given = (Problem((rows,) * targets, FeasibleSet.of(2), of_goal) for rows in (rounded_, exact))
+    solution = solve_problem(stored)
+    above = given.loss(solution.weights) - given.loss(np.array([0.0, 1.0]))
+    weight = 1.0 if goal != "weighted sum" else 2.5
+    assert 1e-8 < above <= solution.gap <= 2e-7 * weight
+    assert (solution.status, solution.point.gap) == ("converged", pytest.approx(0, abs=1e-8))
+    assert solve_problem(given).gap <= 1e-8

@@ -136,7 +136,7 @@ class _Path:
         self.scale = max(far.rise, tolerance) / max(near.divergence - far.divergence, 1e-12)
 
     def start(self) -> PathPoint:
-        return self._point(0.0, self.optimum.weights, self.optimum.loss, self.optimum.gap)
+        return self._point(0.0, self.optimum.weights, self.optimum.loss, self.optimum.point.gap)
 
     def end(self) -> PathPoint:
         """Return the point at the feasible shares nearest to the prior."""
@@ -145,9 +145,9 @@ class _Path:
 
     def at(self, strength: float) -> PathPoint:
         pulled = replace(self.problem, prior=Prior(self.prior, strength))
-        solution = solve_problem(pulled, solver="auto", tolerance=self.tolerance, start=self._last)
+        solution = solve_problem(pulled, tolerance=self.tolerance, start=self._last)
         self._last = solution.weights
-        return self._point(strength, solution.weights, solution.loss, solution.gap)
+        return self._point(strength, solution.weights, solution.loss, solution.point.gap)
 
     def _point(self, strength: float, shares: Vector, loss: float, gap: float) -> PathPoint:
         divergence = float(shares @ (log_shares(shares) - log_shares(self.prior)))

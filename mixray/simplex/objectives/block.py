@@ -5,7 +5,8 @@ likelihoods are float64, or float32 to halve memory; sums are always float64.
 
 What float32 costs: a likelihood is off by at most 6e-8 of itself, under any mixture, hence a row's loss by at most 6e-8
 nats, and the loss by 6e-8 nats times the sum of the row weights, which is at most 1 where it is in nats per token; in
-practice by far less, for errors have both signs. Entries below 1.2e-38 of their row's largest become 0.
+practice by far less, for errors have both signs. The gap of a solution holds this twice. Entries below 1.2e-38 of their
+row's largest become 0.
 """
 
 from __future__ import annotations

@@ -39,6 +39,11 @@ class Shards(Protocol):
     @property
     def documents(self) -> int: ...
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the likelihoods."""
+        ...
+
     def ask(self, method: str, *arguments: Any) -> Sequence[Any]:
         """Call a method of every ``Shard`` and return the results in the order of the rows."""
         ...
@@ -140,6 +145,13 @@ class CrossEntropy:
     @property
     def total_weight(self) -> float:
         return self._weight_sums[0]
+
+    @property
+    def rounding(self) -> float:
+        """0 for float64 likelihoods; else nats per token, as ``block.py`` says."""
+        return (
+            0.0 if self.shards.dtype == np.float64 else float(np.finfo(self.shards.dtype).eps) / 2 * self.total_weight
+        )
 
     @cached_property
     def _weight_sums(self) -> tuple[float, float]:

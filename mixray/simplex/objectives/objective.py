@@ -39,6 +39,11 @@ class Objective(Protocol):
         ...
 
     @property
+    def rounding(self) -> float:
+        """By how much the precision in which the rows are stored may change any mixture's value."""
+        ...
+
+    @property
     def documents(self) -> int:
         """The number of documents, which are what a bootstrap draws."""
         ...

@@ -36,6 +36,7 @@ class SquaredError:
     sample: Documents
 
     total_weight = None  # only a cross entropy has one
+    rounding = 0.0
 
     @classmethod
     def from_predictions(

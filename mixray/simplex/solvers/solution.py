@@ -30,9 +30,10 @@ class Solution:
 
     ``weights``: the source shares, float64 ``(sources,)``, within their limits, sum 1 within 1e-12.
     ``loss``: nats per token of the fit rows, without the prior's term; of several targets, combined by the goal.
-    ``gap``: a bound on how far the minimised value (the loss, plus the prior's term) is above the smallest possible.
-    ``status``: ``converged``: the gap is within the tolerance; ``round_limit``: it is not, after all rounds allowed;
-    ``stalled``: numerical precision allows no further progress, and ``gap`` is what was reached.
+    ``gap``: a bound on how far the minimised value (the loss, plus the prior's term) is above the smallest possible one
+    of the rows as they were given: float32 rows, as on shards, add what their rounding may hide.
+    ``status``: ``converged``: the gap, of the rows as they are stored, is within the tolerance; ``round_limit``: it is
+    not, after all rounds allowed; ``stalled``: numerical precision allows no further progress.
     ``trace``: float64 ``(rounds + 1, 2)``: the minimised value and the gap, from the start to the answer.
     ``losses``: of every target, ``(targets,)``; ``target_weights``: how much each counts at the answer, ``(targets,)``.
     ``point``: the answer as the problem evaluates it. ``solver``: its name; ``why``: why ``auto`` took it.
@@ -59,7 +60,7 @@ class Solution:
         return cls(
             weights=point.shares,
             loss=point.loss,
-            gap=point.gap,
+            gap=point.gap + point.storage_error,
             rounds=len(outcome.trace) - 1,
             status=outcome.status,
             trace=outcome.trace,
