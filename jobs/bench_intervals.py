@@ -6,18 +6,23 @@ Sources are known densities over 200 kinds of documents; a target draws document
 truth is that of the fitted mixture on the target itself, over balanced; the truth of a share and of a source's worth
 that of the best mixture for the target. Every line says which part of the intervals held it, with the binomial 95 %
 interval of that part, and how often a gain was claimed where there was none.
+
+``choice`` compares what two mixtures gain over balanced on fresh documents: the optimum, and of the mixtures that the
+documents cannot tell from it the one nearest to balanced.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mixray.errors import InputError
 from mixray.numerics import Z95
 from mixray.simplex import (
     BestSingle,
@@ -30,8 +35,11 @@ from mixray.simplex import (
     bootstrap,
     gains,
     leave_one_out,
+    nearest_to_prior,
     solve_problem,
 )
+from mixray.simplex.objectives.passes import blocks
+from mixray.simplex.objectives.shard import Shard, shard_spans
 
 Array = NDArray[np.float64]
 KINDS = 200
@@ -39,7 +47,8 @@ KINDS = 200
 
 @dataclass(frozen=True)
 class Cell:
-    """``truth``: what the target is made of: ``balanced``, or a ``planted`` mixture of a few sources."""
+    """``truth``: what the target is made of: ``balanced``, or a ``planted`` mixture of a few sources. ``shards``: how
+    many hold its rows, in float32 where there is more than one."""
 
     truth: str
     documents: int
@@ -48,11 +57,11 @@ class Cell:
     windows: int = 1
     targets: int = 1
     limited: bool = False
-    dtype: str = "float64"
+    shards: int = 1
 
     def __str__(self) -> str:
         extra = [f"windows {self.windows}"] * (self.windows > 1) + [f"worst of {self.targets}"] * (self.targets > 1)
-        extra += ["limits"] * self.limited + [self.dtype] * (self.dtype != "float64")
+        extra += ["limits"] * self.limited + [f"{self.shards} shards"] * (self.shards > 1)
         return ", ".join([self.truth, f"n {self.documents}", f"p {self.sources}", *extra])
 
 
@@ -69,8 +78,38 @@ HARD = [
     Cell("planted", 200, 7, limited=True),  # bounds and a group, at which shares end
 ]
 WORST = [Cell("planted", 400, 5, targets=3), Cell("planted", 100, 15, targets=2)]
-FLOAT32 = [Cell("planted", 400, 7, dtype="float32")]
+SHARDED = [Cell("planted", 400, 7, windows=200, shards=3), Cell("planted", 400, 30, windows=50, shards=3)]
 SMALL = [Cell("planted", 200, 7), Cell("planted", 800, 7)]
+
+
+@dataclass(frozen=True, eq=False)
+class ShardsInProcess:
+    """The float32 shards that actors hold, with the documents cut where the shards are, all in this process."""
+
+    parts: list[Shard]
+    rows: int
+    sources: int
+    documents: int
+    dtype = np.dtype(np.float32)
+
+    @classmethod
+    def of(cls, table: Array, document_ids: NDArray[np.int64], shards: int) -> ShardsInProcess:
+        weights, (rows, sources) = np.full(len(table), 1 / len(table)), table.shape
+        per_document = np.bincount(document_ids)
+        tokens = (1 / per_document)[document_ids]  # every document counts alike
+        spans, parts = blocks(rows, sources), []
+        for first, last in shard_spans(rows, sources, shards):
+            here = slice(spans[first][0], spans[last - 1][1])
+            chunk = (table[here], weights[here], document_ids[here], tokens[here])
+            parts.append(Shard.load([chunk], spans[first:last], first, sources, memory=2**30))
+        assert len(parts) == shards, "the table has too few rows for so many shards"
+        return cls(parts, rows, sources, len(per_document))
+
+    def ask(self, method: str, *arguments: Any) -> Sequence[Any]:
+        return [getattr(part, method)(*arguments) for part in self.parts]
+
+    def rescaled(self, allowed: NDArray[np.bool_]) -> ShardsInProcess:
+        raise InputError("the log-probabilities are no longer there", got=allowed.tolist(), wanted="all sources")
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +136,10 @@ def simulate(cell: Cell, seed: int) -> Simulated:
         kinds = np.repeat(draw.choice(KINDS, cell.documents, p=populations[-1]), cell.windows)
         ids = np.repeat(np.arange(cell.documents), cell.windows)
         table = np.log(densities.T[kinds])
-        samples.append(CrossEntropy.from_log_probs(table, document_ids=ids, dtype=np.dtype(cell.dtype)))
+        if cell.shards == 1:
+            samples.append(CrossEntropy.from_log_probs(table, document_ids=ids))
+        else:
+            samples.append(CrossEntropy(ShardsInProcess.of(table, ids, cell.shards), np.ones(cell.sources, bool)))
     whole = [CrossEntropy.from_log_probs(np.log(densities.T), population) for population in populations]
     return Simulated(densities, populations, _problem(cell, samples), _problem(cell, whole))
 
@@ -127,6 +169,28 @@ class Held:
         part = self.held / self.intervals
         half = Z95 * math.sqrt(max(part * (1 - part), 0.25 / self.intervals) / self.intervals)
         return f"{100 * part:5.1f} % (+- {100 * half:.1f}) of {self.intervals}, {self.claims} false claims"
+
+
+@dataclass(frozen=True)
+class FreshGains:
+    """Gains over balanced on fresh documents, nats per token: of the optimum and of the mixture chosen near it, a pair
+    for each problem."""
+
+    pairs: tuple[tuple[float, float], ...]
+
+    def __add__(self, other: FreshGains) -> FreshGains:
+        return FreshGains(self.pairs + other.pairs)
+
+    def __str__(self) -> str:
+        gains_ = np.array(self.pairs)
+        optimum, chosen = gains_.mean(axis=0)
+        difference = gains_[:, 1] - gains_[:, 0]
+        half = Z95 * difference.std(ddof=1) / math.sqrt(len(difference)) if len(difference) > 1 else math.nan
+        harm = (gains_ < 0).sum(axis=0)
+        return (
+            f"optimum {optimum:+.4f}, chosen {chosen:+.4f}: {difference.mean():+.4f} (+- {half:.4f}); "
+            f"worse than balanced {harm[0]} and {harm[1]} of {len(gains_)}"
+        )
 
 
 def gain_held(cell: Cell, seed: int) -> Held:
@@ -160,17 +224,27 @@ def worth_held(cell: Cell, seed: int) -> Held:
     return held
 
 
-MEASURES: dict[str, tuple[Callable[[Cell, int], Held], list[Cell]]] = {
-    "gain": (gain_held, [*ISSUE, *HARD, *WORST, *FLOAT32]),
-    "shares": (shares_held, [ISSUE[3], HARD[1], HARD[2], WORST[0], FLOAT32[0]]),
-    "worth": (worth_held, [*SMALL, ISSUE[4], FLOAT32[0]]),
+def fresh_gains(cell: Cell, seed: int) -> FreshGains:
+    """What the optimum gains and what the mixture nearest to balanced within one standard error does."""
+    world = simulate(cell, seed)
+    optimum, balanced = solve_problem(world.problem), np.full(cell.sources, 1 / cell.sources)
+    chosen = nearest_to_prior(optimum, balanced, within=None, tolerance=1e-8)
+    base = world.truth.loss(balanced)
+    return FreshGains(((base - world.truth.loss(optimum.weights), base - world.truth.loss(chosen.weights)),))
+
+
+MEASURES: dict[str, tuple[Callable[[Cell, int], Any], list[Cell]]] = {
+    "gain": (gain_held, [*ISSUE, *HARD, *WORST, *SHARDED]),
+    "shares": (shares_held, [ISSUE[3], ISSUE[4], *HARD, WORST[0], SHARDED[0]]),
+    "worth": (worth_held, [*SMALL, ISSUE[4], *HARD[:2], SHARDED[0]]),
+    "choice": (fresh_gains, [*ISSUE, *HARD]),
 }
 
 
-def coverage(measure: str, cell: Cell, problems: int) -> Held:
-    """Return how many intervals of a measure held the truth, over ``problems`` seeds."""
-    total = Held(0, 0)
-    for seed in range(problems):
+def coverage(measure: str, cell: Cell, problems: int) -> Any:
+    """Return what a measure says of a cell over ``problems`` seeds: how many intervals held the truth, for most."""
+    total = MEASURES[measure][0](cell, 0)
+    for seed in range(1, problems):
         total += MEASURES[measure][0](cell, seed)
     return total
 

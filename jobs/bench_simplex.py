@@ -70,7 +70,7 @@ DEFAULT = {
 }
 REFERENCE = {"max_rounds": 100, "tolerance": 1e-300}
 """The released code takes all of its 100 steps of 1.0 (its rule for stopping cannot come true)."""
-OURS = ["newton", "auto", "working_set", "em", "entropic", "reference"]
+OURS = ["newton", "auto", "working_set", "entropic", "reference"]
 MOST_ENTRIES, MOST_WORK = 4e6, 3e10
 """Without ``--full``: of the tables that Clarabel gets, and rows x sources^2 of those that mixsqp gets."""
 MIXSQP = """

@@ -77,7 +77,7 @@ class ShardsConfig(Section):
     """The folder of these files, on every machine. null: the system's folder for temporary files."""
 
 
-Solver = Literal["newton", "entropic", "em", "working_set", "auto"]
+Solver = Literal["auto", "newton", "working_set", "entropic"]
 
 
 class MixtureConfig(Section):
@@ -94,8 +94,9 @@ class MixtureConfig(Section):
     weighting: Literal["document", "token"] = "document"
     """document: the loss is the mean over documents. token: every token counts the same, so that long documents count
     more."""
-    solver: Solver = "newton"
-    """The algorithm of the convex problem. auto: newton, or working_set for many sources."""
+    solver: Solver = "auto"
+    """The algorithm of the convex problem. auto: newton or, for many hundreds of sources, working_set, and entropic
+    where a prior pulls. entropic: the method of the MixMin paper."""
     tolerance: Annotated[float, Field(gt=0)] = 1e-8
     """The solver stops when the gap, a certified bound on how far the predicted loss is above the smallest one, is
     below this many nats per token."""
@@ -131,12 +132,8 @@ class MixtureConfig(Section):
             raise Misfit("choose.rule", "optimum, because prior.strength pulls to the prior already")
         if self.target_weights and self.over != "mean":
             raise Misfit("target_weights", "over: mean beside it")
-        if self.solver == "em" and (pulled or self.over == "worst"):
-            raise Misfit("solver", "newton or entropic: em knows neither a prior nor a worst case")
         if self.solver == "working_set" and pulled:
             raise Misfit("solver", "newton or entropic: working_set knows no prior")
         if self.solver == "entropic" and self.over == "worst" and self.worst.tau == 0:
             raise Misfit("solver", "newton, or worst.tau > 0: a plain maximum has kinks")
-        if self.shards is not None and self.choose.rule == "nearest_to_prior" and self.choose.within == "one_se":
-            raise Misfit("choose.within", "a part of the loss beside shards; one_se needs every row's loss at once")
         return self

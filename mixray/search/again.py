@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -19,7 +19,6 @@ from mixray.config.mixture import MixtureConfig
 from mixray.errors import InputError
 from mixray.mixture import Mixture
 from mixray.runs import MixtureRun
-from mixray.search.problem import natural_tokens
 from mixray.search.solving import find_mixture, in_memory, mixture_targets
 
 NUMBER = r"((?:\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+)?)"
@@ -50,23 +49,20 @@ def solve_again(run: MixtureRun, overrides: Overrides, target: str | None) -> di
     _require_mixture_settings(settings)
     ranges = {key: values for key, value in settings.items() if (values := _range_values(key, value)) is not None}
     if not ranges:
-        return _solve(run, settings, target)
+        (solved,) = _solve(run, [_config(run, settings)], target)
+        if isinstance(solved, InputError):
+            raise solved
+        return solved
     if len(ranges) > 1:
         raise InputError("one setting can be swept at a time", got=", ".join(ranges), wanted="one range from..to")
     ((key, values),) = ranges.items()
-    for value in values:
-        _config(run, settings | {key: value})  # a value that is not valid is refused, not swept
-    mixtures: list[dict[str, Mixture] | None] = []
-    refusal: InputError | None = None
-    for value in values:
-        try:
-            mixtures.append(_solve(run, settings | {key: value}, target))
-        except InputError as error:  # a limit too tight for any mixture is a result of the sweep
-            refusal = error
-            mixtures.append(None)
-    if refusal is not None and not any(mixtures):
-        raise refusal
-    return Sweep(key, values, mixtures)
+    settings = {"mixture.bootstrap": 0} | settings  # intervals for every value only where they are asked for
+    # A value that is not valid is refused, not swept; a limit too tight for any mixture is a result of the sweep.
+    solutions = _solve(run, [_config(run, settings | {key: value}) for value in values], target)
+    refusals = [solved for solved in solutions if isinstance(solved, InputError)]
+    if len(refusals) == len(solutions):
+        raise refusals[-1]
+    return Sweep(key, values, [None if isinstance(solved, InputError) else solved for solved in solutions])
 
 
 def _require_mixture_settings(settings: Mapping[str, object]) -> None:
@@ -90,26 +86,41 @@ def _config(run: MixtureRun, settings: Mapping[str, object]) -> RunConfig:
     return parse_config(dump_config(run.config), in_memory_settings, name=f"{run.location}/config.yaml")
 
 
-def _solve(run: MixtureRun, settings: Mapping[str, object], target: str | None) -> dict[str, Mixture]:
-    config = _config(run, settings)
+def _solve(run: MixtureRun, configs: Sequence[RunConfig], target: str | None) -> list[dict[str, Mixture] | InputError]:
+    """Return for each configuration its mixtures by name, or why there are none.
+
+    The configurations differ in a number: every prediction cache is read once for all of them, and each problem is
+    solved from its neighbour's answer.
+    """
     rows, columns = run.load_cache()
+    first = configs[0]
     if target is not None and target not in rows:
         raise InputError("unknown target", where="--target", got=target, wanted=f"one of {', '.join(rows)}")
-    if target is not None and config.mixture.over != "each":
+    if target is not None and first.mixture.over != "each":
         raise InputError(
-            "one target cannot be picked", where="--target", got=f"mixture.over: {config.mixture.over}", wanted="each"
+            "one target cannot be picked", where="--target", got=f"mixture.over: {first.mixture.over}", wanted="each"
         )
     available = run.available_tokens()
-    mixtures = {}
-    for name, targets in mixture_targets(config, rows if target is None else [target]).items():
+    solutions: list[dict[str, Mixture] | InputError] = [{} for _ in configs]
+    for name, targets in mixture_targets(first, rows if target is None else [target]).items():
         caches = {each: (rows[each], columns[each]) for each in targets}
         assert all(list(columns[each]) == list(available) for each in targets), "other columns than sources"
-        sizes = natural_tokens(config, available)
+        neighbour: Mapping[str, float] | None = None
         with in_memory(run.storage, caches) as predictions:
-            solved = find_mixture(predictions, config, available_tokens=available, natural_sizes=sizes, run=run.name)
-        facts = {"budget": config.retrain.tokens, "sizes": run.source_sizes()}
-        mixtures[name] = solved.mixture.model_copy(update=facts)
-    return mixtures
+            for place, config in enumerate(configs):
+                solved = solutions[place]
+                if isinstance(solved, InputError):
+                    continue
+                try:
+                    mixture = find_mixture(
+                        predictions, config, available_tokens=available, run=run.name, start=neighbour
+                    ).mixture
+                except InputError as error:
+                    solutions[place] = error
+                    continue
+                facts = {"budget": config.retrain.tokens, "sizes": run.source_sizes()}
+                solved[name], neighbour = mixture.model_copy(update=facts), mixture.weights
+    return solutions
 
 
 def _range_values(key: str, value: object) -> list[object] | None:

@@ -68,6 +68,7 @@ def find_mixture(
     available_tokens: Mapping[str, int],
     natural_sizes: Mapping[str, int] | None = None,
     run: str | None = None,
+    start: Mapping[str, float] | None = None,
 ) -> SolvedMixture:
     """Return the certified mixture for some targets, with intervals, the baselines' predicted losses and warnings.
 
@@ -77,6 +78,7 @@ def find_mixture(
         available_tokens: source -> its training tokens, in the order of the cache's columns.
         natural_sizes: what the natural baseline is proportional to; by default as ``natural_tokens`` says.
         run: the name of the run folder.
+        start: source -> the share that the solver starts from; by default those nearest to balanced, or to the prior.
 
     Raises:
         InputError: for limits that no mixture satisfies.
@@ -85,7 +87,11 @@ def find_mixture(
     natural_sizes = natural_sizes or natural_tokens(config, available_tokens)
     search = SearchProblem.of(predictions, config, available_tokens, natural_sizes)
     optimum = solve_problem(
-        search.convex, solver=settings.solver, tolerance=settings.tolerance, max_rounds=settings.max_rounds
+        search.convex,
+        solver=settings.solver,
+        tolerance=settings.tolerance,
+        max_rounds=settings.max_rounds,
+        start=None if start is None else [start[source] for source in search.sources],
     )
     near = _near_optimal(search, optimum)
     settled = realisable(
@@ -220,4 +226,4 @@ def _solution_id(
     cache_ids = [[(source, column.id) for source, column in columns.items()] for _, columns in targets.values()]
     sizes = [list(available_tokens.items()), list(natural_sizes.items()), config.retrain.tokens]
     names = list(targets) if len(targets) > 1 else []  # the name of a single target decides nothing
-    return fingerprint(["solution", 3, settings, names, cache_ids, sizes, config.seed])
+    return fingerprint(["solution", 4, settings, names, cache_ids, sizes, config.seed])

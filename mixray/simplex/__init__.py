@@ -19,7 +19,7 @@ from mixray.simplex.objectives.rows import (
 )
 from mixray.simplex.objectives.squared_error import SquaredError
 from mixray.simplex.problem import Point, Problem
-from mixray.simplex.solvers.first_order import EM, Entropic
+from mixray.simplex.solvers.first_order import Entropic
 from mixray.simplex.solvers.loop import Solver
 from mixray.simplex.solvers.newton import Newton
 from mixray.simplex.solvers.solution import Solution
@@ -27,7 +27,6 @@ from mixray.simplex.solvers.solve import solve, solve_problem
 from mixray.simplex.solvers.working_set import WorkingSet
 
 __all__ = [
-    "EM",
     "BestMixture",
     "BestSingle",
     "Bootstrap",

@@ -58,7 +58,7 @@ def answer(solution: Solution) -> tuple[Any, ...]:
 POINTS = np.random.default_rng(1).dirichlet(np.ones(SOURCES), 3)
 SOLVERS: dict[str, dict[str, Any]] = {
     "newton": {"tolerance": 1e-10},
-    "em": {"max_rounds": 5},
+    "working_set": {"max_rounds": 5},
     "entropic": {"max_rounds": 5},
 }
 CONSTRAINTS = {

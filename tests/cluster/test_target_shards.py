@@ -82,10 +82,6 @@ def solved(shelf: Shelf, config: RunConfig, opening: OpenPredictions, targets: S
     ).mixture
 
 
-def codes(mixture: Mixture) -> list[str]:
-    return [warning.code for warning in mixture.warnings]
-
-
 def nothing_told(*_: Any) -> None: ...
 
 

@@ -115,7 +115,7 @@ def test_the_prediction_cache_opens_as_one_ray_dataset(finished: Path, ray_sessi
     assert -(nats / totals["count"].to_numpy(np.float64)).mean() == pytest.approx(mixture.loss["balanced"], rel=1e-12)
 
 
-@pytest.mark.parametrize("solver", ["entropic", "em"])
+@pytest.mark.parametrize("solver", ["entropic", "working_set"])
 def test_solve_gives_the_same_mixture_by_another_solver(finished: Path, solver: str) -> None:
     settings = [f"mixture.solver={solver}", "mixture.bootstrap=0", "mixture.tolerance=1e-9"]
     solved = command("solve", the_run(finished), *settings, "--target", "mixed", "--json")

@@ -20,13 +20,18 @@ from mixray.mixture import Mixture, SourceSize
 from mixray.runs import MixtureRun
 from mixray.search import Sweep, baseline_shares, find_mixture, natural_tokens, solve_again, solve_once
 from mixray.search.explanation import interval_warnings
-from mixray.simplex import Bootstrap
-from mixray.store import Artifact, encode
+from mixray.search.problem import UnitRows
+from mixray.simplex import Bootstrap, CrossEntropy
+from mixray.store import Artifact, FileRecord, Storage, encode
 
 PLANTED = {"a": 0.55, "b": 0.3, "c": 0.15}
 AVAILABLE = {"a": 6_000, "b": 3_000, "c": 1_000}
 BUDGET = 8_000
-UNITS, WEIGHTINGS, SOLVERS = ["document", "window", "token"], ["document", "token"], ["newton", "entropic", "em"]
+UNITS, WEIGHTINGS, SOLVERS = (
+    ["document", "window", "token"],
+    ["document", "token"],
+    ["newton", "entropic", "working_set"],
+)
 
 
 def synthetic_cache(documents: int, seed: int = 0, symbols: int = 20) -> PredictionCache:
@@ -162,7 +167,7 @@ def test_every_solver_is_certified_to_the_same_optimum(
 
 
 def test_a_loose_tolerance_takes_fewer_rounds(cache: PredictionCache, config: Callable[..., RunConfig]) -> None:
-    loose, tight = (find(cache, config(solver="em", tolerance=tolerance)) for tolerance in (1e-3, 1e-6))
+    loose, tight = (find(cache, config(solver="entropic", tolerance=tolerance)) for tolerance in (1e-3, 1e-6))
     assert loose.rounds is not None
     assert tight.rounds is not None
     assert loose.rounds < tight.rounds
@@ -384,7 +389,7 @@ def test_a_solution_is_found_again_and_not_solved_again(cache: PredictionCache, 
 
 
 def test_a_solver_out_of_rounds_says_so_with_its_gap(cache: PredictionCache, config: Callable[..., RunConfig]) -> None:
-    mixture = find(cache, config(solver="em", max_rounds=2))
+    mixture = find(cache, config(solver="entropic", max_rounds=2))
     assert (mixture.status, mixture.rounds, codes(mixture)) == ("round_limit", 2, ["not_converged"])
     assert mixture.gap == mixture.warnings[0].gap > 1e-8
     assert mixture.gap is not None
@@ -442,14 +447,16 @@ def test_a_run_with_shards_is_solved_again_in_memory(folder: MixtureRun) -> None
 
 
 def test_solving_again_takes_new_settings_of_the_mixture(folder: MixtureRun) -> None:
-    changes = ["mixture.bounds.a=[0, 0.25]", "mixture.solver=em", "mixture.tolerance=1e-5"]
+    changes = ["mixture.bounds.a=[0, 0.25]", "mixture.solver=entropic", "mixture.tolerance=1e-5"]
     found = solve_again(folder, changes, "other")
     assert list(found) == ["other"]
     assert found["other"].weights["a"] == pytest.approx(0.25)
-    assert (found["other"].solver, found["other"].tolerance) == ("em", 1e-5)
+    assert (found["other"].solver, found["other"].tolerance) == ("entropic", 1e-5)
     assert found["other"].targets == ["other"]
     assert (
-        solve_again(folder, {"mixture.bounds.a": [0, 0.25], "mixture.solver": "em", "mixture.tolerance": 1e-5}, "other")
+        solve_again(
+            folder, {"mixture.bounds.a": [0, 0.25], "mixture.solver": "entropic", "mixture.tolerance": 1e-5}, "other"
+        )
         == found
     )
 
@@ -593,6 +600,26 @@ def test_a_pull_to_the_prior_draws_the_mixture_there(cache: PredictionCache, con
     assert given.weights == pytest.approx(pulled.weights, abs=1e-6)
 
 
+def test_one_standard_error_is_known_on_shards_too(cache: PredictionCache, config: Callable[..., RunConfig]) -> None:
+    """Shards are an objective with float32 rows, wherever these are."""
+    choice = {"choose": {"rule": "nearest_to_prior", "within": "one_se"}, "bootstrap": 20}
+    sharded = config(**choice, shards={})
+    rows = UnitRows.of(cache, sharded.mixture)
+    objective = CrossEntropy.from_log_probs(
+        rows.log_probs,
+        rows.row_weights,
+        document_ids=rows.parents,
+        token_counts=rows.token_counts,
+        dtype=np.float32,
+    )
+    here = find(cache, config(**choice))
+    there = find_mixture({"target": objective}, sharded, available_tokens=AVAILABLE, run="run-1").mixture
+    assert here.choice is not None
+    assert there.choice is not None
+    assert there.choice.allowed_rise == pytest.approx(here.choice.allowed_rise, rel=1e-4)
+    assert there.weights == pytest.approx(here.weights, abs=1e-4)
+
+
 def test_the_nearest_near_optimal_mixture_is_chosen_where_asked_for(
     cache: PredictionCache, config: Callable[..., RunConfig]
 ) -> None:
@@ -643,8 +670,45 @@ def test_a_cap_is_swept(folder: MixtureRun) -> None:
         losses.append(mixtures["target"].loss["mixmin"])
         alone = solve_again(folder, {"mixture.bounds.a": [0, cap]}, "target")
         assert isinstance(alone, dict)
-        assert mixtures == alone
+        assert mixtures["target"].weights == pytest.approx(alone["target"].weights, abs=1e-4)
+        assert mixtures["target"].loss == pytest.approx(alone["target"].loss, abs=1e-8)
+        assert mixtures["target"].status == "converged"
     assert losses == sorted(losses, reverse=True)
+
+
+def test_a_sweep_reads_every_cache_once_and_starts_from_its_neighbours_answers(
+    folder: MixtureRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads, real = list[str](), Storage.fetch
+
+    def counted(self: Storage, record: FileRecord) -> Any:
+        reads.append(record.path)
+        return real(self, record)
+
+    monkeypatch.setattr(Storage, "fetch", counted)
+    caps = [round(0.3 + 0.01 * step, 2) for step in range(9)]
+    sweep = solve_again(folder, ["mixture.bounds.a=[0, 0.30..0.38]"], None)
+    assert isinstance(sweep, Sweep)
+    assert len(reads) == 2 * (1 + 3)  # two targets' rows and three columns, for all nine limits
+    rounds = {"sweep": 0, "alone": 0}
+    for cap, mixtures in zip(caps, sweep.mixtures, strict=True):
+        alone = solve_again(folder, {"mixture.bounds.a": [0, cap], "mixture.bootstrap": 0}, "other")
+        assert isinstance(alone, dict)
+        assert mixtures is not None
+        rounds["sweep"] += mixtures["other"].rounds or 0
+        rounds["alone"] += alone["other"].rounds or 0
+    assert rounds["sweep"] < rounds["alone"]
+
+
+@pytest.mark.parametrize(("asked", "intervals"), [({}, False), ({"mixture.bootstrap": 5}, True)])
+def test_a_sweep_has_intervals_where_they_are_asked_for(
+    folder: MixtureRun, asked: dict[str, Any], intervals: bool
+) -> None:
+    sweep = solve_again(folder, {"mixture.bounds.a": [0, "0.2..0.3"], **asked}, "target")
+    assert isinstance(sweep, Sweep)
+    for mixtures in sweep.mixtures:
+        assert mixtures is not None
+        assert bool(mixtures["target"].interval) == intervals
 
 
 def test_a_groups_cap_is_swept(folder: MixtureRun) -> None:

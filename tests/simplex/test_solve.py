@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from mixray.errors import InputError
 from mixray.simplex import (  # fmt: skip
-    EM,
     CrossEntropy,
     Entropic,
     FeasibleSet,
@@ -151,7 +150,7 @@ KNOWN: dict[str, tuple[Array, dict[str, Any], list[float] | None, float]] = {
 }
 
 
-@pytest.mark.parametrize("solver", ["newton", "entropic", "em"])
+@pytest.mark.parametrize("solver", ["newton", "entropic"])
 @pytest.mark.parametrize("name", KNOWN)
 def test_known_answers(name: str, solver: str) -> None:
     log_probs, options, shares, loss = KNOWN[name]
@@ -217,7 +216,7 @@ def by_conic_solver(log_probs: Array, options: dict[str, Any]) -> tuple[Array, f
 def test_a_conic_solver_finds_the_same(seed: int) -> None:
     log_probs, options = random_problem(seed)
     shares, value = by_conic_solver(log_probs, options)
-    for solver in ["newton", "entropic"] + ([] if "prior" in options else ["em"]):
+    for solver in ["newton", "entropic"]:
         solution = solve(log_probs, solver=solver, tolerance=1e-9, max_rounds=50_000, **options)
         assert solution.status == "converged"
         assert solution.trace[-1, 0] == pytest.approx(value, abs=1e-6)
@@ -326,7 +325,7 @@ EDGE_CUTS: dict[str, Callable[[int], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("cut", EDGE_CUTS)
-@pytest.mark.parametrize("solver", ["newton", "entropic", "em"])
+@pytest.mark.parametrize("solver", ["newton", "entropic"])
 @pytest.mark.parametrize("name", EDGES)
 def test_edge_cases_end_with_a_certificate(name: str, solver: str, cut: str) -> None:
     log_probs = EDGES[name]()
@@ -367,7 +366,7 @@ def test_the_same_call_gives_the_same_bits() -> None:
     assert first.loss == second.loss
 
 
-@pytest.mark.parametrize("solver", ["newton", "entropic", "em"])
+@pytest.mark.parametrize("solver", ["newton", "entropic"])
 def test_a_start_at_a_corner_is_left(solver: str) -> None:
     log_probs = one_hot([1, 1], 20.0)
     solution = solve(log_probs, solver=solver, start=[1.0, 0.0])
@@ -376,7 +375,7 @@ def test_a_start_at_a_corner_is_left(solver: str) -> None:
 
 
 def test_too_few_rounds_are_reported_with_the_gap_reached() -> None:
-    solution = solve(correlated(200, 10, 0.05), solver="em", max_rounds=3)
+    solution = solve(correlated(200, 10, 0.05), solver="entropic", max_rounds=3)
     assert (solution.status, solution.rounds) == ("round_limit", 3)
     assert solution.gap > 1e-8
 
@@ -389,7 +388,7 @@ def test_no_round_is_the_start_with_its_certificate() -> None:
     assert solution.loss - solve(log_probs).loss <= solution.gap
 
 
-@pytest.mark.parametrize("solver", ["newton", "entropic", "em"])
+@pytest.mark.parametrize("solver", ["newton", "entropic"])
 def test_a_tolerance_below_the_precision_ends_as_stalled(solver: str) -> None:
     solution = solve(separated(400, 6, 5.0), solver=solver, tolerance=1e-300)
     assert solution.status == "stalled"
@@ -398,7 +397,7 @@ def test_a_tolerance_below_the_precision_ends_as_stalled(solver: str) -> None:
 
 def test_a_solver_may_be_given_as_an_object() -> None:
     log_probs = one_hot([3, 1], 2.0)
-    for solver in (Newton(), Entropic(), EM()):
+    for solver in (Newton(), Entropic()):
         assert solve(log_probs, solver=solver).status == "converged"
 
 
@@ -472,10 +471,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
         {"log_probs": [[-1.0, 0], [0.0, NOTHING]], "groups": [Group([0], upper=0)]},
         r"probability 0 under every allowed source\n  got: row 1",
     ),
-    "em and prior": (
-        {"solver": "em", "prior_strength": 1.0},
-        "solver em minimises a cross entropy.*\n  wanted: no prior",
-    ),
+    "a solver of the past": ({"solver": "em"}, r"unknown solver 'em'\n  wanted: auto, newton, entropic, working_set"),
 }
 
 

@@ -83,7 +83,7 @@ def test_a_thousand_sources_need_few_rounds() -> None:
     draw = np.random.default_rng(0)
     table = draw.normal(-3, 1, (2000, 1)) + 0.3 * draw.normal(size=(2000, 6)) @ draw.normal(size=(6, 1000))
     table += 0.05 * draw.normal(size=table.shape)
-    found = solve(table, solver="auto", densities=True)
+    found = solve(table, densities=True)
     assert (found.solver, found.status) == ("working_set", "converged")
     assert found.rounds <= 10
     assert found.why.startswith("1,000 sources, 2,000 rows")
@@ -91,14 +91,28 @@ def test_a_thousand_sources_need_few_rounds() -> None:
 
 @pytest.mark.parametrize(
     ("sources", "strength", "solver"),
-    [(5, 0.0, "newton"), (5, 0.1, "newton"), (300, 0.0, "working_set"), (300, 1.0, "entropic")],
+    [(5, 0.0, "newton"), (5, 0.1, "newton"), (400, 0.0, "working_set"), (400, 1.0, "newton"), (1001, 1.0, "entropic")],
 )
-def test_auto_chooses_by_size_and_says_why(sources: int, strength: float, solver: str) -> None:
+def test_the_solver_is_chosen_by_size_and_says_why(sources: int, strength: float, solver: str) -> None:
     table = np.random.default_rng(0).normal(-5, 1, (50, sources))
-    found = solve(table, solver="auto", prior_strength=strength)
+    found = solve(table, prior_strength=strength)
     assert (found.solver, found.status) == (solver, "converged")
-    assert f"{sources} sources, 50 rows" in found.why
+    assert f"{sources:,} sources, 50 rows" in found.why
     assert solve(table, solver=solver, prior_strength=strength).why == ""
+
+
+def test_what_no_other_solver_reaches_is_left_to_newton() -> None:
+    """More sources than a curvature is cheap for, and a worst case with kinks or a squared error within limits."""
+    draw = np.random.default_rng(0)
+    rows = tuple(CrossEntropy.from_log_probs(draw.normal(-5, 1, (60, 400))) for _ in range(2))
+    predictions = draw.normal(size=(60, 400))
+    error = SquaredError.from_predictions(predictions, predictions @ draw.dirichlet(np.full(400, 0.05)))
+    for problem in (
+        Problem(rows, FeasibleSet.of(400), Worst.of(2)),
+        Problem((error,), FeasibleSet.of(400, 0, 0.01, [Group(range(200), upper=0.4)])),
+    ):
+        solution = solve_problem(problem)
+        assert (solution.solver, solution.status) == ("newton", "converged")
 
 
 def test_a_prior_is_refused() -> None:

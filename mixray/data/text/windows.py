@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from mixray.data.pools import Pool
 from mixray.data.reading.parts import Listing, Part
-from mixray.data.text.budget import rank
 from mixray.data.text.deduplicate import read_selected, selected_part
 from mixray.data.text.documents import Document
 from mixray.data.text.tokenizer import Encoder
@@ -35,8 +34,7 @@ BLOCK_TOKENS = 1 << 18
 class TokenizeTask:
     """Encode the selected documents of part ``index`` of a pool.
 
-    ``quota``: at most this many windows of a source; None: all. ``last_rank``: the highest rank of the documents that
-    are used (see ``budget.py``); None: all.
+    ``quota``: at most this many windows of a source, or tokens, in whole documents, of a target; None: all.
     """
 
     pool: Pool
@@ -47,13 +45,10 @@ class TokenizeTask:
     window: int
     quota: int | None
     draft: Draft
-    last_rank: int | None = None
 
     def token_lists(self) -> Iterator[tuple[Document, list[int]]]:
-        """Yield every document that is used with its token ids."""
-        documents = read_selected(self.pool, self.part, self.draft.storage, self.selected)
-        last = self.last_rank
-        return self.encoder.encode(each for each in documents if last is None or rank(each.content) <= last)
+        """Yield every selected document with its token ids."""
+        return self.encoder.encode(read_selected(self.pool, self.part, self.draft.storage, self.selected))
 
 
 @dataclass(frozen=True)
@@ -68,7 +63,7 @@ class TokenizePool(Step[TokenizeTask, Result]):
     @property
     def quota(self) -> int | None:
         """The quota of all tasks together."""
-        return None
+        return self.max_tokens
 
     @property
     def max_tokens(self) -> int | None:

@@ -70,7 +70,7 @@ class BestMixture:
     @cached_property
     def _optima(self) -> list[Point]:
         problems = [Problem((objective,), self.feasible) for objective in self.objectives]
-        return [solve_problem(problem, solver="auto").point for problem in problems]
+        return [solve_problem(problem).point for problem in problems]
 
     def full(self) -> Vector:
         """Return the offsets of the full sample, nats per token ``(targets,)``."""

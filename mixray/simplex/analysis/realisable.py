@@ -113,7 +113,7 @@ class _Search:
         """Return the optimum with these decisions. Raises InputError where there is no such mixture."""
         problem = replace(self._problem, feasible=self._restricted(decisions))
         shares = np.where(problem.feasible.upper > 0, np.maximum(start.shares, SMALLEST_START), 0.0)
-        return solve_problem(problem, solver="auto", tolerance=self._tolerance, start=shares / shares.sum()).point
+        return solve_problem(problem, tolerance=self._tolerance, start=shares / shares.sum()).point
 
     def turn(self, point: Point, decisions: dict[int, bool]) -> tuple[Point, dict[int, bool]]:
         """Return a point and decisions of which no single one can be turned to lower the value."""

@@ -1,11 +1,12 @@
-"""The two first-order methods, which need the gradient alone.
+"""The two first-order steps, which need the gradient alone.
 
-Expectation maximisation (``EM``) is the multiplicative update for mixture proportions:
+Expectation maximisation (EM), with which other solvers start their rounds, is the multiplicative update for mixture
+proportions:
 
     responsibility_k = shares_k * (-gradient_k),   which sum to the sum of the row weights
 
 The next shares maximise ``sum_k responsibility_k log shares_k``: proportional to the responsibilities, or, where there
-are constraints, scaled and clipped. Every round lowers the loss, without a step size, but many rounds may be needed.
+are constraints, scaled and clipped. It lowers a cross entropy, or a weighted sum of them, without a step size.
 
 Entropic (exponentiated gradient) descent (``Entropic``) is the method of the MixMin paper, its Algorithm 1:
 
@@ -28,39 +29,11 @@ import numpy as np
 
 from mixray.errors import InputError
 from mixray.simplex.checks import Vector
-from mixray.simplex.goal import Mean, Worst, log_shares
+from mixray.simplex.goal import Worst, log_shares
 from mixray.simplex.problem import Point, Problem
 
-HALVINGS = 60
 GROWTH, SHRINKAGE = 2.0, 0.5
 MOST_TRIALS = 100
-
-
-@dataclass(frozen=True)
-class EM:
-    """Expectation maximisation, for cross entropies without a prior."""
-
-    def init(self, point: Point, tolerance: float) -> None:
-        """Raises InputError for what has no such update: a prior, a worst case, a squared error."""
-        problem = point.problem
-        if problem.prior is not None or not isinstance(problem.goal, Mean) or not is_multiplicative(problem):
-            raise InputError(
-                "solver em minimises a cross entropy, or a weighted sum of them, alone",
-                wanted="no prior, no worst case, no squared error",
-                remedy="use newton or entropic",
-            )
-
-    def step(self, point: Point, state: None) -> tuple[Point, None]:
-        """Take one round. Limits on groups that overlap may make the step too long; it is then shortened."""
-        problem, target = point.problem, multiplicative(point)
-        moved = problem.at(target)
-        if problem.feasible.groups > 1:
-            for _ in range(HALVINGS):
-                if moved.value <= point.value:
-                    break
-                target = problem.feasible.repair((point.shares + target) / 2)
-                moved = problem.at(target)
-        return moved, state
 
 
 def is_multiplicative(problem: Problem) -> bool:

@@ -15,7 +15,7 @@ from mixray.simplex.goal import Prior, Worst
 from mixray.simplex.log_prob_table import LogProbTable, plain_array
 from mixray.simplex.objectives.cross_entropy import CrossEntropy
 from mixray.simplex.problem import Problem
-from mixray.simplex.solvers.first_order import EM, Entropic
+from mixray.simplex.solvers.first_order import Entropic, is_multiplicative
 from mixray.simplex.solvers.loop import Solver, minimise
 from mixray.simplex.solvers.newton import Newton
 from mixray.simplex.solvers.solution import Solution
@@ -24,13 +24,13 @@ from mixray.simplex.solvers.working_set import WorkingSet
 SOLVERS: dict[str, Solver] = {
     "newton": Newton(),
     "entropic": Entropic(),
-    "em": EM(),
     "working_set": WorkingSet(),
 }
 TOLERANCE = 1e-8
 MAX_ROUNDS = 10_000
-MOST_CURVED = 256
-"""Sources up to which ``auto`` takes Newton's method with its sources x sources curvature."""
+MOST_CURVED, MOST_CURVED_WITH_PRIOR = 384, 1000
+"""Sources up to which ``auto`` takes Newton's method with its sources x sources curvature: from there on the others are
+never slower (measured on 2,000 and 20,000 rows of each kind of ``jobs/bench_simplex.py``)."""
 
 
 def solve(
@@ -44,7 +44,7 @@ def solve(
     groups: Sequence[Group] = (),
     prior: ArrayLike | None = None,
     prior_strength: float = 0.0,
-    solver: str | Solver = "newton",
+    solver: str | Solver = "auto",
     tolerance: float = TOLERANCE,
     max_rounds: int = MAX_ROUNDS,
     start: ArrayLike | None = None,
@@ -65,8 +65,8 @@ def solve(
         groups: limits on sums over sources, e.g. ``[Group([0, 2], upper=0.3)]``.
         prior: shares ``(sources,)`` to stay near to; balanced by default. Matters only with a ``prior_strength``.
         prior_strength: adds ``prior_strength * KL(shares || prior)`` to the loss; nats per token.
-        solver: ``newton``, ``entropic``, ``em``, ``working_set`` (for thousands of sources), ``auto`` (by their
-            number), or an object such as ``Entropic(fixed_step=1.0)``.
+        solver: ``auto`` (by the number of sources: ``Solution.why`` says), ``newton``, ``working_set`` (for hundreds of
+            sources and more), ``entropic``, or an object such as ``Entropic(fixed_step=1.0)``.
         tolerance: on the certified gap, nats per token.
         max_rounds: the status is ``round_limit`` when they did not suffice.
         start: shares to start from; the feasible ones nearest to balanced (or to the prior) by default.
@@ -95,7 +95,7 @@ def solve(
 def solve_problem(
     problem: Problem,
     *,
-    solver: str | Solver = "newton",
+    solver: str | Solver = "auto",
     tolerance: float = TOLERANCE,
     max_rounds: int = MAX_ROUNDS,
     start: ArrayLike | None = None,
@@ -115,10 +115,6 @@ def _check(solver: str | Solver) -> None:
         raise InputError(f"unknown solver {solver!r}", wanted=", ".join(names), remedy=f"did you mean {near!r}?")
 
 
-def _has_kinks(problem: Problem) -> bool:
-    return isinstance(problem.goal, Worst) and problem.goal.tau == 0
-
-
 def _chosen(solver: str | Solver, problem: Problem) -> tuple[Solver, str]:
     """The solver and, where it was left to ``auto``, the reason."""
     _check(solver)
@@ -128,10 +124,12 @@ def _chosen(solver: str | Solver, problem: Problem) -> tuple[Solver, str]:
         return SOLVERS[solver], ""
     rows, sources = sum(objective.rows for objective in problem.objectives), problem.sources
     size = f"{sources:,} sources, {rows:,} rows"
-    if sources <= MOST_CURVED:
+    if sources <= (MOST_CURVED if problem.prior is None else MOST_CURVED_WITH_PRIOR):
         return SOLVERS["newton"], f"{size}: a curvature over all sources is cheap"
-    if problem.prior is not None and _has_kinks(problem):
-        return SOLVERS["newton"], f"{size}, a prior and a worst case with kinks: nothing else can"
+    if isinstance(problem.goal, Worst) and problem.goal.tau == 0:
+        return SOLVERS["newton"], f"{size} and a worst case with kinks: the others may stall there"
+    if problem.prior is None and not is_multiplicative(problem):
+        return SOLVERS["newton"], f"{size}, a squared error: its curvature is worked out once"
     if problem.prior is None:
         return SOLVERS["working_set"], f"{size}: a curvature over all sources would be dear"
     return SOLVERS["entropic"], f"{size} and a prior, which gives every one a share: no curvature"

@@ -1,6 +1,6 @@
 """A method for thousands of sources, where the curvature over all of them would cost too much to compute.
 
-A round has two steps. The first is the multiplicative step of ``EM`` on all sources, which only cross entropies have
+A round has two steps. The first is the multiplicative step of EM on all sources, which only cross entropies have
 and which needs only the gradient. The second is a step of Newton's method in few variables: one for every source of the
 working set, and one more for the sum of all other shares, which keep their proportions to each other. The working set
 is chosen anew in each round: the sources whose shares are furthest from settled, and those whose gradient promises the
