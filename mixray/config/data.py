@@ -61,10 +61,11 @@ class PoolConfig(Section):
     where: dict[str, str] = {}
     """Which rows to keep: column -> value. Dots reach into structs, e.g. {meta.redpajama_set_name: RedPajamaC4}."""
     max_tokens: Positive | None = None
-    """Use at most this many tokens (or examples) of the pool: the first ones of every part, in equal amounts. null:
-    all."""
+    """Use at most this many tokens (or examples) of the pool: the first ones of every part, in equal amounts. Of a
+    target of texts: documents drawn from all of it, of which the one that reaches the number is the last. null: all."""
     document_chars: Positive = 100_000
-    """Longer documents are split into documents of at most this many characters, at line ends where possible."""
+    """Longer documents are split into documents of at most this many characters, at line ends where possible. Those of
+    a target that were split from one stay in one part, and intervals count them once."""
 
     @property
     def reader(self) -> Reader:

@@ -153,10 +153,10 @@ def _sample(listing: Listing) -> PoolSample:
     sample, pool = sample_pool(listing), listing.pool
     if not sample.is_whole:
         return sample
-    if not sample.contents:
+    if not sample.ids:
         raise no_documents(pool, sample.counts)
     if isinstance(pool.config, TargetConfig):
-        parts = Counter(part_of(content, pool.config.held_out) for content in set(sample.contents))
+        parts = Counter(part_of(document, pool.config.held_out) for document in set(sample.ids))
         check_split(pool, {part: parts[part] for part in PARTS})
     return sample
 

@@ -26,6 +26,11 @@ class Pool:
         return f"{self.role} {self.name}"
 
     @property
+    def is_read_whole(self) -> bool:
+        """Whether every text is read: ``max_tokens`` ends the reading of a source, and samples all of a target."""
+        return self.role == "target" or self.config.max_tokens is None
+
+    @property
     def section(self) -> str:
         """The dotted key of the pool in the run file."""
         return f"{self.role}s.{self.name}"

@@ -12,11 +12,12 @@ from typing import Any
 
 from mixray.config.schema import RunConfig
 from mixray.data.pools import Notify, Prepared, TextInputs, pools_of
-from mixray.data.reading.parts import Listing, list_pool
+from mixray.data.reading.parts import TOKEN_BYTES, Listing, list_pool
 from mixray.data.tabular.examples import prepare_examples
 from mixray.data.target_rows import TargetRows
 from mixray.data.text import windows
-from mixray.data.text.deduplicate import Deduplicate, Scan, overlaps
+from mixray.data.text.deduplicate import Deduplicate, overlaps
+from mixray.data.text.scan import Scan
 from mixray.data.text.tokenizer import Encoder, LearnTokenizer, import_tokenizer
 from mixray.data.text.windows import WriteWindows
 from mixray.store import Artifact, Artifacts, RunTasks, Step, find_or_make
@@ -47,7 +48,7 @@ def _prepare_texts(config: RunConfig, artifacts: Artifacts, run_tasks: RunTasks,
     scans = find_or_make({label: Scan(listing) for label, listing in listings.items()}, artifacts, run_tasks, "scan")
     targets = tuple(scans[label] for label, listing in listings.items() if listing.pool.role == "target")
     selecting = {
-        label: Deduplicate(listing.pool, scans[label], targets if listing.pool.role == "source" else ())
+        label: Deduplicate(listing.pool, scans[label], targets if listing.pool.role == "source" else (), run_tasks)
         for label, listing in listings.items()
     }
     selections = find_or_make(selecting, artifacts, run_tasks, "select")
@@ -57,9 +58,9 @@ def _prepare_texts(config: RunConfig, artifacts: Artifacts, run_tasks: RunTasks,
     encoder = Encoder.of(artifacts.storage, tokenizer)
     notify(f"tokenizer: {encoder.vocab_size} tokens")
     encoding: dict[str, Step[Any, Any]] = {
-        label: (WriteWindows if listing.pool.role == "source" else TargetRows)(
-            listing, selections[label], encoder, config.row_tokens
-        )
+        label: WriteWindows(listing, selections[label], encoder, config.row_tokens)
+        if listing.pool.role == "source"
+        else TargetRows(listing, selections[label], encoder, config.row_tokens, run_tasks)
         for label, listing in listings.items()
     }
     encoded = find_or_make(encoding, artifacts, run_tasks, "tokens")
@@ -72,7 +73,12 @@ def _prepare_texts(config: RunConfig, artifacts: Artifacts, run_tasks: RunTasks,
         sources={name: encoded[f"source {name}"] for name in config.sources},
         targets={name: encoded[f"target {name}"] for name in config.targets},
         counts=counts,
-        warnings=[*_overlapping(selections, "source"), *_overlapping(selections, "target"), *_left_out(counts)],
+        warnings=[
+            *_overlapping(selections, "source"),
+            *_overlapping(selections, "target"),
+            *_left_out(counts),
+            *_too_short(config, counts),
+        ],
     )
 
 
@@ -101,7 +107,8 @@ def _counts(scan: Artifact, selection: Artifact, encoded: Artifact) -> dict[str,
     if encoded.kind == windows.KIND:
         return counts | {name: int(encoded.meta[name]) for name in ("windows", "tokens", "tail_tokens")}
     parts = {f"{part}_{name}": int(encoded.meta[part][name]) for part in PARTS for name in ("documents", "tokens")}
-    return counts | parts | {"tokens": parts["fit_tokens"] + parts["held_out_tokens"]}
+    sums = {name: sum(int(encoded.meta[part][name]) for part in PARTS) for name in ("documents", "bytes", "tokens")}
+    return counts | parts | sums
 
 
 def _overlapping(selections: Selections, role: str) -> Iterator[dict[str, Any]]:
@@ -128,3 +135,16 @@ def _left_out(counts: Mapping[str, Mapping[str, int]]) -> Iterator[dict[str, Any
         if count["skipped_not_utf8"] > NOT_UTF8 * read:
             message = f"{count['skipped_not_utf8']} of {read} documents of {label} are not UTF-8 and were skipped"
             yield {"code": "not_utf8", "message": message, "pools": [label], "documents": count["skipped_not_utf8"]}
+
+
+def _too_short(config: RunConfig, counts: Mapping[str, Mapping[str, int]]) -> Iterator[dict[str, Any]]:
+    """Yield a warning for each target that has fewer tokens than its ``max_tokens``."""
+    for name, target in config.targets.items():
+        count = counts[f"target {name}"]
+        if target.max_tokens is not None and count["tokens"] < target.max_tokens:
+            distinct = count["documents_read"] - count["duplicates"]
+            reason = f"its {distinct:,} different documents have no more"
+            if count["documents"] < distinct:
+                reason = f"of texts with more than {TOKEN_BYTES} bytes a token no more are read"
+            message = f"target {name}: max_tokens is {target.max_tokens:,}, but {count['tokens']:,} are used: {reason}"
+            yield {"code": "short_target", "message": message, "pools": [f"target {name}"], "tokens": count["tokens"]}

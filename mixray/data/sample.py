@@ -52,7 +52,7 @@ class PoolSample:
     """What a look at a pool shows.
 
     ``text_bytes``: UTF-8 bytes of all of its documents, estimated unless the sample ``is_whole``; None where unknown.
-    ``counts``: what became of the texts that were read, as ``read_documents`` counts them. ``contents``: the hashes of
+    ``counts``: what became of the texts that were read, as ``read_documents`` counts them. ``ids``: of
     the documents, where the sample is whole. ``texts``: text to count tokens in. ``faults``: what is wrong in places
     that the run may never reach, because of ``max_tokens``.
     """
@@ -60,7 +60,7 @@ class PoolSample:
     text_bytes: int | None
     is_whole: bool = False
     counts: Counter[str] = field(default_factory=Counter)
-    contents: tuple[bytes, ...] = ()
+    ids: tuple[bytes, ...] = ()
     texts: tuple[str, ...] = ()
     faults: tuple[InputError, ...] = ()
 
@@ -89,7 +89,7 @@ def sample_pool(listing: Listing) -> PoolSample:
         counts: Counter[str] = Counter()
         documents = [each for part in listing.parts for each in read_documents(listing.pool, part, counts)]
         texts = [each.text for each in documents[:: 1 + counts["bytes"] // TEXT_CHARS]]
-        return PoolSample(counts["bytes"], True, counts, tuple(each.content for each in documents), tuple(texts))
+        return PoolSample(counts["bytes"], True, counts, tuple(each.id for each in documents), tuple(texts))
     if listing.pool.config.reader == "jsonl":
         return _sample_json_lines(listing)
     return _sample_files(listing)
@@ -147,7 +147,7 @@ def _json_pieces(file: SourceFile, length: int, expansion: float, listing: Listi
     else:
         starts = (0, (file.size - length) // 2, file.size - length)
         ranges = [(start, start + length, length) for start in starts]
-    reads_all = listing.pool.config.max_tokens is None
+    reads_all = listing.pool.is_read_whole
     return [
         _Piece(
             FilePart((FileSlice(file, start, stop),), None),
@@ -184,7 +184,7 @@ def _sample_files(listing: Listing) -> PoolSample:
         footers = [_footer(file, pool) for file in files]
         text_bytes = round(stored * sum(size for _, size in footers) / max(1, sum(file.size for file in files)))
         slices = [FileSlice(file, 0, min(1, groups)) for file, (groups, _) in zip(files, footers, strict=True)]
-    reads_all = pool.config.max_tokens is None
+    reads_all = pool.is_read_whole
     pieces = [
         _Piece(FilePart((each,), PIECE_BYTES), PIECE_BYTES, is_read=reads_all or each.file == listing.files[0])
         for each in slices
@@ -220,11 +220,11 @@ def _sample_dataset(listing: Listing) -> PoolSample:
     if pool.config.where and size > FILTERED_DATASET_BYTES:
         return PoolSample(size)
     part = DatasetPart(replace(dataset, streaming=True), 0, 1, PIECE_BYTES)
-    counts, contents, texts = _read(pool, part)
+    counts, ids, texts = _read(pool, part)
     is_whole = counts["bytes"] < PIECE_BYTES and len(hugging_face.row_ranges(part.dataset, pool, 0)) == 1
     if not is_whole:
         return PoolSample(size, counts=counts, texts=tuple(texts))
-    return PoolSample(counts["bytes"], True, counts, tuple(contents), tuple(texts))
+    return PoolSample(counts["bytes"], True, counts, tuple(ids), tuple(texts))
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
@@ -267,10 +267,10 @@ def _read_pieces(pool: Pool, pieces: Sequence[_Piece]) -> tuple[PoolSample, floa
 
 
 def _read(pool: Pool, part: Part) -> tuple[Counter[str], list[bytes], list[str]]:
-    """Return the counts, the hashes and the texts of a part's documents."""
+    """Return the counts, the ids and the texts of a part's documents."""
     counts: Counter[str] = Counter()
     documents = list(read_documents(pool, part, counts))
-    return counts, [each.content for each in documents], [each.text for each in documents]
+    return counts, [each.id for each in documents], [each.text for each in documents]
 
 
 def _spread(files: Iterable[Any], most: int) -> list[Any]:

@@ -250,7 +250,7 @@ def test_a_large_pool_whose_sample_is_filtered_out_is_warned_of(
     [
         (["one document"], {}, True),
         (["the same", "the same"], {}, True),
-        (["one document"], {"document_chars": 1}, False),
+        (["one document"], {"document_chars": 1}, True),
         ([f"document {number}" for number in range(20)], {}, False),
         ([f"document {number}" for number in range(20)], {"held_out": 1e-9}, True),
     ],

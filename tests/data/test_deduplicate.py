@@ -13,7 +13,10 @@ from hypothesis import strategies as st
 from mixray.data.pools import Pool
 from mixray.data.reading import parts as parts_module
 from mixray.data.reading.parts import list_pool
-from mixray.data.text.deduplicate import Deduplicate, Scan, first_occurrences, overlaps, read_selected, selected_part
+from mixray.data.text import repeats
+from mixray.data.text.deduplicate import Deduplicate, overlaps, read_selected, selected_part
+from mixray.data.text.repeats import first_occurrences
+from mixray.data.text.scan import Scan
 from mixray.errors import InputError, StageError
 from mixray.store import Artifact, Artifacts, Step
 
@@ -30,7 +33,11 @@ def scanned(pool: Pool, artifacts: Artifacts) -> Artifact:
 
 
 def selected(pool: Pool, artifacts: Artifacts, *targets: Artifact) -> Artifact:
-    return made(Deduplicate(pool, scanned(pool, artifacts), targets), artifacts)
+    return made(deduplicating(pool, artifacts, *targets), artifacts)
+
+
+def deduplicating(pool: Pool, artifacts: Artifacts, *targets: Artifact) -> Deduplicate:
+    return Deduplicate(pool, scanned(pool, artifacts), targets, lambda function, items, _: map(function, items))
 
 
 def kept(pool: Pool, artifacts: Artifacts, selection: Artifact) -> list[str]:
@@ -68,6 +75,75 @@ def test_documents_of_a_target_are_dropped_from_the_source(
     selection = selected(pool, artifacts, *targets)
     assert kept(pool, artifacts, selection) == ["b", "c"]
     assert (selection.meta["duplicates"], selection.meta["in_target"]) == (1, 2)
+
+
+@pytest.mark.parametrize("reader", ["files", "jsonl"])
+@pytest.mark.parametrize(("source_chars", "target_chars"), [(100_000, 60), (60, 100_000), (60, 45), (60, 60)])
+def test_a_text_of_a_target_is_recognised_however_it_is_cut(
+    source_chars: int,
+    target_chars: int,
+    reader: str,
+    artifacts: Artifacts,
+    source: Any,
+    target: Any,
+    write_jsonl: WriteJsonl,
+    tmp_path: Path,
+) -> None:
+    """Six of its seven texts stand in the target; the seventh shares a beginning with one."""
+    texts = ["".join(f"text {number}, line {line}\n" for line in range(12)) for number in range(6)]
+    other = "".join(f"but another end {line}\n" for line in range(9))
+    pools = {"source": [*texts, texts[0][:80] + other], "target": texts}
+    for name, contents in pools.items():
+        write_jsonl(f"{name}.jsonl", contents)
+        for number, text in enumerate(contents):
+            (tmp_path / f"{name}-{number}.txt").write_text(text)
+    ending = "-*.txt" if reader == "files" else ".jsonl"
+    pool = source(**{reader: f"{tmp_path}/source{ending}"}, document_chars=source_chars)
+    goal = scanned(target(**{reader: f"{tmp_path}/target{ending}"}, document_chars=target_chars), artifacts)
+    selection = selected(pool, artifacts, goal)
+    left = "".join(kept(pool, artifacts, selection))
+    assert "line 9" not in left
+    assert left.endswith(other)
+    if source_chars == target_chars:
+        assert "text 0, line 0" not in left  # a piece that stands in the target is still left out by itself
+
+
+@pytest.mark.parametrize("documents", [1, 7, 60])
+@pytest.mark.parametrize("sample", [None, 40])
+def test_a_pool_is_compared_in_batches_as_it_is_at_once(
+    documents: int,
+    sample: int | None,
+    artifacts: Artifacts,
+    source: Any,
+    target: Any,
+    write_jsonl: WriteJsonl,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At most so many documents a batch, against all of them in one: the same files, byte by byte, and the same meta.
+
+    The pool has repeated texts, pieces of repeated lines, and texts of a target that is sampled or not.
+    """
+    monkeypatch.setattr(parts_module, "PART_BYTES", 300)
+    draw = np.random.default_rng(0)
+    lines = [f"line number {number}\n" for number in range(30)]
+    texts = ["".join(draw.choice(lines, draw.integers(1, 5))) for _ in range(200)]
+    pool = source(jsonl=str(write_jsonl("a.jsonl", texts)), document_chars=40)
+    goal = scanned(
+        target(jsonl=str(write_jsonl("t.jsonl", texts[:60:2])), document_chars=60, max_tokens=sample), artifacts
+    )
+    goal_pool = target(jsonl=str(write_jsonl("b.jsonl", texts)), document_chars=40, max_tokens=sample)
+    for each, targets in ((pool, [goal]), (goal_pool, [])):
+        whole = selected(each, artifacts, *targets)
+        assert whole.meta["duplicates"] > 20
+        monkeypatch.setattr(repeats, "BATCH_DOCUMENTS", documents)
+        in_batches = selected(each, Artifacts(artifacts.storage, "batches"), *targets)
+        monkeypatch.undo()
+        monkeypatch.setattr(parts_module, "PART_BYTES", 300)
+        assert in_batches.meta == whole.meta
+        digests = [{name: record.sha256 for name, record in made.files.items()} for made in (in_batches, whole)]
+        assert digests[0] == digests[1]
+        folder = Path(artifacts.storage.full(in_batches.files["000000.parquet"].path)).parent
+        assert {path.name for path in folder.iterdir()} == set(in_batches.files)
 
 
 def test_the_digest_is_that_of_the_kept_text(
@@ -125,7 +201,7 @@ def test_a_source_with_nothing_left(
     pool = source(jsonl=str(write_jsonl("a.jsonl", texts)))
     goal = scanned(target(jsonl=str(write_jsonl("t.jsonl", in_target))), artifacts)
     with pytest.raises(InputError) as caught:
-        Deduplicate(pool, scanned(pool, artifacts), (goal,)).check(selected(pool, artifacts, goal))
+        deduplicating(pool, artifacts, goal).check(selected(pool, artifacts, goal))
     assert "the source code has no documents left" in str(caught.value)
     assert f"got: {got}" in str(caught.value)
 

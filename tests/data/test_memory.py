@@ -14,8 +14,8 @@ import pytest
 from mixray.data.reading import files
 from mixray.data.reading import parts as parts_module
 from mixray.data.reading.parts import list_pool
-from mixray.data.text.deduplicate import Scan, ScanTask
 from mixray.data.text.documents import Document, read_documents
+from mixray.data.text.scan import Scan, ScanTask
 from mixray.store import Artifacts
 
 LINE = "x" * 999 + "\n"
@@ -61,14 +61,14 @@ def test_scanning_ten_times_as_much_takes_no_more_memory(
 
     monkeypatch.setattr(parts_module, "PART_BYTES", 1 << 40)
     monkeypatch.setattr(files, "BLOCK_BYTES", 1 << 18)
-    monkeypatch.setattr(sys.modules["mixray.data.text.deduplicate"], "read_documents", watched)
+    monkeypatch.setattr(sys.modules["mixray.data.text.scan"], "read_documents", watched)
     for count in (300, 300, 3000):
         arrow, held = 0, pa.total_allocated_bytes()
         WRITERS[reader](tmp_path / f"{count}", count)
         pool = source(**{reader: f"{tmp_path}/{count}"}, document_chars=20_010)
         (part,) = list_pool(pool).parts
         tracemalloc.start()
-        _, counts = Scan.run(ScanTask(pool, part, 0, artifacts.draft("scan", str(count))))
+        counts = Scan.run(ScanTask(pool, part, 0, None, artifacts.draft("scan", str(count)))).counts
         peaks.append((tracemalloc.get_traced_memory()[1], arrow - held))
         tracemalloc.stop()
         assert counts["bytes"] == count * 20_009

@@ -41,7 +41,9 @@ class Bucket:
             storage.write(f"zst/deep/er/{name}.jsonl.zst", zstandard.compress(lines))
             storage.write(f"gz/{name}.jsonl.gz", gzip.compress(lines))
             storage.write(f"parquet/{name}.parquet", (scratch / "table").read_bytes())
-        storage.write("text/with space+plus.txt", b"abcdefghijklmnopqrstuvwxyz")
+        letters = b"abcdefghijklmnopqrstuvwxyz"  # the one is in the part that is held out, the other is not
+        storage.write("text/with space+plus.txt", letters[:1])
+        storage.write("text/more.txt", letters[1:])
 
     def uri(self, pattern: str) -> str:
         return f"{self.base}/{pattern}?{self.options}"
@@ -49,7 +51,7 @@ class Bucket:
     def pools(self, form: dict[str, str]) -> list[dict[str, Any]]:
         """The arguments of ``run_config``: one source in this form, and letters as the target."""
         source = {reader: self.uri(pattern) for reader, pattern in form.items()}
-        return [{"code": source}, {"goal": {"files": self.uri("text/*"), "document_chars": 1}}]
+        return [{"code": source}, {"goal": {"files": self.uri("text/*")}}]
 
 
 @pytest.fixture
@@ -84,7 +86,7 @@ def test_the_store_may_lie_there_too(bucket: Bucket, run_config: Any, mapper: An
 
 def test_exclude_works_on_uris_and_on_ends_of_paths(bucket: Bucket) -> None:
     files = find_files([bucket.uri("**")], [bucket.uri("parquet/**"), "*.zst", "a.*"])
-    wanted = ["gz/b.jsonl.gz", "plain/b.jsonl", "text/with space+plus.txt"]
+    wanted = ["gz/b.jsonl.gz", "plain/b.jsonl", "text/more.txt", "text/with space+plus.txt"]
     assert [file.location for file in files] == [f"{bucket.base}/{name}" for name in wanted]
 
 

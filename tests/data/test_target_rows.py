@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -16,6 +17,7 @@ from mixray.data import target_rows as rows
 from mixray.data.pools import Prepared
 from mixray.data.reading import parts as parts_module
 from mixray.data.target_rows import document_rows, part_of
+from mixray.data.text.budget import sample
 from mixray.data.text.documents import Document
 from mixray.data.text.tokenizer import Encoder
 from mixray.errors import InputError
@@ -32,6 +34,7 @@ def made(
 
     def make(texts: list[str] = TEXTS, *, seed: int = 0, **target: Any) -> Prepared:
         goal = {"jsonl": str(write_jsonl("t.jsonl", texts)), **target}
+        goal = {key: value for key, value in goal.items() if value is not None}
         train = {"train": {"vocab_size": 300}}
         return prepare(
             run_config(sources, {"goal": goal}, seed=seed, tokenizer=train), artifacts, mapper, lambda _: None
@@ -65,7 +68,7 @@ def test_rows_hold_every_document_of_its_part(
     prepared = made()
     artifact = prepared.targets["goal"]
     encoder = Encoder.of(artifacts.storage, prepared.tokenizer)
-    expected = {tuple(ids) for _, ids in encoder.encode(Document(text, b"", 0) for text in TEXTS)}
+    expected = {tuple(ids) for _, ids in encoder.encode(Document(text, b"", 0, b"") for text in TEXTS)}
     found = []
     for part in ("fit", "held_out"):
         table = read(artifacts, artifact, part)
@@ -121,12 +124,80 @@ def test_duplicates_in_a_target_count_once(made: Any) -> None:
     assert twice.targets["goal"].id == once.targets["goal"].id
 
 
-def test_max_tokens_takes_whole_documents(made: Any, artifacts: Artifacts) -> None:
-    everything = made()
-    some = made(max_tokens=600)
-    assert 400 < some.counts["target goal"]["tokens"] <= 600
-    assert parts_of(artifacts, some).items() <= parts_of(artifacts, everything).items()
-    assert some.targets["goal"].id != everything.targets["goal"].id
+@pytest.mark.parametrize("part_bytes", [300, 1 << 24])
+@pytest.mark.parametrize("reader", ["files", "jsonl"])
+def test_pieces_of_a_text_stay_in_one_part(
+    reader: str, part_bytes: int, made: Any, artifacts: Artifacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their ids begin with their parent's, so that intervals know that they belong together."""
+    monkeypatch.setattr(parts_module, "PART_BYTES", part_bytes)
+    texts = ["".join(f"text {number}, line {line}\n" for line in range(20)) for number in range(30)]
+    places = {}
+    if reader == "files":
+        for number, text in enumerate(texts):
+            (tmp_path / f"text-{number}.txt").write_text(text)
+        places = {"files": f"{tmp_path}/text-*.txt", "jsonl": None}
+    whole = parts_of(artifacts, made(texts, **places))
+    pieces = parts_of(artifacts, made(texts, document_chars=100, **places))
+    assert len(whole) == 30
+    assert len(pieces) > 90
+    by_parent = {document[:8]: part for document, part in whole.items()}
+    assert {document[:8]: part for document, part in pieces.items()} == by_parent
+    assert all(by_parent[document[:8]] == part for document, part in pieces.items())
+
+
+def test_pieces_of_other_texts_are_another_target(made: Any) -> None:
+    """The same pieces, but cut from one text more."""
+    lines = [f"line {number} of ten letters\n" for number in range(40)]
+    pairs = ["".join(lines[index : index + 2]) for index in range(0, 40, 2)]
+    cut, whole = made(pairs, document_chars=30), made(lines, document_chars=30)
+    assert cut.counts["target goal"]["documents"] == whole.counts["target goal"]["documents"] == 40
+    assert cut.targets["goal"].id != whole.targets["goal"].id
+
+
+@pytest.mark.parametrize("part_bytes", [500, 1 << 24])
+@pytest.mark.parametrize("max_tokens", [1000, 4000])
+def test_max_tokens_takes_documents_from_the_whole_pool(
+    max_tokens: int, part_bytes: int, made: Any, artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that reaches the number is the last; another seed, and more of the same texts, change nothing."""
+    monkeypatch.setattr(parts_module, "PART_BYTES", part_bytes)
+    texts = [f"goal {number} " + "and so on " * (number * 5 % 23) for number in range(400)]
+    whole, sample = made(texts), made(texts, max_tokens=max_tokens)
+    documents = parts_of(artifacts, sample)
+    assert documents.items() <= parts_of(artifacts, whole).items()
+    rows = [row for part in ("fit", "held_out") for row in read(artifacts, sample.targets["goal"], part)]
+    tokens = Counter[bytes]()
+    for row in rows:
+        tokens[row["document"]] += row["count"]
+    last = max(documents, key=lambda document: int.from_bytes(document[8:], "little"))
+    assert tokens.total() - tokens[last] < max_tokens <= tokens.total() == sample.counts["target goal"]["tokens"]
+    assert sample.warnings == []
+    assert parts_of(artifacts, made(texts + texts[:50], max_tokens=max_tokens)) == documents
+    assert sample.targets["goal"].id != whole.targets["goal"].id
+    counts = sample.counts["target goal"]
+    assert counts["documents"] == len(documents) < counts["documents_read"] == 400
+
+
+def test_a_sample_has_as_many_long_documents_as_the_pool() -> None:
+    """Of 100 documents of a pool 10 have 50 tokens and 90 have 5; on average of 4000 samples of 200 tokens half the
+    tokens are theirs, within five standard errors."""
+    draw = np.random.default_rng(0)
+    sizes = np.array([50] + [5] * 9)
+    long = total = 0
+    for _ in range(4000):
+        chosen = [size for _, size in sample(enumerate(draw.choice(sizes, 200).tolist()), 200)]
+        assert sum(chosen[:-1]) < 200 <= sum(chosen)
+        long, total = long + 50 * chosen.count(50), total + sum(chosen)
+    assert abs(long / total - 10 / 19) < 0.012
+
+
+def test_a_target_that_has_less_than_its_max_tokens(made: Any) -> None:
+    prepared = made(max_tokens=10**6)
+    (warning,) = prepared.warnings
+    tokens = prepared.counts["target goal"]["tokens"]
+    assert warning["code"] == "short_target"
+    assert f"max_tokens is 1,000,000, but {tokens:,} are used: its 80 different documents" in warning["message"]
 
 
 def test_a_target_too_small_to_split(made: Any) -> None:

@@ -42,7 +42,7 @@ def trained(artifacts: Artifacts, texts: list[str], vocab_size: int = 300) -> Ar
 
 
 def document(text: str) -> Document:
-    return Document(text, b"", len(text))
+    return Document(text, b"", len(text), b"")
 
 
 def encode(artifacts: Artifacts, tokenizer: Artifact, *texts: str) -> list[list[int]]:

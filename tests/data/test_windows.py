@@ -75,7 +75,7 @@ def test_windows_are_the_joined_documents_cut(
 def test_nothing_is_lost_but_the_tail(made: Any, artifacts: Artifacts) -> None:
     config, prepared = made()
     encoder = Encoder.of(artifacts.storage, prepared.tokenizer)
-    total = sum(len(ids) + 1 for _, ids in encoder.encode(Document(text, b"", 0) for text in TEXTS))
+    total = sum(len(ids) + 1 for _, ids in encoder.encode(Document(text, b"", 0, b"") for text in TEXTS))
     meta = prepared.sources["code"].meta
     assert meta["tokens"] + meta["tail_tokens"] == total
     assert 0 <= meta["tail_tokens"] < config.window

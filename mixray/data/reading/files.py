@@ -6,6 +6,7 @@ Text and JSON lines are decompressed by the ending of the file name. Every error
 from __future__ import annotations
 
 import codecs
+import hashlib
 import io
 import json
 from collections import Counter
@@ -22,6 +23,7 @@ from mixray.data.pools import Pool
 from mixray.data.reading.locations import SourceFile, open_filesystem
 from mixray.data.reading.row_texts import TABLE_ROWS, Place, Row, check_row, check_schema, named_columns, table_rows
 from mixray.errors import InputError, first_line
+from mixray.store.target_parts import HASH_BYTES
 
 BLOCK_BYTES = 1 << 20
 COMPRESSION = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
@@ -68,21 +70,27 @@ def reading(file: SourceFile, key: str) -> Iterator[None]:
 # ----------------------------------------------------------------------------------------------------------- text files
 
 
-def read_text_file(file: SourceFile, pool: Pool, counts: Counter[str]) -> Iterator[Iterable[str]]:
-    """Yield the file's one document as an iterable of pieces of text; nothing (and counted) if it is not UTF-8.
+def text_hash(text: bytes = b"") -> hashlib.blake2b:
+    """Return the hash of a text as UTF-8, to which more of the text can be added."""
+    return hashlib.blake2b(text, digest_size=HASH_BYTES)
 
-    A file longer than a block is decoded twice, because all of it has to be UTF-8 before its first piece is used.
+
+def read_text_file(file: SourceFile, pool: Pool, counts: Counter[str]) -> Iterator[tuple[Iterable[str], bytes]]:
+    """Yield the file's text as an iterable of pieces, and its hash; nothing (and counted) if it is not UTF-8.
+
+    A file longer than a block is read twice, because all of it has to be UTF-8 before its first piece is used.
     """
     with reading(file, pool.files_key):
         blocks = read_blocks(file)
         first = next(blocks, b"")
         try:
             if not next(blocks, b""):
-                yield [first.decode()]
+                yield [first.decode()], text_hash(first).digest()
             else:
-                for _ in _decoded(read_blocks(file)):
-                    pass
-                yield _decoded(read_blocks(file))
+                whole = text_hash()
+                for piece in _decoded(read_blocks(file)):
+                    whole.update(piece.encode())
+                yield _decoded(read_blocks(file)), whole.digest()
         except UnicodeDecodeError:
             counts["skipped_not_utf8"] += 1
 

@@ -20,8 +20,8 @@ PART_BYTES = 16 << 20
 FILE_BYTES = 16 << 10
 """The least that a file counts as, because opening it is work too."""
 TOKEN_BYTES = 16
-"""How many bytes of text are read for each token of ``max_tokens``: three or four times what tokenizers need, because
-the tokenizer is not known yet and some documents will be dropped."""
+"""How many bytes of text stand for a token of ``max_tokens``: three or four times what tokenizers need, because the
+tokenizer is not known yet and some documents will be dropped."""
 LEAST_BYTES = 1 << 20
 
 
@@ -123,9 +123,9 @@ def _list_dataset(pool: Pool) -> Listing:
 
 
 def _byte_limit(pool: Pool, parts: int) -> int | None:
-    """Return an equal share of what ``max_tokens`` may need, so that a small sample of a huge pool does not read all of
+    """Return an equal share of what ``max_tokens`` may need, so that a small part of a huge source does not read all of
     it."""
-    if pool.config.max_tokens is None:
+    if pool.is_read_whole or pool.config.max_tokens is None:
         return None
     return max(LEAST_BYTES, TOKEN_BYTES * -(-pool.config.max_tokens // max(1, parts)))
 

@@ -1,6 +1,6 @@
-"""Deduplication: a scan hashes every document of a pool, and a selection says which documents are used.
+"""Deduplication: a selection says which of the scanned documents of a pool are used.
 
-Of equal documents the first is used; a source's documents that also occur in a target are dropped. The selection's
+Of equal documents the first is used; a source's documents that also stand in a target are dropped. The selection's
 digest identifies the pool in all later steps. It is the sha256 of the hashes of the used documents in order, part by
 part, so it is the same whenever the used text is, whatever files that came from.
 """
@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,16 +20,18 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mixray.data.pools import Pool
-from mixray.data.reading.parts import Listing, Part
+from mixray.data.reading.parts import Part
+from mixray.data.text import repeats
+from mixray.data.text.budget import ranks
 from mixray.data.text.documents import Document, read_documents
+from mixray.data.text.repeats import IN_TARGET, REPEATED, Batch, Records, batch_codes, delete_marks, mark_batches
+from mixray.data.text.scan import SCAN_SCHEMA, part_file
 from mixray.errors import InputError, StageError
-from mixray.store import Artifact, Draft, FileRecord, Step, Storage, fingerprint
-from mixray.store.tables import read_batches, read_table, write_rows
-from mixray.store.target_parts import HASH_BYTES, hash_bytes
+from mixray.store import Artifact, Draft, FileRecord, RunTasks, Step, Storage, encode, fingerprint
+from mixray.store.tables import read_batches, read_table
+from mixray.store.target_parts import hash_bytes
 
-SCAN_SCHEMA = pa.schema([("content", pa.binary(HASH_BYTES)), ("bytes", pa.int64())])
-SCHEMA = pa.schema([*SCAN_SCHEMA, ("keep", pa.bool_())])
-COUNTS = ("documents", "bytes", "skipped_not_utf8", "skipped_empty", "filtered", "split")
+SCHEMA = pa.schema([SCAN_SCHEMA.field("content"), SCAN_SCHEMA.field("bytes"), ("keep", pa.bool_())])
 LEFT_OUT = ("skipped_not_utf8", "skipped_empty", "filtered", "duplicates", "in_target")
 """The counts of documents that are not used, in the meta of the scan and of the selection."""
 SKETCH = 512
@@ -36,131 +39,118 @@ SKETCH = 512
 
 
 @dataclass(frozen=True)
-class ScanTask:
-    """Scan part ``index`` of a pool."""
+class SelectTask:
+    """Select among the documents of a batch.
 
-    pool: Pool
-    part: Part
-    index: int
-    draft: Draft
-
-
-@dataclass(frozen=True)
-class Scan(Step[ScanTask, tuple[FileRecord, Counter[str]]]):
-    """The hash and the size of every document of a pool, so that later steps compare documents without reading them.
-
-    Files: one table a part (SCAN_SCHEMA). Meta: the COUNTS summed over parts, and ``parts``, the number of parts.
+    ``first_part``: the number of its first table. ``targets``: the scans whose documents are dropped. ``marks``: where
+    other tasks have written what they are; None: compare them here. ``last_rank``: the highest rank that is used; None:
+    all. ``with_parents``: whether the parents of documents are part of the pool's identity.
     """
 
-    kind = "scan"
-    listing: Listing
-
-    @property
-    def id(self) -> str:
-        """Depends on how documents are read and on which files there are, not on the pool's name."""
-        config = self.listing.pool.config
-        names = {"text", "answer", "where", "document_chars", "max_tokens"}
-        settings = config.model_dump(mode="json", include=names)
-        return fingerprint({"scan": 1, "reader": config.reader, "settings": settings, "listing": self.listing.key})
-
-    def tasks(self, draft: Draft) -> list[ScanTask]:
-        return [ScanTask(self.listing.pool, part, index, draft) for index, part in enumerate(self.listing.parts)]
-
-    @staticmethod
-    def run(task: ScanTask) -> tuple[FileRecord, Counter[str]]:
-        """Write one part's table, and return it with its COUNTS. Raises InputError if the part cannot be read."""
-        counts: Counter[str] = Counter()
-        rows = ((document.content, document.bytes) for document in read_documents(task.pool, task.part, counts))
-        return write_rows(task.draft, _part_file(task.index), SCAN_SCHEMA, rows), counts
-
-    def publish(self, draft: Draft, results: Sequence[tuple[FileRecord, Counter[str]]]) -> Artifact:
-        files = {_part_file(index): file for index, (file, _) in enumerate(results)}
-        meta = {name: sum(counts[name] for _, counts in results) for name in COUNTS}
-        return draft.publish(files, {**meta, "parts": len(results)})
-
-
-@dataclass(frozen=True)
-class DeduplicateTask:
-    """Select among the documents of ``scan`` those that occur in none of ``targets``, which are scans too."""
-
-    scan: Artifact
+    batch: Batch
+    first_part: int
     targets: tuple[Artifact, ...]
-    draft: Draft
+    marks: tuple[Records, ...] | None
+    last_rank: int | None
+    with_parents: bool
 
 
 @dataclass(frozen=True)
-class SelectionMeta:
-    """What the manifest of a selection says about the documents.
+class BatchSelection:
+    """A batch's tables, the COUNTED of its documents, its smallest hashes and the file that the digest is made of."""
 
-    ``documents`` and ``bytes`` (of UTF-8) are used; ``duplicates`` and ``in_target`` count documents that are not.
-    """
-
-    documents: int
-    bytes: int
-    duplicates: int
-    in_target: int
-    digest: str
+    tables: tuple[FileRecord, ...]
+    counts: Counter[str]
     sketch: list[int]
-    parts: int
+    digested: FileRecord
+
+
+COUNTED = ("documents", "bytes", "duplicates", "in_target")
+"""In the meta: ``documents`` and ``bytes`` (of UTF-8) are used, the others count documents that are not."""
 
 
 @dataclass(frozen=True)
-class Deduplicate(Step[DeduplicateTask, tuple[dict[str, FileRecord], SelectionMeta]]):
+class Deduplicate(Step[SelectTask, BatchSelection]):
     """Which documents of a pool are used. ``targets``: the scans whose documents are dropped; none for a target.
 
-    Files: one table a part (SCHEMA). Meta: SelectionMeta.
+    Files: one table a part (SCHEMA). Meta: COUNTED, ``digest`` and ``sketch``.
     """
 
     kind = "selection"
     pool: Pool
     scan: Artifact
     targets: tuple[Artifact, ...]
+    run_tasks: RunTasks
 
     @property
     def id(self) -> str:
         targets = sorted({target.id for target in self.targets})
-        return fingerprint({"selection": 1, "scan": self.scan.id, "targets": targets})
+        return fingerprint({"selection": 2, "role": self.pool.role, "scan": self.scan.id, "targets": targets})
 
-    def tasks(self, draft: Draft) -> list[DeduplicateTask]:
-        return [DeduplicateTask(self.scan, self.targets, draft)]
+    def tasks(self, draft: Draft) -> list[SelectTask]:
+        """Return a task for each batch. Where there are several, other tasks have compared all documents by then."""
+        counts: list[int] = self.scan.meta["part_documents"]
+        spans = _batches(counts)
+        batches = [
+            Batch(
+                tables=tuple(self.scan.files[part_file(index)] for index in span),
+                documents=sum(counts[span.start : span.stop]),
+                number=number,
+                count=len(spans),
+                draft=draft,
+            )
+            for number, span in enumerate(spans)
+        ]
+        marks: Sequence[tuple[Records, ...] | None] = [None]
+        if len(batches) > 1:
+            marks = mark_batches(batches, self.targets, self.run_tasks)
+        last_rank, is_target = self.scan.meta["last_rank"], self.pool.role == "target"
+        return [
+            SelectTask(batch, span.start, self.targets, marked, last_rank, is_target)
+            for batch, span, marked in zip(batches, spans, marks, strict=True)
+        ]
 
     @staticmethod
-    def run(task: DeduplicateTask) -> tuple[dict[str, FileRecord], SelectionMeta]:
-        """Write one table a part, and return them with the meta.
+    def run(task: SelectTask) -> BatchSelection:
+        """Write one table a part."""
+        batch, storage = task.batch, task.batch.draft.storage
+        codes = batch_codes(batch, task.targets, task.marks)
+        counts, sketch, files, start = Counter[str](), np.empty(0, np.uint64), [], 0
+        with storage.writer(batch.draft.path(f"digested-{batch.number:06d}")) as digested:
+            for index, record in enumerate(batch.tables, task.first_part):
+                table = read_table(storage, record)
+                part_codes = codes[start : start + len(table)]
+                start += len(table)
+                repeated = (part_codes & REPEATED) != 0
+                in_target = ~repeated & ((part_codes & IN_TARGET) != 0)
+                keep = part_codes == 0
+                if task.last_rank is not None:
+                    keep &= ranks(table["content"]) <= np.uint64(task.last_rank)
+                used = table.filter(pa.array(keep))
+                digested.write(len(used).to_bytes(8, "little"))
+                digested.write(hash_bytes(used["content"]).tobytes())
+                if task.with_parents:
+                    digested.write(hash_bytes(used["parent"].drop_null()).tobytes())
+                sizes = {"documents": len(used), "bytes": pc.sum(used["bytes"]).as_py() or 0}
+                counts.update({**sizes, "duplicates": int(repeated.sum()), "in_target": int(in_target.sum())})
+                sketch = np.unique(np.concatenate([sketch, first_words(hash_bytes(used["content"]))]))[:SKETCH]
+                selected = table.select(["content", "bytes"]).append_column("keep", pa.array(keep))
+                files.append(batch.draft.write(part_file(index), encode(selected.cast(SCHEMA))))
+        return BatchSelection(tuple(files), counts, sketch.tolist(), digested.record)
 
-        Memory: about 60 bytes a document of the pool and 40 a document of the targets.
-        """
-        storage = task.draft.storage
-        names = [_part_file(index) for index in range(task.scan.meta["parts"])]
-        tables = [read_table(storage, task.scan.files[name]) for name in names]
-        contents = _contents(tables)
-        first = first_occurrences(contents)
-        in_target = first & _in_targets(contents, storage, task.targets)
-        keep = first & ~in_target
-        files, ends = {}, np.cumsum([table.num_rows for table in tables])
-        digest, used_bytes = hashlib.sha256(), 0
-        for name, table, end in zip(names, tables, ends.tolist(), strict=True):
-            mask = keep[end - table.num_rows : end]
-            used = table.filter(pa.array(mask))
-            digest.update(len(used).to_bytes(8, "little"))
-            digest.update(hash_bytes(used["content"]).tobytes())
-            used_bytes += pc.sum(used["bytes"]).as_py() or 0
-            rows = zip(table["content"].to_pylist(), table["bytes"].to_pylist(), mask.tolist(), strict=True)
-            files[name] = write_rows(task.draft, name, SCHEMA, rows)
-        meta = SelectionMeta(
-            documents=int(keep.sum()),
-            bytes=used_bytes,
-            duplicates=int((~first).sum()),
-            in_target=int(in_target.sum()),
-            digest=digest.hexdigest(),
-            sketch=_sketch(hash_bytes(contents)[keep]),
-            parts=len(names),
-        )
-        return files, meta
-
-    def publish(self, draft: Draft, results: Sequence[tuple[dict[str, FileRecord], SelectionMeta]]) -> Artifact:
-        ((files, meta),) = results
-        return draft.publish(files, asdict(meta))
+    def publish(self, draft: Draft, results: Sequence[BatchSelection]) -> Artifact:
+        digest = hashlib.sha256()
+        for result in results:
+            with draft.storage.filesystem.open_input_stream(draft.storage.full(result.digested.path)) as stream:
+                while block := stream.read(1 << 22):
+                    digest.update(block)
+            draft.storage.delete(result.digested.path)
+        tables = [table for result in results for table in result.tables]
+        files = {part_file(index): table for index, table in enumerate(tables)}
+        delete_marks(len(results), draft)
+        meta = {name: sum(result.counts[name] for result in results) for name in COUNTED}
+        sketch = sorted({word for result in results for word in result.sketch})[:SKETCH]
+        return draft.publish(files, {**meta, "digest": digest.hexdigest(), "sketch": sketch})
 
     def check(self, artifact: Artifact) -> None:
         """Raise InputError if no document is left."""
@@ -183,7 +173,7 @@ def no_documents(pool: Pool, counts: Mapping[str, int]) -> InputError:
 
 def selected_part(selection: Artifact, index: int) -> FileRecord:
     """Return the table of part ``index`` of a selection."""
-    return selection.files[_part_file(index)]
+    return selection.files[part_file(index)]
 
 
 def read_selected(pool: Pool, part: Part, storage: Storage, selected: FileRecord) -> Iterator[Document]:
@@ -213,30 +203,29 @@ def overlaps(selections: Mapping[str, Artifact], at_least: float) -> Iterator[tu
                 yield one, other, share
 
 
-def first_occurrences(contents: Any) -> NDArray[np.bool_]:
-    """Return True for each element of a column that does not occur before it, shape (elements,)."""
-    codes = contents.dictionary_encode().indices.to_numpy()  # numbered by first appearance
-    before = np.maximum.accumulate(np.concatenate([[-1], codes]))[:-1]
-    return np.asarray(codes > before)
-
-
-def _contents(tables: Sequence[Any]) -> Any:
-    chunks = [chunk for table in tables for chunk in table["content"].chunks]
-    return pa.concat_arrays(chunks) if chunks else pa.array([], SCHEMA.field("content").type)
-
-
-def _in_targets(contents: Any, storage: Storage, targets: Sequence[Artifact]) -> NDArray[np.bool_]:
-    tables = [read_table(storage, record) for target in targets for record in target.files.values()]
-    return np.asarray(pc.is_in(contents, value_set=_contents(tables)).to_numpy(zero_copy_only=False), dtype=bool)
-
-
-def _sketch(used: NDArray[np.uint8]) -> list[int]:
-    return sorted(np.unique(first_words(used)).tolist())[:SKETCH]
-
-
 def first_words(hashes: NDArray[np.uint8]) -> NDArray[np.uint64]:
     """Return the first 8 bytes of every hash as a number, which is uniform over 0..2^64-1."""
     return np.ascontiguousarray(hashes[:, :8]).view("<u8").ravel()
+
+
+def pool_changed(pool: Pool) -> StageError:
+    """Return the error for a pool whose files differ from those that were scanned."""
+    return StageError(
+        f"the {pool.label} has changed since it was scanned",
+        where=pool.files_key,
+        remedy="run again once nothing writes to it; touch a file that was changed without a new time",
+    )
+
+
+def _batches(part_documents: Sequence[int]) -> list[range]:
+    """Return ranges of parts with about BATCH_DOCUMENTS documents each, one at least."""
+    starts, documents = [0], 0
+    for part, count in enumerate(part_documents):
+        if documents and documents + count > repeats.BATCH_DOCUMENTS:
+            starts.append(part)
+            documents = 0
+        documents += count
+    return [range(*ends) for ends in pairwise([*starts, len(part_documents)])]
 
 
 def _shared(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:
@@ -249,16 +238,3 @@ def _shared(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:
 def _selected_rows(storage: Storage, selected: FileRecord) -> Iterator[tuple[bytes, bool]]:
     for batch in read_batches(storage, selected):
         yield from zip(batch.column("content").to_pylist(), batch.column("keep").to_pylist(), strict=True)
-
-
-def pool_changed(pool: Pool) -> StageError:
-    """Return the error for a pool whose files differ from those that were scanned."""
-    return StageError(
-        f"the {pool.label} has changed since it was scanned",
-        where=pool.files_key,
-        remedy="run again once nothing writes to it; touch a file that was changed without a new time",
-    )
-
-
-def _part_file(index: int) -> str:
-    return f"{index:06d}.parquet"

@@ -1,30 +1,39 @@
 """Documents: what a pool's texts become before anything is counted, compared or tokenised.
 
 Blank documents and those that are not UTF-8 are left out and counted. A document longer than ``document_chars`` becomes
-several, cut after a line end where there is one, so that nothing is lost and no document takes too much memory.
+several, cut after a line end where there is one, so that nothing is lost and no document takes too much memory. What
+they were cut from, a file or the text of a row, is their parent.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from mixray.data.pools import Pool
-from mixray.data.reading.files import json_rows, parquet_rows, read_text_file
+from mixray.data.reading.files import json_rows, parquet_rows, read_text_file, text_hash
 from mixray.data.reading.hugging_face import dataset_rows
 from mixray.data.reading.parts import DatasetPart, FilePart, Part
 from mixray.data.reading.row_texts import Place, Row, row_text
-from mixray.store.target_parts import HASH_BYTES
+from mixray.store.target_parts import PARENT_BYTES
+
+Hash = bytes
 
 
 class Document(NamedTuple):
-    """A text with its identity. ``content``: the 16-byte BLAKE2b hash of the text as UTF-8; ``bytes``: its size."""
+    """A text with its identity. ``content``: the 16-byte BLAKE2b hash of the text as UTF-8; ``bytes``: its size;
+    ``parent``: the same hash of the text that it was cut from, ``content`` where it was not cut."""
 
     text: str
-    content: bytes
+    content: Hash
     bytes: int
+    parent: Hash
+
+    @property
+    def id(self) -> Hash:
+        """The identity of a target's document, which begins with its parent's: see ``target_parts.py``."""
+        return self.parent[:PARENT_BYTES] + self.content[PARENT_BYTES:]
 
 
 def read_documents(pool: Pool, part: Part, counts: Counter[str]) -> Iterator[Document]:
@@ -34,20 +43,20 @@ def read_documents(pool: Pool, part: Part, counts: Counter[str]) -> Iterator[Doc
     cannot be read, a line is not a JSON object or a column is missing.
     """
     read = 0
-    for text in _texts(pool, part, counts):
+    for chunks, parent in _texts(pool, part, counts):
         pieces = 0
-        for piece in split_text(text, pool.config.document_chars):
+        for piece in split_text(chunks, pool.config.document_chars):
             if not piece or piece.isspace():
                 counts["skipped_empty"] += 1
                 continue
             data = piece.encode()
-            content = hashlib.blake2b(data, digest_size=HASH_BYTES).digest()
+            content = text_hash(data).digest()
             pieces += 1
             counts["documents"] += 1
             counts["bytes"] += len(data)
             counts["split"] += pieces == 2
             read += len(data)
-            yield Document(piece, content, len(data))
+            yield Document(piece, content, len(data), parent)
             if part.byte_limit is not None and read >= part.byte_limit:
                 return
 
@@ -66,8 +75,8 @@ def split_text(chunks: Iterable[str], limit: int) -> Iterator[str]:
     yield rest
 
 
-def _texts(pool: Pool, part: Part, counts: Counter[str]) -> Iterator[Iterable[str]]:
-    """Yield the text of every document, in pieces."""
+def _texts(pool: Pool, part: Part, counts: Counter[str]) -> Iterator[tuple[Iterable[str], bytes]]:
+    """Yield the text of every file or row, in pieces, and its hash."""
     if isinstance(part, FilePart) and pool.config.reader == "files":
         for piece in part.slices:
             yield from read_text_file(piece.file, pool, counts)
@@ -75,7 +84,7 @@ def _texts(pool: Pool, part: Part, counts: Counter[str]) -> Iterator[Iterable[st
     for row, place in _rows(pool, part):
         text = row_text(row, pool, counts, place)
         if text is not None:
-            yield [text]
+            yield [text], text_hash(text.encode()).digest()
 
 
 def _rows(pool: Pool, part: Part) -> Iterator[tuple[Row | None, Place]]:

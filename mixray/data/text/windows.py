@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from mixray.data.pools import Pool
 from mixray.data.reading.parts import Listing, Part
+from mixray.data.text.budget import rank
 from mixray.data.text.deduplicate import read_selected, selected_part
 from mixray.data.text.documents import Document
 from mixray.data.text.tokenizer import Encoder
@@ -34,7 +35,8 @@ BLOCK_TOKENS = 1 << 18
 class TokenizeTask:
     """Encode the selected documents of part ``index`` of a pool.
 
-    ``quota``: at most this many windows of a source, or tokens, in whole documents, of a target; None: all.
+    ``quota``: at most this many windows of a source; None: all. ``last_rank``: the highest rank of the documents that
+    are used (see ``budget.py``); None: all.
     """
 
     pool: Pool
@@ -45,10 +47,13 @@ class TokenizeTask:
     window: int
     quota: int | None
     draft: Draft
+    last_rank: int | None = None
 
     def token_lists(self) -> Iterator[tuple[Document, list[int]]]:
-        """Yield every selected document with its token ids."""
-        return self.encoder.encode(read_selected(self.pool, self.part, self.draft.storage, self.selected))
+        """Yield every document that is used with its token ids."""
+        documents = read_selected(self.pool, self.part, self.draft.storage, self.selected)
+        last = self.last_rank
+        return self.encoder.encode(each for each in documents if last is None or rank(each.content) <= last)
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ class TokenizePool(Step[TokenizeTask, Result]):
     @property
     def quota(self) -> int | None:
         """The quota of all tasks together."""
-        return self.max_tokens
+        return None
 
     @property
     def max_tokens(self) -> int | None:
