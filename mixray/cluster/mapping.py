@@ -14,6 +14,7 @@ import ray.data
 from mixray.cluster.session import Session
 from mixray.config.training import Resources
 from mixray.errors import MixrayError
+from mixray.store.retrying import retried
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -30,8 +31,9 @@ def run_tasks(
 ) -> Iterator[Result]:
     """``function(item)`` for every item, results in the order of the items, as stateless tasks.
 
-    The function must be pure, and idempotent where it writes: a lost task is simply run again. An error of the user's
-    (MixrayError) comes back as itself. ``progress(label, done, total)`` is called after each.
+    The function must be pure, and idempotent where it writes: a lost task is simply run again, and so is one whose
+    storage did not answer (see ``retried``). An error of the user's (MixrayError) comes back as itself.
+    ``progress(label, done, total)`` is called after each.
     """
     results = _results(session, _dataset(session, items).map(functools.partial(_apply, function), num_cpus=1))
     for done, result in enumerate(results, start=1):
@@ -75,18 +77,21 @@ def _dataset(session: Session, items: Sequence[Any]) -> ray.data.Dataset:
 def _results(session: Session, dataset: ray.data.Dataset) -> Iterator[Any]:
     for row in dataset.iter_rows():
         session.moved()
-        result = pickle.loads(row["result"])
+        result, notes = pickle.loads(row["result"])
+        for line in notes:
+            session.note(line)
         if isinstance(result, MixrayError):
             raise result
         yield result
 
 
 def _apply(function: Callable[[Any], Any], row: Row) -> Row:
+    notes: list[str] = []
     try:
-        result = function(pickle.loads(row["item"]))
+        result = retried(lambda: function(pickle.loads(row["item"])), notes.append)
     except MixrayError as error:
         result = error
-    return {"result": pickle.dumps(result)}
+    return {"result": pickle.dumps((result, notes))}
 
 
 class _ActorTask:

@@ -43,8 +43,8 @@ class Session:
         note: Callable[[str], None] | None = None,
     ) -> None:
         """``config``: what it asks for is compared with the cluster on connecting, before any work; ``cpus``: how many
-        a local cluster claims to have, the machine's (and two at least) by default; ``note``: called with a line, from
-        another thread, where work waits for machines of a cluster that was joined."""
+        a local cluster claims to have, the machine's (and two at least) by default; ``note``: called with a line where
+        work is tried again and, from another thread, where it waits for machines of a cluster that was joined."""
         self._address = address or os.environ.get("RAY_ADDRESS")
         self._config = config
         self._cpus = cpus or max(2, processors())  # one must stay free for Ray Data while an actor holds another
@@ -87,6 +87,11 @@ class Session:
         """Raise InputError within seconds where no cluster answers at the address. Starts nothing."""
         if self._address is not None and not ray.is_initialized():
             require_answer(self._address)
+
+    def note(self, line: str) -> None:
+        """Show a line."""
+        if self._note is not None:
+            self._note(line)
 
     def moved(self) -> None:
         """Work of the run has moved on: no note is due that it waits."""

@@ -8,6 +8,7 @@ that overlaps nothing leaves every other artifact as it is.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from mixray.config.schema import RunConfig
@@ -21,6 +22,7 @@ from mixray.data.text.scan import Scan
 from mixray.data.text.tokenizer import Encoder, LearnTokenizer, import_tokenizer
 from mixray.data.text.windows import WriteWindows
 from mixray.store import Artifact, Artifacts, RunTasks, Step, find_or_make
+from mixray.store.retrying import retried
 from mixray.store.target_parts import PARTS
 
 OVERLAP = 0.1
@@ -44,7 +46,7 @@ def prepare(config: RunConfig, artifacts: Artifacts, run_tasks: RunTasks, notify
 
 
 def _prepare_texts(config: RunConfig, artifacts: Artifacts, run_tasks: RunTasks, notify: Notify) -> Prepared:
-    listings = {pool.label: list_pool(pool) for pool in pools_of(config)}
+    listings = {pool.label: retried(partial(list_pool, pool), notify) for pool in pools_of(config)}
     scans = find_or_make({label: Scan(listing) for label, listing in listings.items()}, artifacts, run_tasks, "scan")
     targets = tuple(scans[label] for label, listing in listings.items() if listing.pool.role == "target")
     selecting = {

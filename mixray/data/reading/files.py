@@ -9,6 +9,7 @@ import codecs
 import hashlib
 import io
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,10 @@ from mixray.data.pools import Pool
 from mixray.data.reading.locations import SourceFile, open_filesystem
 from mixray.data.reading.row_texts import TABLE_ROWS, Place, Row, check_row, check_schema, named_columns, table_rows
 from mixray.errors import InputError, first_line
+from mixray.store.retrying import retried
 from mixray.store.target_parts import HASH_BYTES
+
+log = logging.getLogger(__name__)
 
 BLOCK_BYTES = 1 << 20
 COMPRESSION = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
@@ -201,4 +205,4 @@ def row_group_bytes(files: Iterable[SourceFile], pool: Pool) -> Iterator[list[in
             return [metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups)]
 
     with ThreadPoolExecutor(FOOTER_THREADS) as threads:
-        yield from threads.map(footer, files)
+        yield from threads.map(lambda file: retried(partial(footer, file), log.warning), files)

@@ -1,0 +1,43 @@
+"""Work that is tried again where it failed for a reason that may pass, such as a storage that did not answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from mixray.errors import MixrayError, StageError, first_line, without_credentials
+
+Result = TypeVar("Result")
+
+TRIES, WAIT_SECONDS = 4, 1.0
+"""How often work is tried, and the wait before the second try; it doubles with every further one."""
+LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+
+
+def retried(work: Callable[[], Result], note: Callable[[str], None]) -> Result:
+    """Return what ``work`` returns, which can be repeated safely. ``note`` gets a line for every try that failed.
+
+    Raises the last error: a MixrayError that an OSError has caused as itself, a bare OSError as a StageError. Errors
+    that would come again, such as a missing file, and all others are raised at once.
+    """
+    for attempt in range(1, TRIES + 1):
+        try:
+            return work()
+        except (OSError, MixrayError) as error:
+            cause = error if isinstance(error, OSError) else error.__cause__
+            if not isinstance(cause, OSError) or isinstance(cause, LASTING):
+                raise
+            if attempt == TRIES:
+                if error is not cause:
+                    raise
+                raise StageError(
+                    "reading or writing failed",
+                    got=f"{without_credentials(first_line(error))} ({TRIES} times)",
+                    remedy="run again once the storage answers: what is finished is not done again",
+                ) from error
+            pause = WAIT_SECONDS * 2 ** (attempt - 1)
+            reason = without_credentials(first_line(cause))
+            note(f"reading or writing failed and is tried again in {pause:g} s: {reason}")
+            time.sleep(pause)
+    raise AssertionError("the last try returns or raises")
