@@ -11,6 +11,8 @@ from mixray.config.schema import RunConfig
 from mixray.store import Artifact
 
 Notify = Callable[[str], None]
+DataWarning = dict[str, Any]
+"""``code``, ``message``, and what else there is to say, such as ``pools``."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class Prepared:
     sources: dict[str, Artifact]
     targets: dict[str, Artifact]
     counts: dict[str, dict[str, int]]
-    warnings: list[dict[str, Any]]
+    warnings: list[DataWarning]
 
     @property
     def available_tokens(self) -> dict[str, int]:

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from mixray.config.schema import RunConfig
-from mixray.data.pools import Notify, Prepared, TextInputs, pools_of
+from mixray.data.pools import DataWarning, Notify, Prepared, TextInputs, pools_of
 from mixray.data.reading.parts import TOKEN_BYTES, Listing, list_pool
 from mixray.data.tabular.examples import prepare_examples
 from mixray.data.target_rows import TargetRows
@@ -113,7 +113,7 @@ def _counts(scan: Artifact, selection: Artifact, encoded: Artifact) -> dict[str,
     return counts | parts | sums
 
 
-def _overlapping(selections: Selections, role: str) -> Iterator[dict[str, Any]]:
+def _overlapping(selections: Selections, role: str) -> Iterator[DataWarning]:
     """Yield a warning for each two pools of a role that share documents."""
     of_role = {label: selection for label, selection in selections.items() if label.startswith(role)}
     for one, other, share in overlaps(of_role, OVERLAP):
@@ -126,7 +126,7 @@ def _overlapping(selections: Selections, role: str) -> Iterator[dict[str, Any]]:
             yield {"code": "overlapping_pools", "message": message, "share": share, **pools}
 
 
-def _left_out(counts: Mapping[str, Mapping[str, int]]) -> Iterator[dict[str, Any]]:
+def _left_out(counts: Mapping[str, Mapping[str, int]]) -> Iterator[DataWarning]:
     """Yield a warning for each pool that many documents are left out of."""
     for label, count in counts.items():
         distinct = count["documents"] + count["in_target"]
@@ -139,7 +139,7 @@ def _left_out(counts: Mapping[str, Mapping[str, int]]) -> Iterator[dict[str, Any
             yield {"code": "not_utf8", "message": message, "pools": [label], "documents": count["skipped_not_utf8"]}
 
 
-def _too_short(config: RunConfig, counts: Mapping[str, Mapping[str, int]]) -> Iterator[dict[str, Any]]:
+def _too_short(config: RunConfig, counts: Mapping[str, Mapping[str, int]]) -> Iterator[DataWarning]:
     """Yield a warning for each target that has fewer tokens than its ``max_tokens``."""
     for name, target in config.targets.items():
         count = counts[f"target {name}"]

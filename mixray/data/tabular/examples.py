@@ -22,7 +22,7 @@ from mixray.config.data import ExamplesConfig
 from mixray.config.objective import GroupObjective
 from mixray.config.schema import RunConfig
 from mixray.data import target_rows
-from mixray.data.pools import ExampleInputs, Notify, Pool, Prepared, pools_of
+from mixray.data.pools import DataWarning, ExampleInputs, Notify, Pool, Prepared, pools_of
 from mixray.data.reading.parts import FilePart, Listing, list_pool
 from mixray.data.tabular.encoder import RowEncoder, TableSummary
 from mixray.data.tabular.tables import NAMED, FileKind, Table, TableColumns, listed, read_part
@@ -174,7 +174,7 @@ def _counts(listing: Listing, look: TableSummary, encoded: Artifact) -> dict[str
     return counts | parts
 
 
-def _warnings(looks: Mapping[str, TableSummary], encoder: RowEncoder) -> Iterator[dict[str, Any]]:
+def _warnings(looks: Mapping[str, TableSummary], encoder: RowEncoder) -> Iterator[DataWarning]:
     first_with: dict[str, str] = {}
     for label, look in looks.items():
         if (other := first_with.setdefault(fingerprint(look.digests), label)) != label:
