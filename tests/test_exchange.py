@@ -6,11 +6,17 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from mixray import cli
+from mixray.config import RunConfig, load_config
 from mixray.errors import InputError
 from mixray.mixture import Mixture
+from mixray.runs import MixtureRun
+from mixray.store import ModelMeta, SourceLoss
 
+JOBS = Path(__file__).parents[1] / "jobs"
+REGMIX = Path(__file__).parents[2] / "shared" / "data" / "regmix"
 SIZES = {"web": {"documents": 10, "tokens": 20_000}, "code": {"documents": 100, "tokens": 20_000}}
 
 
@@ -56,6 +62,62 @@ def test_wrong_exports_write_nothing(arguments: list[str], message: str) -> None
     with pytest.raises(InputError, match=message):
         invoke("export", "mixture.json", *arguments, "--output", "out.txt")
     assert not Path("out.txt").exists()
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> MixtureRun:
+    """A run of two mixtures and one trained arm."""
+    settings = {"storage": str(tmp_path / "mixray-runs"), "tracking.uri": f"sqlite:///{tmp_path}/mlflow.db"}
+    run = MixtureRun.create(load_config(JOBS / "quickstart.yaml", settings, kind=RunConfig))
+    shares = dict.fromkeys(run.config.sources, 0.0) | {"python": 0.75, "cpp": 0.25}
+    for target in run.config.targets:
+        run.save_mixture(target, Mixture.from_weights(shares).model_copy(update={"targets": [target]}))
+    losses = {name: SourceLoss(share, 64, 5.0, 0.1) for name, share in (shares | {"python": 0.7, "cpp": 0.3}).items()}
+    meta = ModelMeta(1, 100_000, 1.0, [], source_shares=shares, source_losses=losses).to_meta()
+    run.index.counts = {
+        f"source/{name}": {"documents": 100, "tokens": 50_000, "tail_tokens": 10} for name in run.config.sources
+    }
+    run.index.add({"arm/mixmin-pandas": run.artifacts.draft("model", "0" * 64).publish({}, meta)})
+    return run
+
+
+def test_the_arms_of_a_run_are_audited(finished: MixtureRun, capsys: pytest.CaptureFixture[str]) -> None:
+    invoke("audit", finished.location, "--json")
+    (audit,) = json.loads(capsys.readouterr().out)["audits"].values()
+    python = next(row for row in audit["sources"] if row["source"] == "python")
+    assert audit["misplaced_share"] == pytest.approx(0.05)
+    assert python == {
+        "source": "python",
+        "requested": 0.75,
+        "realised": 0.7,
+        "tokens": 70_000,
+        "documents": pytest.approx(70_000 / 500.1),
+        "epochs": pytest.approx(1.4),
+        "loss": 5.0,
+    }
+    invoke("audit", finished.location)
+    assert "mixmin-pandas: shares of training tokens" in capsys.readouterr().out
+
+
+def test_one_mixture_of_a_run_is_exported(finished: MixtureRun, capsys: pytest.CaptureFixture[str]) -> None:
+    invoke("export", finished.location, "--target", "pandas", "--to", "levanter")
+    out, err = capsys.readouterr()
+    assert yaml.safe_load(out) == {"data": {"train_weights": {"python": 0.75, "cpp": 0.25}}}
+    assert "mixture for pandas" in err
+    with pytest.raises(InputError, match=r"several mixtures[\s\S]*one of pandas, "):
+        invoke("export", finished.location, "--to", "levanter")
+    with pytest.raises(InputError, match="no such mixture"):
+        invoke("export", finished.location, "--to", "levanter", "--target", "panda")
+
+
+@pytest.mark.skipif(not REGMIX.exists(), reason="RegMix's published tables are not here")
+def test_the_published_swarm_of_regmix_is_imported_by_one_command(capsys: pytest.CaptureFixture[str]) -> None:
+    ratios, metrics = (str(REGMIX / f"train_{table}_1m.csv") for table in ("mixture", "pile_loss"))
+    invoke("import", "regmix-1m", "--ratios", ratios, "--metrics", metrics)
+    out, err = capsys.readouterr()
+    assert out.startswith("512 runs, 17 sources, 13 metrics: ")
+    assert err == ""
+    assert Path("mixray-runs/swarms/regmix-1m.json").is_file()
 
 
 def test_a_swarm_is_imported_by_one_command(capsys: pytest.CaptureFixture[str]) -> None:

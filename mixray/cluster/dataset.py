@@ -57,12 +57,17 @@ def mix_datasets(
                 wanted=f"those of {name}: {_columns(schema)}",
             )
     repeats = repetitions(mixture, tokens)
-    first, *others = [datasets[name].union(*[datasets[name]] * (repeats[name] - 1)) for name in shares]
+    first, *others = [_repeated(datasets[name], repeats[name]) for name in shares]
     return first.mix(
         *others,
         weights=list(shares.values()),
         stopping_condition=ray.data.MixStoppingCondition.STOP_ON_SHORTEST,
     )
+
+
+def _repeated(dataset: ray.data.Dataset, times: int) -> ray.data.Dataset:
+    # Ray cannot plan a union of one.
+    return dataset if times == 1 else dataset.union(*[dataset] * (times - 1))
 
 
 def _columns(schema: Any) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +13,11 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from mixray.config import RunConfig
+from mixray.data import MixtureStream, open_rows, prepare
 from mixray.errors import InputError
 from mixray.mixture import Mixture
+from mixray.runs import MixtureRun
 from mixray.training.mixture_rows import MixtureRows
 
 MIXTURE = Mixture.from_weights({"a": 0.6, "b": 0.3, "c": 0.1, "d": 0.0})
@@ -77,6 +82,36 @@ def test_documents_are_drawn_by_their_lengths() -> None:
     assert next(iter(stream))["input_ids"].ndim == 1
     packed = mixture.stream({"long": Documents(), "short": Documents()}, packed=True)
     assert packed.source_shares == {"long": 0.5, "short": 0.5}
+
+
+def test_a_run_folder_gives_the_windows_that_its_arms_are_trained_on(tmp_path: Path) -> None:
+    for name in ("a", "b", "goal"):
+        texts = [f"{name} {number} " * 20 for number in range(40)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    training = {"model": {"architecture": "gpt_neox"}, "tokens": 10_000}
+    config = RunConfig.model_validate(
+        {
+            "name": "test",
+            "storage": str(tmp_path / "runs"),
+            "tokenizer": {"train": {"vocab_size": 300}},
+            "window": 16,
+            "sources": {name: {"jsonl": str(tmp_path / f"{name}.jsonl")} for name in ("a", "b")},
+            "targets": {"goal": {"jsonl": str(tmp_path / "goal.jsonl")}},
+            "proxy": training,
+            "retrain": training,
+        }
+    )
+    run = MixtureRun.create(config)
+    data = prepare(config, run.artifacts, lambda function, items, _: map(function, items), lambda _: None)
+    run.index.add_pools(data.sources, data.targets, data.counts)
+    sizes = run.source_sizes()
+    assert {name: size.tokens for name, size in sizes.items()} == data.available_tokens
+    assert sizes["a"].documents == 40
+    windows = {name: open_rows(run.storage, artifact) for name, artifact in data.sources.items()}
+    shares = {"a": 0.7, "b": 0.3}
+    expected = MixtureStream(windows, shares, seed=5).read(0, 50)
+    stream = Mixture.from_weights(shares).stream(run.location, seed=5)
+    np.testing.assert_array_equal(np.stack(list(islice(stream, 50))), expected)
 
 
 def test_wrong_rows_and_ranks_are_refused() -> None:
