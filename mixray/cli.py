@@ -194,7 +194,7 @@ def solve(
     """Solve again with other settings of the mixture.
 
     The predictions of an earlier run are used, so this takes seconds and needs no cluster. One setting may be a range:
-    mixture.bounds.python=[0,0.1..0.9] solves for 0.1, 0.2, ... 0.9.
+    mixture.bounds.python=[0,0.1..0.9] solves for 0.1, 0.2, ... 0.9; intervals take mixture.bootstrap=200 beside it.
     """
     from mixray.progress import open_progress
     from mixray.report import mixture_tables, sweep_tables

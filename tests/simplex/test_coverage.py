@@ -59,7 +59,8 @@ bench_intervals = runpy.run_path(str(Path(__file__).parents[2] / "jobs" / "bench
     [
         ("gain", {"truth": "balanced", "documents": 100, "sources": 30}, 20, 0.8),
         ("gain", {"truth": "planted", "documents": 100, "sources": 7, "targets": 2}, 12, 0.75),
-        ("shares", {"truth": "planted", "documents": 400, "sources": 5, "dtype": "float32"}, 6, 0.85),
+        ("gain", {"truth": "planted", "documents": 200, "sources": 20, "windows": 70, "shards": 2}, 8, 0.75),
+        ("shares", {"truth": "planted", "documents": 400, "sources": 5}, 6, 0.85),
         ("worth", {"truth": "planted", "documents": 200, "sources": 7}, 4, 0.85),
     ],
 )
