@@ -309,6 +309,23 @@ app.command(name="import")(exchange.import_swarm)
 app.command(name="audit")(exchange.audit)
 
 
+@app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+def watch(
+    command: Annotated[
+        list[str], typer.Argument(metavar="COMMAND...", help="e.g. ray start --address=HEAD:6379 --block")
+    ],
+) -> None:
+    """Run a machine's Ray node until the cloud gives notice that it takes the machine away.
+
+    The node then ends in order: Ray places nothing more on it, trainings save their state and go on elsewhere. Notices
+    of AWS and Google are understood. cluster.yaml starts its workers so.
+    """
+    from mixray.notices import run_until_notice
+
+    status = run_until_notice(command, lambda notice: print(f"mixray: {notice}", file=sys.stderr, flush=True))
+    raise typer.Exit(128 - status if status < 0 else status)
+
+
 def _print_json(folder: str, mixtures: Any) -> None:
     print(json.dumps({"run": folder, "mixtures": _files(mixtures)}, allow_nan=False))
 

@@ -22,11 +22,45 @@ def test_the_cluster_file_passes_rays_own_validation() -> None:
 
     config = yaml.safe_load((ROOT / "cluster.yaml").read_text())
     validate_config(prepare_config(config))
-    gpus = sum(
-        node.get("max_workers", 0) * node["resources"].get("GPU", 0) for node in config["available_node_types"].values()
-    )
+    kinds = config["available_node_types"].values()
+    gpus = sum(kind.get("max_workers", 0) * kind["resources"].get("GPU", 0) for kind in kinds)
     asked = mixray.load_config(ROOT / "jobs" / "slimpajama_pythia.yaml").retrain.worker_range[1]
     assert gpus >= asked == 8
+
+
+def test_the_cluster_files_machines_have_what_they_need() -> None:
+    """An image whose C library the wheels accept, a role that reads the bucket, CPUs that cost no GPU, a watcher."""
+    config = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    machines = {name: kind["node_config"] for name, kind in config["available_node_types"].items()}
+    assert all("ubuntu-22.04" in machine["ImageId"] for machine in machines.values())
+    profiles = {name: machine["IamInstanceProfile"]["Name"] for name, machine in machines.items()}
+    assert profiles == {name: "mixray-head" if name == "head" else "mixray-worker" for name in machines}
+    without_gpu = [kind for kind in config["available_node_types"].values() if "GPU" not in kind["resources"]]
+    assert any(
+        kind["resources"]["CPU"] >= 8 and kind["max_workers"] for kind in without_gpu if "CPU" in kind["resources"]
+    )
+    assert sum(kind.get("max_workers", 0) for kind in config["available_node_types"].values()) == config["max_workers"]
+    assert "mixray watch ray start --address=$RAY_HEAD_IP:6379 --block" in config["worker_start_ray_commands"][-1]
+
+
+def test_ray_itself_reads_the_kubernetes_file() -> None:
+    """With what its operator's autoscaler makes of it; a pod is not killed before its node has left the cluster."""
+    from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    custom = yaml.safe_load((ROOT / "jobs" / "kuberay.yaml").read_text())
+    custom["metadata"]["namespace"] = "default"
+    config = _derive_autoscaling_config_from_ray_cr(custom)
+    validate_config(prepare_config(config))
+    resources = {name: kind["resources"] for name, kind in config["available_node_types"].items()}
+    assert (resources["headgroup"]["CPU"], resources["cpu"].get("GPU"), resources["gpu"]["GPU"]) == (0, None, 1)
+    constraints = (ROOT / "tests" / "constraints.txt").read_text().splitlines()
+    assert f"ray=={custom['spec']['rayVersion']}" in constraints
+    for group in custom["spec"]["workerGroupSpecs"]:
+        pod = group["template"]["spec"]
+        ((variable,),) = [container["env"] for container in pod["containers"]]
+        assert variable["name"] == "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
+        assert float(variable["value"]) < pod["terminationGracePeriodSeconds"]
 
 
 def test_the_papers_experiment_is_forecast_without_its_data() -> None:
