@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from datetime import date, datetime
+from decimal import Decimal
 from typing import Annotated, Literal, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from mixray.config.section import Globs, Misfit, Name, Positive, Section
+
+
+def written(value: object) -> str | None:
+    """Return a value as a run file writes it, None for values that it cannot write.
+
+    Text stays as it is; numbers and booleans are as in JSON, dates as 2024-01-31 and times as 2024-01-31 12:30:00.
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, datetime):
+        return value.isoformat(sep=" ")
+    if isinstance(value, date | Decimal):
+        return str(value)
+    return json.dumps(value) if isinstance(value, bool | int | float) else None
+
+
+def _written(value: object) -> object:
+    text = written(value)
+    return value if text is None else text
 
 
 class AnswerConfig(Section):
@@ -34,12 +56,12 @@ class PoolConfig(Section):
     """Text files by glob, one document per file. {stdlib} and {package:NAME} stand for folders of the Python
     installation."""
     jsonl: str | Globs | None = None
-    """JSON lines files by glob: plain, .gz or .zst."""
+    """JSON lines files by glob: plain, .gz, .zst, .bz2 or .xz."""
     parquet: str | Globs | None = None
-    """Parquet files by glob, or folders of them."""
+    """Parquet files by glob, or folders of them as Spark, Hive and others write them."""
     csv: str | Globs | None = None
-    """CSV files of examples by glob, each with a header line: plain, .gz or .zst. Every file is read whole into
-    memory."""
+    """CSV files of examples by glob, each with a header line: plain, .gz, .zst, .bz2 or .xz. Every file is read whole
+    into memory."""
     dataset: str | None = None
     """A Hugging Face data set: its name on the hub, or a folder that `save_to_disk` wrote or `load_dataset` can
     read."""
@@ -58,8 +80,10 @@ class PoolConfig(Section):
     """The commit of the data set on the hub. null: the newest one; its hash becomes part of the identity."""
     streaming: bool = False
     """Whether to read the data set while it downloads, without keeping a copy."""
-    where: dict[str, str] = {}
-    """Which rows to keep: column -> value. Dots reach into structs, e.g. {meta.redpajama_set_name: RedPajamaC4}."""
+    where: dict[str, Annotated[str, BeforeValidator(_written)]] = {}
+    """Which rows to keep: column -> value. Dots reach into structs, e.g. {meta.redpajama_set_name: RedPajamaC4}.
+    Numbers, booleans, dates (2024-01-31) and times (2024-01-31 12:30:00) are compared as they are written here. The
+    folders of Parquet files that are named key=value are columns, too."""
     max_tokens: Positive | None = None
     """Use at most this many tokens (or examples) of the pool: the first ones of every part, in equal amounts. Of a
     target of texts: documents drawn from all of it, of which the one that reaches the number is the last. null: all."""

@@ -13,13 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import pyarrow as pa
-
 from mixray.config.data import TokenizerConfig
 from mixray.data.pools import Pool
 from mixray.data.reading import hugging_face
-from mixray.data.reading.files import check_json_lines, compression_of, open_parquet, reading
+from mixray.data.reading.files import check_json_lines, compression_of, decompressed, reading
 from mixray.data.reading.locations import SourceFile, open_filesystem
+from mixray.data.reading.parquet import open_parquet
 from mixray.data.reading.parts import DatasetPart, FilePart, FileSlice, Listing, Part
 from mixray.data.reading.row_texts import named_columns
 from mixray.data.text.documents import read_documents
@@ -163,7 +162,7 @@ def _expansion(files: Sequence[SourceFile], pool: Pool) -> float:
     stored, expanded = 0, 0
     for file in files:
         with reading(file, pool.files_key), open_filesystem(file.filesystem)[0].open_input_file(file.path) as raw:
-            stream = pa.CompressedInputStream(raw, compression_of(file))
+            stream = decompressed(raw, file)
             expanded += len(stream.read(EXPANDED_BYTES))
             stored += raw.tell()
     return expanded / max(1, stored)

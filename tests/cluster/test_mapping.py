@@ -14,7 +14,7 @@ import pytest
 from mixray.cluster.mapping import _apply
 from mixray.config.data import SourceConfig
 from mixray.data.pools import Pool
-from mixray.data.reading import files
+from mixray.data.reading import files, parquet
 from mixray.data.reading.parts import list_pool
 from mixray.data.text.scan import Scan
 from mixray.errors import InputError
@@ -95,7 +95,7 @@ def test_a_read_that_goes_on_failing_names_the_file(failing: Any, task: Any, tmp
 def test_the_footers_of_parquet_files_are_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pq.write_table(pa.table({"text": ["one"]}), tmp_path / "a.parquet")
     pool = Pool("source", "code", SourceConfig.model_validate({"parquet": f"{tmp_path}/a.parquet"}))
-    open_parquet, left = files.open_parquet, [2]
+    open_parquet, left = parquet.open_parquet, [2]
 
     def failing_open(file: Any) -> Any:
         left[0] -= 1
@@ -104,6 +104,6 @@ def test_the_footers_of_parquet_files_are_read_again(tmp_path: Path, monkeypatch
         return open_parquet(file)
 
     monkeypatch.setattr(retrying, "WAIT_SECONDS", 0.0)
-    monkeypatch.setattr(files, "open_parquet", failing_open)
+    monkeypatch.setattr(parquet, "open_parquet", failing_open)
     assert len(list_pool(pool).parts) == 1
     assert left[0] == -1

@@ -1,10 +1,11 @@
 import os
 import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from mixray.data.reading.locations import find_files, glob_regex
+from mixray.data.reading.locations import FilesInFolder, find_files, glob_regex
 from mixray.errors import InputError
 
 TREE = [
@@ -31,9 +32,9 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def names(
-    tree: Path, patterns: list[str], exclude: list[str] | None = None, folder_glob: str | None = None
+    tree: Path, patterns: list[str], exclude: list[str] | None = None, in_folder: FilesInFolder | None = None
 ) -> list[str]:
-    found = find_files(patterns, exclude or [], folder_glob=folder_glob)
+    found = find_files(patterns, exclude or [], in_folder=in_folder)
     return [os.path.relpath(file.path, tree) for file in found]
 
 
@@ -82,8 +83,14 @@ def test_patterns_keep_their_order_and_no_file_comes_twice(tree: Path) -> None:
     assert names(tree, ["sub/*.txt", "*.md", "**/c.txt", "a.txt"]) == ["sub/c.txt", "b.md", "a.txt"]
 
 
-def test_a_folder_stands_for_its_glob(tree: Path) -> None:
-    assert names(tree, ["sub"], folder_glob="**/d.*") == ["sub/deep/d.txt"]
+def test_a_folder_stands_for_files_below_it(tree: Path) -> None:
+    expected = ["c.txt", "deep/d.txt", "deep/e[1].txt"]
+
+    def chosen(paths: Sequence[str]) -> list[str]:
+        assert sorted(paths) == expected
+        return ["deep/d.txt"]
+
+    assert names(tree, ["sub"], in_folder=chosen) == ["sub/deep/d.txt"]
 
 
 def test_links_are_followed_and_circles_end(tree: Path) -> None:

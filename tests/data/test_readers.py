@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import json
+import lzma
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,8 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     ".gz": gzip.compress,
     ".bz2": bz2.compress,
     ".zst": zstandard.compress,
+    ".xz": lzma.compress,
+    ".GZ": gzip.compress,
 }
 
 
@@ -47,7 +50,7 @@ def test_text_comes_out_as_it_went_in(reader: str, ending: str, tmp_path: Path, 
     assert texts_of(source(**{reader: f"{tmp_path}/*.data{ending}"})) == TEXTS
 
 
-@pytest.mark.parametrize("ending", [".gz", ".zst", ".bz2"])
+@pytest.mark.parametrize("ending", [".gz", ".zst", ".bz2", ".xz", ".GZ"])
 def test_files_of_several_compressed_streams_are_read_to_the_end(ending: str, tmp_path: Path, source: Any) -> None:
     pieces = [COMPRESS[ending](lines([{"text": text}])) for text in TEXTS]
     (tmp_path / f"a.jsonl{ending}").write_bytes(b"".join(pieces))

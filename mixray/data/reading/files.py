@@ -1,4 +1,4 @@
-"""The rows and the text in a piece of a file: plain text, JSON lines or Parquet, read in small blocks.
+"""The rows and the text in a piece of a file of plain text or JSON lines, read in small blocks.
 
 Text and JSON lines are decompressed by the ending of the file name. Every error names the file.
 """
@@ -9,44 +9,42 @@ import codecs
 import hashlib
 import io
 import json
-import logging
+import lzma
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from mixray.data.pools import Pool
 from mixray.data.reading.locations import SourceFile, open_filesystem
-from mixray.data.reading.row_texts import TABLE_ROWS, Place, Row, check_row, check_schema, named_columns, table_rows
+from mixray.data.reading.row_texts import Place, Row, check_row
 from mixray.errors import InputError, first_line
-from mixray.store.retrying import retried
 from mixray.store.target_parts import HASH_BYTES
 
-log = logging.getLogger(__name__)
-
 BLOCK_BYTES = 1 << 20
-COMPRESSION = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
-FOOTER_THREADS = 16
+COMPRESSION = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": "xz"}
 COUNTED_BYTES = 256 << 20
 """How far into a file its lines are counted to name one in an error."""
 
 
 def compression_of(file: SourceFile) -> str | None:
-    """Return pyarrow's name of the compression, or None if the file is not compressed."""
-    return next((kind for ending, kind in COMPRESSION.items() if file.path.endswith(ending)), None)
+    """Return the name of the compression by the ending of the file's name, or None if it is not compressed."""
+    return next((kind for ending, kind in COMPRESSION.items() if file.path.lower().endswith(ending)), None)
 
 
 def open_file(file: SourceFile) -> Any:
     """Open the file's bytes, decompressed; seekable where it is not compressed."""
-    filesystem, compression = open_filesystem(file.filesystem)[0], compression_of(file)
-    if compression is None:
-        return filesystem.open_input_file(file.path)
-    return filesystem.open_input_stream(file.path, compression=compression)
+    stream = open_filesystem(file.filesystem)[0].open_input_file(file.path)
+    return decompressed(stream, file) if compression_of(file) else stream
+
+
+def decompressed(stream: Any, file: SourceFile) -> Any:
+    """Return a stream of the decompressed bytes of a compressed file, from a stream of its stored ones."""
+    kind = compression_of(file)
+    return lzma.LZMAFile(stream) if kind == "xz" else pa.CompressedInputStream(stream, kind)
 
 
 def read_blocks(file: SourceFile) -> Iterator[bytes]:
@@ -62,7 +60,7 @@ def reading(file: SourceFile, key: str) -> Iterator[None]:
     of the run file that names its place."""
     try:
         yield
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, EOFError, lzma.LZMAError, pa.ArrowException) as error:
         raise InputError(
             "a file cannot be read",
             where=key,
@@ -172,37 +170,3 @@ def _place(file: SourceFile, offset: int) -> str:
         if left <= 0:
             break
     return f"{file.location}, line {number}"
-
-
-# -------------------------------------------------------------------------------------------------------------- Parquet
-
-
-@contextmanager
-def open_parquet(file: SourceFile) -> Iterator[Any]:
-    """Open a file as a pyarrow ``ParquetFile`` whose pages are read one at a time."""
-    with open_filesystem(file.filesystem)[0].open_input_file(file.path) as stream:
-        yield pq.ParquetFile(stream, buffer_size=BLOCK_BYTES, pre_buffer=False)
-
-
-def parquet_rows(file: SourceFile, start: int, stop: int | None, pool: Pool) -> Iterator[tuple[Row | None, Place]]:
-    """Yield the rows of row groups [start, stop) of a file, all of them if ``stop`` is None; None for a row that is not
-    UTF-8. Only the named columns are read."""
-    with reading(file, pool.files_key), open_parquet(file) as parquet:
-        check_schema(parquet.schema_arrow, pool, file.location)
-        groups = list(range(start, parquet.num_row_groups if stop is None else stop))
-        columns = sorted({path for _, path in named_columns(pool)})
-        for batch in parquet.iter_batches(batch_size=TABLE_ROWS, row_groups=groups, columns=columns):
-            for row in table_rows(batch, pool):
-                yield row, lambda: file.location
-
-
-def row_group_bytes(files: Iterable[SourceFile], pool: Pool) -> Iterator[list[int]]:
-    """Yield the uncompressed bytes of every row group of every file, from the footers alone."""
-
-    def footer(file: SourceFile) -> list[int]:
-        with reading(file, pool.files_key), open_parquet(file) as parquet:
-            metadata = parquet.metadata
-            return [metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups)]
-
-    with ThreadPoolExecutor(FOOTER_THREADS) as threads:
-        yield from threads.map(lambda file: retried(partial(footer, file), log.warning), files)

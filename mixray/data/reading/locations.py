@@ -12,7 +12,7 @@ import importlib.util
 import os
 import re
 import sysconfig
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -27,6 +27,8 @@ from mixray.errors import InputError, first_line, without_credentials
 LOCAL = "file:///"
 WILDCARD = re.compile(r"[*?\[]")
 ESCAPED = re.compile(r"\[([*?\[])\]")
+FilesInFolder = Callable[[Sequence[str]], Iterable[str]]
+"""Says which of the files below a folder are meant, by their paths relative to it."""
 PLACEHOLDER = re.compile(r"\{([^}]*)\}")
 
 
@@ -66,11 +68,13 @@ def open_filesystem(uri: str) -> tuple[Any, str]:
     return filesystem, path
 
 
-def find_files(patterns: Iterable[str], exclude: Iterable[str], *, folder_glob: str | None = None) -> list[SourceFile]:
+def find_files(
+    patterns: Iterable[str], exclude: Iterable[str], *, in_folder: FilesInFolder | None = None
+) -> list[SourceFile]:
     """Return the files of all patterns: in the order of the patterns, sorted by path within each, none twice.
 
     ``exclude``: globs; one that does not start at a root (``/``, ``~``, ``{...}``, a URI) matches the end of a path.
-    ``folder_glob``: what a pattern that names a folder stands for, e.g. ``**/*.parquet``; None: a folder is not a file.
+    ``in_folder``: what a pattern that names a folder stands for; None: a folder is not a file.
     """
     leave_out = list(exclude)
     unique: dict[tuple[str, str], SourceFile] = {}
@@ -78,7 +82,7 @@ def find_files(patterns: Iterable[str], exclude: Iterable[str], *, folder_glob: 
         left_out = _excluder([*leave_out, *_implied_excludes(pattern)])
         for expanded in expand(pattern):
             try:
-                files = sorted(_matches(expanded, left_out, folder_glob), key=lambda file: file.path)
+                files = sorted(_matches(expanded, left_out, in_folder), key=lambda file: file.path)
             except OSError as error:
                 raise InputError(
                     "a location cannot be listed", got=f"{without_options(expanded)} ({first_line(error)})"
@@ -176,20 +180,24 @@ def _open(pattern: str) -> tuple[Any, str, str]:
     return filesystem, uri, f"{root.rstrip('/')}/{path}"
 
 
-def _matches(pattern: str, left_out: Callable[[str], bool], folder_glob: str | None) -> Iterator[SourceFile]:
+def _matches(pattern: str, left_out: Callable[[str], bool], in_folder: FilesInFolder | None) -> Iterator[SourceFile]:
     filesystem, uri, path = _open(pattern)
     base, rest = _split_fixed(path)
     info = filesystem.get_file_info(base or "/")
     if info.type == pafs.FileType.File and not rest and not left_out(base):
         yield SourceFile(uri, base, info.size, info.mtime_ns or 0)
-    rest = rest or folder_glob or ""
-    if info.type != pafs.FileType.Directory or not rest:
+    if info.type != pafs.FileType.Directory or not (rest or in_folder):
         return
-    regex = glob_regex(f"{glob.escape(base)}/{rest}")
-    list_folder = _list_local if uri == LOCAL else _list_remote
-    for path, size, mtime_ns in list_folder(filesystem, base, "/" in rest or rest == "**", left_out):
-        if regex.fullmatch(path) and not left_out(path):
-            yield SourceFile(uri, path, size, mtime_ns)
+    list_folder, recursive = _list_local if uri == LOCAL else _list_remote, "/" in (rest or "/") or rest == "**"
+    listed = {path: file for path, *file in list_folder(filesystem, base, recursive, left_out) if not left_out(path)}
+    if rest or in_folder is None:
+        regex = glob_regex(f"{glob.escape(base)}/{rest}")
+        paths = [path for path in listed if regex.fullmatch(path)]
+    else:
+        prefix = f"{base}/"
+        paths = [prefix + path for path in in_folder([path.removeprefix(prefix) for path in listed])]
+    for path in paths:
+        yield SourceFile(uri, path, *listed[path])
 
 
 def _split_fixed(path: str) -> tuple[str, str]:

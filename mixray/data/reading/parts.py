@@ -10,9 +10,10 @@ from functools import cached_property
 
 from mixray.data.pools import Pool
 from mixray.data.reading import hugging_face
-from mixray.data.reading.files import compression_of, row_group_bytes
+from mixray.data.reading.files import compression_of
 from mixray.data.reading.hugging_face import DatasetRef
 from mixray.data.reading.locations import SourceFile, find_files, without_options
+from mixray.data.reading.parquet import data_files, partition_values, row_group_bytes
 from mixray.errors import InputError
 from mixray.store import fingerprint
 
@@ -91,9 +92,9 @@ def list_pool(pool: Pool) -> Listing:
     """List the pool's files, or look up its revision on the hub. Raises InputError if there are none."""
     if pool.config.reader == "dataset":
         return _list_dataset(pool)
-    folder_glob = "**/*.parquet" if pool.config.reader == "parquet" else None
+    in_folder = data_files if pool.config.reader == "parquet" else None
     try:
-        files = find_files(pool.config.locations, pool.config.exclude, folder_glob=folder_glob)
+        files = find_files(pool.config.locations, pool.config.exclude, in_folder=in_folder)
     except InputError as error:
         raise InputError(
             error.what, where=pool.files_key, got=error.got, wanted=error.wanted, remedy=error.remedy
@@ -108,7 +109,15 @@ def list_pool(pool: Pool) -> Listing:
             wanted="patterns that match at least one file",
             remedy="** spans folders: folder/**/*.txt; relative patterns start in the current folder",
         )
+    if pool.config.reader == "parquet":
+        files = [file for file in files if _may_have_rows(file, pool)] or files[:1]
     return Listing(pool, tuple(files), None, fingerprint([asdict(file) for file in files]))
+
+
+def _may_have_rows(file: SourceFile, pool: Pool) -> bool:
+    """Return whether ``where`` may keep rows of a Parquet file, as far as the names of its folders tell."""
+    values = partition_values(file)
+    return all(values.get(column, required) == required for column, required in pool.config.where.items())
 
 
 def _list_dataset(pool: Pool) -> Listing:

@@ -7,7 +7,6 @@ name has dots in it wins.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from string import Formatter
@@ -16,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mixray.config.data import AnswerConfig
+from mixray.config.data import AnswerConfig, written
 from mixray.data.pools import Pool
 from mixray.errors import InputError
 
@@ -138,13 +137,6 @@ def column_at(table: Any, path: str) -> Any:
         return table.column(path)
     head, *inner = path.split(".")
     return pc.struct_field(table.column(head), inner)
-
-
-def written(value: Any) -> str | None:
-    """Return a value as a run file writes it: text as it is, numbers and booleans as in JSON, None for others."""
-    if isinstance(value, str):
-        return value
-    return json.dumps(value) if isinstance(value, bool | int | float) else None
 
 
 def missing_column(key: str, path: str, columns: Iterable[str], place: str) -> InputError:

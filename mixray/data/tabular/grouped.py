@@ -19,6 +19,7 @@ from scipy.optimize import linear_sum_assignment
 
 from mixray.config.robust import DigitsConfig, GroupedConfig
 from mixray.data.reading.locations import find_files
+from mixray.data.reading.parquet import data_files
 from mixray.data.tabular.encoder import RowEncoder, TableSummary, ids_in, names_of, standardised, without_rounding
 from mixray.data.tabular.tables import Table, TableColumns, Texts, listed, read_file, typed
 from mixray.errors import InputError, first_line
@@ -155,7 +156,7 @@ def read_rows(config: GroupedConfig) -> Any:
     columns, locations = _columns_of(config), config.parquet if config.parquet is not None else config.csv
     assert locations is not None
     patterns = [locations] if isinstance(locations, str) else list(locations)
-    files = find_files(patterns, [], folder_glob=f"**/*.{columns.kind}")
+    files = find_files(patterns, [], in_folder=data_files if columns.kind == "parquet" else _csv_files)
     if not files:
         raise InputError(
             "no file matches", where=columns.files_key, got=", ".join(patterns), wanted=f"{columns.kind} files"
@@ -167,6 +168,10 @@ def read_rows(config: GroupedConfig) -> Any:
         raise InputError(
             "the files do not have the same columns", where=columns.files_key, got=first_line(error)
         ) from error
+
+
+def _csv_files(paths: Sequence[str]) -> list[str]:
+    return [path for path in paths if path.endswith(".csv")]
 
 
 def typed_rows(table: Any, config: GroupedConfig) -> Table:

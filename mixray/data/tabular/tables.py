@@ -19,11 +19,12 @@ import pyarrow.compute as pc
 import pyarrow.csv
 from numpy.typing import NDArray
 
-from mixray.config.data import ExampleColumns
-from mixray.data.reading.files import open_file, open_parquet, reading
+from mixray.config.data import ExampleColumns, written
+from mixray.data.reading.files import open_file, reading
 from mixray.data.reading.locations import SourceFile
+from mixray.data.reading.parquet import file_schema, open_parquet, with_partitions
 from mixray.data.reading.parts import FilePart, FileSlice
-from mixray.data.reading.row_texts import column_at, missing_column, type_at, written
+from mixray.data.reading.row_texts import column_at, missing_column, type_at
 from mixray.errors import InputError
 
 MISSING = "(missing)"
@@ -183,9 +184,10 @@ def read_file(file: SourceFile, columns: TableColumns, *, row_groups: tuple[int,
     with reading(file, columns.files_key):
         if columns.kind == "parquet":
             with open_parquet(file) as parquet:
-                _check_schema(parquet.schema_arrow, columns, file.location)
+                _check_schema(file_schema(parquet, file), columns, file.location)
                 stop = parquet.num_row_groups if row_groups[1] is None else row_groups[1]
                 table = parquet.read_row_groups(list(range(row_groups[0], stop)), columns=names)
+                table = with_partitions(table, file)
         else:
             # Classes are text, so that 01 and 1 differ.
             kinds = {name: pa.string() for name in names if name not in numeric}

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from mixray.data.pools import Pool
-from mixray.data.reading.files import json_rows, parquet_rows, read_text_file, text_hash
+from mixray.data.reading.files import json_rows, read_text_file, text_hash
 from mixray.data.reading.hugging_face import dataset_rows
+from mixray.data.reading.parquet import parquet_rows
 from mixray.data.reading.parts import DatasetPart, FilePart, Part
 from mixray.data.reading.row_texts import Place, Row, row_text
 from mixray.store.target_parts import PARENT_BYTES
