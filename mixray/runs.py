@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -21,7 +21,8 @@ from mixray.interrupts import working_on
 from mixray.mixture import Mixture, SourceSize
 from mixray.progress import Progress, SilentProgress, Stage
 from mixray.report.robust_results import RobustResults
-from mixray.store import Artifact, Artifacts, RunIndex, Storage, fingerprint
+from mixray.store import Artifact, Artifacts, Lease, RunIndex, Storage, fingerprint
+from mixray.store.artifacts import new_attempt
 from mixray.tracking import RESULTS_FILE, RunTracking, publish_folder
 
 CACHE_SCHEMA = "mixray.run/1"
@@ -32,7 +33,8 @@ DEFAULT_STORAGE = "./mixray-runs"
 class Run:
     """A run in a storage root. ``path``: its folder, relative to the root; ``rebuild``: make corrupted artifacts anew.
 
-    Inside a ``with`` block the run is being worked on: its index says so, and MLflow receives what its folder gains.
+    Inside a ``with`` block the run is being worked on, by one process at a time: its index says so, and MLflow receives
+    what its folder gains. Entering the block raises InputError where another process works on the run.
     """
 
     storage: Storage
@@ -41,6 +43,7 @@ class Run:
     progress: Progress = field(default_factory=SilentProgress)
     rebuild: bool = False
     _tracking: RunTracking | None = field(default=None, init=False)
+    _work: ExitStack = field(default_factory=ExitStack, init=False)
     kind: ClassVar[Literal["mixture", "robust comparison"]]
 
     @classmethod
@@ -77,7 +80,11 @@ class Run:
     @cached_property
     def artifacts(self) -> Artifacts:
         """The store of artifacts, as this run reads and writes it."""
-        return Artifacts(self.storage, self.name, rebuild=self.rebuild)
+        return Artifacts(self.storage, new_attempt(self.name), rebuild=self.rebuild)
+
+    @cached_property
+    def _lease(self) -> Lease:
+        return Lease(self.storage, self._inside("lease"), self.progress.note)
 
     @cached_property
     def index(self) -> RunIndex:
@@ -87,15 +94,17 @@ class Run:
     # ------------------------------------------------------------------------------------------------------- work
 
     def __enter__(self) -> Self:
-        self._tracking = RunTracking(self.config, self.storage, self.path, self.index, self.progress.warn)
-        self._tracking.__enter__()
+        with ExitStack() as stack:
+            stack.enter_context(self._lease)
+            self._tracking = RunTracking(self.config, self.storage, self.path, self.index, self.progress.warn)
+            stack.enter_context(self._tracking)
+            self._work = stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._tracking is not None:
-            self._tracking.__exit__(kind, error, traceback)
+        self._work.__exit__(kind, error, traceback)
 
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Stage]:
@@ -104,6 +113,7 @@ class Run:
         Raises Interrupted, which names the stage, in place of KeyboardInterrupt.
         """
         with working_on(name), self.progress.stage(name, total) as stage:
+            self._lease.require()
             yield stage
             if self._tracking is not None:
                 self._tracking.publish()

@@ -46,7 +46,8 @@ def folder(make_config: MakeConfig) -> MixtureRun:
 def test_a_run_is_named_by_its_file_and_what_stands_in_it(folder: MixtureRun, tmp_path: Path) -> None:
     assert re.fullmatch(r"demo-[0-9a-f]{8}", folder.name)
     assert folder.location == str(tmp_path / "store" / "runs" / folder.name)
-    assert folder.artifacts.attempt == folder.name
+    assert folder.artifacts.attempt.startswith(f"{folder.name}.")
+    assert folder.artifacts.attempt != open_run(folder.location).artifacts.attempt
 
 
 @pytest.mark.parametrize(
@@ -286,6 +287,21 @@ def test_an_interrupt_names_the_stage(make_config: MakeConfig) -> None:
     with pytest.raises(Interrupted, match=message) as caught, run.stage("retrain"):
         raise KeyboardInterrupt
     assert caught.value.stage == "retrain"
+
+
+def test_a_run_is_worked_on_once_at_a_time(make_config: MakeConfig) -> None:
+    settings = {"tracking.uri": "http://127.0.0.1:9"}
+    with MixtureRun.create(make_config(**settings)) as run:
+        with (
+            pytest.raises(InputError, match="another process works on this run") as caught,
+            MixtureRun.create(run.config),
+        ):
+            pass
+        assert caught.value.where == run.location
+        with MixtureRun.create(make_config(**settings, seed=1)), run.stage("data"):
+            pass
+    with MixtureRun.create(run.config) as again, again.stage("data"):
+        pass
 
 
 def test_a_robust_comparison_is_opened_as_one_and_has_no_mixtures(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ class ClassifierWorker:
 
 def finished_arm(artifact: Artifact, storage: Storage) -> FinishedArm:
     record = artifact.files.get(PREDICTIONS)
-    predictions = None if record is None else Predictions.from_bytes(storage.read(record.path))
+    predictions = None if record is None else Predictions.from_bytes(storage.read_record(record))
     return FinishedArm(SeedResult.model_validate(artifact.meta), predictions)
 
 
@@ -85,11 +85,11 @@ def train_classifiers(
 ) -> Iterator[tuple[ClassifierJob, Artifact]]:
     """Every job of the run with its result, those that exist first. ``rows``: None for a task that needs none."""
     jobs = list(_jobs(artifacts, config, rows))
-    stored = [(job, artifacts.find(job.draft.kind, job.draft.id)) for job in jobs]
-    missing = [job for job, artifact in stored if artifact is None]
-    for job, artifact in stored:
-        if artifact is not None:
-            yield job, artifact
+    stored = artifacts.find_all((job.draft.kind, job.draft.id) for job in jobs)
+    missing = [job for job in jobs if (job.draft.kind, job.draft.id) not in stored]
+    for job in jobs:
+        if (job.draft.kind, job.draft.id) in stored:
+            yield job, stored[job.draft.kind, job.draft.id]
     if not missing:
         return
     session.check_shared(artifacts.storage)

@@ -83,12 +83,17 @@ def score(
     """
     columns: dict[str, dict[str, Artifact]] = {target: {} for target in targets}
     tasks: list[ScoringTask] = []
+    drafts = {
+        (model, target): artifacts.draft("column", _column_id(model_artifact, rows, part, config, training))
+        for model, model_artifact in models.items()
+        for target, rows in targets.items()
+    }
+    stored = artifacts.find_all((draft.kind, draft.id) for draft in drafts.values())
     for model, model_artifact in models.items():
         for target, rows in targets.items():
-            draft = artifacts.draft("column", _column_id(model_artifact, rows, part, config, training))
-            column = artifacts.find(draft.kind, draft.id)
-            if column is not None:
-                columns[target][model] = column
+            draft = drafts[model, target]
+            if (draft.kind, draft.id) in stored:
+                columns[target][model] = stored[draft.kind, draft.id]
                 continue
             names = part_files(rows, part)
             tasks += [ScoringTask(model, model_artifact, target, rows.files[name], name, draft) for name in names]

@@ -163,7 +163,8 @@ def train_missing(
 def missing_jobs(artifacts: Artifacts, jobs: Mapping[str, TrainingJob]) -> list[TrainingJob]:
     """Return the jobs whose model does not exist yet, one for each id."""
     by_id = {job.draft.id: job for job in jobs.values()}
-    return [job for id, job in by_id.items() if artifacts.find(job.draft.kind, id) is None]
+    stored = artifacts.find_all((job.draft.kind, id) for id, job in by_id.items())
+    return [job for id, job in by_id.items() if (job.draft.kind, id) not in stored]
 
 
 def proxy_jobs(artifacts: Artifacts, config: ProxyConfig, data: TrainingData, *, tokens: int) -> dict[str, TrainingJob]:

@@ -211,7 +211,7 @@ def solve_once(
             "trace.json": draft.write("trace.json", json.dumps(solved.trace.tolist()).encode()),
         }
         stored = draft.publish(files, {"rounds": solved.mixture.rounds})
-    text, trace = (artifacts.storage.read(stored.files[name].path) for name in ("mixture.json", "trace.json"))
+    text, trace = (artifacts.storage.read_record(stored.files[name]) for name in ("mixture.json", "trace.json"))
     facts = {"run": run, "targets": list(targets), "budget": config.retrain.tokens, "sizes": dict(sizes)}
     mixture = Mixture.from_json(text.decode()).model_copy(update=facts)
     return SolvedMixture(mixture, np.array(json.loads(trace)))

@@ -2,6 +2,7 @@
 
 from mixray.store.artifacts import Artifact, Artifacts, Draft, fingerprint
 from mixray.store.index import RunIndex, Status
+from mixray.store.lease import Lease
 from mixray.store.step import RunTasks, Step, find_or_make
 from mixray.store.storage import FileRecord, Storage
 from mixray.store.tables import encode
@@ -12,6 +13,7 @@ __all__ = [
     "Artifacts",
     "Draft",
     "FileRecord",
+    "Lease",
     "ModelMeta",
     "RunIndex",
     "RunTasks",

@@ -1,9 +1,9 @@
 """Artifacts: immutable, content-addressed results of a stage.
 
 ``artifacts/<kind>/<id>/manifest.json`` lists the files with sizes and sha256 and is written last, so an artifact either
-exists whole or not at all. The files lie beside it in a folder of the attempt that wrote them: the attempt's name is
-the run's, so the same run tried again writes over its own leavings, and two runs at once never touch each other's
-files.
+exists whole or not at all. The files lie beside it in a folder of the attempt that wrote them. An attempt is one
+execution of a run, so no two processes ever write the same file; the first attempt to publish makes the artifact, and
+the others take what it made.
 
 Identity is content: an artifact's id is the ``fingerprint`` of all that it depends on.
 """
@@ -12,15 +12,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from mixray.errors import CorruptedArtifactError
-from mixray.store.storage import FileRecord, Storage
+from mixray.store.storage import REBUILD, FileRecord, Storage
 
 SCHEMA = "mixray.artifact/1"
+FINDS_AT_ONCE = 16
 
 
 def fingerprint(value: Any) -> str:
@@ -65,7 +68,7 @@ class Draft:
     attempt: str
 
     def path(self, name: str) -> str:
-        return f"{artifact_folder(self.kind, self.id)}/{self.attempt}/{name}"
+        return f"{self._folder(self.attempt)}/{name}"
 
     def write(self, name: str, data: bytes) -> FileRecord:
         return self.storage.write(self.path(name), data)
@@ -77,7 +80,11 @@ class Draft:
         return {name: self.storage.put(self.path(name), path) for name, path in zip(names, files, strict=True)}
 
     def publish(self, files: Mapping[str, FileRecord], meta: Mapping[str, Any]) -> Artifact:
-        """Write the manifest: from here on the artifact exists."""
+        """Write the manifest: from here on the artifact exists.
+
+        Where another attempt has published it already, that artifact is returned and the files of this one are deleted.
+        The same attempt may publish again: a worker that died at the end is replaced by one that does its work anew.
+        """
         manifest = {
             "schema": SCHEMA,
             "kind": self.kind,
@@ -86,14 +93,35 @@ class Draft:
             "files": {name: asdict(record) for name, record in sorted(files.items())},
         }
         text = json.dumps(manifest, indent=1, allow_nan=False)
-        self.storage.write(_manifest(self.kind, self.id), text.encode())
+        if not self.storage.create(_manifest(self.kind, self.id), text.encode()):
+            published = read_artifact(self.storage, self.kind, self.id)
+            if not any(record.path.startswith(f"{self._folder(self.attempt)}/") for record in published.files.values()):
+                self.storage.delete_folder(self._folder(self.attempt))
+                return published
+            self.storage.write(_manifest(self.kind, self.id), text.encode())
+        for attempt in self.storage.list(artifact_folder(self.kind, self.id)):
+            if attempt != self.attempt and _run_of(attempt) == _run_of(self.attempt):
+                self.storage.delete_folder(self._folder(attempt))  # an execution of the same run that was cut off
         return Artifact(self.kind, self.id, dict(files), json.loads(json.dumps(meta)))
+
+    def _folder(self, attempt: str) -> str:
+        return f"{artifact_folder(self.kind, self.id)}/{attempt}"
+
+
+def new_attempt(run_name: str) -> str:
+    """Return a name for one execution of a run, unlike that of every other."""
+    return f"{run_name}.{uuid.uuid4().hex[:8]}"
+
+
+def _run_of(attempt: str) -> str:
+    return attempt.partition(".")[0]
 
 
 class Artifacts:
     """The artifacts of a storage root, as one run sees and writes them.
 
-    ``rebuild``: a corrupted artifact counts as absent (and so is made again) instead of being an error.
+    ``rebuild``: every file is read to check it, and a corrupted artifact counts as absent (and so is made again)
+    instead of being an error.
     """
 
     def __init__(self, storage: Storage, attempt: str, *, rebuild: bool = False) -> None:
@@ -103,23 +131,29 @@ class Artifacts:
         return Draft(self.storage, kind, id, self.attempt)
 
     def find(self, kind: str, id: str) -> Artifact | None:
-        """The artifact, every file's size and sha256 checked; None where it was never published.
+        """The artifact, every file's size checked; None where it was never published.
 
-        Raises CorruptedArtifactError where a file is missing or differs, unless ``rebuild``.
+        Its bytes are checked by whoever reads them first (``Storage.fetch``, ``Storage.read_record``). Raises
+        CorruptedArtifactError where a file is missing or has another size, unless ``rebuild``.
         """
-        path = _manifest(kind, id)
-        if not self.storage.exists(path):
+        if not self.storage.exists(_manifest(kind, id)):
             return None
         try:
-            artifact = _parse(kind, id, self.storage.read(path), self.storage)
-            for name, record in artifact.files.items():
-                self._check(artifact, name, record)
+            artifact = read_artifact(self.storage, kind, id)
+            check_artifact(self.storage, artifact, digests=self.rebuild)
         except CorruptedArtifactError:
             if not self.rebuild:
                 raise
-            self.storage.delete(path)
+            self.storage.delete(_manifest(kind, id))
             return None
         return artifact
+
+    def find_all(self, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Artifact]:
+        """Return those of many artifacts (kind, id) that exist, as ``find`` does, several at a time."""
+        keys = list(dict.fromkeys(keys))
+        with ThreadPoolExecutor(FINDS_AT_ONCE) as threads:
+            artifacts = threads.map(lambda key: self.find(*key), keys)
+            return {key: artifact for key, artifact in zip(keys, artifacts, strict=True) if artifact is not None}
 
     def get(self, kind: str, id: str) -> Artifact:
         """Like ``find`` for an artifact that must exist."""
@@ -128,14 +162,19 @@ class Artifacts:
             raise _corrupted(self.storage, kind, id, "it is missing", "a published artifact")
         return artifact
 
-    def _check(self, artifact: Artifact, name: str, record: FileRecord) -> None:
-        size = self.storage.size(record.path)
+
+def check_artifact(storage: Storage, artifact: Artifact, *, digests: bool) -> None:
+    """Raise CorruptedArtifactError where a file is missing or has another size or, with ``digests``, other bytes."""
+    sizes = storage.sizes(artifact_folder(artifact.kind, artifact.id))
+    for name, record in artifact.files.items():
+        size = sizes.get(record.path)
+        if size is None:  # a store whose listing lags behind
+            size = storage.size(record.path)
         if size != record.bytes:
             got = f"{name}: {'missing' if size is None else f'{size} bytes'}"
-            raise _corrupted(self.storage, artifact.kind, artifact.id, got, f"{record.bytes} bytes")
-        digest = self.storage.sha256(record.path)
-        if digest != record.sha256:
-            raise _corrupted(self.storage, artifact.kind, artifact.id, f"{name}: sha256 {digest}", record.sha256)
+            raise _corrupted(storage, artifact.kind, artifact.id, got, f"{record.bytes} bytes")
+        if digests and (digest := storage.sha256(record.path)) != record.sha256:
+            raise _corrupted(storage, artifact.kind, artifact.id, f"{name}: sha256 {digest}", record.sha256)
 
 
 def read_artifact(storage: Storage, kind: str, id: str) -> Artifact:
@@ -187,5 +226,5 @@ def _corrupted(storage: Storage, kind: str, id: str, got: str, wanted: str) -> C
         where=storage.location(artifact_folder(kind, id)),
         got=got,
         wanted=wanted,
-        remedy="run again with --rebuild to make it anew",
+        remedy=REBUILD,
     )

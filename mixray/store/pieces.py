@@ -41,7 +41,9 @@ class PiecedFile:
 
     def _path(self) -> Path | None:
         """Return where the file or its copy lies on this machine; None where it has none yet."""
-        if not self.storage.is_local and self._bytes_by_range < WORTH_A_COPY * self.record.bytes:
+        if self.storage.is_local:  # not fetched, which would read all of it: pieces are checked by whoever reads them
+            return Path(self.storage.full(self.record.path))
+        if self._bytes_by_range < WORTH_A_COPY * self.record.bytes:
             return find_copy(self.record)
         self._bytes_by_range = 0  # should the copy be deleted, the next one must be worth it again
         return self.storage.fetch(self.record)

@@ -57,8 +57,7 @@ def find_or_make(
     """
     keys = {name: (step.kind, step.id) for name, step in steps.items()}
     unique = {keys[name]: step for name, step in steps.items()}
-    stored = {key: artifacts.find(*key) for key in unique}
-    published = {key: artifact for key, artifact in stored.items() if artifact is not None}
+    published = artifacts.find_all(unique)
     drafts = {key: artifacts.draft(*key) for key in unique if key not in published}
     tasks = {key: unique[key].tasks(draft) for key, draft in drafts.items()}
     calls = [(unique[key].run, task) for key, step_tasks in tasks.items() for task in step_tasks]

@@ -23,6 +23,8 @@ from mixray.store.copies import find_copy, holds, make_copy
 READ_BYTES = 1 << 22
 PARTIAL = ".mixray-partial-"
 """In the name of a local file that is being written, or was when its writer was killed."""
+REBUILD = "run again with --rebuild to make it anew"
+"""What mends an artifact that is corrupted."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,13 @@ class Storage:
         modified: datetime = self.filesystem.get_file_info(self.full(path)).mtime
         return modified.replace(tzinfo=modified.tzinfo or UTC)
 
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Return the bytes of every file below ``folder`` by its path; none where it does not exist."""
+        selector = pafs.FileSelector(self.full(folder), allow_not_found=True, recursive=True)
+        infos = self.filesystem.get_file_info(selector)
+        start = len(self.full(folder)) + 1
+        return {f"{folder}/{info.path[start:]}": info.size for info in infos if info.type == pafs.FileType.File}
+
     def size(self, path: str) -> int | None:
         """Bytes of a file; None where there is none."""
         info = self.filesystem.get_file_info(self.full(path))
@@ -124,10 +133,43 @@ class Storage:
         with self.filesystem.open_input_stream(self.full(path), compression=None) as stream:
             return bytes(stream.read())
 
+    def read_record(self, record: FileRecord) -> bytes:
+        """Return a stored file's bytes. Raises CorruptedArtifactError where they are not the recorded ones."""
+        try:
+            data = self.read(record.path)
+        except FileNotFoundError as error:
+            raise self._corrupted(record, "no file") from error
+        if hashlib.sha256(data).hexdigest() != record.sha256:
+            raise self._corrupted(record, f"{len(data)} bytes of other content")
+        return data
+
     def write(self, path: str, data: bytes) -> FileRecord:
         with self.writer(path) as sink:
             sink.write(data)
         return sink.record
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Write a small file unless there is one, and return whether it was written.
+
+        Of several processes that create one local file, exactly one writes it. pyarrow has no conditional write for
+        object stores: there, two that write within the same moment both return True, and the later file stays.
+        """
+        if self.exists(path):
+            return False
+        if not self.is_local:
+            self.write(path, data)
+            return self.read(path) == data
+        aside = f"{path}{PARTIAL}{uuid.uuid4().hex[:8]}"
+        self.write(aside, data)
+        try:
+            os.link(self.full(aside), self.full(path))
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without hard links
+            self.write(path, data)
+        finally:
+            self.delete(aside)
+        return True
 
     @contextmanager
     def writer(self, path: str) -> Iterator[HashingWriter]:
@@ -170,10 +212,10 @@ class Storage:
     def fetch(self, record: FileRecord) -> Path:
         """Return a local path of a stored file: itself, or a copy on this machine (see ``mixray.store.copies``).
 
-        Raises CorruptedArtifactError where the stored file is not the recorded one.
+        Raises CorruptedArtifactError where the stored file is not the recorded one: a process checks its sha256 once.
         """
         if self.is_local:
-            return Path(self.full(record.path))
+            return self._checked(record)
         return find_copy(record) or make_copy(record, lambda path: self._download(record, path))
 
     def _download(self, record: FileRecord, path: Path) -> None:
@@ -183,13 +225,34 @@ class Storage:
         ):
             _copy(stream, sink)
         if not holds(path, record):
-            raise CorruptedArtifactError(
-                "a stored file is corrupted",
-                where=self.location(record.path),
-                got=f"{path.stat().st_size} bytes of other content",
-                wanted=f"{record.bytes} bytes, sha256 {record.sha256}",
-                remedy="run again with --rebuild to make it anew",
-            )
+            raise self._corrupted(record, f"{path.stat().st_size} bytes of other content")
+
+    def _checked(self, record: FileRecord) -> Path:
+        """Return the path of a file in a local storage, whose bytes were hashed at least once by this process."""
+        path = Path(self.full(record.path))
+        try:
+            stat = path.stat()
+        except FileNotFoundError as error:
+            raise self._corrupted(record, "no file") from error
+        key = (path, stat.st_size, stat.st_mtime_ns)
+        if key not in _CHECKED:
+            if not holds(path, record):
+                raise self._corrupted(record, f"{stat.st_size} bytes of other content")
+            _CHECKED.add(key)
+        return path
+
+    def _corrupted(self, record: FileRecord, got: str) -> CorruptedArtifactError:
+        return CorruptedArtifactError(
+            "a stored file is corrupted",
+            where=self.location(record.path),
+            got=got,
+            wanted=f"{record.bytes} bytes, sha256 {record.sha256}",
+            remedy=REBUILD,
+        )
+
+
+_CHECKED: set[tuple[Path, int, int]] = set()
+"""Files of local storages that this process has hashed: path, bytes, time of the last change."""
 
 
 def _copy(source: Any, sink: IO[bytes] | HashingWriter) -> None:

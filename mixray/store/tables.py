@@ -40,11 +40,10 @@ def write_rows(draft: Draft, name: str, schema: Any, rows: Iterable[Sequence[Any
 
 def read_batches(storage: Storage, record: FileRecord) -> Iterator[Any]:
     """Yield the record batches of a stored Parquet file."""
-    with storage.filesystem.open_input_file(storage.full(record.path)) as stream:
-        yield from pq.ParquetFile(stream).iter_batches(batch_size=ROWS)
+    with pq.ParquetFile(storage.fetch(record)) as table:
+        yield from table.iter_batches(batch_size=ROWS)
 
 
 def read_table(storage: Storage, record: FileRecord) -> Any:
     """Return a stored Parquet file as an Arrow table."""
-    with storage.filesystem.open_input_file(storage.full(record.path)) as stream:
-        return pq.read_table(stream)
+    return pq.read_table(storage.fetch(record))

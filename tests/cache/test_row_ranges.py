@@ -146,11 +146,11 @@ def test_a_cache_file_that_is_missing_or_damaged_is_named(shelf: Any, cache: Any
     ranges = CacheRows.open(shelf.storage, rows, columns, unit="window", weighting="document")
     path = Path(shelf.storage.full(columns["b"].files["fit-00001.parquet"].path))
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(CorruptedArtifactError, match="cannot be read") as caught:
+    with pytest.raises(CorruptedArtifactError, match="a stored file is corrupted") as caught:
         read(ranges, 0, ranges.rows)
     assert str(path) in str(caught.value)
     path.unlink()
-    with pytest.raises(CorruptedArtifactError, match="cannot be read") as caught:
+    with pytest.raises(CorruptedArtifactError, match="a stored file is corrupted") as caught:
         read(ranges, 0, ranges.rows)
     assert str(path) in str(caught.value)
 

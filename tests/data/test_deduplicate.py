@@ -18,7 +18,7 @@ from mixray.data.text.deduplicate import Deduplicate, overlaps, read_selected, s
 from mixray.data.text.repeats import first_occurrences
 from mixray.data.text.scan import Scan
 from mixray.errors import InputError, StageError
-from mixray.store import Artifact, Artifacts, Step
+from mixray.store import Artifact, Artifacts, Step, Storage
 
 WriteJsonl = Callable[..., Path]
 
@@ -166,13 +166,13 @@ def test_the_digest_is_that_of_the_kept_text(
 
 
 def test_the_digest_knows_where_parts_end(
-    artifacts: Artifacts, source: Any, write_jsonl: WriteJsonl, monkeypatch: pytest.MonkeyPatch
+    artifacts: Artifacts, source: Any, write_jsonl: WriteJsonl, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The tail of a part is dropped, so the same documents in other parts are other tokens."""
     pool = source(jsonl=str(write_jsonl("a.jsonl", "abcdefgh")))
     whole = selected(pool, artifacts).meta["digest"]
     monkeypatch.setattr(parts_module, "PART_BYTES", 40)
-    assert selected(pool, Artifacts(artifacts.storage, "second")).meta["digest"] != whole
+    assert selected(pool, Artifacts(Storage(str(tmp_path / "second")), "second")).meta["digest"] != whole
 
 
 def test_golden_digest(artifacts: Artifacts, source: Any, write_jsonl: WriteJsonl) -> None:

@@ -74,7 +74,8 @@ from mixray.data.text.tokenizer import LearnTokenizer, TrainTokenizerTask
 from mixray.store import Draft, FileRecord, Storage
 storage = Storage(sys.argv[1])
 draft = Draft(storage, "tokenizer", "x", "y")
-print(LearnTokenizer.run(TrainTokenizerTask((FileRecord(sys.argv[2], 0, ""),), 400, draft))[1].digest)
+record = FileRecord(sys.argv[2], storage.size(sys.argv[2]), storage.sha256(sys.argv[2]))
+print(LearnTokenizer.run(TrainTokenizerTask((record,), 400, draft))[1].digest)
 """
 
 

@@ -15,7 +15,8 @@ import pytest
 
 from mixray.errors import CorruptedArtifactError, InputError
 from mixray.store import Artifact, Artifacts, Storage, fingerprint
-from mixray.store.artifacts import artifact_folder, fetch_folder
+from mixray.store.artifacts import artifact_folder, check_artifact, fetch_folder
+from mixray.store.tables import read_batches
 
 ID = fingerprint("an artifact")
 MANIFEST = f"artifacts/tokens/{ID}/manifest.json"
@@ -77,7 +78,6 @@ def overwrite_manifest(data: bytes) -> Damage:
 DAMAGES: dict[str, tuple[Damage, str]] = {
     "truncated file": (overwrite(b"abcb.bi"), "b.bin: 7 bytes"),
     "longer file": (overwrite(b"abcb.bin!"), "b.bin: 9 bytes"),
-    "altered file": (overwrite(b"abcb.biN"), "b.bin: sha256 "),
     "missing file": (lambda storage, artifact: storage.delete(artifact.files["b.bin"].path), "b.bin: missing"),
     "empty manifest": (overwrite_manifest(b""), "manifest.json: "),
     "half a manifest": (overwrite_manifest(b'{"schema": "mixray.art'), "manifest.json: "),
@@ -112,20 +112,87 @@ def test_a_damaged_artifact_is_named_and_can_be_made_anew(open_artifacts: Open, 
     assert open_artifacts().find("tokens", ID) == again
 
 
+@pytest.mark.usefixtures("copies")
+def test_an_altered_file_is_named_by_whoever_reads_it_first(open_artifacts: Open, storage: Storage) -> None:
+    published = publish(open_artifacts())
+    record = published.files["b.bin"]
+    storage.write(record.path, b"abcb.biN")
+    assert open_artifacts().find("tokens", ID) == published, "its bytes are not read when it is found"
+    for read in (storage.fetch, storage.read_record, lambda record: list(read_batches(storage, record))):
+        with pytest.raises(CorruptedArtifactError, match="a stored file is corrupted") as caught:
+            read(record)
+        assert caught.value.where == storage.location(record.path)
+        assert caught.value.remedy == "run again with --rebuild to make it anew"
+    with pytest.raises(CorruptedArtifactError, match=r"b\.bin: sha256 "):
+        check_artifact(storage, published, digests=True)
+    assert open_artifacts(rebuild=True).find("tokens", ID) is None
+    again = publish(open_artifacts("run-2"))
+    assert storage.read_record(again.files["b.bin"]) == b"abcb.bin"
+    assert storage.fetch(again.files["b.bin"]).read_bytes() == b"abcb.bin"
+
+
+def test_many_artifacts_are_found_at_once(open_artifacts: Open) -> None:
+    ids = [fingerprint(number) for number in range(40)]
+    published = {("tokens", id): open_artifacts().draft("tokens", id).publish({}, {"id": id}) for id in ids[::2]}
+    assert open_artifacts().find_all([("tokens", id) for id in [*ids, *ids]]) == published
+    assert open_artifacts().find_all([]) == {}
+
+
 def test_rebuild_keeps_what_is_sound(open_artifacts: Open) -> None:
     assert open_artifacts(rebuild=True).find("tokens", ID) is None
     published = publish(open_artifacts())
     assert open_artifacts(rebuild=True).find("tokens", ID) == published
 
 
-def test_two_runs_that_write_the_same_artifact_never_touch_each_others_files(open_artifacts: Open) -> None:
+def test_two_runs_that_write_the_same_artifact_never_touch_each_others_files(
+    open_artifacts: Open, storage: Storage
+) -> None:
     one, two = (open_artifacts(attempt).draft("tokens", ID) for attempt in ("run-1", "run-2"))
     files_of_one = {"a.bin": one.write("a.bin", b"written by one")}
     files_of_two = {"a.bin": two.write("a.bin", b"by two")}
     one.publish(files_of_one, {})
     assert open_artifacts().get("tokens", ID).files == files_of_one
-    two.publish(files_of_two, {})
-    assert open_artifacts().get("tokens", ID).files == files_of_two
+    assert two.publish(files_of_two, {}).files == files_of_one, "the first that publishes makes the artifact"
+    assert open_artifacts().get("tokens", ID).files == files_of_one
+    assert storage.list(artifact_folder("tokens", ID)) == ["manifest.json", "run-1"]
+
+
+def test_what_a_run_that_was_cut_off_has_left_goes_when_it_publishes(open_artifacts: Open, storage: Storage) -> None:
+    open_artifacts("demo-1.a").draft("tokens", ID).write("a.bin", b"left by a crash")
+    open_artifacts("other-2.c").draft("tokens", ID).write("a.bin", b"written by another run, which may be alive")
+    published = publish(open_artifacts("demo-1.b"))
+    assert open_artifacts().find("tokens", ID) == published
+    assert storage.list(artifact_folder("tokens", ID)) == ["demo-1.b", "manifest.json", "other-2.c"]
+
+
+def test_an_attempt_that_publishes_again_replaces_its_own_artifact(open_artifacts: Open) -> None:
+    publish(open_artifacts())
+    again = publish(open_artifacts(), b"with more rounding")
+    assert open_artifacts(rebuild=True).find("tokens", ID) == again
+
+
+def test_of_processes_that_publish_at_once_all_have_a_whole_artifact(uri: str, open_artifacts: Open) -> None:
+    code = (
+        "import sys\n"
+        "from mixray.store import Artifacts, Storage\n"
+        "artifacts = Artifacts(Storage(sys.argv[1]), sys.argv[3])\n"
+        "draft = artifacts.draft('tokens', sys.argv[2])\n"
+        "files = {'a.bin': draft.write('a.bin', sys.argv[3].encode() * 1000)}\n"
+        "print('ready', flush=True); sys.stdin.readline()\n"
+        "artifact = draft.publish(files, {})\n"
+        "print(artifacts.storage.sha256(artifact.files['a.bin'].path) == artifact.files['a.bin'].sha256)\n"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code, uri, ID, f"run-{name}"], **pipes, text=True)  # type: ignore[call-overload]
+        for name in "123"
+    ]
+    assert [process.stdout.readline() for process in processes] == ["ready\n"] * 3
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    assert {process.communicate()[0] for process in processes} == {"True\n"}
+    assert open_artifacts().find("tokens", ID) is not None
 
 
 def test_a_run_tried_again_writes_over_its_own_leavings(open_artifacts: Open, storage: Storage) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mixray.errors import StageError
-from mixray.store import FileRecord, Storage
+from mixray.store import Storage
 from mixray.training import StorageCheckpoint
 
 
@@ -21,8 +21,9 @@ def state(step: int) -> dict:
     return {"step": step, "model": {"w": torch.full((3,), float(step))}, "records": [{"loss": 0.5, "name": "a"}]}
 
 
-def files(tmp_path: Path) -> list[str]:
-    return sorted(path.name for path in (tmp_path / "checkpoints/proxy").iterdir())
+def steps(tmp_path: Path) -> list[int]:
+    """The steps of the saved states."""
+    return sorted(int(path.name.split("-")[1]) for path in (tmp_path / "checkpoints/proxy").iterdir())
 
 
 def test_there_is_none_at_first(checkpoint: StorageCheckpoint) -> None:
@@ -41,7 +42,7 @@ def test_the_newest_comes_back_and_all_but_the_last_two_go(checkpoint: StorageCh
     assert latest is not None
     assert torch.equal(latest["model"].pop("w"), torch.full((3,), 20.0))
     assert latest == {"step": 20, "model": {}, "records": [{"loss": 0.5, "name": "a"}]}
-    assert files(tmp_path) == ["latest.json", "step-000010.pt", "step-000020.pt"]
+    assert steps(tmp_path) == [10, 20]
 
 
 def test_saving_a_step_again_replaces_it(checkpoint: StorageCheckpoint, tmp_path: Path) -> None:
@@ -50,27 +51,21 @@ def test_saving_a_step_again_replaces_it(checkpoint: StorageCheckpoint, tmp_path
     latest = checkpoint.latest()
     assert latest is not None
     assert latest["step"] == 11
-    assert files(tmp_path) == ["latest.json", "step-000010.pt"]
+    assert steps(tmp_path) == [10]
 
 
-def rewrite(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
+def rewrite(step: int, change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
     def damage(folder: Path) -> None:
-        path = folder / name
+        (path,) = folder.glob(f"step-{step:06d}-*.pt")
         path.write_bytes(change(path.read_bytes()))
 
     return damage
 
 
 DAMAGES = {
-    "state cut short": rewrite("step-000010.pt", lambda data: data[:-100]),
-    "state empty": rewrite("step-000010.pt", lambda _: b""),
-    "one bit": rewrite("step-000010.pt", lambda data: data[:300] + bytes([data[300] ^ 1]) + data[301:]),
-    "state missing": lambda folder: (folder / "step-000010.pt").unlink(),
-    "record empty": rewrite("latest.json", lambda _: b""),
-    "record cut short": rewrite("latest.json", lambda data: data[:20]),
-    "record not a dict": rewrite("latest.json", lambda _: b"[1]"),
-    "record not UTF-8": rewrite("latest.json", lambda _: b"\xff\xfe\xff"),
-    "record without sha256": rewrite("latest.json", lambda data: data.replace(b"sha256", b"sha")),
+    "cut short": rewrite(10, lambda data: data[:-100]),
+    "empty": rewrite(10, lambda _: b""),
+    "one bit": rewrite(10, lambda data: data[:300] + bytes([data[300] ^ 1]) + data[301:]),
 }
 
 
@@ -95,25 +90,25 @@ def test_the_state_before_a_damaged_one_is_used(
 ) -> None:
     checkpoint.save(10, state(10))
     checkpoint.save(20, state(20))
-    rewrite("step-000020.pt", lambda data: data[:-1])(tmp_path / "checkpoints/proxy")
+    rewrite(20, lambda data: data[:-1])(tmp_path / "checkpoints/proxy")
     latest = StorageCheckpoint(checkpoint.storage, checkpoint.folder).latest()
     assert latest is not None
     assert latest["step"] == 10
-    assert "step-000020.pt" in caplog.text
+    assert "step-000020" in caplog.text
 
 
 def test_a_damaged_state_is_not_kept_in_place_of_a_good_one(checkpoint: StorageCheckpoint, tmp_path: Path) -> None:
     checkpoint.save(10, state(10))
     checkpoint.save(20, state(20))
-    rewrite("step-000020.pt", lambda data: data[:-1])(tmp_path / "checkpoints/proxy")
+    rewrite(20, lambda data: data[:-1])(tmp_path / "checkpoints/proxy")
     again = StorageCheckpoint(checkpoint.storage, checkpoint.folder)
     again.latest()
     again.save(15, state(15))
-    assert files(tmp_path) == ["latest.json", "step-000010.pt", "step-000015.pt"]
+    assert steps(tmp_path) == [10, 15]
 
 
 class UnreliableStorage(Storage):
-    """Fails so many of the reads of a file, and of the listings of a folder, whose name contains ``victim``."""
+    """Fails so many of the reads of a file, and of the listings of a folder, that contains ``victim``."""
 
     def __init__(self, uri: str, victim: str, failures: int, error: OSError) -> None:
         super().__init__(uri)
@@ -128,7 +123,7 @@ class UnreliableStorage(Storage):
         return super().list(folder)
 
     def _fail(self, path: str) -> None:
-        if path.endswith(self.victim) and self.failures:
+        if self.victim in path.partition("checkpoints")[2] and self.failures:
             self.failures -= 1
             raise self.error
 
@@ -136,7 +131,7 @@ class UnreliableStorage(Storage):
 TRANSIENT = {"timeout": OSError("timed out"), "404 in between": FileNotFoundError("not there")}
 
 
-@pytest.mark.parametrize("victim", ["latest.json", "step-000010.pt", "checkpoints/proxy"])
+@pytest.mark.parametrize("victim", ["step-000010", "/proxy"])
 @pytest.mark.parametrize("error", TRANSIENT.values(), ids=TRANSIENT.keys())
 def test_a_read_that_fails_is_tried_again(
     victim: str, error: OSError, checkpoint: StorageCheckpoint, tmp_path: Path
@@ -147,7 +142,7 @@ def test_a_read_that_fails_is_tried_again(
     assert latest["step"] == 10
 
 
-@pytest.mark.parametrize("victim", ["latest.json", "step-000010.pt", "checkpoints/proxy"])
+@pytest.mark.parametrize("victim", ["step-000010", "/proxy"])
 def test_a_storage_that_goes_on_failing_is_an_error_and_training_does_not_start_over(
     victim: str, checkpoint: StorageCheckpoint, tmp_path: Path
 ) -> None:
@@ -158,19 +153,39 @@ def test_a_storage_that_goes_on_failing_is_an_error_and_training_does_not_start_
     assert "checkpoints/proxy" in str(failure.value)
 
 
-class DyingStorage(Storage):
-    """Dies before it has written ``latest.json``."""
-
-    def write(self, path: str, data: bytes) -> FileRecord:
-        if path.endswith("latest.json"):
-            raise OSError("the machine is gone")
-        return super().write(path, data)
-
-
-def test_dying_between_state_and_record_keeps_the_older_one(checkpoint: StorageCheckpoint, tmp_path: Path) -> None:
+def test_a_state_that_goes_missing_after_it_was_listed_is_passed_over(
+    checkpoint: StorageCheckpoint, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     checkpoint.save(10, state(10))
-    with pytest.raises(OSError, match="the machine is gone"):
-        StorageCheckpoint(DyingStorage(str(tmp_path)), "checkpoints/proxy").save(20, state(20))
-    latest = checkpoint.latest()
+    checkpoint.save(20, state(20))
+    storage = UnreliableStorage(str(tmp_path), "step-000020", 99, FileNotFoundError("gone"))
+    latest = StorageCheckpoint(storage, checkpoint.folder).latest()
     assert latest is not None
     assert latest["step"] == 10
+    assert "is missing" in caplog.text
+
+
+def test_runs_that_train_the_same_at_once_share_their_states(checkpoint: StorageCheckpoint, tmp_path: Path) -> None:
+    ahead, behind = checkpoint, StorageCheckpoint(checkpoint.storage, checkpoint.folder)
+    ahead.save(10, state(10))
+    ahead.save(20, state(20))
+    behind.save(5, state(5))
+    assert steps(tmp_path) == [5, 10, 20]
+    behind.save(10, state(10))
+    assert steps(tmp_path) == [10, 20]
+    ahead.delete()  # its model is published
+    behind.save(15, state(15))
+    latest = behind.latest()
+    assert latest is not None
+    assert latest["step"] == 15
+
+
+def test_what_an_earlier_version_has_left_is_not_read(checkpoint: StorageCheckpoint, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints/proxy/demo-12345678"
+    folder.mkdir(parents=True)
+    for name in ("latest.json", "step-000010.pt"):
+        (folder / name).write_bytes(b"x")
+    assert checkpoint.latest() is None
+    checkpoint.save(5, state(5))
+    checkpoint.delete()
+    assert not folder.exists()

@@ -114,10 +114,9 @@ class LearnTokenizer(Step[TrainTokenizerTask, tuple[dict[str, FileRecord], Token
 
     def publish(self, draft: Draft, results: Sequence[tuple[dict[str, FileRecord], TokenizerMeta]]) -> Artifact:
         ((files, meta),) = results
-        artifact = draft.publish(files, asdict(meta))
         for index in range(len(self.sources)):
             draft.storage.delete(draft.path(_sample_name(index)))
-        return artifact
+        return draft.publish(files, asdict(meta))
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> Any:
@@ -333,7 +332,7 @@ def _load(storage_uri: str, file: FileRecord) -> Any:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # tasks are the parallelism
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_str(Storage(storage_uri).read(file.path).decode())
+    tokenizer = Tokenizer.from_str(Storage(storage_uri).read_record(file).decode())
     tokenizer.no_truncation()
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = True  # a document that spells out <|endoftext|> does not end there
