@@ -23,7 +23,7 @@ import typer
 from mixray import exchange
 from mixray.config.schema import Stage
 from mixray.config.section import RunFile
-from mixray.errors import InputError, MixrayError
+from mixray.errors import CorruptedArtifactError, InputError, MixrayError
 from mixray.interrupts import EXIT_CODE, end_at_once, ending_soon_after_interrupts
 
 app = typer.Typer(
@@ -259,6 +259,43 @@ def list_stored(
         print(json.dumps({"runs": [dict(zip(keys, row, strict=True)) for row in rows]}))
     else:
         _print(runs_table([row[:4] for row in rows]))
+
+
+@app.command()
+def verify(
+    location: Annotated[
+        str,
+        typer.Argument(
+            metavar="[RUN_FOLDER|STORAGE]",
+            help="a run, or a storage folder or URI",
+            autocompletion=_complete_run_folder,
+        ),
+    ] = "./mixray-runs",
+    as_json: Json = False,
+) -> None:
+    """Read every stored artifact, and name those that are truncated or altered.
+
+    Of a run, these are its data, models and predictions. mixray run FILE --rebuild makes what is corrupted anew.
+    """
+    from mixray.runs import verify_stored
+
+    checked, stored_bytes, faults = 0, 0, list[str]()
+    for outcome in verify_stored(location):
+        checked += 1
+        if isinstance(outcome, InputError):
+            faults.append(f"{outcome.where}: {outcome.got}")
+        else:
+            stored_bytes += sum(record.bytes for record in outcome.files.values())
+    if as_json:
+        print(json.dumps({"artifacts": checked, "bytes": stored_bytes, "corrupted": faults}))
+    else:
+        print(f"{checked - len(faults):,} of {checked:,} artifacts are whole, {stored_bytes / 1e6:,.1f} MB")
+    if faults:
+        raise CorruptedArtifactError(
+            "artifacts are corrupted",
+            got="\n".join(["", *faults]),
+            remedy="mixray run FILE --rebuild makes those of its run anew",
+        )
 
 
 @app.command()

@@ -16,13 +16,13 @@ from types import TracebackType
 from typing import Any, ClassVar, Literal, Self, TypedDict
 
 from mixray.config import RobustConfig, RunConfig, RunFile, dump_config, parse_config
-from mixray.errors import InputError
+from mixray.errors import CorruptedArtifactError, InputError
 from mixray.interrupts import working_on
 from mixray.mixture import Mixture, SourceSize
 from mixray.progress import Progress, SilentProgress, Stage
 from mixray.report.robust_results import RobustResults
 from mixray.store import Artifact, Artifacts, Lease, RunIndex, Storage, fingerprint
-from mixray.store.artifacts import new_attempt
+from mixray.store.artifacts import new_attempt, published_artifacts, verify
 from mixray.tracking import RESULTS_FILE, RunTracking, publish_folder
 
 CACHE_SCHEMA = "mixray.run/1"
@@ -159,6 +159,10 @@ class Run:
         """Whether the results of every stage are stored."""
         return all(self.stages().values())
 
+    def artifact_keys(self) -> list[tuple[str, str]]:
+        """Return kind and id of the artifacts that the run's results consist of."""
+        return list(dict.fromkeys(self.index.artifact_ids.values()))
+
     def save_report(self, filename: str, data: bytes) -> None:
         """Write a file of the folder ``report``."""
         self.storage.write(self._inside(f"report/{filename}"), data)
@@ -264,6 +268,15 @@ class MixtureRun(Run):
         }
         return rows, columns
 
+    def artifact_keys(self) -> list[tuple[str, str]]:
+        """Return kind and id of the prepared data, the models, and the prediction cache as far as they exist."""
+        keys = super().artifact_keys()
+        if self.storage.exists(self._inside("cache.json")):
+            content = self._cache_content()
+            keys += [("rows", id) for id in content["rows"].values()]
+            keys += [("column", id) for ids in content["columns"].values() for id in ids.values()]
+        return list(dict.fromkeys(keys))
+
     def available_tokens(self) -> dict[str, int]:
         """Return how many training tokens each source has."""
         return dict(self._cache_content()["available_tokens"])
@@ -364,6 +377,25 @@ def list_runs(storage_root: str = DEFAULT_STORAGE) -> list[tuple[MixtureRun | Ro
             remedy="start one with mixray run FILE, or name the run folder or the storage that the run file states",
         )
     return sorted(runs, key=lambda entry: entry[1], reverse=True)
+
+
+def verify_stored(location: str) -> Iterator[Artifact | CorruptedArtifactError]:
+    """Read every byte of the artifacts in a storage, or of the data, models and predictions of a run folder.
+
+    ``location``: a path or URI. Yields each artifact, or what is wrong with it. Raises InputError where there is none.
+    """
+    with suppress(InputError):
+        run = open_run(location)
+        return verify(run.storage, run.artifact_keys())
+    storage = Storage(location)
+    keys = published_artifacts(storage)
+    if not keys:
+        raise InputError(
+            "there is nothing to verify",
+            where=storage.location("artifacts"),
+            wanted="a run folder, or a storage folder that holds at least one artifact",
+        )
+    return verify(storage, keys)
 
 
 def latest_run_folder() -> str:

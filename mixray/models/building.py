@@ -53,7 +53,11 @@ def build_model(
         torch.manual_seed(seed)
         if isinstance(model, PretrainedModel):
             built = AutoModelForCausalLM.from_pretrained(
-                model.pretrained, revision=model.revision, config=config, dtype=torch.float32
+                model.pretrained,
+                revision=model.revision,
+                config=config,
+                dtype=torch.float32,
+                trust_remote_code=False,
             )
         else:
             built = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -61,7 +65,11 @@ def build_model(
     return built
 
 
-def model_identity(model: ModelConfig) -> dict[str, str] | None:
+ModelIdentity = dict[str, str] | None
+"""What decides a pretrained model's weights: the sha256 of its files by name, or its ``commit``; None for a new one."""
+
+
+def model_identity(model: ModelConfig) -> ModelIdentity:
     """Return the sha256 of a pretrained model's files, or its commit on the hub; None for a model that starts new.
 
     Raises InputError where the pretrained model cannot be read.
@@ -79,6 +87,13 @@ def model_identity(model: ModelConfig) -> dict[str, str] | None:
     commit = extract_commit_hash(str(config), None)
     assert commit is not None, f"{config} is not in the hub's cache"
     return {"commit": commit}
+
+
+def pinned_model(model: ModelConfig, identity: ModelIdentity) -> ModelConfig:
+    """Return the model with the commit that its revision names now, so that all workers load the same weights."""
+    if identity is None or set(identity) != {"commit"}:
+        return model
+    return model.model_copy(update={"revision": identity["commit"]})
 
 
 def count_parameters(model: LanguageModel, vocab_size: int, window: int) -> int:
@@ -126,7 +141,7 @@ def _config(
     quieten()
     if isinstance(model, PretrainedModel):
         with _refusals(model):
-            config = AutoConfig.from_pretrained(model.pretrained, revision=model.revision)
+            config = AutoConfig.from_pretrained(model.pretrained, revision=model.revision, trust_remote_code=False)
     else:
         config = _new_config(model, vocab_size, window, bos_id, eos_id)
     for key, owner, smallest in (

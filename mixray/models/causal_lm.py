@@ -60,7 +60,9 @@ class CausalLM(Model):
 
         quieten()
         return cls(
-            AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), device=device, precision=precision
+            AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False),
+            device=device,
+            precision=precision,
         )
 
     def save(self, folder: Path) -> None:

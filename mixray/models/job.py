@@ -18,7 +18,7 @@ from mixray.config.objective import ErmConfig, ObjectiveConfig
 from mixray.config.schema import RetrainConfig
 from mixray.config.training import ProxyConfig, TrainingConfig
 from mixray.data import ExampleInputs, ExampleRows, MixtureStream, ModelInputs, TrainingRows, group_shares, open_rows
-from mixray.models.building import model_identity
+from mixray.models.building import ModelIdentity, model_identity, pinned_model
 from mixray.models.kinds import new_model
 from mixray.models.source_losses import source_losses
 from mixray.robust import new_objective
@@ -171,11 +171,13 @@ def proxy_jobs(artifacts: Artifacts, config: ProxyConfig, data: TrainingData, *,
     """Return one job per source that trains its proxy on ``tokens`` tokens."""
     steps = step_count(tokens, config.batch, data.inputs.row_tokens)
     jobs = {}
+    model = model_identity(config.model)
+    pinned = config.model_copy(update={"model": pinned_model(config.model, model)})
     for source, rows in data.sources.items():
-        draft = artifacts.draft(PROXY, proxy_id(config, rows, steps=steps, seed=data.seed))
+        draft = artifacts.draft(PROXY, proxy_id(config, model, rows, steps=steps, seed=data.seed))
         # The stream's order depends on its source's name, and a proxy's identity does not: so the name is the same.
         alone = TrainingData({"source": rows}, data.inputs, data.seed)
-        jobs[source] = TrainingJob(source, config, ErmConfig(), {"source": 1.0}, alone, steps, draft)
+        jobs[source] = TrainingJob(source, pinned, ErmConfig(), {"source": 1.0}, alone, steps, draft)
     return jobs
 
 
@@ -193,18 +195,20 @@ def arm_jobs(
     steps = step_count(config.tokens, config.batch, data.inputs.row_tokens)
     measures_excess = not isinstance(config.objective, ErmConfig) and config.objective.excess != "none"
     jobs = {}
+    model = model_identity(config.model)
+    pinned = config.model_copy(update={"model": pinned_model(config.model, model)})
     for arm, shares in arms.items():
         # The stream breaks ties by the order of the sources, and an arm's identity knows no order: so it is by name.
         positive = {name: shares[name] for name in sorted(data.sources) if shares[name] > 0}
         references = {name: proxies[name] for name in positive} if measures_excess else {}
-        id = arm_id(config, data, positive, references, steps=steps)
+        id = arm_id(config, model, data, positive, references, steps=steps)
         losses = {name: ModelMeta.from_artifact(proxy).final_loss for name, proxy in references.items()}
         draft = artifacts.draft(ARM, id)
-        jobs[arm] = TrainingJob(arm, config, config.objective, positive, data, steps, draft, losses or None)
+        jobs[arm] = TrainingJob(arm, pinned, config.objective, positive, data, steps, draft, losses or None)
     return jobs
 
 
-def proxy_id(config: ProxyConfig, rows: Artifact, *, steps: int, seed: int) -> str:
+def proxy_id(config: ProxyConfig, model: ModelIdentity, rows: Artifact, *, steps: int, seed: int) -> str:
     """Return the hash of everything that decides a proxy's weights.
 
     The artifact of the rows stands for the source, the tokenizer and the window. Proxies do not see groups of examples.
@@ -213,11 +217,12 @@ def proxy_id(config: ProxyConfig, rows: Artifact, *, steps: int, seed: int) -> s
         mode="json", exclude={"tokens", "fraction", "resources", "max_restarts", "checkpoints"}
     )
     content = rows.meta.get("content", rows.id)
-    return fingerprint([PROXY, 1, settings, model_identity(config.model), content, steps, seed])
+    return fingerprint([PROXY, 1, settings, model, content, steps, seed])
 
 
 def arm_id(
     config: RetrainConfig,
+    model: ModelIdentity,
     data: TrainingData,
     shares: Mapping[str, float],
     references: Mapping[str, Artifact],
@@ -228,6 +233,6 @@ def arm_id(
     not_weights = {"arms", "tokens", "workers", "resources_per_worker", "max_failures", "checkpoints"}
     settings = config.model_dump(mode="json", exclude=not_weights)
     mixture = sorted((name, share, data.sources[name].id) for name, share in shares.items())
-    facts = [ARM, 1, settings, model_identity(config.model), mixture, steps, data.seed]
+    facts = [ARM, 1, settings, model, mixture, steps, data.seed]
     measured_from = sorted((name, proxy.id) for name, proxy in references.items())
     return fingerprint([*facts, measured_from] if measured_from else facts)

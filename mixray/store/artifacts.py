@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +26,7 @@ from mixray.store.storage import REBUILD, FileRecord, Storage
 
 SCHEMA = "mixray.artifact/1"
 FINDS_AT_ONCE = 16
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def fingerprint(value: Any) -> str:
@@ -177,6 +180,28 @@ def check_artifact(storage: Storage, artifact: Artifact, *, digests: bool) -> No
             raise _corrupted(storage, artifact.kind, artifact.id, f"{name}: sha256 {digest}", record.sha256)
 
 
+def published_artifacts(storage: Storage) -> list[tuple[str, str]]:
+    """Return kind and id of every artifact that a storage holds."""
+    kinds = storage.list("artifacts")
+    keys = [(kind, id) for kind in kinds for id in storage.list(f"artifacts/{kind}")]
+    return [key for key in keys if storage.exists(_manifest(*key))]
+
+
+def verify(storage: Storage, keys: Iterable[tuple[str, str]]) -> Iterator[Artifact | CorruptedArtifactError]:
+    """Read every byte of these artifacts (kind, id), and yield each of them, or what is wrong with it."""
+
+    def checked(key: tuple[str, str]) -> Artifact | CorruptedArtifactError:
+        try:
+            artifact = read_artifact(storage, *key)
+            check_artifact(storage, artifact, digests=True)
+        except CorruptedArtifactError as error:
+            return error
+        return artifact
+
+    with ThreadPoolExecutor(FINDS_AT_ONCE) as threads:
+        yield from threads.map(checked, keys)
+
+
 def read_artifact(storage: Storage, kind: str, id: str) -> Artifact:
     """Return a published artifact from its manifest alone: its files are not checked.
 
@@ -202,6 +227,14 @@ def fetch_folder(storage: Storage, artifact: Artifact, folder: Path) -> Path:
 
 
 def artifact_folder(kind: str, id: str) -> str:
+    """Return the folder of an artifact.
+
+    Raises CorruptedArtifactError for names that could lead elsewhere: kinds and ids are read from stored files, too.
+    """
+    if not (_NAME.fullmatch(kind) and _NAME.fullmatch(id)):
+        raise CorruptedArtifactError(
+            "this is not a valid name of an artifact", got=f"{kind}/{id}", wanted=_NAME.pattern
+        )
     return f"artifacts/{kind}/{id}"
 
 
@@ -215,9 +248,23 @@ def _parse(kind: str, id: str, text: bytes, storage: Storage) -> Artifact:
         if manifest["schema"] != SCHEMA or manifest["kind"] != kind or manifest["id"] != id:
             raise ValueError("it describes another artifact")
         files = {name: FileRecord(**record) for name, record in manifest["files"].items()}
+        for name, record in files.items():
+            _refuse_outside(storage, artifact_folder(kind, id), name, record)
         return Artifact(kind, id, files, dict(manifest["meta"]))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _corrupted(storage, kind, id, f"manifest.json: {error!r}", SCHEMA) from error
+
+
+def _refuse_outside(storage: Storage, folder: str, name: str, record: FileRecord) -> None:
+    """Raise ValueError unless a file's name stays below any folder, and its path, with links followed, in its own."""
+    if name.startswith("/") or not {"", ".", ".."}.isdisjoint(name.split("/")):
+        raise ValueError(f"the file name {name!r} leads out of a folder")
+    is_inside = record.path.startswith(f"{folder}/") and {"", ".", ".."}.isdisjoint(record.path.split("/"))
+    if is_inside and storage.is_local:
+        real_folder, real_path = (os.path.realpath(storage.full(path)) for path in (folder, record.path))
+        is_inside = real_path.startswith(f"{real_folder}/")
+    if not is_inside:
+        raise ValueError(f"the path {record.path!r} leads out of the artifact's folder")
 
 
 def _corrupted(storage: Storage, kind: str, id: str, got: str, wanted: str) -> CorruptedArtifactError:

@@ -14,7 +14,16 @@ from mixray.config.schema import RetrainConfig
 from mixray.config.training import ProxyConfig
 from mixray.data import MixtureStream, TextInputs, open_rows
 from mixray.data.text.windows import stored_windows
-from mixray.models import TrainingData, TrainingJob, arm_jobs, load_model, proxy_jobs, train_missing
+from mixray.models import (
+    TrainingData,
+    TrainingJob,
+    arm_jobs,
+    build_model,
+    load_model,
+    new_model,
+    proxy_jobs,
+    train_missing,
+)
 from mixray.store import Artifact, Artifacts, ModelMeta, Storage
 from mixray.training import Progress
 
@@ -63,6 +72,34 @@ def trained(artifacts: Artifacts, jobs: Mapping[str, TrainingJob]) -> tuple[dict
             job.delete_checkpoints()
 
     return train_missing(artifacts, jobs, train), names
+
+
+def test_all_workers_load_the_commit_of_a_pretrained_model_that_the_driver_saw(
+    artifacts: Artifacts, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commits = {"old": "0123456789" * 4, "new": "abcdef0123" * 4}
+    hub = tmp_path / "hub" / "models--some--model"
+    for seed, commit in enumerate(commits.values()):
+        model = build_model(proxy_config().model, vocab_size=VOCABULARY, window=WINDOW, seed=seed)
+        model.save_pretrained(hub / "snapshots" / commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    (hub / "refs").mkdir()
+    config = {"model": {"pretrained": "some/model"}}
+
+    def jobs(name: str) -> list[TrainingJob]:
+        (hub / "refs" / "main").write_text(commits[name])
+        proxies = proxy_jobs(artifacts, proxy_config(**config), data, tokens=80)
+        return [
+            proxies["low"],
+            arm_jobs(artifacts, retrain_config(**config), data, {"arm": {"low": 1, "high": 0}}, {})["arm"],
+        ]
+
+    old, new = jobs("old"), jobs("new")
+    assert not {job.draft.id for job in old} & {job.draft.id for job in new}
+    for job in old:  # the branch has moved on since
+        network = new_model(job.config, data.inputs, seed=0, device=CPU).network
+        seen = build_model(proxy_config().model, vocab_size=VOCABULARY, window=WINDOW, seed=0)
+        assert all(torch.equal(one, other) for one, other in zip(network.parameters(), seen.parameters(), strict=True))
 
 
 def test_a_proxy_is_published_with_its_facts_and_its_checkpoints_are_gone(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -112,6 +113,19 @@ def test_a_pretrained_folder_is_continued(neox: dict[str, Any], tmp_path: Path) 
     )
     with pytest.raises(InputError, match="max_position_embeddings is less than the window"):
         build({"pretrained": str(tmp_path)}, window=WINDOW + 1)
+
+
+def test_code_that_comes_with_a_pretrained_model_is_not_run(neox: dict[str, Any], tmp_path: Path) -> None:
+    build(neox, seed=3).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    names = {"AutoConfig": "planted.Config", "AutoModelForCausalLM": "planted.Model"}
+    (tmp_path / "config.json").write_text(json.dumps({**config, "auto_map": names}))
+    (tmp_path / "planted.py").write_text(f"open({str(tmp_path / 'was run')!r}, 'w')")
+    build({"pretrained": str(tmp_path)})
+    (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "planted", "auto_map": names}))
+    with pytest.raises(InputError, match="trust_remote_code"):
+        build({"pretrained": str(tmp_path)})
+    assert not (tmp_path / "was run").exists()
 
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}

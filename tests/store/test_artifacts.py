@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 import signal
@@ -15,7 +16,7 @@ import pytest
 
 from mixray.errors import CorruptedArtifactError, InputError
 from mixray.store import Artifact, Artifacts, Storage, fingerprint
-from mixray.store.artifacts import artifact_folder, check_artifact, fetch_folder
+from mixray.store.artifacts import artifact_folder, check_artifact, fetch_folder, read_artifact
 from mixray.store.tables import read_batches
 
 ID = fingerprint("an artifact")
@@ -110,6 +111,90 @@ def test_a_damaged_artifact_is_named_and_can_be_made_anew(open_artifacts: Open, 
     assert open_artifacts().find("tokens", ID) is None, "what was found corrupted under rebuild is gone for all"
     again = publish(open_artifacts("run-2"))
     assert open_artifacts().find("tokens", ID) == again
+
+
+OUTSIDE = {
+    "a path upwards": lambda m: m["files"]["a.bin"].update(path=f"artifacts/tokens/{ID}/../../../secret"),
+    "a path from the root": lambda m: m["files"]["a.bin"].update(path="/etc/hostname"),
+    "another artifact": lambda m: m["files"]["a.bin"].update(path=f"artifacts/tokens/{'0' * 64}/run-1/a.bin"),
+    "its folder's neighbour": lambda m: m["files"]["a.bin"].update(path=f"artifacts/tokens/{ID}x/a.bin"),
+    "a path with an empty part": lambda m: m["files"]["a.bin"].update(path=f"artifacts/tokens/{ID}//a.bin"),
+    "a name upwards": lambda m: m["files"].update({"../x": m["files"].pop("a.bin")}),
+    "a name from the root": lambda m: m["files"].update({"/tmp/x": m["files"].pop("a.bin")}),
+    "an empty name": lambda m: m["files"].update({"": m["files"].pop("a.bin")}),
+}
+
+
+@pytest.mark.parametrize("plant", OUTSIDE)
+def test_a_planted_manifest_leads_nowhere(open_artifacts: Open, storage: Storage, plant: str) -> None:
+    storage.write("secret", b"abca.bin")
+    artifact = publish(open_artifacts())
+    edit_manifest(OUTSIDE[plant])(storage, artifact)
+    for read in (open_artifacts().find, open_artifacts().get, lambda *key: read_artifact(storage, *key)):
+        with pytest.raises(CorruptedArtifactError, match="leads out of") as caught:
+            read("tokens", ID)
+        assert caught.value.where == storage.location(artifact_folder("tokens", ID))
+
+
+@pytest.mark.parametrize("linked", ["the file", "its folder"])
+def test_a_link_out_of_an_artifact_is_not_followed(tmp_path: Path, linked: str) -> None:
+    artifacts = Artifacts(Storage(str(tmp_path / "store")), "run-1")
+    path = Path(artifacts.storage.full(publish(artifacts).files["a.bin"].path))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a.bin").write_bytes(b"abca.bin")
+    (tmp_path / "elsewhere" / "b.bin").write_bytes(b"abcb.bin")
+    if linked == "the file":
+        path.unlink()
+        path.symlink_to(tmp_path / "elsewhere" / "a.bin")
+    else:
+        path.parent.rename(tmp_path / "aside")
+        path.parent.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(CorruptedArtifactError, match="leads out of"):
+        artifacts.find("tokens", ID)
+
+
+def test_a_store_that_lies_behind_a_link_is_read(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path / "store"))
+    (tmp_path / "large disk").mkdir()
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "artifacts").symlink_to(tmp_path / "large disk")
+    published = publish(Artifacts(storage, "run-1"))
+    assert Artifacts(storage, "run-2").find("tokens", ID) == published
+
+
+@pytest.mark.parametrize("key", [("..", ID), ("tokens", "../../x"), ("tokens", ""), ("a/b", ID), ("tokens", "/etc")])
+def test_names_that_lead_elsewhere_are_not_those_of_an_artifact(open_artifacts: Open, key: tuple[str, str]) -> None:
+    """They may stand in a planted index or list of columns."""
+    with pytest.raises(CorruptedArtifactError, match="not a valid name of an artifact"):
+        open_artifacts().find(*key)
+
+
+class CountingFiles:
+    """A file system that counts the bytes that are read from it."""
+
+    def __init__(self, filesystem: Any) -> None:
+        self._filesystem, self.bytes = filesystem, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._filesystem, name)
+
+    def open_input_stream(self, path: str, **options: Any) -> Any:
+        with self._filesystem.open_input_stream(path, **options) as stream:
+            data = stream.read()
+        self.bytes += len(data)
+        return io.BytesIO(data)
+
+
+def test_finding_artifacts_reads_less_than_a_hundredth_of_them(open_artifacts: Open, storage: Storage) -> None:
+    ids = [fingerprint(number) for number in range(20)]
+    for id in ids:
+        draft = open_artifacts().draft("tokens", id)
+        draft.publish({name: draft.write(name, bytes(200_000)) for name in ("0.bin", "1.bin")}, META)
+    storage.filesystem = counting = CountingFiles(storage.filesystem)
+    assert len(open_artifacts().find_all(("tokens", id) for id in ids)) == 20
+    assert 0 < counting.bytes < 0.01 * 20 * 400_000
+    assert len(open_artifacts(rebuild=True).find_all(("tokens", id) for id in ids)) == 20
+    assert counting.bytes > 20 * 400_000
 
 
 @pytest.mark.usefixtures("copies")

@@ -166,7 +166,7 @@ def load_existing(folder: Path, key: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder))
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise InputError("the tokenizer cannot be loaded", where=key, got=f"{folder} ({first_line(error)})") from error
     if not tokenizer.is_fast:
@@ -212,9 +212,7 @@ def vocabulary(config: TokenizerConfig) -> int:
     """
     if config.train is not None:
         return config.train.vocab_size
-    from transformers import AutoTokenizer
-
-    return len(AutoTokenizer.from_pretrained(str(existing_folder(config))))
+    return len(load_existing(existing_folder(config), "tokenizer.hub" if config.hub else "tokenizer.path"))
 
 
 def _meta(tokenizer: Any, end_of_document: int) -> TokenizerMeta:
