@@ -8,7 +8,7 @@ import re
 class MixrayError(Exception):
     """The base of every error a user can cause or meet.
 
-    ``what`` is one sentence; the other parts are optional and printed one a line.
+    ``what`` is one sentence; the other parts are optional and printed one a line, without credentials.
     """
 
     def __init__(
@@ -23,7 +23,7 @@ class MixrayError(Exception):
         self.what, self.where, self.got, self.wanted, self.remedy = what, where, got, wanted, remedy
         parts = {"where": where, "got": got, "wanted": wanted, "remedy": remedy}
         lines = [f"  {name}: {value}" for name, value in parts.items() if value is not None]
-        super().__init__("\n".join([what, *lines]))
+        super().__init__(without_credentials("\n".join([what, *lines])))
 
     def __reduce__(self) -> tuple[object, ...]:
         """Errors cross process borders on Ray, keyword arguments, notes and all."""
@@ -59,16 +59,34 @@ def first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
-_PASSWORD = r"://[^/@\s]*@"
-_SECRET_OPTION = r"([?&][^=&\s]*(?:secret|token|password|key)[^=&\s]*=)([^&\s'\"]*)"
+_OF_FILE_SYSTEMS = (
+    "region scheme endpoint_override allow_bucket_creation allow_bucket_deletion allow_delayed_open "
+    "check_directory_existence_before_creation force_virtual_addressing smart_defaults tls_ca_file_path "
+    "tls_ca_dir_path tls_verify_certificates retry_limit_seconds"
+)
+_OF_DATABASES = (
+    "application_name charset connect_timeout driver Encrypt mode options ssl ssl_ca sslcert sslmode sslrootcert "
+    "timeout TrustServerCertificate"
+)
+PUBLIC_OPTIONS = frozenset(_OF_FILE_SYSTEMS.split() + _OF_DATABASES.split())
+"""The options of URIs that hold no secret; every other option may."""
+_PASSWORD = re.compile(r"://[^/@\s]*@")
+_OPTIONS = re.compile(r"(://[^\s?'\"]*\?)([^\s'\")]*)")
 
 
 def without_credentials(text: str) -> str:
-    """Return a text whose URIs may be shown: without user, password, and the values of options that are secrets."""
-    return re.sub(_SECRET_OPTION, r"\1***", re.sub(_PASSWORD, "://", text), flags=re.IGNORECASE)
+    """Return a text whose URIs may be shown: without user, password, and the values of options that may be secrets."""
+    return _OPTIONS.sub(
+        lambda match: match[1] + "&".join(map(_masked, match[2].split("&"))), _PASSWORD.sub("://", text)
+    )
 
 
 def holds_secret(uri: str) -> bool:
-    """Return whether a URI contains a password or the value of an option that is a secret; a user alone is none."""
-    has_password = re.search(r"://[^/@\s:]*:[^/@\s]+@", uri) is not None
-    return has_password or any(option[2] for option in re.finditer(_SECRET_OPTION, uri, re.IGNORECASE))
+    """Return whether a URI contains a password or the value of an option that may be a secret; a user alone is none."""
+    options = [option for match in _OPTIONS.finditer(uri) for option in match[2].split("&")]
+    return re.search(r"://[^/@\s:]*:[^/@\s]+@", uri) is not None or any(_masked(option) != option for option in options)
+
+
+def _masked(option: str) -> str:
+    name, _, value = option.partition("=")
+    return f"{name}=***" if value and name not in PUBLIC_OPTIONS else option

@@ -25,6 +25,25 @@ def test_what_was_given_is_printed_even_if_it_counts_as_false(got: object) -> No
     assert str(InputError("x", got=got)) == f"x\n  got: {got}"
 
 
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://AKIA:hunter2@bucket/x",
+        "s3://bucket/x?region=eu&secret_key=hunter2",
+        "gs://bucket/x?anything=hunter2",
+        "postgresql+psycopg://me:hunter2@db/mlflow?sslmode=require",
+    ],
+)
+def test_no_part_of_an_error_prints_credentials(uri: str) -> None:
+    error = InputError(
+        f"no {uri}", where=uri, got=OSError(f"'{uri}' ({uri})"), wanted=[uri], remedy=f"leave {uri}, out"
+    )
+    assert "hunter2" not in str(error)
+    assert "AKIA" not in str(error)
+    assert "x?region=eu&secret_key=***" in str(error) or "region" not in uri
+    assert "mlflow?sslmode=require, out" in str(error) or "sslmode" not in uri
+
+
 def test_parts_that_are_absent_are_left_out() -> None:
     assert str(StageError("a proxy diverged")) == "a proxy diverged"
 

@@ -7,7 +7,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from mixray.errors import holds_secret
+from mixray.errors import PUBLIC_OPTIONS, holds_secret
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 Positive = Annotated[int, Field(gt=0)]
@@ -76,9 +76,11 @@ def _texts(value: object, key: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _secret_place(uri: str) -> str:
-    """Say where the secret of a URI belongs instead."""
+    """Say where the secret of a URI belongs instead, and what options a URI may have."""
     if uri.startswith("s3://"):
-        return "a URI without keys; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY where mixray and its workers run"
-    if uri.startswith(("http://", "https://")):
-        return "an address without a password; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-    return "a URI without a password; put it where the server's own client looks, such as PGPASSWORD or ~/.pgpass"
+        place = "a URI without keys; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY where mixray and its workers run"
+    elif uri.startswith(("http://", "https://")):
+        place = "an address without a password; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+    else:
+        place = "a URI without a password; put it where the server's own client looks, such as PGPASSWORD or ~/.pgpass"
+    return f"{place} (options that are no secrets: {', '.join(sorted(PUBLIC_OPTIONS))})" if "?" in uri else place

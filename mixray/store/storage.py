@@ -69,7 +69,7 @@ class Storage:
             raise InputError(
                 "the storage cannot be opened",
                 where="storage",
-                got=f"{without_credentials(uri)} ({first_line(error)})",
+                got=without_credentials(f"{uri} ({first_line(error)})"),
                 wanted="a folder or a URI such as s3://bucket/prefix",
             ) from error
         self.is_local = isinstance(self.filesystem, pafs.LocalFileSystem)
@@ -98,7 +98,7 @@ class Storage:
             raise InputError(
                 "the storage cannot be written",
                 where="storage",
-                got=f"{without_credentials(self.uri)} ({first_line(error)})",
+                got=without_credentials(f"{self.uri} ({first_line(error)})"),
                 wanted="a folder or bucket this user may write",
                 remedy="storage=PATH on the command line names another one",
             ) from error

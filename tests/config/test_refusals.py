@@ -437,6 +437,9 @@ SECRETS = {
     "storage=s3://AKIA:hunter2@bucket/mixray": "AWS_SECRET_ACCESS_KEY",
     "storage=s3://bucket/mixray?region=eu&secret_key=hunter2": "AWS_SECRET_ACCESS_KEY",
     "sources.cpp.files=s3://AKIA:hunter2@bucket/*.h": "AWS_SECRET_ACCESS_KEY",
+    "storage=s3://bucket/mixray?region=eu&session=hunter2": "options that are no secrets: ",
+    "sources.cpp.files=gs://bucket/*.h?credentials=hunter2&scheme=https": "options that are no secrets: ",
+    "tracking.uri=mysql://db.example/mlflow?passwd=hunter2": "PGPASSWORD",
     "tracking.uri=https://me:hunter2@mlflow.example": "MLFLOW_TRACKING_PASSWORD",
     "tracking.uri=postgresql://me:hunter2@db.example/mlflow": "PGPASSWORD",
 }
@@ -451,6 +454,14 @@ def test_secrets_in_a_run_file_are_refused_without_being_printed(text: str, over
     assert "hunter2" not in str(error)
 
 
-@pytest.mark.parametrize("uri", ["s3://bucket/x?endpoint_override=localhost:9000", "s3://me@bucket/x", "/home/a:b@c/x"])
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://bucket/x?endpoint_override=localhost:9000&region=eu&scheme=http",
+        "s3://me@bucket/x",
+        "/home/a:b@c/x",
+        "/home/what?session=1",
+    ],
+)
 def test_uris_without_secrets_are_fine(text: str, uri: str) -> None:
     assert parse_config(text, [f"storage={uri}"], name="run.yaml").storage == uri
