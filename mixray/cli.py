@@ -131,6 +131,8 @@ def run(
     else:
         _print(*result.tables(mechanisms=mechanisms))
         print(f"run folder: {result.folder}")
+        if result.page:
+            print(f"report: {result.page}")
         if result.run.is_published:
             print(f"open it in MLflow: {result.view_command}")
         else:

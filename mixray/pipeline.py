@@ -111,7 +111,7 @@ def search_mixtures(run: MixtureRun, session: Session, until: Stage) -> None:
     judge_arms(run, session, data, proxies, models, solutions)
     if until == "retrain":
         return
-    write_report(run, solutions, arms)
+    write_report(run, data, columns, solutions, arms)
 
 
 def compare_robust_training(run: RobustRun, session: Session) -> None:

@@ -15,7 +15,7 @@ from mixray.config import RunFile
 from mixray.config.schema import Stage
 from mixray.mixture import Mixture
 from mixray.progress import Progress
-from mixray.report import cache_table, data_table, mixture_tables, proxy_table
+from mixray.report import PAGE_FILE, cache_table, data_table, mixture_tables, proxy_table
 from mixray.report.robust_results import RobustResults
 from mixray.report.robust_tables import robust_report
 from mixray.runs import MixtureRun, RobustRun, open_run
@@ -49,6 +49,12 @@ class Result:
     def view_command(self) -> str:
         """What opens the run in MLflow; empty for a run that was opened and not worked on."""
         return self.run.view_command
+
+    @property
+    def page(self) -> str | None:
+        """Where the HTML report of a finished search for mixtures is, a path or URI."""
+        is_written = isinstance(self.run, MixtureRun) and self.run.is_finished and self._shows("report")
+        return f"{self.folder}/report/{PAGE_FILE}" if is_written else None
 
     @cached_property
     def mixtures(self) -> dict[str, Mixture]:

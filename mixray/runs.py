@@ -20,6 +20,7 @@ from mixray.errors import CorruptedArtifactError, InputError
 from mixray.interrupts import working_on
 from mixray.mixture import Mixture, SourceSize
 from mixray.progress import Progress, SilentProgress, Stage
+from mixray.report import PAGE_FILE
 from mixray.report.robust_results import RobustResults
 from mixray.store import Artifact, Artifacts, Lease, RunIndex, Storage, fingerprint
 from mixray.store.artifacts import new_attempt, published_artifacts, verify
@@ -309,7 +310,7 @@ class MixtureRun(Run):
             "cache": self.storage.exists(self._inside("cache.json")),
             "mixture": all(name in mixtures for name in names),
             "retrain": all(name in mixtures and mixtures[name].retrain for name in names),
-            "report": all(f"{name}_weights.png" in reports for name in names),
+            "report": PAGE_FILE in reports,
         }
         # A stage is done where a later one is: folders of earlier versions have no index.
         done, later = {}, False

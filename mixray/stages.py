@@ -15,10 +15,11 @@ from mixray.cluster.retraining import retrain
 from mixray.cluster.scoring import score
 from mixray.cluster.target_shards import on_shards
 from mixray.cluster.watching import News
+from mixray.config import dump_config
 from mixray.data import Prepared, prepare
 from mixray.models import TrainingData, arm_jobs, missing_jobs, proxy_jobs
 from mixray.progress import Stage
-from mixray.report import curves_figure, mixture_figures, summary_lines
+from mixray.report import PAGE_FILE, ProblemToVary, curves_figure, mixture_figures, report_page, summary_lines
 from mixray.runs import MixtureRun
 from mixray.search import (
     ArmArtifacts,
@@ -26,6 +27,7 @@ from mixray.search import (
     feasible_set,
     in_memory,
     mixture_targets,
+    problem_to_vary,
     solve_once,
     with_held_out_results,
 )
@@ -130,8 +132,10 @@ def judge_arms(
             run.save_mixture(name, mixture)
 
 
-def write_report(run: MixtureRun, solutions: Mapping[str, SolvedMixture], arms: Arms) -> None:
-    """Draw the figures of every mixture, and write the answer in words."""
+def write_report(
+    run: MixtureRun, data: Prepared, columns: Columns, solutions: Mapping[str, SolvedMixture], arms: Arms
+) -> None:
+    """Draw the figures of every mixture, and write the answer in words and as a page."""
     with run.stage("report", len(solutions)) as stage:
         mixtures = run.mixtures()
         baselines: Arms = {arm: arms[arm] for arm in run.config.retrain.arms if arm in arms}
@@ -142,6 +146,21 @@ def write_report(run: MixtureRun, solutions: Mapping[str, SolvedMixture], arms: 
             stage.update(name, 1, 1)
         lines = [line for name in solutions for line in summary_lines(mixtures[name])]
         run.save_report(SUMMARY_FILE, "\n\n".join(lines).encode())
+        problems = _problems_to_vary(run, data, columns)
+        run.save_report(PAGE_FILE, report_page(run.name, mixtures, baselines, problems, dump_config(run.config)))
+
+
+def _problems_to_vary(run: MixtureRun, data: Prepared, columns: Columns) -> dict[str, ProblemToVary]:
+    """Return the problems of one target each that fit into memory, by the name of the mixture."""
+    config = run.config
+    if config.mixture.shards is not None or config.mixture.over != "each":
+        return {}
+    caches = in_memory(run.storage, {target: (data.targets[target], columns[target]) for target in columns})
+    with caches as predictions:
+        problems = {
+            target: problem_to_vary(cache, config, data.available_tokens) for target, cache in predictions.items()
+        }
+    return {target: problem for target, problem in problems.items() if problem is not None}
 
 
 def _training_news(run: MixtureRun, stage: Stage, kind: str) -> News:

@@ -260,7 +260,7 @@ def test_a_run_is_finished_when_every_mixture_has_its_report(make_config: MakeCo
         (lambda: run.save_cache({}, {}, {}), "mixture"),
         (lambda: run.save_mixture("docs", MIXTURE), "retrain"),
         (lambda: run.save_mixture("docs", with_results), "report"),
-        (lambda: run.save_report("docs_weights.png", b""), None),
+        (lambda: run.save_report("report.html", b""), None),
         (lambda: run.storage.write(f"{run.path}/mixtures/docs.json", b"{"), "damaged"),
     ]
     for step, next_stage in steps:

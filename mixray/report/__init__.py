@@ -5,6 +5,7 @@ from mixray.report.compute import SearchCost, Work
 from mixray.report.figures import curves_figure, mixture_figures
 from mixray.report.key_pages import key_pages
 from mixray.report.layout import count_text, new_table, print_report, titled
+from mixray.report.page import PAGE_FILE, ProblemToVary, report_page
 from mixray.report.resources import Devices, ModelsToTrain, ResourceForecast, Speed, cost_tables
 from mixray.report.tables import (
     cache_table,
@@ -17,8 +18,10 @@ from mixray.report.tables import (
 )
 
 __all__ = [
+    "PAGE_FILE",
     "Devices",
     "ModelsToTrain",
+    "ProblemToVary",
     "ResourceForecast",
     "SearchCost",
     "Speed",
@@ -35,6 +38,7 @@ __all__ = [
     "new_table",
     "print_report",
     "proxy_table",
+    "report_page",
     "runs_table",
     "summary_lines",
     "sweep_tables",

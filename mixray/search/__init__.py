@@ -5,7 +5,7 @@ It computes on numbers alone: the same code serves ``mixray run`` on a cluster a
 
 from mixray.search.again import Sweep, solve_again
 from mixray.search.arms import ArmArtifacts, arm_shares, with_held_out_results
-from mixray.search.problem import baseline_shares, feasible_set, natural_tokens
+from mixray.search.problem import baseline_shares, feasible_set, natural_tokens, problem_to_vary
 from mixray.search.solving import SolvedMixture, find_mixture, in_memory, mixture_targets, solve_once
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "in_memory",
     "mixture_targets",
     "natural_tokens",
+    "problem_to_vary",
     "solve_again",
     "solve_once",
     "with_held_out_results",

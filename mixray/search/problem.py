@@ -17,6 +17,7 @@ from mixray.config.mixture import MixtureConfig
 from mixray.errors import InputError
 from mixray.methods import balanced, natural
 from mixray.mixture import SUM_TOLERANCE
+from mixray.report import ProblemToVary
 from mixray.simplex import (
     BestMixture,
     BestSingle,
@@ -134,6 +135,19 @@ class SearchProblem:
     def by_source(self, shares: Floats) -> dict[str, float]:
         """Return source -> share; shares that the sum of all does not notice are 0. ``shares``: float64 (sources,)."""
         return dict(zip(self.sources, np.where(shares < UNNOTICED, 0.0, shares).tolist(), strict=True))
+
+
+def problem_to_vary(
+    cache: PredictionCache, config: RunConfig, available_tokens: Mapping[str, int]
+) -> ProblemToVary | None:
+    """Return the problem of one target for a page that solves it again; None where groups or a pull shape it too."""
+    settings = config.mixture
+    if settings.groups or settings.prior.strength:
+        return None
+    limits = feasible_set(settings, list(available_tokens), available_tokens, config.retrain.tokens)
+    pairs = zip(limits.lower.tolist(), limits.upper.tolist(), strict=True)
+    rows = UnitRows.of(cache, settings)
+    return ProblemToVary(rows.log_probs, rows.row_weights, dict(zip(available_tokens, pairs, strict=True)))
 
 
 def feasible_set(

@@ -90,8 +90,11 @@ def test_a_second_run_trains_and_scores_nothing_and_starts_no_cluster(finished: 
     assert again.returncode == 0, again.stderr
     assert ({kind: content_of(storage, kind) for kind in kinds}, results(storage)) == before
     assert "tokens/s" not in again.stderr
-    *_, folder, view = again.stdout.rstrip().splitlines()
+    *_, folder, page, view = again.stdout.rstrip().splitlines()
     assert folder == f"run folder: {the_run(finished)}"
+    assert page == f"report: {the_run(finished) / 'report' / 'report.html'}"
+    text = (the_run(finished) / "report" / "report.html").read_text()
+    assert text.count("has the lowest held-out loss") == text.count('class="what-if"') == 2
     assert view == f"open it in MLflow: mlflow ui --backend-store-uri sqlite:///{finished / 'runs-here' / 'mlflow.db'}"
 
 
