@@ -68,13 +68,13 @@ def audit_log(mixture: Mixture, path: str) -> list[SourceAudit]:
             got=", ".join(unknown[:5]),
             wanted=f"those of the mixture: {', '.join(mixture.sources)}",
         )
-    total = sum(row["tokens_sum"] for row in by_source.values())
+    total = sum(row["tokens_sum"] or 0 for row in by_source.values())
     if total <= 0:
         raise InputError("the log has no tokens", where=f"{path}: tokens", got=total, wanted="more than 0")
     rows = []
     for source in mixture.sources:
         counts = by_source.get(source, {"tokens_sum": 0, "documents_sum": 0})
-        tokens = counts["tokens_sum"]
+        tokens = counts["tokens_sum"] or 0
         row = _row(source, mixture.weights[source], tokens / total, tokens, mixture.sizes.get(source), None)
         if "documents" in table.column_names:
             row = SourceAudit(source, row.requested, row.realised, tokens, counts["documents_sum"], row.epochs)
@@ -98,7 +98,9 @@ def _read(path: str) -> Any:
     """Return an Arrow table of the columns source, tokens and, where they are counted, documents."""
     try:
         if path.endswith(".csv"):
-            table = pyarrow.csv.read_csv(path)
+            # Names of sources may look like numbers.
+            options = pyarrow.csv.ConvertOptions(column_types={"source": pa.string()})
+            table = pyarrow.csv.read_csv(path, convert_options=options)
         elif path.endswith((".jsonl", ".json")):
             table = pyarrow.json.read_json(path)
         else:

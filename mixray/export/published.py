@@ -36,15 +36,7 @@ def read_mixture(path: str) -> tuple[Mixture, list[str]]:
         raise InputError("the mixture file cannot be read", where=path, got=first_line(error)) from None
     if isinstance(content, dict) and "schema" in content:
         return load_mixture(path), []
-    weights = _weights(content, path)
-    shares: dict[str, float] = {}
-    for name, value in weights.items():
-        try:
-            shares[str(name)] = share = float(value)
-        except (TypeError, ValueError):
-            raise InputError("a share is not a number", where=f"{path}: {name}", got=repr(value)) from None
-        if not (isfinite(share) and share >= 0):
-            raise InputError("a share is not a number from 0 up", where=f"{path}: {name}", got=value)
+    shares = {str(name): _share(weight, f"{path}: {name}") for name, weight in _weights(content, path).items()}
     total = fsum(shares.values())
     if total == 0:
         raise InputError("the file has no shares above 0", where=path, got=f"{len(shares)} sources", wanted=FORMATS)
@@ -54,12 +46,23 @@ def read_mixture(path: str) -> tuple[Mixture, list[str]]:
     return Mixture.from_weights({name: share / total for name, share in shares.items()}), warnings
 
 
+def _share(value: Any, where: str) -> float:
+    """Return a share or weight that a file states."""
+    try:
+        share = float(value)
+    except (TypeError, ValueError):
+        share = float("nan")
+    if not (isfinite(share) and share >= 0):
+        raise InputError("a share is not a number from 0 up", where=where, got=repr(value))
+    return share
+
+
 def _weights(content: object, path: str) -> Mapping[Any, Any]:
     """Return source -> weight from the content of a file."""
     if isinstance(content, dict):
         data = content.get("data")
         if isinstance(content.get("mix"), dict):
-            return dict(_leaves(content["mix"], 1.0, ""))
+            return dict(_leaves(content["mix"], 1.0, "", path))
         if isinstance(content.get("sources"), list):
             return _of_entries(content["sources"], path)
         for section in (content.get("train_domain_weights"), content.get("train_weights"), content.get("train"), data):
@@ -93,14 +96,14 @@ def _of_entries(entries: list[Any], path: str) -> dict[str, object]:
         ) from None
 
 
-def _leaves(section: Mapping[str, Any], outer: float, prefix: str) -> Iterator[tuple[str, float]]:
+def _leaves(section: Mapping[str, Any], outer: float, prefix: str, path: str) -> Iterator[tuple[str, float]]:
     """Yield the leaves of Olmix's tree, ``source:topic:quality``, with the products of the weights on the way."""
     for name, entry in section.items():
         if not isinstance(entry, dict):
             continue
-        weight = outer * float(entry.get("weight", 1.0))
+        weight = outer * _share(entry.get("weight", 1.0), f"{path}: {prefix}{name}")
         children = {key: child for key, child in entry.items() if isinstance(child, dict)}
         if children:
-            yield from _leaves(children, weight, f"{prefix}{name}:")
+            yield from _leaves(children, weight, f"{prefix}{name}:", path)
         else:
             yield f"{prefix}{name}", weight

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -71,7 +72,7 @@ def read_swarm(ratios: str, metrics: str) -> tuple[Swarm, list[str]]:
     domains = _domains(mixed)
     shares, warnings = _shares(mixed, domains)
     columns = [name for name in measured.columns if name not in DESCRIPTIONS and not name.startswith(PHASE)]
-    columns = [name for name in columns if mixed is measured or name not in domains]
+    columns = [name for name in columns if ratios != metrics or name not in domains]
     gaps = [name for name in columns if not all(measured.column(name))]
     if gaps:
         warnings.append(f"{len(gaps)} metrics are left out, which some runs have no value of: {', '.join(gaps[:5])}")
@@ -84,7 +85,12 @@ def read_swarm(ratios: str, metrics: str) -> tuple[Swarm, list[str]]:
 
 
 def store_swarm(storage: Storage, name: str, swarm: Swarm) -> str:
-    """Store a swarm as an artifact, and its id under its name. Return the location of the file with the id."""
+    """Store a swarm as an artifact, and its id under its name. Return the location of the file with the id.
+
+    Raises InputError for a name that is not a valid one for a file.
+    """
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) is None:
+        raise InputError("this is not a valid name of a swarm", got=name, wanted="letters, digits, '.', '-' and '_'")
     artifacts = Artifacts(storage, f"swarm-{name}")
     storage.check_writable()
     if artifacts.find("swarm", swarm.id) is None:

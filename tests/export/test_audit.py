@@ -34,6 +34,13 @@ def test_a_log_may_count_documents_itself(tmp_path: Path) -> None:
     assert (a.documents, a.realised, b.documents, b.realised, b.tokens) == (4, 1.0, 0, 0.0, 0)
 
 
+def test_names_that_look_like_numbers_and_empty_cells_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("source,tokens\n1,300\n1,\n2,100\n")
+    one, two = audit_log(Mixture.from_weights({"1": 0.5, "2": 0.5}), str(path))
+    assert (one.realised, two.realised, one.documents) == (0.75, 0.25, None)
+
+
 @pytest.mark.parametrize("kind", ["parquet", "jsonl"])
 def test_a_data_set_has_a_document_a_row(kind: str, tmp_path: Path) -> None:
     rows = [

@@ -41,6 +41,11 @@ def test_marins_table_holds_mixtures_and_metrics(tmp_path: Path) -> None:
     assert warnings == ["1 metrics are left out, which some runs have no value of: empty"]
 
 
+def test_a_metric_may_have_the_name_of_a_source(tmp_path: Path) -> None:
+    swarm, _ = read(tmp_path, RATIOS, METRICS.replace("loss", "code"))
+    assert swarm.metrics == ["bpb/x", "code"]
+
+
 @pytest.mark.parametrize(("share", "warned"), [("0.749", False), ("0.70", True)])
 def test_rows_are_renormalised_and_large_errors_warned_of(share: str, warned: bool, tmp_path: Path) -> None:
     swarm, warnings = read(tmp_path, RATIOS.replace("0.75", share), METRICS)
@@ -80,6 +85,8 @@ def test_a_swarm_is_stored_once_under_the_id_of_its_content(tmp_path: Path) -> N
     storage = Storage(str(tmp_path / "runs"))
     for name in ("first", "second"):
         location = store_swarm(storage, name, swarm)
+    with pytest.raises(InputError, match="not a valid name of a swarm"):
+        store_swarm(storage, "../third", swarm)
     content = json.loads(Path(location).read_text())
     assert (content["id"], content["sources"]) == (swarm.id, ["web", "code"])
     assert storage.list("artifacts/swarm") == [swarm.id]
