@@ -283,16 +283,18 @@ class MixtureRun(Run):
         return dict(self._cache_content()["available_tokens"])
 
     def source_sizes(self) -> dict[str, SourceSize]:
-        """Return how much data every source holds; empty for a run of a version that did not count it."""
+        """Return how much data every source holds; empty for a run whose index does not name the sources' data.
+
+        A row of a table is a document of one token.
+        """
         sizes = {}
-        for source in self.config.sources:
-            counts = self.index.counts.get(f"source/{source}")
-            if counts is None:
-                return {}
-            sizes[source] = SourceSize(
-                documents=counts["documents"], tokens=counts["tokens"], tail_tokens=counts.get("tail_tokens", 0)
-            )
-        return sizes
+        for key, artifact in self.index.artifacts("source").items():
+            # The documents that were encoded: max_tokens may stop before the last one that was read.
+            documents, tokens = artifact.meta.get("documents"), artifact.meta["tokens"]
+            tail_tokens = artifact.meta.get("tail_tokens", 0)
+            size = SourceSize(documents=documents or tokens, tokens=tokens, tail_tokens=tail_tokens)
+            sizes[key.partition("/")[2]] = size
+        return sizes if list(sizes) == list(self.config.sources) else {}
 
     def _cache_content(self) -> CacheContent:
         wanted = "a run that has come past the stage 'cache'"

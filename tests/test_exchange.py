@@ -74,9 +74,12 @@ def finished(tmp_path: Path) -> MixtureRun:
         run.save_mixture(target, Mixture.from_weights(shares).model_copy(update={"targets": [target]}))
     losses = {name: SourceLoss(share, 64, 5.0, 0.1) for name, share in (shares | {"python": 0.7, "cpp": 0.3}).items()}
     meta = ModelMeta(1, 100_000, 1.0, [], source_shares=shares, source_losses=losses).to_meta()
-    run.index.counts = {
-        f"source/{name}": {"documents": 100, "tokens": 50_000, "tail_tokens": 10} for name in run.config.sources
+    size = {"documents": 100, "tokens": 50_000, "tail_tokens": 10}
+    sources = {
+        f"source/{name}": run.artifacts.draft("tokens", f"{number:064d}").publish({}, size)
+        for number, name in enumerate(run.config.sources)
     }
+    run.index.add(sources)
     run.index.add({"arm/mixmin-pandas": run.artifacts.draft("model", "0" * 64).publish({}, meta)})
     return run
 

@@ -95,7 +95,10 @@ def test_a_run_folder_gives_the_windows_that_its_arms_are_trained_on(tmp_path: P
             "storage": str(tmp_path / "runs"),
             "tokenizer": {"train": {"vocab_size": 300}},
             "window": 16,
-            "sources": {name: {"jsonl": str(tmp_path / f"{name}.jsonl")} for name in ("a", "b")},
+            "sources": {
+                "a": {"jsonl": str(tmp_path / "a.jsonl"), "max_tokens": 480},
+                "b": {"jsonl": str(tmp_path / "b.jsonl")},
+            },
             "targets": {"goal": {"jsonl": str(tmp_path / "goal.jsonl")}},
             "proxy": training,
             "retrain": training,
@@ -106,7 +109,9 @@ def test_a_run_folder_gives_the_windows_that_its_arms_are_trained_on(tmp_path: P
     run.index.add_pools(data.sources, data.targets, data.counts)
     sizes = run.source_sizes()
     assert {name: size.tokens for name, size in sizes.items()} == data.available_tokens
-    assert sizes["a"].documents == 40
+    assert sizes["b"].documents == 40
+    assert sizes["a"].documents < 20  # those that the limit leaves
+    assert sizes["a"].mean_tokens == pytest.approx(sizes["b"].mean_tokens, rel=0.1)
     windows = {name: open_rows(run.storage, artifact) for name, artifact in data.sources.items()}
     shares = {"a": 0.7, "b": 0.3}
     expected = MixtureStream(windows, shares, seed=5).read(0, 50)
