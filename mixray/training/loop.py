@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -80,26 +80,28 @@ def train(
     gradients = _Gradients(losses, objective, recorder, config, device, world)
     saves = save_steps(steps, config.checkpoints)
 
-    batches = _read_ahead(stream, config.batch, range(first, steps), world)
-    for step, batch in zip(range(first, steps), batches, strict=True):
-        rate = learning_rate(step, steps, config.optimizer)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        _seed_step(seed, step, world.rank, device)
-        gradients.compute(batch)
-        # Without a limit only the norm is computed.
-        norm = nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.clip or math.inf)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        record = recorder.record(step + 1, rate, norm, (lambda: objective.group_weights) if objective else None)
-        if record:
-            progress(record)
-        if checkpoint and world.rank == 0 and step + 1 in saves:
-            checkpoint.save(step + 1, run.state(step + 1))
+    with contextlib.closing(_read_ahead(stream, config.batch, range(first, steps), world)) as batches:
+        for step, batch in zip(range(first, steps), batches, strict=True):
+            rate = learning_rate(step, steps, config.optimizer)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            _seed_step(seed, step, world.rank, device)
+            gradients.compute(batch)
+            # Without a limit only the norm is computed.
+            norm = nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.clip or math.inf)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            record = recorder.record(step + 1, rate, norm, (lambda: objective.group_weights) if objective else None)
+            if record:
+                progress(record)
+            if checkpoint and world.rank == 0 and step + 1 in saves:
+                checkpoint.save(step + 1, run.state(step + 1))
     return TrainReport(tuple(recorder.records), recorder.seconds)
 
 
-def _read_ahead(stream: BatchStream | WindowStream, batch: int, steps: range, world: World) -> Iterator[Batch]:
+def _read_ahead(
+    stream: BatchStream | WindowStream, batch: int, steps: range, world: World
+) -> Generator[Batch, None, None]:
     """Yield this worker's part of the batch of each step; the next one is read, in a thread, while one is used."""
     low, high = world.slice(batch)
 

@@ -1,5 +1,6 @@
 """Training a toy model on a toy source: it learns, resumes exactly, and reads every window once."""
 
+import threading
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -176,3 +177,11 @@ def test_windows_that_cannot_be_written_to_are_fine(toy: SimpleNamespace) -> Non
     model, _ = run(toy, stream=Frozen())
     other, _ = run(toy)
     assert torch.equal(weights(model), weights(other))
+
+
+def test_a_run_that_ends_in_an_error_leaves_no_thread(toy: SimpleNamespace) -> None:
+    """Whoever holds the error holds the frames in which it was raised."""
+    with pytest.raises(toy.stopped) as caught:
+        run(toy, checkpoint=toy.checkpoint(stop_after=1))
+    assert caught.value is not None
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("mixray-batches")]
