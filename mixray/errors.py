@@ -87,6 +87,11 @@ def holds_secret(uri: str) -> bool:
     return re.search(r"://[^/@\s:]*:[^/@\s]+@", uri) is not None or any(_masked(option) != option for option in options)
 
 
+def canonical_uris(text: str) -> str:
+    """Return a text whose URIs say where something is, and no more: without user, and with their options in order."""
+    return _OPTIONS.sub(lambda match: match[1] + "&".join(sorted(match[2].split("&"))), _PASSWORD.sub("://", text))
+
+
 def _masked(option: str) -> str:
     name, _, value = option.partition("=")
     return f"{name}=***" if value and name not in PUBLIC_OPTIONS else option

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, ClassVar, Literal, Self, TypedDict
 
 from mixray.config import RobustConfig, RunConfig, RunFile, dump_config, parse_config
-from mixray.errors import CorruptedArtifactError, InputError
+from mixray.errors import CorruptedArtifactError, InputError, canonical_uris
 from mixray.interrupts import working_on
 from mixray.mixture import Mixture, SourceSize
 from mixray.progress import Progress, SilentProgress, Stage
@@ -27,6 +27,15 @@ from mixray.store.artifacts import new_attempt, published_artifacts, verify
 from mixray.tracking import RESULTS_FILE, RunTracking, publish_folder
 
 CACHE_SCHEMA = "mixray.run/1"
+NOT_THE_RUN: dict[str, Any] = {
+    "storage": True,
+    "tracking": True,
+    "resources": True,
+    "proxy": {"resources", "max_restarts"},
+    "cache": {"resources", "actors"},
+    "retrain": {"resources_per_worker", "max_failures"},
+}
+"""Where results are stored and published, and on what they are computed, does not change what a run is."""
 DEFAULT_STORAGE = "./mixray-runs"
 
 
@@ -61,8 +70,7 @@ class Run:
     @classmethod
     def _at_home(cls, config: RunFile, progress: Progress | None = None, *, rebuild: bool = False) -> Self:
         """Return the run of a config, whether or not its folder exists."""
-        # Where results are stored and published does not change what the run is.
-        settings = config.model_dump(mode="json", exclude={"storage", "tracking"})
+        settings = json.loads(canonical_uris(json.dumps(config.model_dump(mode="json", exclude=NOT_THE_RUN))))
         path = f"runs/{config.name}-{fingerprint(settings)[:8]}"
         return cls(Storage(config.storage), path, config, progress or SilentProgress(), rebuild)
 

@@ -56,6 +56,8 @@ def test_a_run_is_named_by_its_file_and_what_stands_in_it(folder: MixtureRun, tm
         ({}, True),
         ({"proxy.tokens": 1000.0, "mixture": {}}, True),  # written otherwise, meaning the same
         ({"tracking.uri": "sqlite:///x.db", "tracking.experiment": "x"}, True),
+        ({"proxy.resources.cpus": 2, "proxy.max_restarts": 9, "cache.resources.cpus": 2, "cache.actors": 3}, True),
+        ({"retrain.resources_per_worker.gpus": 1, "retrain.max_failures": 9}, True),
         ({"seed": 1}, False),
         ({"sources.rust.files": "*.rs"}, False),
         ({"mixture.tolerance": 1e-7}, False),
@@ -67,6 +69,18 @@ def test_its_name_hangs_on_what_is_computed_alone(
     folder: MixtureRun, make_config: MakeConfig, overrides: dict[str, Any], same: bool
 ) -> None:
     assert (MixtureRun.create(make_config(**overrides)).name == folder.name) == same
+
+
+def test_its_name_depends_on_no_user_and_no_order_of_options(make_config: MakeConfig) -> None:
+    names = [
+        MixtureRun.create(make_config(**{"sources.cpp.files": f"s3://{uri}"})).name
+        for uri in (
+            "bucket/*.h?region=eu&scheme=http",
+            "me@bucket/*.h?scheme=http&region=eu",
+            "bucket/*.h?region=us&scheme=http",
+        )
+    ]
+    assert names[0] == names[1] != names[2]
 
 
 def test_its_name_does_not_depend_on_its_storage(folder: MixtureRun, make_config: MakeConfig, tmp_path: Path) -> None:

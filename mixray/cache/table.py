@@ -33,9 +33,11 @@ def column_id(
     on_gpu: bool,
     batch_tokens: int,
     token_log_probs: bool,
+    threads: int = 1,
 ) -> str:
     """Return the identity of a column: everything that decides its numbers, rounding included."""
-    return fingerprint(["column", 1, model_id, rows_id, part, precision, on_gpu, batch_tokens, token_log_probs])
+    facts = ["column", 1, model_id, rows_id, part, precision, on_gpu, batch_tokens, token_log_probs]
+    return fingerprint([*facts, threads] if threads > 1 and not on_gpu else facts)
 
 
 def column_table(

@@ -113,7 +113,8 @@ def _arm_id(config: RobustConfig, rows: Artifact | None, arm: RobustArm, seed: i
     del settings["measures"]["l2"]
     sections = {"group_dro": config.group_dro, "also": config.also}
     objective = sections[arm].model_dump(mode="json") if arm in sections else None
-    return fingerprint(["classifier", 1, _task_identity(config, rows), settings, arm, objective, seed])
+    facts = ["classifier", 1, _task_identity(config, rows), settings, arm, objective, seed]
+    return fingerprint([*facts, *config.resources.arithmetic])
 
 
 def _heads_id(config: RobustConfig, rows: Artifact | None, seed: int) -> str:

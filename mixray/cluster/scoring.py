@@ -122,6 +122,7 @@ def _column_id(model: Artifact, rows: Artifact, part: TargetPart, config: CacheC
         on_gpu=config.resources.gpus > 0,
         batch_tokens=config.batch_tokens,
         token_log_probs=config.token_log_probs,
+        threads=config.resources.threads,
     )
 
 

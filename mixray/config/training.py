@@ -38,6 +38,13 @@ class Resources(Section):
     def threads(self) -> int:
         return max(1, int(self.cpus))
 
+    @property
+    def arithmetic(self) -> list[str]:
+        """What of it decides the bits of results: a GPU, or several threads. Nothing for one thread on a CPU."""
+        if self.gpus > 0:
+            return ["gpu"]
+        return [f"{self.threads} threads"] if self.threads > 1 else []
+
 
 class OptimizerConfig(Section):
     """AdamW with linear warm-up and cosine decay."""

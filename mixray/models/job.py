@@ -217,7 +217,7 @@ def proxy_id(config: ProxyConfig, model: ModelIdentity, rows: Artifact, *, steps
         mode="json", exclude={"tokens", "fraction", "resources", "max_restarts", "checkpoints"}
     )
     content = rows.meta.get("content", rows.id)
-    return fingerprint([PROXY, 1, settings, model, content, steps, seed])
+    return fingerprint([PROXY, 1, settings, model, content, steps, seed, *config.resources.arithmetic])
 
 
 def arm_id(
@@ -229,10 +229,12 @@ def arm_id(
     *,
     steps: int,
 ) -> str:
-    """Return the hash of everything that decides an arm's weights, up to rounding, which the worker count changes."""
+    """Return the hash of everything that decides an arm's weights, up to rounding, which the numbers of workers and of
+    their threads change. A GPU may compute in another precision."""
     not_weights = {"arms", "tokens", "workers", "resources_per_worker", "max_failures", "checkpoints"}
     settings = config.model_dump(mode="json", exclude=not_weights)
     mixture = sorted((name, share, data.sources[name].id) for name, share in shares.items())
     facts = [ARM, 1, settings, model, mixture, steps, data.seed]
+    facts += ["gpu"] if config.resources_per_worker.gpus > 0 else []
     measured_from = sorted((name, proxy.id) for name, proxy in references.items())
     return fingerprint([*facts, measured_from] if measured_from else facts)

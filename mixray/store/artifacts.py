@@ -17,7 +17,10 @@ import re
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ from mixray.errors import CorruptedArtifactError
 from mixray.store.storage import REBUILD, FileRecord, Storage
 
 SCHEMA = "mixray.artifact/1"
+SOFTWARE = ("mixray", "torch", "transformers", "tokenizers", "numpy", "pyarrow", "xgboost")
 FINDS_AT_ONCE = 16
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -93,6 +97,7 @@ class Draft:
             "kind": self.kind,
             "id": self.id,
             "meta": meta,
+            "software": _software(),
             "files": {name: asdict(record) for name, record in sorted(files.items())},
         }
         text = json.dumps(manifest, indent=1, allow_nan=False)
@@ -236,6 +241,16 @@ def artifact_folder(kind: str, id: str) -> str:
             "this is not a valid name of an artifact", got=f"{kind}/{id}", wanted=_NAME.pattern
         )
     return f"artifacts/{kind}/{id}"
+
+
+@cache
+def _software() -> dict[str, str]:
+    """Return the versions of the packages that may decide an artifact's bytes, as far as they are installed."""
+    versions = {}
+    for package in SOFTWARE:
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return versions
 
 
 def _manifest(kind: str, id: str) -> str:

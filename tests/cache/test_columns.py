@@ -37,6 +37,7 @@ SETTINGS: dict[str, Any] = {
         {"on_gpu": True},
         {"batch_tokens": 1},
         {"token_log_probs": True},
+        {"threads": 2},
     ],
     ids=str,
 )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mixray.data.reading.locations import FilesInFolder, find_files, glob_regex
+from mixray.data.reading.locations import FilesInFolder, SourceFile, find_files, glob_regex
 from mixray.errors import InputError
 
 TREE = [
@@ -150,3 +150,22 @@ def test_regex_matches(pattern: str, path: str) -> None:
 )
 def test_regex_does_not_match(pattern: str, path: str) -> None:
     assert not glob_regex(pattern).fullmatch(path)
+
+
+def test_other_content_of_the_same_size_and_time_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("one")
+    for pattern in (str(path), str(tmp_path / "*.jsonl")):
+        (before,) = find_files([pattern], [])
+        path.write_text("two")
+        os.utime(path, ns=(before.mtime_ns, before.mtime_ns))
+        (after,) = find_files([pattern], [])
+        assert (after.size, after.mtime_ns) == (before.size, before.mtime_ns)
+        assert after.identity != before.identity
+        assert find_files([pattern], [])[0].identity == after.identity
+
+
+def test_a_file_is_the_same_under_another_user_and_order_of_options() -> None:
+    uris = ("s3://bucket?region=eu&scheme=http", "s3://me@bucket?scheme=http&region=eu", "s3://bucket?region=us")
+    one, same, other = (SourceFile(uri, "bucket/a", 1, 2).identity for uri in uris)
+    assert one == same != other

@@ -128,10 +128,29 @@ def test_a_model_that_exists_is_not_trained_again_and_equal_ones_are_trained_onc
     proxies, names = trained(artifacts, proxy_jobs(artifacts, proxy_config(), twins, tokens=2 * 4 * WINDOW))
     assert proxies["one"] == proxies["other"]
     assert len(names) == 1
-    elsewhere = proxy_config(resources={"cpus": 2}, max_restarts=0, checkpoints=9)
+    elsewhere = proxy_config(resources={"cpus": 0.5}, max_restarts=0, checkpoints=9)
     both = TrainingData(data.sources | {"again": data.sources["low"]}, data.inputs, data.seed)
     again, names = trained(artifacts, proxy_jobs(artifacts, elsewhere, both, tokens=2 * 4 * WINDOW))
     assert (again["again"], names) == (proxies["one"], ["high"])
+
+
+def test_ids_know_what_of_the_resources_decides_bits(artifacts: Artifacts, data: TrainingData) -> None:
+    """Two threads add in another order than one. An arm's weights are known up to rounding, on whatever workers."""
+
+    def ids(cpus: float, gpus: float) -> tuple[str, str]:
+        resources = {"cpus": cpus, "gpus": gpus}
+        proxies = proxy_jobs(artifacts, proxy_config(resources=resources), data, tokens=80)
+        arms = arm_jobs(
+            artifacts, retrain_config(resources_per_worker=resources), data, {"arm": {"low": 1.0, "high": 0.0}}, {}
+        )
+        return proxies["low"].draft.id, arms["arm"].draft.id
+
+    proxy, arm = ids(1, 0)
+    assert ids(0.5, 0) == ids(1.5, 0) == (proxy, arm)
+    assert ids(2, 0)[0] != proxy
+    assert ids(2, 0)[1] == arm
+    assert ids(1, 1) == ids(4, 0.5)
+    assert not {proxy, arm} & set(ids(1, 1))
 
 
 def test_an_arm_records_its_shares_and_how_a_robust_objective_weighed_its_sources(

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,14 @@ def test_an_altered_file_is_named_by_whoever_reads_it_first(open_artifacts: Open
     again = publish(open_artifacts("run-2"))
     assert storage.read_record(again.files["b.bin"]) == b"abcb.bin"
     assert storage.fetch(again.files["b.bin"]).read_bytes() == b"abcb.bin"
+
+
+def test_a_manifest_names_the_software(open_artifacts: Open, storage: Storage) -> None:
+    publish(open_artifacts())
+    software = json.loads(storage.read(MANIFEST))["software"]
+    assert {name: software[name] for name in ("mixray", "torch", "transformers")} == {
+        name: version(name) for name in ("mixray", "torch", "transformers")
+    }
 
 
 def test_many_artifacts_are_found_at_once(open_artifacts: Open) -> None:

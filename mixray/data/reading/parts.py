@@ -111,7 +111,7 @@ def list_pool(pool: Pool) -> Listing:
         )
     if pool.config.reader == "parquet":
         files = [file for file in files if _may_have_rows(file, pool)] or files[:1]
-    return Listing(pool, tuple(files), None, fingerprint([asdict(file) for file in files]))
+    return Listing(pool, tuple(files), None, fingerprint([file.identity for file in files]))
 
 
 def _may_have_rows(file: SourceFile, pool: Pool) -> bool:
@@ -126,7 +126,7 @@ def _list_dataset(pool: Pool) -> Listing:
         name, revision = str(config.dataset), hugging_face.hub_revision(pool)
     else:
         files = find_files([f"{glob.escape(str(folder))}/**"], [])
-        name, revision = str(folder), fingerprint([asdict(file) for file in files])
+        name, revision = str(folder), fingerprint([file.identity for file in files])
     dataset = DatasetRef(name, folder is not None, config.subset, config.split, revision, config.streaming)
     return Listing(pool, tuple(files), dataset, fingerprint(asdict(dataset)))
 
