@@ -10,14 +10,14 @@ from functools import partial
 
 from mixray.cluster import Session
 from mixray.cluster.mapping import run_tasks
-from mixray.cluster.proxies import train_proxies
+from mixray.cluster.proxies import train_proxies, train_trees
 from mixray.cluster.retraining import retrain
 from mixray.cluster.scoring import score
 from mixray.cluster.target_shards import on_shards
 from mixray.cluster.watching import News
 from mixray.config import dump_config
 from mixray.data import Prepared, prepare
-from mixray.models import TrainingData, arm_jobs, missing_jobs, proxy_jobs
+from mixray.models import ARM, PROXY, TrainingData, arm_jobs, missing_jobs, proxy_jobs, tree_jobs
 from mixray.progress import Stage
 from mixray.report import PAGE_FILE, ProblemToVary, curves_figure, mixture_figures, report_page, summary_lines
 from mixray.runs import MixtureRun
@@ -51,7 +51,8 @@ def prepare_data(run: MixtureRun, session: Session) -> Prepared:
             run.progress.warn(warning["message"])
         run.index.add_pools(data.sources, data.targets, data.counts)
     # Limits that no mixture satisfies are refused before anything is trained.
-    feasible_set(run.config.mixture, list(run.config.sources), data.available_tokens, run.config.retrain.tokens)
+    available = data.available_tokens
+    feasible_set(run.config.mixture, list(available), available, run.config.retrain_tokens(available))
     return data
 
 
@@ -60,9 +61,14 @@ def train_on_sources(run: MixtureRun, session: Session, data: Prepared) -> Model
     config = run.config
     with run.stage("proxies", len(data.sources)) as stage:
         training = TrainingData(data.sources, data.inputs, config.seed)
-        jobs = proxy_jobs(run.artifacts, config.proxy, training, tokens=config.proxy_tokens)
-        stage.expect(len(missing_jobs(run.artifacts, jobs)))
-        proxies = train_proxies(session, run.artifacts, config.proxy, jobs, _training_news(run, stage, "proxy"))
+        if config.proxy_tokens is None:
+            alone = {source: {source: 1.0} for source in data.sources}
+            trees = tree_jobs(run.artifacts, PROXY, config.proxy, training, alone)
+            proxies = train_trees(session, run.artifacts, config.proxy.resources, trees, where="proxy.resources")
+        else:
+            jobs = proxy_jobs(run.artifacts, config.proxy, training, tokens=config.proxy_tokens)
+            stage.expect(len(missing_jobs(run.artifacts, jobs)))
+            proxies = train_proxies(session, run.artifacts, config.proxy, jobs, _training_news(run, stage, "proxy"))
         _keep_models(run, stage, "proxy", proxies)
     return proxies
 
@@ -105,9 +111,14 @@ def retrain_arms(run: MixtureRun, session: Session, data: Prepared, proxies: Mod
     config = run.config
     with run.stage("retrain", len(arms)) as stage:
         training = TrainingData(data.sources, data.inputs, config.seed)
-        jobs = arm_jobs(run.artifacts, config.retrain, training, arms, proxies)
-        stage.expect(len(missing_jobs(run.artifacts, jobs)))
-        models = retrain(session, run.artifacts, config.retrain, jobs, _training_news(run, stage, "arm"))
+        if config.retrain.tokens is None:
+            trees = tree_jobs(run.artifacts, ARM, config.retrain, training, arms)
+            resources = config.retrain.resources_per_worker
+            models = train_trees(session, run.artifacts, resources, trees, where="retrain.resources_per_worker")
+        else:
+            jobs = arm_jobs(run.artifacts, config.retrain, training, arms, proxies)
+            stage.expect(len(missing_jobs(run.artifacts, jobs)))
+            models = retrain(session, run.artifacts, config.retrain, jobs, _training_news(run, stage, "arm"))
         _keep_models(run, stage, "arm", models)
     return models
 

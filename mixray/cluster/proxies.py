@@ -3,6 +3,8 @@
 Each actor writes checkpoints to the storage, so that an actor that dies is replaced by one that continues from the last
 checkpoint. Each publishes its own artifact, so that a finished proxy is kept whatever happens to the others or to the
 driver, the process that started the run.
+
+Boosted trees take less time than an actor takes to start, so every actor of a pool trains many, proxies or arms.
 """
 
 from __future__ import annotations
@@ -13,11 +15,12 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
+from mixray.cluster.mapping import run_on_actors
 from mixray.cluster.session import Session
 from mixray.cluster.watching import News, Watcher, plain
-from mixray.config.training import ProxyConfig
+from mixray.config.training import ProxyConfig, Resources
 from mixray.errors import InputError, MixrayError, StageError
-from mixray.models import TrainingJob, train_missing
+from mixray.models import TrainingJob, TreeJob, train_missing
 from mixray.store import Artifact, Artifacts
 from mixray.training import use_resources
 
@@ -77,6 +80,31 @@ def _train_all(session: Session, config: ProxyConfig, jobs: list[TrainingJob], n
         ray.kill(actor)
     if failed:
         _raise_failed(failed, finished)
+
+
+class TreeTrainer:
+    """Trains and publishes one model after another."""
+
+    def __init__(self, resources: Resources) -> None:
+        use_resources(resources)
+
+    def __call__(self, job: TreeJob) -> None:
+        job.run()
+
+
+def train_trees(
+    session: Session, artifacts: Artifacts, resources: Resources, jobs: Mapping[str, TreeJob], *, where: str
+) -> dict[str, Artifact]:
+    """Return the model of every job. Models that exist are not trained again, equal ones are trained once.
+
+    ``resources``: of one actor; ``where``: their key in the run file.
+    """
+
+    def train(missing: list[TreeJob]) -> None:
+        most = session.at_once(resources, where=where, jobs=len(missing))
+        list(run_on_actors(session, TreeTrainer, (resources,), missing, resources, (1, most)))
+
+    return train_missing(artifacts, jobs, train)
 
 
 def _raise_failed(failed: dict[str, Exception], finished: list[str]) -> None:

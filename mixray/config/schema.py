@@ -5,6 +5,7 @@ A config means the same on every machine: nothing here looks at files, GPUs or t
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -13,7 +14,15 @@ from mixray.config.data import TEXT_KEYS, ExamplesConfig, PoolConfig, SourceConf
 from mixray.config.mixture import MixtureConfig
 from mixray.config.objective import ErmConfig, GroupObjective, ObjectiveConfig
 from mixray.config.section import KEY_COLUMNS, PRIOR_ROUNDING, SHARE_ROUNDING, Misfit, Name, Positive, RunFile
-from mixray.config.training import CacheConfig, HeadConfig, ProxyConfig, Resources, TrainingConfig
+from mixray.config.training import (
+    CacheConfig,
+    HeadConfig,
+    ProxyConfig,
+    Resources,
+    TrainingConfig,
+    TreesModel,
+    require_cores,
+)
 
 Stage = Literal["data", "proxies", "cache", "mixture", "retrain", "report"]
 """The stages of a run, in their order."""
@@ -24,8 +33,9 @@ class RetrainConfig(TrainingConfig):
     arms: Annotated[list[Arm], Field(min_length=1)] = ["mixmin", "balanced", "natural"]
     """Which mixtures to retrain the model on: mixmin is the computed one, balanced gives every source the same share,
     natural gives shares in proportion to the sources' sizes. The others are compared with the first."""
-    tokens: Positive
-    """Training tokens of each retrained model, or examples where the run file has `examples`."""
+    tokens: Positive | None = None
+    """Training tokens of each retrained model, or examples where the run file has `examples`. Required, but left out
+    for boosted trees, which learn from every example of all sources, weighted by the shares."""
     workers: Positive | tuple[Positive, Positive] = 1
     """Workers that train one model together: a number, or [min, max] for a group that grows and shrinks with the
     cluster."""
@@ -49,6 +59,21 @@ class RetrainConfig(TrainingConfig):
             raise Misfit("workers", "[min, max] with min <= max")
         if high > self.batch:
             raise Misfit("workers", f"at most {self.batch}, the windows of a batch")
+        return self
+
+    @model_validator(mode="after")
+    def _budget(self) -> Self:
+        if not isinstance(self.model, TreesModel):
+            if self.tokens is None:
+                raise Misfit("tokens", "a value; only boosted_trees go without")
+            return self
+        if self.tokens is not None:
+            raise Misfit("tokens", "left out beside boosted_trees, which learn from every example")
+        if self.worker_range != (1, 1):
+            raise Misfit("workers", "1 beside boosted_trees; arms are trained side by side")
+        if not isinstance(self.objective, ErmConfig):
+            raise Misfit("objective.kind", "erm beside boosted_trees; robust objectives are for networks")
+        require_cores(self.resources_per_worker, "resources_per_worker")
         return self
 
 
@@ -77,10 +102,19 @@ class RunConfig(RunFile):
     """The final models, which are trained on the mixtures to be compared."""
 
     @property
-    def proxy_tokens(self) -> int:
-        """Training tokens per source."""
+    def proxy_tokens(self) -> int | None:
+        """Training tokens of a proxy. None for boosted trees, which learn from every example of their source."""
         proxy = self.proxy
-        return proxy.tokens if proxy.tokens is not None else max(1, round((proxy.fraction or 0) * self.retrain.tokens))
+        if proxy.fraction is None or self.retrain.tokens is None:
+            return proxy.tokens
+        return max(1, round(proxy.fraction * self.retrain.tokens))
+
+    def retrain_tokens(self, available_tokens: Mapping[str, int]) -> int:
+        """Return the training tokens of a retrained model. Boosted trees learn from every example of all sources.
+
+        ``available_tokens``: source -> its training tokens (or examples).
+        """
+        return self.retrain.tokens or sum(available_tokens.values())
 
     @property
     def row_tokens(self) -> int:
@@ -100,8 +134,9 @@ class RunConfig(RunFile):
                 if pool.reader == "csv":
                     raise Misfit(f"{role}.{name}.csv", "files, jsonl, parquet or dataset; csv is for examples")
         for section, training in (("proxy", self.proxy), ("retrain", self.retrain)):
-            if isinstance(training.model, HeadConfig):
-                raise Misfit(f"{section}.model", "architecture or pretrained; a head needs examples")
+            if isinstance(training.model, HeadConfig | TreesModel):
+                what = "a head needs" if isinstance(training.model, HeadConfig) else "boosted_trees need"
+                raise Misfit(f"{section}.model", f"architecture or pretrained; {what} examples")
         if isinstance(self.retrain.objective, GroupObjective) and self.retrain.objective.group_column:
             raise Misfit("retrain.objective.groups", "source; windows of text have no columns")
         return self
@@ -118,8 +153,12 @@ class RunConfig(RunFile):
                     if getattr(pool, key) != PoolConfig.model_fields[key].default:
                         raise Misfit(f"{role}.{name}.{key}", "left out: it is for texts, and the run file has examples")
         for section, training in (("proxy", self.proxy), ("retrain", self.retrain)):
-            if not isinstance(training.model, HeadConfig):
-                raise Misfit(f"{section}.model", "{head: linear | mlp}, because the run file has examples")
+            if not isinstance(training.model, HeadConfig | TreesModel):
+                raise Misfit(
+                    f"{section}.model", "{head: linear | mlp} or {boosted_trees: {}}, because the run file has examples"
+                )
+        if self.proxy.fraction is not None and self.retrain.tokens is None:
+            raise Misfit("proxy.fraction", "tokens in its place: retrained boosted_trees have no budget")
         if self.mixture.unit == "token":
             raise Misfit("mixture.unit", "document or window: an example is one row")
 
@@ -159,7 +198,7 @@ class RunConfig(RunFile):
             raise Misfit("mixture.unit", "cache.token_log_probs: true beside it, or document or window")
         for section, tokens in (("proxy", self.proxy_tokens), ("retrain", self.retrain.tokens)):
             step = self.row_tokens * getattr(self, section).batch
-            if tokens < step:
+            if tokens is not None and tokens < step:
                 key = "fraction" if section == "proxy" and self.proxy.tokens is None else "tokens"
                 what = "tokens (batch x window)" if self.window else "examples (batch)"
                 raise Misfit(f"{section}.{key}", f"at least one step of {step} {what}; it is {tokens}")

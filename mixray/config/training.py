@@ -117,7 +117,32 @@ class HeadConfig(Section):
     """Units of each hidden layer of an mlp. The last hidden layer is its representation."""
 
 
-_MODEL_TAGS = {"architecture": "new model", "pretrained": "pretrained model", "head": "classifier"}
+class TreesConfig(Section):
+    """How gradient boosted trees grow. Every leaf has an L2 penalty of 1 and at least 1 of the loss's curvature."""
+
+    library: Literal["xgboost", "lightgbm"] = "xgboost"
+    """The library that trains the trees. Both come with the extra `mixray[trees]`."""
+    rounds: Positive = 100
+    """How many trees are added, one after another; of three classes or more, so many for each class."""
+    depth: Annotated[int, Field(ge=1, le=16)] = 6
+    """How many splits lead from a tree's root to a leaf, at most."""
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """The factor by which every tree's values are reduced."""
+
+
+class TreesModel(Section):
+    """Gradient boosted trees of examples, which learn from every example at once, weighted by the mixture."""
+
+    boosted_trees: TreesConfig
+    """How the trees grow."""
+
+
+_MODEL_TAGS = {
+    "architecture": "new model",
+    "pretrained": "pretrained model",
+    "head": "classifier",
+    "boosted_trees": "boosted trees",
+}
 """The key that decides what kind of model a section describes -> the tag of that kind."""
 
 
@@ -131,7 +156,8 @@ def _model_tag(model: Any) -> str | None:
 ModelConfig = Annotated[
     Annotated[NewModel, Tag("new model")]
     | Annotated[PretrainedModel, Tag("pretrained model")]
-    | Annotated[HeadConfig, Tag("classifier")],
+    | Annotated[HeadConfig, Tag("classifier")]
+    | Annotated[TreesModel, Tag("boosted trees")],
     Discriminator(
         _model_tag,
         custom_error_type="kind_of_model",
@@ -145,7 +171,7 @@ class TrainingConfig(LoopConfig):
 
     model: ModelConfig
     """{architecture: NAME, ...} builds a new language model, {pretrained: NAME} continues an existing one, {head:
-    linear | mlp} is a classifier of examples."""
+    linear | mlp} is a classifier of examples, {boosted_trees: {}} are gradient boosted trees of examples."""
     # Ids are made from what is dumped, and this key is younger than the first of them: the default leaves no trace.
     attention: Annotated[Literal["window", "document"], Field(exclude_if=lambda value: value == "window")] = "window"
     """What a token of a training window can see. window: everything before it. document: what stands before it in its
@@ -153,8 +179,16 @@ class TrainingConfig(LoopConfig):
 
     @model_validator(mode="after")
     def _only_windows_have_documents(self) -> Self:
-        if self.attention == "document" and isinstance(self.model, HeadConfig):
+        if self.attention == "document" and isinstance(self.model, HeadConfig | TreesModel):
             raise Misfit("attention", "left out beside head: examples are not windows of documents")
+        return self
+
+    @model_validator(mode="after")
+    def _trees_have_no_steps(self) -> Self:
+        if isinstance(self.model, TreesModel):
+            for key, field in LoopConfig.model_fields.items():
+                if getattr(self, key) != field.default:
+                    raise Misfit(key, "left out beside boosted_trees, which are not trained in steps")
         return self
 
     @field_serializer("model", mode="wrap")
@@ -164,9 +198,16 @@ class TrainingConfig(LoopConfig):
         return {key: value for key, value in serialize(model).items() if key in stated}
 
 
+def require_cores(resources: Resources, key: str) -> None:
+    """Raise Misfit where boosted trees are to be trained on a GPU."""
+    if resources.gpus:
+        raise Misfit(f"{key}.gpus", "0 beside boosted_trees, which are trained on CPU cores")
+
+
 class ProxyConfig(TrainingConfig):
     tokens: Positive | None = None
-    """Training tokens (or examples) of each proxy. Give either `tokens` or `fraction`."""
+    """Training tokens (or examples) of each proxy. Give either `tokens` or `fraction`, but neither for boosted trees,
+    which learn from every example of their source."""
     fraction: Annotated[float, Field(gt=0, le=1)] | None = None
     """Training tokens of each proxy, as a fraction of `retrain.tokens`. Give either `tokens` or `fraction`."""
     resources: Resources = Resources()
@@ -176,8 +217,10 @@ class ProxyConfig(TrainingConfig):
 
     @computed_field  # type: ignore[prop-decorator]
     @property
-    def kind(self) -> Literal["causal_lm", "classifier"]:
+    def kind(self) -> Literal["causal_lm", "classifier", "boosted_trees"]:
         """The kind of model, which the ids of proxies and the names of run folders contain."""
+        if isinstance(self.model, TreesModel):
+            return "boosted_trees"
         return "classifier" if isinstance(self.model, HeadConfig) else "causal_lm"
 
     @model_validator(mode="wrap")
@@ -197,14 +240,19 @@ class ProxyConfig(TrainingConfig):
         section = handler(schema)
         properties = handler.resolve_ref_schema(section)["properties"]
         properties["kind"] = {
-            "enum": ["causal_lm", "classifier"],
+            "enum": ["causal_lm", "classifier", "boosted_trees"],
             "description": "The kind of model. It follows from `model` and may be left out.",
         }
         return section
 
     @model_validator(mode="after")
     def _budget(self) -> Self:
-        if (self.tokens is None) == (self.fraction is None):
+        if isinstance(self.model, TreesModel):
+            for key in ("tokens", "fraction"):
+                if getattr(self, key) is not None:
+                    raise Misfit(key, "left out beside boosted_trees, which learn from every example of their source")
+            require_cores(self.resources, "resources")
+        elif (self.tokens is None) == (self.fraction is None):
             raise ValueError("exactly one of tokens, fraction")
         return self
 

@@ -16,6 +16,7 @@ from rich.text import Text
 from mixray.config import RunConfig
 from mixray.config.data import PoolConfig
 from mixray.config.objective import ALSOConfig
+from mixray.config.training import TreesModel
 from mixray.data import InputCheck, InputWarning
 from mixray.errors import InputError
 from mixray.forecast.checking import CheckedInputs
@@ -57,7 +58,8 @@ class Forecast:
     """Models to retrain: one mixmin model per mixture, and the baselines."""
     epochs: dict[str, float]
     """Source -> passes over it by a model trained on it alone."""
-    cost: SearchCost
+    cost: SearchCost | None
+    """None where boosted trees take part, whose operations are not in proportion to their size."""
     models_to_train: tuple[ModelsToTrain, ModelsToTrain]
     """The proxies and the retrained models."""
     cache_bytes: int | None
@@ -76,8 +78,8 @@ class Forecast:
         resources = None if self.resources is None else self.resources.to_dict()
         return fields | {
             "resources": resources,
-            "compute": self.cost.compute().model_dump(),
-            "formula": self.cost.formula(),
+            "compute": None if self.cost is None else self.cost.compute().model_dump(),
+            "formula": None if self.cost is None else self.cost.formula(),
         }
 
     def tables(self) -> list[RenderableType]:
@@ -98,7 +100,7 @@ class Forecast:
             f"retraining: {self.models} models x {self.retrain_parameters:,} parameters "
             f"x {self.retrain_tokens:,} tokens",
             f"prediction cache: {'unknown' if self.cache_bytes is None else _size(self.cache_bytes)}",
-            self.cost.formula(),
+            *([] if self.cost is None else [self.cost.formula()]),
         ]
         messages = [warning.message for warning in self.warnings]
         return [titled(f"Forecast of {self.run}", table), *map(Text, lines), *cost_tables(self.resources, messages)]
@@ -114,19 +116,24 @@ def forecast(config: RunConfig, checked: CheckedInputs) -> Forecast:
     proxy, model = checked.proxy_parameters, checked.retrain_parameters
     fit = {name: _fit_tokens(pool, config.targets[name].held_out) for name, pool in targets.items()}
     scored = [Work(proxy, tokens) for tokens in fit.values() if tokens for _ in sources]
-    proxies, arms = _models_to_train(config, checked, fit, targets)
+    sizes = {name: pool.tokens or 0 for name, pool in sources.items()}
+    budget = config.retrain_tokens(sizes)
+    # Of boosted trees, the mean over the proxies, each of which learns from all of its source.
+    proxy_tokens = config.proxy_tokens or round(sum(sizes.values()) / len(sizes))
+    trees = any(isinstance(section.model, TreesModel) for section in (config.proxy, config.retrain))
+    proxies, arms = _models_to_train(config, checked, fit, targets, proxy_tokens, budget)
     return Forecast(
         run=config.name,
         sources=sources,
         targets=targets,
         window=config.window,
-        proxy_tokens=config.proxy_tokens,
+        proxy_tokens=proxy_tokens,
         proxy_parameters=proxy,
-        retrain_tokens=config.retrain.tokens,
+        retrain_tokens=budget,
         retrain_parameters=model,
         models=arms.models,
-        epochs={name: config.retrain.tokens / pool.tokens for name, pool in sources.items() if pool.tokens},
-        cost=SearchCost([Work(proxy, config.proxy_tokens)] * len(sources), scored, Work(model, config.retrain.tokens)),
+        epochs={name: budget / pool.tokens for name, pool in sources.items() if pool.tokens},
+        cost=None if trees else SearchCost([Work(proxy, proxy_tokens)] * len(sources), scored, Work(model, budget)),
         models_to_train=(proxies, arms),
         cache_bytes=_cache_bytes(config, fit),
         proxy_bytes=proxies.memory_bytes,
@@ -136,7 +143,12 @@ def forecast(config: RunConfig, checked: CheckedInputs) -> Forecast:
 
 
 def _models_to_train(
-    config: RunConfig, checked: CheckedInputs, fit: Mapping[str, int | None], targets: Mapping[str, PoolForecast]
+    config: RunConfig,
+    checked: CheckedInputs,
+    fit: Mapping[str, int | None],
+    targets: Mapping[str, PoolForecast],
+    proxy_tokens: int,
+    budget: int,
 ) -> tuple[ModelsToTrain, ModelsToTrain]:
     """Return the proxies and the retrained models. ``fit``: target -> tokens of its fit part."""
     proxy, retrain = config.proxy, config.retrain
@@ -150,7 +162,7 @@ def _models_to_train(
             name="proxies",
             models=len(config.sources),
             parameters=checked.proxy_parameters,
-            tokens=config.proxy_tokens,
+            tokens=proxy_tokens,
             scored_tokens=None if fit_tokens is None else fit_tokens * len(config.sources),
             workers=(1, 1),
             device_kind="GPU" if proxy.resources.gpus else "core",
@@ -160,7 +172,7 @@ def _models_to_train(
             name="retraining",
             models=models,
             parameters=checked.retrain_parameters,
-            tokens=retrain.tokens,
+            tokens=budget,
             scored_tokens=None if held_out_tokens is None else held_out_tokens * models,
             workers=retrain.worker_range,
             device_kind="GPU" if retrain.resources_per_worker.gpus else "core",
@@ -178,9 +190,9 @@ def _pool(config: PoolConfig, check: InputCheck, label: str) -> PoolForecast:
 
 def _small_sources(config: RunConfig, sources: Mapping[str, PoolForecast]) -> Iterator[InputWarning]:
     """Yield a warning for each source that a budget passes over too often."""
-    balanced = config.retrain.tokens / len(sources) if "balanced" in config.retrain.arms else 0.0
+    balanced = (config.retrain.tokens or 0) / len(sources) if "balanced" in config.retrain.arms else 0.0
     what = "tokens" if config.window else "examples"
-    budgets = (("its proxy", config.proxy_tokens, 1.0), ("the arm balanced", balanced, MOST_PASSES))
+    budgets = (("its proxy", config.proxy_tokens or 0, 1.0), ("the arm balanced", balanced, MOST_PASSES))
     for name, pool in sources.items():
         for user, budget, most in budgets:
             if pool.tokens is not None and budget > most * pool.tokens:
@@ -198,7 +210,7 @@ def _too_few_tokens(config: RunConfig, sources: Mapping[str, PoolForecast]) -> I
     if len(available) < len(sources):
         return
     try:
-        feasible_set(config.mixture, list(sources), available, config.retrain.tokens)
+        feasible_set(config.mixture, list(sources), available, config.retrain_tokens(available))
     except InputError as error:
         yield InputWarning(
             "too_few_tokens", f"by the estimated sizes of the sources, {error.what}: {error.got}; {error.remedy}"

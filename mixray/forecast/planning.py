@@ -41,6 +41,8 @@ def plan(
     assert isinstance(config, RunConfig)
     checked = check(config)
     search = forecast(config, checked)
+    if search.cost is None:
+        return search  # the speed of boosted trees is neither measured nor derived
     costs = mixture_resources(config, checked, search, stated)
     return replace(search, resources=costs, warnings=[*search.warnings, *_misfits(costs)])
 

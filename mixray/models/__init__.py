@@ -1,15 +1,18 @@
-"""The models that are trained and that score targets: causal language models and classifiers of examples."""
+"""The models that are trained and that score targets: causal language models, classifiers and trees of examples."""
 
 from mixray.models.activations import activation_bytes
 from mixray.models.building import build_model, count_parameters, model_identity
 from mixray.models.causal_lm import CausalLM
 from mixray.models.classifier import Classifier, ClassifierLoss, ExampleClassifier
-from mixray.models.job import TrainingData, TrainingJob, arm_jobs, missing_jobs, proxy_jobs, train_missing
+from mixray.models.job import ARM, PROXY, TrainingData, TrainingJob, arm_jobs, missing_jobs, proxy_jobs, train_missing
 from mixray.models.kinds import classifier_size, load_model, model_size, new_model
 from mixray.models.protocol import Model, Scores
 from mixray.models.speed import measure_training, memory_bytes, visible_gpus
+from mixray.models.tree_job import TreeJob, tree_jobs
 
 __all__ = [
+    "ARM",
+    "PROXY",
     "CausalLM",
     "Classifier",
     "ClassifierLoss",
@@ -18,6 +21,7 @@ __all__ = [
     "Scores",
     "TrainingData",
     "TrainingJob",
+    "TreeJob",
     "activation_bytes",
     "arm_jobs",
     "build_model",
@@ -32,5 +36,6 @@ __all__ = [
     "new_model",
     "proxy_jobs",
     "train_missing",
+    "tree_jobs",
     "visible_gpus",
 ]

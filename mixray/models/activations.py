@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from mixray.config.training import HeadConfig, TrainingConfig
+from mixray.config.training import HeadConfig, TrainingConfig, TreesModel
 from mixray.data import ExampleInputs, ModelInputs
 from mixray.models.building import new_network
 from mixray.models.classifier import Classifier
@@ -40,6 +40,7 @@ def activation_bytes(config: TrainingConfig, inputs: ModelInputs, *, workers: in
                 head = Classifier(config.model, features=inputs.features, classes=len(inputs.label_names), seed=0)
                 return kept_bytes(head, lambda: head(features))
             assert not isinstance(inputs, ExampleInputs), "a language model reads texts"
+            assert not isinstance(config.model, TreesModel), "boosted trees have no forward pass"
             model = new_network(config.model, inputs.vocab_size, inputs.window).train()
             ids = torch.zeros(rows, inputs.window, dtype=torch.int64)
             return kept_bytes(model, lambda: model.base_model(input_ids=ids, use_cache=False))

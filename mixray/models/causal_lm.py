@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mixray.config.training import Precision
 from mixray.errors import InputError
 from mixray.models.building import LanguageModel, build_model, quieten
-from mixray.models.protocol import Model, Scores
+from mixray.models.protocol import Network, Scores
 from mixray.models.scoring import Rows, score
 from mixray.training.loss import NextTokenLoss, NextTokenNll
 
@@ -25,7 +25,7 @@ SCORED_TOKENS = 8192
 """Tokens per forward pass when training windows are scored."""
 
 
-class CausalLM(Model):
+class CausalLM(Network):
     """A model whose rows are sequences of token ids; a row's log-probability is that of every id after the first."""
 
     row_columns = ("tokens",)

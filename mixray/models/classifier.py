@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from mixray.config.training import HeadConfig, Precision
 from mixray.data import ExampleInputs
-from mixray.models.protocol import Model, Scores
+from mixray.models.protocol import Network, Scores
 from mixray.training import RowLoss, autocast, weighted_sum
 
 SETTINGS, WEIGHTS = "config.json", "model.safetensors"
@@ -64,7 +64,7 @@ class ClassifierLoss(RowLoss):
         return total + weight * self.l2 / 2 * squares, plain
 
 
-class ExampleClassifier(Model):
+class ExampleClassifier(Network):
     """A model whose log-probabilities are those of the true labels: the likelihood of a mixture of conditionals."""
 
     row_columns = ("features", "label")

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -147,8 +148,18 @@ class TrainingJob:
         return grouped, objective, list(shares)
 
 
+class AnyJob(Protocol):
+    """What makes one model: a ``TrainingJob``, or a ``TreeJob`` of ``tree_job.py``."""
+
+    @property
+    def draft(self) -> Draft: ...
+
+
+Job = TypeVar("Job", bound=AnyJob)
+
+
 def train_missing(
-    artifacts: Artifacts, jobs: Mapping[str, TrainingJob], train: Callable[[list[TrainingJob]], None]
+    artifacts: Artifacts, jobs: Mapping[str, Job], train: Callable[[list[Job]], None]
 ) -> dict[str, Artifact]:
     """Return the published model of every job. ``train`` is called once with the jobs whose model does not exist yet.
 
@@ -160,7 +171,7 @@ def train_missing(
     return {name: artifacts.get(job.draft.kind, job.draft.id) for name, job in jobs.items()}
 
 
-def missing_jobs(artifacts: Artifacts, jobs: Mapping[str, TrainingJob]) -> list[TrainingJob]:
+def missing_jobs(artifacts: Artifacts, jobs: Mapping[str, Job]) -> list[Job]:
     """Return the jobs whose model does not exist yet, one for each id."""
     by_id = {job.draft.id: job for job in jobs.values()}
     stored = artifacts.find_all((job.draft.kind, id) for id, job in by_id.items())
@@ -192,6 +203,7 @@ def arm_jobs(
 
     ``proxies``: by source; objectives on excess losses measure from them.
     """
+    assert config.tokens is not None, "boosted trees have jobs of their own"
     steps = step_count(config.tokens, config.batch, data.inputs.row_tokens)
     measures_excess = not isinstance(config.objective, ErmConfig) and config.objective.excess != "none"
     jobs = {}

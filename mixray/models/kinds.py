@@ -6,16 +6,18 @@ from pathlib import Path
 
 import torch
 
-from mixray.config.training import HeadConfig, TrainingConfig
+from mixray.config.training import HeadConfig, TrainingConfig, TreesModel
 from mixray.data import ExampleInputs, ModelInputs
+from mixray.models.boosted_trees import BoostedTrees, most_leaves
 from mixray.models.building import count_parameters
 from mixray.models.causal_lm import CausalLM
 from mixray.models.classifier import Classifier, ExampleClassifier
-from mixray.models.protocol import Model
+from mixray.models.protocol import Model, Network
 
 
-def new_model(config: TrainingConfig, inputs: ModelInputs, *, seed: int, device: torch.device) -> Model:
-    """Return a model that is untrained, or pretrained. Raises the errors of ``build_model``."""
+def new_model(config: TrainingConfig, inputs: ModelInputs, *, seed: int, device: torch.device) -> Network:
+    """Return a network that is untrained, or pretrained. Raises the errors of ``build_model``."""
+    assert not isinstance(config.model, TreesModel), "boosted trees exist only once they are trained"
     if isinstance(config.model, HeadConfig):
         assert isinstance(inputs, ExampleInputs), "a classifier reads examples"
         return ExampleClassifier.create(config.model, inputs, seed=seed, device=device, precision=config.precision)
@@ -34,12 +36,20 @@ def new_model(config: TrainingConfig, inputs: ModelInputs, *, seed: int, device:
 
 def load_model(config: TrainingConfig, folder: Path, *, device: torch.device) -> Model:
     """Return the model that ``save`` wrote into ``folder``; ``config`` says how it was trained."""
-    model_class = ExampleClassifier if isinstance(config.model, HeadConfig) else CausalLM
+    model_class: type[Model] = ExampleClassifier if isinstance(config.model, HeadConfig) else CausalLM
+    if isinstance(config.model, TreesModel):
+        model_class = BoostedTrees
     return model_class.load(folder, device=device, precision=config.precision)
 
 
 def model_size(config: TrainingConfig, inputs: ModelInputs) -> int:
-    """Count all parameters, embeddings included and tied ones once. Raises the errors of ``build_model``."""
+    """Count all parameters, embeddings included and tied ones once; of boosted trees, the most leaves there can be.
+
+    Raises the errors of ``build_model`` and of ``most_leaves``.
+    """
+    if isinstance(config.model, TreesModel):
+        assert isinstance(inputs, ExampleInputs), "boosted trees read examples"
+        return most_leaves(config.model.boosted_trees, len(inputs.label_names))
     if isinstance(config.model, HeadConfig):
         assert isinstance(inputs, ExampleInputs), "a classifier reads examples"
         return classifier_size(config.model, features=inputs.features, classes=len(inputs.label_names))

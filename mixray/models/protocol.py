@@ -1,5 +1,8 @@
-"""The base class of all models: what each can do is to train on a stream of rows, to score the rows of a target, and to
-be saved in a folder and loaded from it. ``causal_lm.py`` and ``classifier.py`` hold the two kinds."""
+"""The base classes of models. Every model can score the rows of a target, be saved in a folder and loaded from it.
+
+A network also trains on a stream of rows; ``causal_lm.py`` and ``classifier.py`` hold the two kinds. Boosted trees
+(``boosted_trees.py``) learn from all rows at once.
+"""
 
 from __future__ import annotations
 
@@ -42,13 +45,42 @@ class Scores:
 
 
 class Model(ABC):
-    """A network on a device, with the precision that it computes in (``precision`` of the run file).
-
-    A proxy is a model that is trained on one source, an arm is a model that is trained on a mixture.
-    """
+    """A model that scores rows. A proxy is one that is trained on one source, an arm is trained on a mixture."""
 
     row_columns: ClassVar[tuple[str, ...]]
     """The columns of a target's rows that ``rows_of`` reads."""
+
+    @property
+    @abstractmethod
+    def parameter_count(self) -> int:
+        """How many numbers the model learns."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, folder: Path, *, device: torch.device, precision: Precision = "auto") -> Self:
+        """Return the model that ``save`` wrote into ``folder``."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write the model's files into an existing, empty folder."""
+
+    @staticmethod
+    @abstractmethod
+    def rows_of(table: Any) -> Any:
+        """Return the rows of an Arrow table that has the ``row_columns``, in the form that ``log_probs`` takes."""
+
+    @abstractmethod
+    def log_probs(self, rows: Any, *, batch_tokens: int, per_token: bool = False) -> Scores:
+        """Return the log-probabilities of rows as ``rows_of`` returns them.
+
+        ``batch_tokens``: the largest number of tokens in one forward pass. ``per_token``: whether to return the
+        log-probability of every single token too.
+        """
+
+
+class Network(Model):
+    """A torch network on a device, with the precision that it computes in (``precision`` of the run file)."""
+
     loss: Callable[[nn.Module], RowLoss] | None = None
     """Returns the loss module of a network, as ``mixray.training.train`` takes it; None for the loss that it uses by
     default."""
@@ -60,15 +92,6 @@ class Model(ABC):
     def parameter_count(self) -> int:
         """The number of all parameters, embeddings included and tied ones once."""
         return sum(parameter.numel() for parameter in self.network.parameters())
-
-    @classmethod
-    @abstractmethod
-    def load(cls, folder: Path, *, device: torch.device, precision: Precision = "auto") -> Self:
-        """Return the model that ``save`` wrote into ``folder``."""
-
-    @abstractmethod
-    def save(self, folder: Path) -> None:
-        """Write the model's files into an existing, empty folder."""
 
     def fit(
         self,
@@ -99,19 +122,6 @@ class Model(ABC):
             progress=progress,
         )
 
-    @staticmethod
-    @abstractmethod
-    def rows_of(table: Any) -> Any:
-        """Return the rows of an Arrow table that has the ``row_columns``, in the form that ``log_probs`` takes."""
-
     @abstractmethod
     def training_losses(self, rows: NDArray[Any]) -> NDArray[np.float64]:
         """Return the loss of rows such as the model is trained on, nats per token (or example), float64 (rows,)."""
-
-    @abstractmethod
-    def log_probs(self, rows: Any, *, batch_tokens: int, per_token: bool = False) -> Scores:
-        """Return the log-probabilities of rows as ``rows_of`` returns them.
-
-        ``batch_tokens``: the largest number of tokens in one forward pass. ``per_token``: whether to return the
-        log-probability of every single token too.
-        """

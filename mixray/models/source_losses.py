@@ -9,7 +9,7 @@ import numpy as np
 
 from mixray.data import MixtureStream, TrainingRows
 from mixray.data.draws import Permutation
-from mixray.models.protocol import Model
+from mixray.models.protocol import Network
 from mixray.numerics import Z95
 from mixray.store import SourceLoss
 
@@ -18,7 +18,7 @@ MOST_ROWS = 64
 
 
 def source_losses(
-    model: Model, rows: Mapping[str, TrainingRows], stream: MixtureStream, positions: int
+    model: Network, rows: Mapping[str, TrainingRows], stream: MixtureStream, positions: int
 ) -> dict[str, SourceLoss]:
     """Return a model's loss on the last rows in each source's order that its training did not reach.
 

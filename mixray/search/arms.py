@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from mixray.cache import compare, read_cache
 from mixray.config import RunConfig
-from mixray.mixture import ArmResult, HeldOutLoss, Mixture, SourceResult
+from mixray.config.training import TreesModel
+from mixray.mixture import ArmResult, HeldOutLoss, Mixture, SearchCompute, SourceResult
 from mixray.report import SearchCost, Work
 from mixray.report.comparison import mean_over_targets
 from mixray.search.problem import baseline_shares, natural_tokens
@@ -69,7 +70,7 @@ def _with_results(config: RunConfig, storage: Storage, name: str, mixture: Mixtu
         for arm, facts in compare(cache, config.mixture.weighting, config.retrain.arms[0]).items():
             losses[arm][target] = HeldOutLoss.model_validate(facts)
     retrain = {arm: _arm_result(config, storage, artifacts.models[model], losses[arm]) for arm, model in models.items()}
-    return mixture.model_copy(update={"retrain": retrain, "compute": _search_cost(mixture, artifacts).compute()})
+    return mixture.model_copy(update={"retrain": retrain, "compute": _compute(config, mixture, artifacts)})
 
 
 def _arm_result(config: RunConfig, storage: Storage, model: Artifact, losses: Mapping[str, HeldOutLoss]) -> ArmResult:
@@ -106,7 +107,10 @@ def _source_results(losses: Mapping[str, SourceLoss]) -> dict[str, SourceResult]
     return results
 
 
-def _search_cost(mixture: Mixture, artifacts: ArmArtifacts) -> SearchCost:
+def _compute(config: RunConfig, mixture: Mixture, artifacts: ArmArtifacts) -> SearchCompute | None:
+    """Return what the search cost beside one retraining; None for boosted trees, whose operations are not known."""
+    if any(isinstance(section.model, TreesModel) for section in (config.proxy, config.retrain)):
+        return None
     retrained = ModelMeta.from_artifact(next(iter(artifacts.models.values())))
     proxies = [ModelMeta.from_artifact(proxy) for proxy in artifacts.proxies.values()]
     scored_tokens = sum(artifacts.rows[target].meta["fit"]["tokens"] for target in mixture.targets)
@@ -114,4 +118,4 @@ def _search_cost(mixture: Mixture, artifacts: ArmArtifacts) -> SearchCost:
         proxies=[Work(proxy.parameters, proxy.tokens) for proxy in proxies],
         scored=[Work(proxy.parameters, scored_tokens) for proxy in proxies],
         retrained=Work(retrained.parameters, retrained.tokens),
-    )
+    ).compute()

@@ -83,6 +83,7 @@ class UnitRows:
 class SearchProblem:
     """The convex problem of one mixture, with what its answer is described by.
 
+    ``budget``: training tokens (or examples) of a retrained model;
     ``document_counts``: target -> how many documents were read for it, those that were cut counting once;
     ``baselines``: arm -> source shares, float64 (sources,); ``prior``: those of ``mixture.prior``, float64 (sources,).
     """
@@ -90,6 +91,7 @@ class SearchProblem:
     config: RunConfig
     sources: list[str]
     convex: Problem
+    budget: int
     document_counts: dict[str, int]
     baselines: dict[str, Floats]
     prior: Floats
@@ -104,7 +106,8 @@ class SearchProblem:
     ) -> Self:
         """Build the problem from what the proxies predict for every target. See ``find_mixture`` for the arguments."""
         settings, sources = config.mixture, list(available_tokens)
-        feasible = feasible_set(settings, sources, available_tokens, config.retrain.tokens)
+        budget = config.retrain_tokens(available_tokens)
+        feasible = feasible_set(settings, sources, available_tokens, budget)
         rows = {
             target: UnitRows.of(prediction, settings) if isinstance(prediction, PredictionCache) else prediction
             for target, prediction in predictions.items()
@@ -117,6 +120,7 @@ class SearchProblem:
             config=config,
             sources=sources,
             convex=_convex_problem(rows, settings, feasible, prior),
+            budget=budget,
             document_counts={
                 target: int(prediction.parents().max()) + 1
                 if isinstance(prediction, PredictionCache)
@@ -130,7 +134,7 @@ class SearchProblem:
     @property
     def least_share(self) -> float:
         """The share of one training window of the retraining budget, or of one example; smaller ones are 0."""
-        return min(1.0, self.config.row_tokens / self.config.retrain.tokens)
+        return min(1.0, self.config.row_tokens / self.budget)
 
     def by_source(self, shares: Floats) -> dict[str, float]:
         """Return source -> share; shares that the sum of all does not notice are 0. ``shares``: float64 (sources,)."""

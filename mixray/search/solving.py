@@ -125,7 +125,7 @@ def find_mixture(
         solver_why=optimum.why or None,
         tolerance=settings.tolerance,
         status=optimum.status,
-        epochs={name: share * config.retrain.tokens / available_tokens[name] for name, share in weights.items()},
+        epochs={name: share * search.budget / available_tokens[name] for name, share in weights.items()},
         effective_sources=effective_number(shares),
         interchangeable=interchangeable_sources(search, optimum, replicates) if replicates else [],
         worth=source_worth(search, optimum) if explained else {},
@@ -224,6 +224,6 @@ def _solution_id(
     if config.mixture.shards is not None:  # their number and size change nothing
         settings["rows"] = "float32"
     cache_ids = [[(source, column.id) for source, column in columns.items()] for _, columns in targets.values()]
-    sizes = [list(available_tokens.items()), list(natural_sizes.items()), config.retrain.tokens]
+    sizes = [list(available_tokens.items()), list(natural_sizes.items()), config.retrain_tokens(available_tokens)]
     names = list(targets) if len(targets) > 1 else []  # the name of a single target decides nothing
     return fingerprint(["solution", 4, settings, names, cache_ids, sizes, config.seed])

@@ -320,6 +320,35 @@ def test_a_run_file_of_examples_is_read() -> None:
         ("{model: {head: linear}", "{kind: causal_lm, model: {head: linear}", "proxy.kind", "left out, or classifier"),
         ("model: {head: linear}", "model: {architecture: gpt2}", "proxy.model", "{head: linear | mlp}"),
         ("model: {head: linear}", "model: {head: tree}", "proxy.model.head", "'linear' or 'mlp'"),
+        ("{head: linear}, tokens: 640", "{boosted_trees: {}}, tokens: 640", "proxy.tokens", "left out beside boosted_"),
+        (
+            "{head: linear}, tokens: 640",
+            "{boosted_trees: {}}, batch: 8",
+            "proxy.batch",
+            "left out beside boosted_trees",
+        ),
+        (
+            "{head: linear}, tokens: 640",
+            "{boosted_trees: {}}, resources: {gpus: 1}",
+            "proxy.resources.gpus",
+            "0 beside",
+        ),
+        ("{head: linear}", "{boosted_trees: {library: catboost}}", "proxy.model.boosted_trees.library", "'lightgbm'"),
+        (
+            "{head: linear}",
+            "{boosted_trees: {depth: 0}}",
+            "proxy.model.boosted_trees.depth",
+            "greater than or equal to 1",
+        ),
+        ("{head: linear}", "{boosted_trees: {}, head: linear}", "proxy.model", "exactly one of"),
+        ("{head: mlp, hidden: [8]}", "{boosted_trees: {}}", "retrain.tokens", "left out beside boosted_trees"),
+        (
+            "{head: mlp, hidden: [8]}, tokens: 640",
+            "{boosted_trees: {}}",
+            "retrain.objective.kind",
+            "erm beside boosted_",
+        ),
+        ("{head: mlp, hidden: [8]}, tokens: 640", "{boosted_trees: {}}, workers: 2", "retrain.workers", "1 beside"),
         ("hidden: [8]", "hidden: [0]", "retrain.model.hidden.0", "greater than 0"),
         ("hidden: [8]", "width: 8", "retrain.model.width", "hidden"),
         ("tokens: 640}", "tokens: 6}", "proxy.tokens", "at least one step of 16 examples (batch)"),
@@ -335,10 +364,24 @@ def test_what_examples_do_not_go_with_is_refused(old: str, new: str, key: str, w
     assert wanted is None or wanted in str(error.wanted)
 
 
+def test_boosted_trees_have_no_budget_that_a_fraction_could_be_of() -> None:
+    trees = EXAMPLES.replace(', objective: {kind: also, groups: "column:sex"}', "").replace(
+        "{head: mlp, hidden: [8]}, tokens: 640", "{boosted_trees: {}}"
+    )
+    config = parse_config(trees)
+    assert config.proxy_tokens == 640
+    assert config.retrain_tokens({"private": 10, "public": 5}) == 15
+    assert parse_config(dump_config(config)) == config
+    error = refusal(trees.replace("tokens: 640", "fraction: 0.5"))
+    assert error.what == "proxy.fraction is not valid"
+    assert "tokens in its place" in str(error.wanted)
+
+
 def test_texts_have_no_examples_settings(text: str) -> None:
     for key, value, wanted in (
         ("proxy.kind", "classifier", "left out, or causal_lm"),
         ("retrain.model", {"head": "linear"}, "a head needs examples"),
+        ("retrain", {"model": {"boosted_trees": {}}}, "boosted_trees need examples"),
         ("sources.python", {"csv": "a.csv"}, "csv is for examples"),
     ):
         with pytest.raises(InputError) as caught:
@@ -348,7 +391,8 @@ def test_texts_have_no_examples_settings(text: str) -> None:
 
 def test_a_missing_key_of_a_section_names_the_sections_line(text: str) -> None:
     error = refusal(text.replace("  tokens: 2000\n", ""))
-    assert (error.what, error.where) == ("the key 'retrain.tokens' is missing", "run.yaml, line 13")
+    assert (error.what, error.where) == ("retrain.tokens is not valid", "run.yaml, line 13")
+    assert error.wanted == "a value; only boosted_trees go without"
 
 
 @pytest.mark.parametrize(

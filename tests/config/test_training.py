@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mixray.config.training import HeadConfig, NewModel, PretrainedModel, ProxyConfig
+from mixray.config.training import HeadConfig, NewModel, PretrainedModel, ProxyConfig, TreesModel
 from mixray.store import fingerprint
 
 MODELS: list[tuple[dict[str, Any], type]] = [
@@ -26,6 +26,15 @@ def test_a_model_is_dumped_with_the_keys_that_the_run_file_states(section: dict[
     dumped = config.model_dump(mode="json")
     assert isinstance(config.model, kind)
     assert dumped["model"] == section
+    assert ProxyConfig.model_validate(dumped) == config
+
+
+def test_boosted_trees_are_dumped_whole_and_have_no_budget() -> None:
+    config = ProxyConfig.model_validate({"model": {"boosted_trees": {"rounds": 9}}})
+    dumped = config.model_dump(mode="json")
+    assert isinstance(config.model, TreesModel)
+    trees = {"library": "xgboost", "rounds": 9, "depth": 6, "learning_rate": 0.1}
+    assert (dumped["model"], dumped["kind"]) == ({"boosted_trees": trees}, "boosted_trees")
     assert ProxyConfig.model_validate(dumped) == config
 
 

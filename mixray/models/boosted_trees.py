@@ -1,0 +1,254 @@
+"""Gradient boosted trees of examples, trained by XGBoost or by LightGBM and saved in the library's own text format.
+
+The trees are added to an intercept, the logarithm of the classes' weighted frequencies, each counted once more than it
+occurs: a class that a source lacks is improbable there, not impossible.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import log_softmax
+
+from mixray.config.training import Precision, TreesConfig
+from mixray.errors import InputError
+from mixray.models.classifier import SETTINGS, ExampleClassifier
+from mixray.models.protocol import Model, Scores
+
+Floats = NDArray[np.float64]
+Features = NDArray[np.float32]
+PENALTY = LEAST_CURVATURE = 1.0
+"""The L2 penalty of a leaf's value, and the least sum of second derivatives in a leaf: XGBoost's defaults for both."""
+
+
+class BoostedTrees(Model):
+    """Trees that predict classes. ``intercept``: float64 (classes,), the logits without any tree.
+
+    Computation uses as many threads as torch does in this process.
+    """
+
+    row_columns = ExampleClassifier.row_columns
+    rows_of = staticmethod(ExampleClassifier.rows_of)
+
+    def __init__(self, library: str, booster: Any, intercept: Floats) -> None:
+        self.library, self.booster, self.intercept = library, booster, intercept
+
+    @classmethod
+    def fit(
+        cls,
+        config: TreesConfig,
+        features: Features,
+        labels: NDArray[np.int64],
+        row_weights: Floats,
+        *,
+        classes: int,
+    ) -> Self:
+        """Return trees that have learned from examples. Nothing is drawn, so equal examples give equal trees.
+
+        A weight of 2 counts as the same row twice, except that LightGBM chooses the bins of a feature with more than
+        255 values from the rows without their weights.
+
+        Args:
+            config: the settings.
+            features: ``(rows, columns)``.
+            labels: ``(rows,)``, from 0 to classes - 1.
+            row_weights: ``(rows,)``, 1 on average.
+            classes: how many there are, of which the examples may lack some.
+        """
+        counts = np.bincount(labels, row_weights, minlength=classes) + 1
+        intercept = np.log(counts / counts.sum())
+        # Of two classes there is one margin, the logit of the second.
+        margins = intercept[1:] - intercept[0] if classes == 2 else intercept
+        start = np.tile(margins, (len(labels), 1))
+        library = LIBRARIES[config.library]
+        return cls(config.library, library.train(config, features, labels, row_weights, start), intercept)
+
+    @classmethod
+    def load(cls, folder: Path, *, device: torch.device, precision: Precision = "auto") -> Self:  # noqa: ARG003
+        """Return the trees that ``save`` wrote, on the CPU."""
+        settings = json.loads((folder / SETTINGS).read_text())
+        library = LIBRARIES[settings["library"]]
+        return cls(settings["library"], library.read(folder / library.file), np.array(settings["intercept"]))
+
+    def save(self, folder: Path) -> None:
+        """Write the trees, and ``config.json`` with the library's name and the intercept that is added to them."""
+        settings = {"library": self.library, "intercept": self.intercept.tolist()}
+        (folder / SETTINGS).write_text(json.dumps(settings))
+        library = LIBRARIES[self.library]
+        library.write(self.booster, folder / library.file)
+
+    @property
+    def parameter_count(self) -> int:
+        """The number of leaves of all trees."""
+        return LIBRARIES[self.library].leaves(self.booster)
+
+    def log_probs(
+        self, rows: tuple[Features, NDArray[np.int64]], *, batch_tokens: int, per_token: bool = False
+    ) -> Scores:
+        """Return the log-probabilities of the true labels, nats; see ``ExampleClassifier.log_probs``."""
+        features, labels = rows
+        margins = LIBRARIES[self.library].margins(self.booster, features).astype(np.float64).reshape(len(features), -1)
+        if len(self.intercept) == 2:
+            margins = np.column_stack([np.zeros(len(margins)), margins])
+        totals: Floats = log_softmax(self.intercept + margins, axis=1)[np.arange(len(labels)), labels]
+        return Scores(totals, list(totals[:, None].astype(np.float32)) if per_token else None)
+
+
+class Library(Protocol):
+    """What is needed of a library of boosted trees. ``file``: the name of the file that it writes."""
+
+    file: str
+
+    @staticmethod
+    def train(
+        config: TreesConfig, features: Features, labels: NDArray[np.int64], row_weights: Floats, start: Floats
+    ) -> Any:
+        """Return trees that are added to ``start``, float64 (rows, classes), or (rows, 1) where there are two."""
+
+    @staticmethod
+    def write(booster: Any, path: Path) -> None:
+        """Write the trees. The number of threads changes no byte."""
+
+    @staticmethod
+    def read(path: Path) -> Any:
+        """Return the trees that the library wrote."""
+
+    @staticmethod
+    def margins(booster: Any, features: Features) -> NDArray[Any]:
+        """Return the sums of the trees' values, shape (rows, classes), or (rows,) where there are two."""
+
+    @staticmethod
+    def leaves(booster: Any) -> int:
+        """Return the number of leaves of all trees."""
+
+
+class XGBoost:
+    """XGBoost, whose trees are saved as JSON."""
+
+    file = "model.json"
+
+    @staticmethod
+    def train(
+        config: TreesConfig, features: Features, labels: NDArray[np.int64], row_weights: Floats, start: Floats
+    ) -> Any:
+        import xgboost
+
+        classes = start.shape[1]
+        # With these base scores, predictions are the sums of the trees' values alone.
+        binary = {"objective": "binary:logistic", "base_score": 0.5}
+        several = {"objective": "multi:softprob", "base_score": 0.0, "num_class": classes}
+        settings = {
+            "tree_method": "hist",
+            "max_depth": config.depth,
+            "learning_rate": config.learning_rate,
+            "lambda": PENALTY,
+            "min_child_weight": LEAST_CURVATURE,
+            "nthread": torch.get_num_threads(),
+            "verbosity": 0,
+            **(binary if classes == 1 else several),
+        }
+        rows = xgboost.DMatrix(features, label=labels, weight=row_weights, base_margin=_flat(start))
+        return xgboost.train(settings, rows, num_boost_round=config.rounds)
+
+    @staticmethod
+    def write(booster: Any, path: Path) -> None:
+        booster.save_model(path)
+
+    @staticmethod
+    def read(path: Path) -> Any:
+        import xgboost
+
+        return xgboost.Booster(model_file=path)
+
+    @staticmethod
+    def margins(booster: Any, features: Features) -> NDArray[Any]:
+        import xgboost
+
+        booster.set_param({"nthread": torch.get_num_threads()})
+        margins: NDArray[Any] = booster.predict(xgboost.DMatrix(features), output_margin=True)
+        return margins
+
+    @staticmethod
+    def leaves(booster: Any) -> int:
+        model = json.loads(bytes(booster.save_raw("json")))["learner"]["gradient_booster"]["model"]
+        leaves: int = sum(tree["left_children"].count(-1) for tree in model["trees"])
+        return leaves
+
+
+class LightGBM:
+    """LightGBM, whose trees are saved in its text format."""
+
+    file = "model.txt"
+
+    @staticmethod
+    def train(
+        config: TreesConfig, features: Features, labels: NDArray[np.int64], row_weights: Floats, start: Floats
+    ) -> Any:
+        import lightgbm
+
+        classes = start.shape[1]
+        settings = {
+            "max_depth": config.depth,
+            "num_leaves": 2**config.depth,
+            "learning_rate": config.learning_rate,
+            "lambda_l2": PENALTY,
+            "min_sum_hessian_in_leaf": LEAST_CURVATURE,
+            # Limits on numbers of rows would count rows without their weights.
+            "min_data_in_leaf": 1,
+            "min_data_in_bin": 1,
+            "boost_from_average": False,
+            "deterministic": True,
+            "force_col_wise": True,
+            "num_threads": torch.get_num_threads(),
+            "verbosity": -1,
+            **({"objective": "binary"} if classes == 1 else {"objective": "multiclass", "num_class": classes}),
+        }
+        rows = lightgbm.Dataset(features, label=labels, weight=row_weights, init_score=_flat(start))
+        return lightgbm.train(settings, rows, num_boost_round=config.rounds)
+
+    @staticmethod
+    def write(booster: Any, path: Path) -> None:
+        path.write_text(re.sub(r"\[num_threads: \d+\]", "[num_threads: 0]", booster.model_to_string()))
+
+    @staticmethod
+    def read(path: Path) -> Any:
+        import lightgbm
+
+        return lightgbm.Booster(model_file=path)
+
+    @staticmethod
+    def margins(booster: Any, features: Features) -> NDArray[Any]:
+        margins: NDArray[Any] = booster.predict(features, raw_score=True, num_threads=torch.get_num_threads())
+        return margins
+
+    @staticmethod
+    def leaves(booster: Any) -> int:
+        return sum(int(tree["num_leaves"]) for tree in booster.dump_model()["tree_info"])
+
+
+LIBRARIES: dict[str, Library] = {"xgboost": XGBoost(), "lightgbm": LightGBM()}
+
+
+def most_leaves(config: TreesConfig, classes: int) -> int:
+    """Return the largest number of leaves. Raises InputError where the library is not installed."""
+    if find_spec(config.library) is None:
+        raise InputError(
+            "the library of the boosted trees is not installed",
+            where="model.boosted_trees.library",
+            got=config.library,
+            wanted="xgboost or lightgbm, and the package of that name",
+            remedy="pip install 'mixray[trees]'",
+        )
+    return config.rounds * (1 if classes == 2 else classes) * (1 << config.depth)
+
+
+def _flat(start: Floats) -> Floats:
+    """Return a single column as an array of one dimension."""
+    return start[:, 0] if start.shape[1] == 1 else start
