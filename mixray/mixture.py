@@ -28,6 +28,7 @@ from pydantic import (
 )
 
 from mixray.errors import InputError
+from mixray.numerics import NATS
 
 if TYPE_CHECKING:
     from mixray.export import Export
@@ -51,12 +52,24 @@ class MixtureSection(BaseModel):
         return {name: value for name, value in serialize(self).items() if name in self.model_fields_set}
 
 
+class MetricResult(MixtureSection):
+    """A metric on held-out examples, and its difference to that of the first arm in the run file.
+
+    Both intervals are 95 % ones over the examples; None where there is one example only.
+    """
+
+    value: float
+    interval: Interval | None
+    difference: float | None = None
+    difference_interval: Interval | None = None
+
+
 class HeldOutLoss(MixtureSection):
     """The loss of a retrained model on held-out documents, nats per token.
 
     ``nll`` is weighted as the run file says, ``nll_document`` is the mean over documents, ``nll_token`` over tokens.
     ``difference`` is this arm's ``nll`` minus that of the first arm in the run file, which has none itself, with a
-    paired 95 % interval over documents.
+    paired 95 % interval over documents. ``metrics``: of examples, by name.
     """
 
     nll: float | None = None
@@ -66,6 +79,7 @@ class HeldOutLoss(MixtureSection):
     difference: float | None = None
     difference_low: float | None = None
     difference_high: float | None = None
+    metrics: dict[str, MetricResult] = {}
 
     @property
     def difference_interval(self) -> Interval | None:
@@ -272,8 +286,10 @@ class Mixture(BaseModel):
     """Source -> its share; in the order of ``sources``; the sum is 1 within 1e-12."""
     interval: dict[str, Interval] = {}
     """Source -> 95 % interval of its share, by a bootstrap over documents."""
+    loss_unit: str = NATS
+    """The unit of every loss, gain and gap in the file; where numbers are predicted, the square of their unit."""
     loss: dict[str, float] = {}
-    """Arm -> predicted loss on the fit part, nats per token."""
+    """Arm -> predicted loss on the fit part, in ``loss_unit``."""
     gain: dict[str, PredictedGain] = {}
     """Baseline -> what the mixture gains over it on fresh documents."""
     target_loss: dict[str, float] = {}

@@ -1,10 +1,12 @@
-"""Small numerical functions that several folders share. This file needs numpy alone."""
+"""Small numerical functions and units that several folders share. This file needs numpy alone."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
+NATS, SQUARED_ERROR = "nats per token", "squared error"
+"""What losses are in: the second where numbers are predicted, in the square of their unit."""
 Z95 = 1.959963984540054
 """Half the width of a 95 % interval in standard errors: the 97.5 % quantile of the normal distribution."""
 

@@ -84,12 +84,19 @@ class Result:
             rows, columns = run.load_cache()
             caches = {target: read_cache(run.storage, rows[target], "fit", columns[target]) for target in rows}
             return [
-                cache_table(target, cache.losses(), documents=len(cache.document_ids), tokens=int(cache.counts.sum()))
+                cache_table(
+                    target,
+                    cache.losses(),
+                    documents=len(cache.document_ids),
+                    tokens=int(cache.counts.sum()),
+                    unit=run.config.loss_unit,
+                )
                 for target, cache in caches.items()
             ]
         if stages["proxies"] and self._shows("proxies"):
             proxies = run.index.artifacts("proxy").items()
-            return [proxy_table({key.partition("/")[2]: ModelMeta.from_artifact(proxy) for key, proxy in proxies})]
+            by_source = {key.partition("/")[2]: ModelMeta.from_artifact(proxy) for key, proxy in proxies}
+            return [proxy_table(by_source, unit=run.config.loss_unit)]
         if not stages["data"]:
             return []
         return [data_table({key.replace("/", " ", 1): counts for key, counts in run.index.counts.items()})]

@@ -16,7 +16,7 @@ from mixray.cluster.scoring import score
 from mixray.cluster.target_shards import on_shards
 from mixray.cluster.watching import News
 from mixray.config import dump_config
-from mixray.data import Prepared, prepare
+from mixray.data import ExampleInputs, Prepared, prepare
 from mixray.models import ARM, PROXY, TrainingData, arm_jobs, missing_jobs, proxy_jobs, tree_jobs
 from mixray.progress import Stage
 from mixray.report import PAGE_FILE, ProblemToVary, curves_figure, mixture_figures, report_page, summary_lines
@@ -137,7 +137,8 @@ def judge_arms(
         columns = score(
             session, run.artifacts, config.cache, config.retrain, models, data.targets, "held_out", stage.update
         )
-        results = ArmArtifacts(data.targets, proxies, models, columns)
+        classes = len(data.inputs.label_names) if isinstance(data.inputs, ExampleInputs) else None
+        results = ArmArtifacts(data.targets, proxies, models, columns, classes)
         mixtures = {name: solved.mixture for name, solved in solutions.items()}
         for name, mixture in with_held_out_results(config, run.storage, mixtures, results).items():
             run.save_mixture(name, mixture)
@@ -191,4 +192,4 @@ def _keep_models(run: MixtureRun, stage: Stage, kind: str, models: Models) -> No
     for name, curve in curves.items():
         stage.update(name, 1, 1, loss=curve[-1][1])
     title = "Training loss of the proxies" if kind == "proxy" else "Training loss of the arms"
-    run.save_report(f"{kind}_curves.png", curves_figure(curves, title=title))
+    run.save_report(f"{kind}_curves.png", curves_figure(curves, title=title, unit=run.config.loss_unit))

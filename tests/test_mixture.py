@@ -85,7 +85,8 @@ FULL: dict[str, Any] = {
     ],
 }
 FIELDS = [
-    "schema", "run", "targets", "over", "unit", "share_of", "sources", "weights", "interval", "loss", "gain",
+    "schema", "run", "targets", "over", "unit", "share_of", "sources", "weights", "interval", "loss_unit", "loss",
+    "gain",
     "target_loss", "target_weights", "gap", "rounds", "solver", "solver_why", "tolerance", "status", "epochs",
     "budget", "sizes", "effective_sources", "interchangeable", "worth", "prices", "choice", "realisable", "path",
     "retrain", "compute", "warnings",

@@ -9,6 +9,7 @@ from mixray.cache.table import (
     compare,
     read_cache,
     read_file,
+    read_labels,
 )
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "compare",
     "read_cache",
     "read_file",
+    "read_labels",
 ]

@@ -41,12 +41,19 @@ def column_id(
 
 
 def column_table(
-    rows: pa.Table, log_probs: np.ndarray, token_log_probs: Sequence[np.ndarray] | None, *, model: str, target: str
+    rows: pa.Table,
+    log_probs: np.ndarray,
+    token_log_probs: Sequence[np.ndarray] | None,
+    *,
+    model: str,
+    target: str,
+    value: Literal["log_prob", "error"] = "log_prob",
 ) -> pa.Table:
     """Return the column's table for a file of rows.
 
-    ``log_probs``: float64 (rows,), total nats of each row's tokens; ``token_log_probs``: per row float32 (tokens,).
-    Raises InputError naming model and document where a value is not finite.
+    ``log_probs``: float64 (rows,), total nats of each row's tokens, or the model's error where ``value`` says so;
+    ``token_log_probs``: per row float32 (tokens,). Raises InputError naming model and document where a value is not
+    finite.
     """
     bad = np.flatnonzero(~np.isfinite(log_probs))
     if bad.size:
@@ -59,7 +66,7 @@ def column_table(
             remedy="look at the proxy's loss curve; a lower learning rate or float32 precision usually helps",
         )
     columns: dict[str, Any] = {name: rows[name] for name in ROW_KEY}
-    columns["log_prob"] = pa.array(log_probs, pa.float64())
+    columns[value] = pa.array(log_probs, pa.float64())
     if token_log_probs is not None:
         columns["token_log_probs"] = pa.array(
             [values.astype(np.float32) for values in token_log_probs], pa.list_(pa.float32())
@@ -74,7 +81,8 @@ class PredictionCache:
     ``documents`` int64 (rows,): which document a row belongs to, 0 .. documents-1; ``document_ids`` bytes (documents,);
     ``windows`` int32 and ``counts`` int64 (rows,): window number and predicted tokens; ``log_probs`` float64
     (rows, models): total nats of the row's tokens; ``token_log_probs`` float32 (tokens, models), rows one after
-    another, where kept.
+    another, where kept. ``errors`` float64 (rows, models), where numbers are predicted: predicted minus true ones; then
+    ``log_probs`` are their squares with the sign reversed, so that losses are squared errors.
     """
 
     models: tuple[str, ...]
@@ -84,6 +92,7 @@ class PredictionCache:
     counts: np.ndarray
     log_probs: np.ndarray
     token_log_probs: np.ndarray | None
+    errors: np.ndarray | None = None
 
     def document_counts(self) -> np.ndarray:
         """Return the predicted tokens of every document, int64 (documents,)."""
@@ -120,8 +129,9 @@ def no_token_values() -> InputError:
 def read_file(storage: Storage, name: str, rows: Artifact, columns: Mapping[str, Artifact]) -> pa.Table:
     """Return one file of rows joined with its columns: document, window, count and, per model, its log-probability.
 
-    Per-token values, where a column has them, stand in ``<model>.tokens``. Raises CorruptedArtifactError where a
-    column's keys are not the rows' keys, or a row has not as many values as tokens.
+    Per-token values, where a column has them, stand in ``<model>.tokens``; errors, where a column has these in place of
+    log-probabilities, in ``<model>.error``. Raises CorruptedArtifactError where a column's keys are not the rows' keys,
+    or a row has not as many values as tokens.
     """
     table = read_columns(storage, rows, name, [*ROW_KEY, "count"])
     keys = row_keys(table)
@@ -139,7 +149,10 @@ def read_file(storage: Storage, name: str, rows: Artifact, columns: Mapping[str,
         take = np.empty(len(keys), np.int64)
         take[order] = column_order
         values = values.take(pa.array(take))
-        table = table.append_column(model, values["log_prob"])
+        if "error" in values.column_names:
+            table = table.append_column(f"{model}.error", values["error"])
+        else:
+            table = table.append_column(model, values["log_prob"])
         if "token_log_probs" in values.column_names:
             lengths = pc.list_value_length(values["token_log_probs"])
             if lengths.to_pylist() != table["count"].to_pylist():
@@ -164,15 +177,26 @@ def read_cache(storage: Storage, rows: Artifact, part: TargetPart, columns: Mapp
     if models and all(f"{model}.tokens" in table.column_names for model in models):
         flat = [table[f"{model}.tokens"].combine_chunks().flatten().to_numpy() for model in models]
         tokens = np.stack(flat, axis=1)
+    errors = None
+    if models and f"{models[0]}.error" in table.column_names:
+        errors = np.stack([table[f"{model}.error"].to_numpy() for model in models], axis=1)
     return PredictionCache(
         models=models,
         documents=documents.astype(np.int64),
         document_ids=ids,
         windows=table["window"].to_numpy(),
         counts=table["count"].to_numpy().astype(np.int64),
-        log_probs=np.stack([table[model].to_numpy() for model in models], axis=1),
+        log_probs=np.stack([table[model].to_numpy() for model in models], axis=1) if errors is None else -(errors**2),
         token_log_probs=tokens,
+        errors=errors,
     )
+
+
+def read_labels(storage: Storage, rows: Artifact, part: TargetPart) -> np.ndarray:
+    """Return the label of every example of a target, (rows,), in the order of ``read_cache``."""
+    files = [read_columns(storage, rows, name, ["label"]) for name in part_files(rows, part)]
+    labels: np.ndarray = pa.concat_tables(files)["label"].to_numpy()
+    return labels
 
 
 def _corrupted(storage: Storage, artifact: Artifact, what: str, got: str, wanted: str) -> CorruptedArtifactError:

@@ -54,7 +54,9 @@ class Scorer:
         scores = model.log_probs(
             model.rows_of(rows), batch_tokens=self._config.batch_tokens, per_token=self._config.token_log_probs
         )
-        table = column_table(rows, scores.totals, scores.tokens, model=task.model, target=task.target)
+        table = column_table(
+            rows, scores.totals, scores.tokens, model=task.model, target=task.target, value=model.value
+        )
         return task.draft.write(task.name, encode(table))
 
     def _model(self, task: ScoringTask) -> Model:

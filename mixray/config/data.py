@@ -180,7 +180,13 @@ class ExamplesConfig(ExampleColumns):
     """
 
     label: str
-    """The column that holds the class to predict."""
+    """The column that holds the class to predict, or the number where `task` is regression."""
+    # Ids are made from what is dumped, and this key is younger than the first of them: the default leaves no trace.
+    task: Annotated[
+        Literal["classification", "regression"], Field(exclude_if=lambda value: value == "classification")
+    ] = "classification"
+    """classification: the label is a class, and losses are cross entropies. regression: it is a number, losses are
+    squared errors, and models are boosted trees."""
 
     @model_validator(mode="after")
     def _columns(self) -> Self:

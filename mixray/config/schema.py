@@ -23,6 +23,7 @@ from mixray.config.training import (
     TreesModel,
     require_cores,
 )
+from mixray.numerics import NATS, SQUARED_ERROR
 
 Stage = Literal["data", "proxies", "cache", "mixture", "retrain", "report"]
 """The stages of a run, in their order."""
@@ -117,6 +118,11 @@ class RunConfig(RunFile):
         return self.retrain.tokens or sum(available_tokens.values())
 
     @property
+    def loss_unit(self) -> str:
+        """What losses are in."""
+        return SQUARED_ERROR if self.examples is not None and self.examples.task == "regression" else NATS
+
+    @property
     def row_tokens(self) -> int:
         """What a training row counts as: the tokens of a window; an example is one."""
         return self.window or 1
@@ -157,10 +163,20 @@ class RunConfig(RunFile):
                 raise Misfit(
                     f"{section}.model", "{head: linear | mlp} or {boosted_trees: {}}, because the run file has examples"
                 )
+        if self.examples is not None and self.examples.task == "regression":
+            self._only_numbers()
         if self.proxy.fraction is not None and self.retrain.tokens is None:
             raise Misfit("proxy.fraction", "tokens in its place: retrained boosted_trees have no budget")
         if self.mixture.unit == "token":
             raise Misfit("mixture.unit", "document or window: an example is one row")
+
+    def _only_numbers(self) -> None:
+        """Check what a squared error goes with: it has no probabilities, and shards need those."""
+        for section, training in (("proxy", self.proxy), ("retrain", self.retrain)):
+            if isinstance(training.model, HeadConfig):
+                raise Misfit(f"{section}.model", "{boosted_trees: {}} beside task: regression; a head is a classifier")
+        if self.mixture.shards is not None:
+            raise Misfit("mixture.shards", "left out beside task: regression")
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:

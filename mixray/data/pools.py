@@ -71,7 +71,8 @@ class TextInputs:
 class ExampleInputs:
     """Models read records of ``features`` numbers, a label and a group.
 
-    ``group_names``: the values of the column of groups; empty where the run file names none.
+    ``label_names``: the classes; empty where the label is a number. ``group_names``: the values of the column of
+    groups; empty where the run file names none.
     """
 
     features: int

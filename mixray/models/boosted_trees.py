@@ -1,7 +1,7 @@
 """Gradient boosted trees of examples, trained by XGBoost or by LightGBM and saved in the library's own text format.
 
-The trees are added to an intercept, the logarithm of the classes' weighted frequencies, each counted once more than it
-occurs: a class that a source lacks is improbable there, not impossible.
+The trees are added to an intercept: the weighted mean of numbers, or the logarithm of the classes' weighted
+frequencies, each counted once more than it occurs, so that a class that a source lacks is improbable, not impossible.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from scipy.special import log_softmax
 from mixray.config.training import Precision, TreesConfig
 from mixray.errors import InputError
 from mixray.models.classifier import SETTINGS, ExampleClassifier
-from mixray.models.protocol import Model, Scores
+from mixray.models.protocol import Model, Scores, Value
 
 Floats = NDArray[np.float64]
 Features = NDArray[np.float32]
@@ -29,8 +29,9 @@ PENALTY = LEAST_CURVATURE = 1.0
 
 
 class BoostedTrees(Model):
-    """Trees that predict classes. ``intercept``: float64 (classes,), the logits without any tree.
+    """Trees that predict classes, or numbers.
 
+    ``intercept``: float64, what is predicted without any tree: the classes' logits, (classes,), or a number, (1,).
     Computation uses as many threads as torch does in this process.
     """
 
@@ -39,13 +40,14 @@ class BoostedTrees(Model):
 
     def __init__(self, library: str, booster: Any, intercept: Floats) -> None:
         self.library, self.booster, self.intercept = library, booster, intercept
+        self.value: Value = "error" if len(intercept) == 1 else "log_prob"
 
     @classmethod
     def fit(
         cls,
         config: TreesConfig,
         features: Features,
-        labels: NDArray[np.int64],
+        labels: NDArray[Any],
         row_weights: Floats,
         *,
         classes: int,
@@ -58,17 +60,21 @@ class BoostedTrees(Model):
         Args:
             config: the settings.
             features: ``(rows, columns)``.
-            labels: ``(rows,)``, from 0 to classes - 1.
+            labels: ``(rows,)``, from 0 to classes - 1, or numbers.
             row_weights: ``(rows,)``, 1 on average.
-            classes: how many there are, of which the examples may lack some.
+            classes: how many there are, of which the examples may lack some; 0 where labels are numbers.
         """
+        library = LIBRARIES[config.library]
+        if not classes:
+            mean = np.average(labels, weights=row_weights, keepdims=True)
+            start = np.zeros((len(labels), 1))
+            return cls(config.library, library.train(config, features, labels - mean, row_weights, start, 0), mean)
         counts = np.bincount(labels, row_weights, minlength=classes) + 1
         intercept = np.log(counts / counts.sum())
         # Of two classes there is one margin, the logit of the second.
         margins = intercept[1:] - intercept[0] if classes == 2 else intercept
         start = np.tile(margins, (len(labels), 1))
-        library = LIBRARIES[config.library]
-        return cls(config.library, library.train(config, features, labels, row_weights, start), intercept)
+        return cls(config.library, library.train(config, features, labels, row_weights, start, classes), intercept)
 
     @classmethod
     def load(cls, folder: Path, *, device: torch.device, precision: Precision = "auto") -> Self:  # noqa: ARG003
@@ -89,12 +95,12 @@ class BoostedTrees(Model):
         """The number of leaves of all trees."""
         return LIBRARIES[self.library].leaves(self.booster)
 
-    def log_probs(
-        self, rows: tuple[Features, NDArray[np.int64]], *, batch_tokens: int, per_token: bool = False
-    ) -> Scores:
-        """Return the log-probabilities of the true labels, nats; see ``ExampleClassifier.log_probs``."""
+    def log_probs(self, rows: tuple[Features, NDArray[Any]], *, batch_tokens: int, per_token: bool = False) -> Scores:
+        """Return the log-probabilities of the true labels, nats, or the errors: predicted minus true numbers."""
         features, labels = rows
         margins = LIBRARIES[self.library].margins(self.booster, features).astype(np.float64).reshape(len(features), -1)
+        if self.value == "error":
+            return Scores(self.intercept + margins[:, 0] - labels, None)
         if len(self.intercept) == 2:
             margins = np.column_stack([np.zeros(len(margins)), margins])
         totals: Floats = log_softmax(self.intercept + margins, axis=1)[np.arange(len(labels)), labels]
@@ -108,9 +114,9 @@ class Library(Protocol):
 
     @staticmethod
     def train(
-        config: TreesConfig, features: Features, labels: NDArray[np.int64], row_weights: Floats, start: Floats
+        config: TreesConfig, features: Features, labels: NDArray[Any], row_weights: Floats, start: Floats, classes: int
     ) -> Any:
-        """Return trees that are added to ``start``, float64 (rows, classes), or (rows, 1) where there are two."""
+        """Return trees that are added to ``start``, float64 (rows, classes), or (rows, 1) of two classes or numbers."""
 
     @staticmethod
     def write(booster: Any, path: Path) -> None:
@@ -122,7 +128,7 @@ class Library(Protocol):
 
     @staticmethod
     def margins(booster: Any, features: Features) -> NDArray[Any]:
-        """Return the sums of the trees' values, shape (rows, classes), or (rows,) where there are two."""
+        """Return the sums of the trees' values, shape (rows, classes), or (rows,) of two classes or numbers."""
 
     @staticmethod
     def leaves(booster: Any) -> int:
@@ -136,14 +142,16 @@ class XGBoost:
 
     @staticmethod
     def train(
-        config: TreesConfig, features: Features, labels: NDArray[np.int64], row_weights: Floats, start: Floats
+        config: TreesConfig, features: Features, labels: NDArray[Any], row_weights: Floats, start: Floats, classes: int
     ) -> Any:
         import xgboost
 
-        classes = start.shape[1]
         # With these base scores, predictions are the sums of the trees' values alone.
-        binary = {"objective": "binary:logistic", "base_score": 0.5}
-        several = {"objective": "multi:softprob", "base_score": 0.0, "num_class": classes}
+        objective: dict[str, str | float] = {"objective": "reg:squarederror", "base_score": 0.0}
+        if classes == 2:
+            objective = {"objective": "binary:logistic", "base_score": 0.5}
+        elif classes:
+            objective = {"objective": "multi:softprob", "base_score": 0.0, "num_class": classes}
         settings = {
             "tree_method": "hist",
             "max_depth": config.depth,
@@ -152,7 +160,7 @@ class XGBoost:
             "min_child_weight": LEAST_CURVATURE,
             "nthread": torch.get_num_threads(),
             "verbosity": 0,
-            **(binary if classes == 1 else several),
+            **objective,
         }
         rows = xgboost.DMatrix(features, label=labels, weight=row_weights, base_margin=_flat(start))
         return xgboost.train(settings, rows, num_boost_round=config.rounds)
@@ -189,11 +197,11 @@ class LightGBM:
 
     @staticmethod
     def train(
-        config: TreesConfig, features: Features, labels: NDArray[np.int64], row_weights: Floats, start: Floats
+        config: TreesConfig, features: Features, labels: NDArray[Any], row_weights: Floats, start: Floats, classes: int
     ) -> Any:
         import lightgbm
 
-        classes = start.shape[1]
+        several = {"objective": "multiclass", "num_class": classes}
         settings = {
             "max_depth": config.depth,
             "num_leaves": 2**config.depth,
@@ -201,14 +209,14 @@ class LightGBM:
             "lambda_l2": PENALTY,
             "min_sum_hessian_in_leaf": LEAST_CURVATURE,
             # Limits on numbers of rows would count rows without their weights.
-            "min_data_in_leaf": 1,
+            "min_data_in_leaf": 0,
             "min_data_in_bin": 1,
             "boost_from_average": False,
             "deterministic": True,
             "force_col_wise": True,
             "num_threads": torch.get_num_threads(),
             "verbosity": -1,
-            **({"objective": "binary"} if classes == 1 else {"objective": "multiclass", "num_class": classes}),
+            **(several if classes > 2 else {"objective": "binary" if classes else "regression"}),
         }
         rows = lightgbm.Dataset(features, label=labels, weight=row_weights, init_score=_flat(start))
         return lightgbm.train(settings, rows, num_boost_round=config.rounds)
@@ -246,7 +254,7 @@ def most_leaves(config: TreesConfig, classes: int) -> int:
             wanted="xgboost or lightgbm, and the package of that name",
             remedy="pip install 'mixray[trees]'",
         )
-    return config.rounds * (1 if classes == 2 else classes) * (1 << config.depth)
+    return config.rounds * (1 if classes <= 2 else classes) * (1 << config.depth)
 
 
 def _flat(start: Floats) -> Floats:

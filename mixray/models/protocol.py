@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -30,12 +30,15 @@ from mixray.training import (
     train,
 )
 
+Value = Literal["log_prob", "error"]
+"""What a model gives a row: the log-probability of the truth, or a predicted number minus the true one."""
+
 
 @dataclass(frozen=True)
 class Scores:
     """Log-probabilities of rows, in nats and in the order of the rows.
 
-    ``totals``: float64, shape (rows,), each the sum over the row's predicted tokens.
+    ``totals``: float64, shape (rows,), each the sum over the row's predicted tokens, or the row's error (``Value``).
     ``tokens``: one float32 array of shape (predicted tokens,) per row, or None unless ``log_probs`` was called with
     ``per_token``.
     """
@@ -49,6 +52,8 @@ class Model(ABC):
 
     row_columns: ClassVar[tuple[str, ...]]
     """The columns of a target's rows that ``rows_of`` reads."""
+    value: Value = "log_prob"
+    """What ``log_probs`` returns."""
 
     @property
     @abstractmethod

@@ -48,14 +48,18 @@ class TreeJob:
             self.config.model.boosted_trees, features, labels, row_weights, classes=len(inputs.label_names)
         )
         seconds = time.perf_counter() - start
-        log_probs = model.log_probs((features, labels), batch_tokens=len(labels)).totals
+        scores = model.log_probs((features, labels), batch_tokens=len(labels)).totals
+        if model.value == "error":
+            before, after = (model.intercept - labels) ** 2, scores**2
+        else:
+            before, after = -model.intercept[labels], -scores
         meta = ModelMeta(
             parameters=model.parameter_count,
             tokens=len(labels),
             seconds=seconds,
             curve=[
-                (0, -float(np.average(model.intercept[labels], weights=row_weights))),
-                (len(labels), -float(np.average(log_probs, weights=row_weights))),
+                (0, float(np.average(before, weights=row_weights))),
+                (len(labels), float(np.average(after, weights=row_weights))),
             ],
             source=self.name if is_proxy else None,
             source_shares=None if is_proxy else dict(self.source_shares),

@@ -5,6 +5,7 @@ from mixray.report.compute import SearchCost, Work
 from mixray.report.figures import curves_figure, mixture_figures
 from mixray.report.key_pages import key_pages
 from mixray.report.layout import count_text, new_table, print_report, titled
+from mixray.report.metrics import example_metrics
 from mixray.report.page import PAGE_FILE, ProblemToVary, report_page
 from mixray.report.resources import Devices, ModelsToTrain, ResourceForecast, Speed, cost_tables
 from mixray.report.tables import (
@@ -32,6 +33,7 @@ __all__ = [
     "count_text",
     "curves_figure",
     "data_table",
+    "example_metrics",
     "key_pages",
     "mixture_figures",
     "mixture_tables",

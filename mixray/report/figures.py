@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixray.mixture import Mixture
+from mixray.numerics import NATS
 from mixray.report.comparison import arms_best_first, held_out_losses
 from mixray.report.tables import ArmShares
 
@@ -35,7 +36,9 @@ def mixture_figures(
     figures = {
         f"{name}_weights.png": weights_figure(mixture, baselines),
         f"{name}_losses.png": losses_figure(mixture),
-        f"{name}_solver.png": convergence_figure(gaps, losses, tolerance, solver=mixture.solver or ""),
+        f"{name}_solver.png": convergence_figure(
+            gaps, losses, tolerance, solver=mixture.solver or "", unit=mixture.loss_unit
+        ),
     }
     if mixture.path:
         figures[f"{name}_path.png"] = path_figure(mixture)
@@ -84,7 +87,7 @@ def losses_figure(mixture: Mixture, *, format: Format = "png") -> bytes:
     figure = _figure(8.0 if len(panels) > 1 else 4.5, 1.5 + 0.4 * len(arms))
     for place, (title, losses) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(1, len(panels), place)
-        _draw_losses(axes, arms, losses)
+        _draw_losses(axes, arms, losses, mixture.loss_unit)
         axes.set_title(title, loc="left", fontsize="medium")
         if place > 1:
             axes.tick_params(labelleft=False)
@@ -93,7 +96,13 @@ def losses_figure(mixture: Mixture, *, format: Format = "png") -> bytes:
 
 
 def convergence_figure(
-    gaps: Sequence[float], losses: Sequence[float], tolerance: float, *, solver: str, format: Format = "png"
+    gaps: Sequence[float],
+    losses: Sequence[float],
+    tolerance: float,
+    *,
+    solver: str,
+    unit: str = NATS,
+    format: Format = "png",
 ) -> bytes:
     """Draw the solver's certified gap (log scale, with the tolerance it stops at) and its loss, one value a round."""
     figure = _figure(6.5, 4.6)
@@ -104,10 +113,10 @@ def convergence_figure(
     upper.axhline(tolerance, color=GREY, linestyle="--", linewidth=1)
     label = {"xytext": (4, 4), "textcoords": "offset points", "color": GREY, "fontsize": "small"}
     upper.annotate(f"tolerance {tolerance:g}", (0, tolerance), xycoords=("axes fraction", "data"), **label)
-    upper.set_ylabel("certified gap\n(nats per token)")
+    upper.set_ylabel(f"certified gap\n({unit})")
     upper.set_title(f"Convergence of the {solver} solver", loc="left")
     lower.plot(rounds, losses, color=BLUE, marker="o", markersize=3.5)
-    lower.set_ylabel("loss\n(nats per token)")
+    lower.set_ylabel(f"loss\n({unit})")
     lower.set_xlabel("round")
     lower.xaxis.get_major_locator().set_params(integer=True)
     for axes in (upper, lower):
@@ -116,8 +125,10 @@ def convergence_figure(
     return _bytes(figure, format)
 
 
-def curves_figure(curves: Mapping[str, Sequence[tuple[int, float]]], *, title: str, format: Format = "png") -> bytes:
-    """Draw losses against training tokens. ``curves``: name -> (tokens so far, nats per token), tokens rising."""
+def curves_figure(
+    curves: Mapping[str, Sequence[tuple[int, float]]], *, title: str, unit: str = NATS, format: Format = "png"
+) -> bytes:
+    """Draw losses against training tokens. ``curves``: name -> (tokens so far, loss in ``unit``), tokens rising."""
     from matplotlib.ticker import EngFormatter
 
     figure = _figure(7.0, 4.2)
@@ -127,7 +138,7 @@ def curves_figure(curves: Mapping[str, Sequence[tuple[int, float]]], *, title: s
         tokens, losses = zip(*points, strict=True) if points else ((), ())
         axes.plot(tokens, losses, color=colour, linestyle=dashes, linewidth=1.6, label=name)
     axes.set_xlabel("training tokens")
-    axes.set_ylabel("training loss (nats per token)")
+    axes.set_ylabel(f"training loss ({unit})")
     axes.set_title(title, loc="left")
     axes.xaxis.set_major_formatter(EngFormatter())
     axes.set_xlim(left=0)
@@ -152,7 +163,7 @@ def path_figure(mixture: Mixture, *, format: Format = "png") -> bytes:
     axes.set_xscale("symlog", linthresh=linear)
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
-    axes.set_xlabel("predicted loss above the optimum's (thousandths of a nat per token)")
+    axes.set_xlabel(f"predicted loss above the optimum's (thousandths, {mixture.loss_unit})")
     axes.set_ylabel(f"share of {mixture.share_of} (%)")
     axes.set_title(f"From the optimum to the prior: {', '.join(mixture.targets)}", loc="left")
     figure.legend(loc="outside right upper", frameon=False, fontsize="small")
@@ -163,7 +174,7 @@ def path_figure(mixture: Mixture, *, format: Format = "png") -> bytes:
 # ------------------------------------------------------------------------------------------------------------ drawing
 
 
-def _draw_losses(axes: Any, arms: Sequence[str], losses: Mapping[str, float]) -> None:
+def _draw_losses(axes: Any, arms: Sequence[str], losses: Mapping[str, float], unit: str) -> None:
     best = min(losses, key=lambda arm: losses[arm])
     for row, arm in enumerate(arms):
         if arm in losses:
@@ -174,7 +185,7 @@ def _draw_losses(axes: Any, arms: Sequence[str], losses: Mapping[str, float]) ->
     axes.set_yticks(range(len(arms)), arms)
     axes.set_ylim(len(arms) - 0.5, -0.7)
     axes.margins(x=0.18)
-    axes.set_xlabel("nats per token (lower is better)")
+    axes.set_xlabel(f"{unit} (lower is better)")
     _clean(axes, grid="x")
 
 

@@ -169,7 +169,7 @@ def _differences_chart(mixture: Mixture) -> Chart:
         reach = _reach(values, [gain.interval or (gain.estimate, gain.estimate) for gain in gains])
         data.append({**_points("predicted", values, predicted), "error_x": reach, "marker": _marker(1)})
     return Chart(
-        title=f"Loss above that of {reference}, nats per token",
+        title=f"Loss above that of {reference}, {mixture.loss_unit}",
         note=f"Right of zero: worse than {reference}. Lines: paired 95 % intervals over documents.",
         data=data,
         layout={
@@ -187,7 +187,7 @@ def _worth_chart(mixture: Mixture) -> Chart:
     ends = [worth[source].interval or (rise, rise) for source, rise in zip(sources, rises, strict=True)]
     bars = {"type": "bar", "orientation": "h", "x": rises, "y": sources, "error_x": _reach(rises, ends)}
     return Chart(
-        title="What a source is worth, nats per token",
+        title=f"What a source is worth, {mixture.loss_unit}",
         note="By how much the best predicted loss rises without it. Lines: 95 % intervals.",
         data=[bars],
         layout={"xaxis": {"rangemode": "tozero"}, "height": 130 + 30 * len(sources)},
@@ -211,7 +211,7 @@ def _path_chart(mixture: Mixture) -> Chart:
     loss = {"type": "scatter", "mode": "lines+markers", "name": "loss", "x": divergences, "y": rises, "yaxis": "y2"}
     return Chart(
         title="From the optimum to the prior",
-        note="Above: shares, %. Below: predicted loss above the optimum's, nats per token. The axis is the "
+        note=f"Above: shares, %. Below: predicted loss above the optimum's, {mixture.loss_unit}. The axis is the "
         "divergence from the prior, which is at 0, in nats.",
         data=[*areas, {**loss, "showlegend": False}],
         layout={

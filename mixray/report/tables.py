@@ -11,6 +11,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from mixray.mixture import TRAINING_TOKENS, Interval, LimitPrice, Mixture, RealisableShares, SourceResult
+from mixray.numerics import NATS
 from mixray.report.comparison import (
     PLAIN,
     SEARCHED,
@@ -32,6 +33,7 @@ from mixray.report.layout import (
     small_text,
     titled,
 )
+from mixray.report.metrics import metrics_table
 from mixray.store import ModelMeta
 
 MOST_PRICES = 5
@@ -61,9 +63,9 @@ def data_table(pool_counts: Mapping[str, Mapping[str, int]]) -> RenderableType:
     return titled("Data", table, "skipped: empty or not UTF-8; split: long documents cut into several")
 
 
-def proxy_table(proxies: Mapping[str, ModelMeta]) -> RenderableType:
+def proxy_table(proxies: Mapping[str, ModelMeta], *, unit: str = NATS) -> RenderableType:
     """Return a table of the trained proxies, by source, with the first and the last loss of training."""
-    table = new_table("source", "parameters", "tokens", "first loss, nats/token", "last loss, nats/token")
+    table = new_table("source", "parameters", "tokens", f"first loss, {unit}", f"last loss, {unit}")
     for source, proxy in proxies.items():
         first, last = proxy.curve[0][1], proxy.curve[-1][1]
         table.add_row(source, f"{proxy.parameters:,}", f"{proxy.tokens:,}", f"{first:.4f}", f"{last:.4f}")
@@ -71,16 +73,16 @@ def proxy_table(proxies: Mapping[str, ModelMeta]) -> RenderableType:
 
 
 def cache_table(
-    target: str, losses: Mapping[str, tuple[float, float]], *, documents: int, tokens: int
+    target: str, losses: Mapping[str, tuple[float, float]], *, documents: int, tokens: int, unit: str = NATS
 ) -> RenderableType:
     """Return a table of a target's prediction cache.
 
-    ``losses``: proxy -> its loss as a mean over documents and as a mean over tokens, both in nats per token.
+    ``losses``: proxy -> its loss as a mean over documents and as a mean over tokens, both in ``unit``.
     """
     table = new_table("proxy", "mean over documents", "mean over tokens")
     for proxy, (document_loss, token_loss) in losses.items():
         table.add_row(proxy, f"{document_loss:.4f}", f"{token_loss:.4f}")
-    caption = f"loss in nats per token; {documents:,} documents, {tokens:,} tokens"
+    caption = f"loss in {unit}; {documents:,} documents, {tokens:,} tokens"
     return titled(f"Prediction cache of {target}", table, caption)
 
 
@@ -105,6 +107,8 @@ def closing_report(mixture: Mixture, arm_shares: ArmShares) -> RenderableType:
     parts: list[RenderableType] = [weights_table(mixture, arm_shares)]
     if mixture.loss or mixture.retrain:
         parts.append(arms_table(mixture))
+    if any(arm.metrics for arm in mixture.retrain.values()):
+        parts.append(metrics_table(mixture))
     if mixture.gain:
         parts.append(gain_table(mixture))
     if mixture.target_loss:
@@ -153,7 +157,7 @@ def arms_table(mixture: Mixture) -> RenderableType:
             cells += [difference_text(above.value), interval, f"{difference_text(100 * above.ratio, 2)} %"]
         table.add_row(*cells[: len(table.columns)], style="bold" if separated and arm == best else "")
     quantity = "the worst target's loss above its offset," if mixture.over == "worst" else "loss in"
-    return titled(f"Arms on {_targets(mixture)}: {quantity} nats per token", table, _arms_caption(mixture))
+    return titled(f"Arms on {_targets(mixture)}: {quantity} {mixture.loss_unit}", table, _arms_caption(mixture))
 
 
 def _interval_text(interval: Interval) -> str:
@@ -185,7 +189,7 @@ def gain_table(mixture: Mixture) -> RenderableType:
         "gain: what remains on documents that did not choose the mixture; of the fit: what these documents took off; "
         "more documents: of the target, expected to tell the gain from zero"
     )
-    return titled(f"Predicted gain on {_targets(mixture)}: nats per token", table, caption)
+    return titled(f"Predicted gain on {_targets(mixture)}: {mixture.loss_unit}", table, caption)
 
 
 def targets_table(mixture: Mixture) -> RenderableType:
@@ -196,7 +200,7 @@ def targets_table(mixture: Mixture) -> RenderableType:
         held_out = [mixture.retrain[arm].targets[target].nll for arm in arms]
         cells = ["" if nll is None else f"{nll:.4f}" for nll in held_out]
         table.add_row(target, share_text(mixture.target_weights[target]), f"{loss:.4f}", *cells)
-    return titled("Targets: loss in nats per token", table, "arms: held-out" if arms else "")
+    return titled(f"Targets: loss in {mixture.loss_unit}", table, "arms: held-out" if arms else "")
 
 
 def worth_table(mixture: Mixture) -> RenderableType:
@@ -212,7 +216,7 @@ def worth_table(mixture: Mixture) -> RenderableType:
     caption = (
         f"no mixture without {', '.join(needed)}: limits or documents need it" if needed else "the others: nothing"
     )
-    return titled("What a source is worth: nats per token, predicted", table, caption)
+    return titled(f"What a source is worth: {mixture.loss_unit}, predicted", table, caption)
 
 
 def sources_table(mixture: Mixture) -> RenderableType:
@@ -282,26 +286,27 @@ def summary_lines(mixture: Mixture) -> list[str]:
         searched, plain = mixture.loss[SEARCHED], mixture.loss[PLAIN]
         quantity = "the worst target's predicted loss above its offset" if mixture.over == "worst" else "predicted loss"
         below = mixture.gain[PLAIN].estimate if PLAIN in mixture.gain else plain - searched
+        unit = mixture.loss_unit
         fresh = " on fresh documents" if PLAIN in mixture.gain else ""
-        lines.append(f"{_targets(mixture)}: {quantity} {searched:.4f} nats per token, {below:.4f} below {PLAIN}{fresh}")
+        lines.append(f"{_targets(mixture)}: {quantity} {searched:.4f} {unit}, {below:.4f} below {PLAIN}{fresh}")
     if mixture.gap is not None:
         choice, settled = mixture.choice, mixture.realisable
         by_choice = (choice.loss_rise if choice else 0.0) + (settled.loss_rise if settled else 0.0)
         above = small_text(max(0.0, mixture.gap - by_choice))
         lines.append(
             f"solver: {mixture.status} after {counted(mixture.rounds or 0, 'round')}, "
-            f"at most {above} nats per token above the optimum{' but by choice' if by_choice else ''}"
+            f"at most {above} {mixture.loss_unit} above the optimum{' but by choice' if by_choice else ''}"
         )
     if (choice := mixture.choice) is not None:
         part = percent(choice.loss_rise / abs(choice.optimum.loss)) if choice.optimum.loss else "0 %"
         rise, allowed = small_text(choice.loss_rise), small_text(choice.allowed_rise)
         lines.append(
             f"chosen: the near-optimal mixture nearest to the prior, {part} above the optimum's predicted loss by "
-            f"choice ({rise} nats per token, where {allowed} was allowed)"
+            f"choice ({rise} {mixture.loss_unit}, where {allowed} was allowed)"
         )
     settled = mixture.realisable
     if settled is not None and (settled.raised or settled.loss_rise > (mixture.tolerance or 0.0)):
-        lines.append(_realisable_sentence(settled))
+        lines.append(_realisable_sentence(settled, mixture.loss_unit))
     lines += [_price_sentence(price) for price in mixture.prices[:MOST_PRICES]]
     for pair in mixture.interchangeable:
         lines.append(f"{' and '.join(pair.sources)} are interchangeable: the data hardly tell their shares apart")
@@ -311,7 +316,7 @@ def summary_lines(mixture: Mixture) -> list[str]:
 
 
 def _winner_sentence(mixture: Mixture, best: str) -> str:
-    text = f"{best} has the lowest held-out loss, {held_out_losses(mixture)[best]:.4f} nats per token"
+    text = f"{best} has the lowest held-out loss, {held_out_losses(mixture)[best]:.4f} {mixture.loss_unit}"
     other = compared_with_winner(mixture)
     if other is None:
         return text
@@ -322,7 +327,7 @@ def _winner_sentence(mixture: Mixture, best: str) -> str:
     return text if below.is_separated is not False else f"{text}: not separated from zero"
 
 
-def _realisable_sentence(settled: RealisableShares) -> str:
+def _realisable_sentence(settled: RealisableShares, loss_unit: str) -> str:
     changes = [
         f"{', '.join(sources)} {fate}"
         for sources, fate in ((settled.dropped, "to no share"), (settled.raised, "to at least that share"))
@@ -330,7 +335,7 @@ def _realisable_sentence(settled: RealisableShares) -> str:
     ]
     return (
         f"best shares below one training window of the budget, {percent(settled.least_share)}, were put "
-        f"{' and '.join(changes)}: {small_text(settled.loss_rise)} nats per token"
+        f"{' and '.join(changes)}: {small_text(settled.loss_rise)} {loss_unit}"
     )
 
 

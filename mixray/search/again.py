@@ -118,7 +118,7 @@ def _solve(run: MixtureRun, configs: Sequence[RunConfig], target: str | None) ->
                 except InputError as error:
                     solutions[place] = error
                     continue
-                facts = {"budget": config.retrain.tokens, "sizes": run.source_sizes()}
+                facts = {"budget": config.retrain_tokens(available), "sizes": run.source_sizes()}
                 solved[name], neighbour = mixture.model_copy(update=facts), mixture.weights
     return solutions
 

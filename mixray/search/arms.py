@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mixray.cache import compare, read_cache
+from mixray.cache import PredictionCache, compare, read_cache, read_labels
 from mixray.config import RunConfig
 from mixray.config.training import TreesModel
-from mixray.mixture import ArmResult, HeldOutLoss, Mixture, SearchCompute, SourceResult
-from mixray.report import SearchCost, Work
+from mixray.mixture import ArmResult, HeldOutLoss, MetricResult, Mixture, SearchCompute, SourceResult
+from mixray.report import SearchCost, Work, example_metrics
 from mixray.report.comparison import mean_over_targets
 from mixray.search.problem import baseline_shares, natural_tokens
 from mixray.store import Artifact, ModelMeta, SourceLoss, Storage
@@ -26,13 +26,15 @@ class ArmArtifacts:
     """The stored artifacts that a comparison of arms is read from.
 
     ``rows``: target -> its rows; ``proxies``: source -> its proxy; ``models``: name -> retrained model;
-    ``held_out``: target -> model -> the model's column of the prediction cache of the held-out part.
+    ``held_out``: target -> model -> the model's column of the prediction cache of the held-out part; ``classes``: how
+    many classes examples have, 0 where their labels are numbers, None for texts.
     """
 
     rows: Mapping[str, Artifact]
     proxies: Mapping[str, Artifact]
     models: Mapping[str, Artifact]
     held_out: Mapping[str, Mapping[str, Artifact]]
+    classes: int | None = None
 
 
 def model_names(config: RunConfig, mixture_name: str) -> dict[str, str]:
@@ -66,11 +68,28 @@ def _with_results(config: RunConfig, storage: Storage, name: str, mixture: Mixtu
     losses: dict[str, dict[str, HeldOutLoss]] = {arm: {} for arm in models}
     for target in mixture.targets:
         columns = {arm: artifacts.held_out[target][model] for arm, model in models.items()}
-        cache = read_cache(storage, artifacts.rows[target], "held_out", columns)
-        for arm, facts in compare(cache, config.mixture.weighting, config.retrain.arms[0]).items():
-            losses[arm][target] = HeldOutLoss.model_validate(facts)
+        cache, reference = read_cache(storage, artifacts.rows[target], "held_out", columns), config.retrain.arms[0]
+        metrics = _metrics(config, storage, artifacts, target, cache)
+        for arm, facts in compare(cache, config.mixture.weighting, reference).items():
+            losses[arm][target] = HeldOutLoss.model_validate(facts | ({"metrics": metrics[arm]} if metrics else {}))
     retrain = {arm: _arm_result(config, storage, artifacts.models[model], losses[arm]) for arm, model in models.items()}
     return mixture.model_copy(update={"retrain": retrain, "compute": _compute(config, mixture, artifacts)})
+
+
+def _metrics(
+    config: RunConfig, storage: Storage, artifacts: ArmArtifacts, target: str, cache: PredictionCache
+) -> dict[str, dict[str, MetricResult]]:
+    """Return arm -> metric -> its value on the held-out examples of a target; empty for texts."""
+    if artifacts.classes is None:
+        return {}
+    values = cache.log_probs if cache.errors is None else cache.errors
+    return example_metrics(
+        dict(zip(cache.models, values.T, strict=True)),
+        read_labels(storage, artifacts.rows[target], "held_out"),
+        classes=artifacts.classes,
+        reference=config.retrain.arms[0],
+        seed=config.seed,
+    )
 
 
 def _arm_result(config: RunConfig, storage: Storage, model: Artifact, losses: Mapping[str, HeldOutLoss]) -> ArmResult:

@@ -154,7 +154,7 @@ def solver_warnings(search: SearchProblem, optimum: Solution) -> list[MixtureWar
     """Return a warning where the solver did not reach its tolerance."""
     if optimum.status == "converged":
         return []
-    reached = f"a gap of {optimum.gap:.3g} nats per token, not {search.config.mixture.tolerance:g}"
+    reached = f"a gap of {optimum.gap:.3g} {search.config.loss_unit}, not {search.config.mixture.tolerance:g}"
     message = f"the solver stopped ({optimum.status}) at {reached}"
     return [MixtureWarning(code="not_converged", message=message, gap=optimum.gap)]
 
@@ -208,7 +208,7 @@ def gain_warnings(search: SearchProblem, predicted: Mapping[str, PredictedGain])
             code="flat",
             message=f"the predicted gain over {arm} is not separated from zero{_documents_needed(gain)}",
             interval=gain.interval,
-            unit="nats per token",
+            unit=search.config.loss_unit,
             documents=sum(search.document_counts.values()),
         )
         for arm, gain in predicted.items()

@@ -28,13 +28,14 @@ from mixray.simplex import (
     Mean,
     Prior,
     Problem,
+    SquaredError,
     Worst,
     row_weights,
     sum_by_document,
 )
 
 Floats = NDArray[np.float64]
-Objectives = tuple[CrossEntropy, ...]
+Objectives = tuple[CrossEntropy | SquaredError, ...]
 
 UNNOTICED = 1e-16
 """Below it a share changes no sum of shares."""
@@ -45,17 +46,22 @@ class UnitRows:
     """A prediction cache at the unit that the likelihood is taken over.
 
     ``log_probs``: float64 (rows, sources), nats; ``row_weights``: float64 (rows,), such that the loss is in nats per
-    token; ``parents``: int64 (rows,), the parent of every row's document; ``token_counts``: int64 (rows,).
+    token; ``parents``: int64 (rows,), the parent of every row's document; ``token_counts``: int64 (rows,). ``errors``:
+    float64 (rows, sources), where numbers are predicted.
     """
 
     log_probs: Floats
     row_weights: Floats
     parents: NDArray[np.int64]
     token_counts: NDArray[np.int64]
+    errors: Floats | None = None
 
     @classmethod
     def of(cls, cache: PredictionCache, config: MixtureConfig) -> Self:
         """Sum or expand a cache to the unit. Raises InputError where per-token values are needed and not stored."""
+        if cache.errors is not None:  # a row is an example, whatever the unit
+            weights = np.full(len(cache.errors), 1 / len(cache.errors))
+            return cls(cache.log_probs, weights, cache.parents()[cache.documents], cache.counts, cache.errors)
         if config.unit == "document":
             log_probs, counts, documents = sum_by_document(cache.log_probs, cache.documents, cache.counts)
         elif config.unit == "window":
@@ -68,8 +74,11 @@ class UnitRows:
         weights = row_weights(counts, documents, config.weighting)
         return cls(np.asarray(log_probs, np.float64), weights, cache.parents()[documents], counts)
 
-    def objective(self, allowed: NDArray[np.bool_]) -> CrossEntropy:
+    def objective(self, allowed: NDArray[np.bool_]) -> CrossEntropy | SquaredError:
         """Return the loss of a mixture on these rows. ``allowed``: bool (sources,), those that may have a share."""
+        if self.errors is not None:
+            truth = np.zeros(len(self.errors))  # errors are predictions of 0
+            return SquaredError.from_predictions(self.errors, truth, self.row_weights, document_ids=self.parents)
         return CrossEntropy.from_log_probs(
             self.log_probs,
             self.row_weights,
@@ -144,11 +153,14 @@ class SearchProblem:
 def problem_to_vary(
     cache: PredictionCache, config: RunConfig, available_tokens: Mapping[str, int]
 ) -> ProblemToVary | None:
-    """Return the problem of one target for a page that solves it again; None where groups or a pull shape it too."""
+    """Return the problem of one target for a page that solves it again.
+
+    None where groups or a pull shape it too, and where numbers are predicted: the page minimises a cross entropy.
+    """
     settings = config.mixture
-    if settings.groups or settings.prior.strength:
+    if settings.groups or settings.prior.strength or cache.errors is not None:
         return None
-    limits = feasible_set(settings, list(available_tokens), available_tokens, config.retrain.tokens)
+    limits = feasible_set(settings, list(available_tokens), available_tokens, config.retrain_tokens(available_tokens))
     pairs = zip(limits.lower.tolist(), limits.upper.tolist(), strict=True)
     rows = UnitRows.of(cache, settings)
     return ProblemToVary(rows.log_probs, rows.row_weights, dict(zip(available_tokens, pairs, strict=True)))

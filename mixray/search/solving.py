@@ -111,6 +111,7 @@ def find_mixture(
         targets=list(predictions),
         over=None if settings.over == "each" else settings.over,
         unit=settings.unit,
+        loss_unit=config.loss_unit,
         share_of=TRAINING_TOKENS if config.examples is None else "training examples",
         sources=search.sources,
         weights=weights,
@@ -212,7 +213,12 @@ def solve_once(
         }
         stored = draft.publish(files, {"rounds": solved.mixture.rounds})
     text, trace = (artifacts.storage.read_record(stored.files[name]) for name in ("mixture.json", "trace.json"))
-    facts = {"run": run, "targets": list(targets), "budget": config.retrain.tokens, "sizes": dict(sizes)}
+    facts = {
+        "run": run,
+        "targets": list(targets),
+        "budget": config.retrain_tokens(available_tokens),
+        "sizes": dict(sizes),
+    }
     mixture = Mixture.from_json(text.decode()).model_copy(update=facts)
     return SolvedMixture(mixture, np.array(json.loads(trace)))
 

@@ -238,3 +238,61 @@ def test_an_id_names_the_bytes_and_nothing_else(artifacts: Artifacts, data: Trai
         identity(),
     ]
     assert len(set(ids)) == 6
+
+
+# -------------------------------------------------------------------------------------------------------------- numbers
+
+
+def targets_of(features: np.ndarray, seed: int = 0) -> np.ndarray:
+    noise = np.random.default_rng([seed, len(features)]).normal(size=len(features))
+    return 1000 + 3.0 * features[:, 0] - (features[:, 1] - 9.5) ** 2 / 5 + noise
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_numbers_are_learned_and_scored_by_their_errors(library: str, tmp_path: Path) -> None:
+    features, _ = examples(2000, 2)
+    model = BoostedTrees.fit(
+        settings(library, rounds=150), features, targets_of(features), np.ones(len(features)), classes=0
+    )
+    assert model.value == "error"
+    test, _ = examples(500, 2, seed=4)
+    truth = targets_of(test, seed=4)
+    errors = model.log_probs((test, truth), batch_tokens=500).totals
+    assert 0.8 < (errors**2).mean() < 1.4  # the noise has variance 1, the numbers have one of about 330
+    np.testing.assert_allclose(model.log_probs((test, truth + 5), batch_tokens=500).totals, errors - 5, atol=1e-9)
+    model.save(tmp_path)
+    again = load_model(training(library), tmp_path, device=CPU)
+    assert again.value == "error"
+    assert (again.log_probs((test, truth), batch_tokens=500).totals == errors).all()
+    assert model.parameter_count <= model_size(training(library, rounds=150), ExampleInputs(FEATURES, (), ()))
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_weight_of_two_is_the_row_twice_for_numbers(library: str) -> None:
+    features, _ = examples(200, 2)
+    truth, times = targets_of(features), np.random.default_rng(2).integers(1, 4, 200)
+    rows = np.repeat(np.arange(200), times)
+    weighted = BoostedTrees.fit(settings(library), features, truth, times.astype(float), classes=0)
+    repeated = BoostedTrees.fit(settings(library), features[rows], truth[rows], np.ones(len(rows)), classes=0)
+    plain = BoostedTrees.fit(settings(library), features, truth, np.ones(200), classes=0)
+    errors, expected, unweighted = (
+        model.log_probs((features, truth), batch_tokens=9).totals for model in (weighted, repeated, plain)
+    )
+    np.testing.assert_allclose(errors, expected, rtol=0, atol=1e-4)
+    assert np.abs(errors - unweighted).max() > 0.1
+
+
+def test_the_loss_of_numbers_is_their_squared_error(artifacts: Artifacts) -> None:
+    records = np.zeros(50, record_type(FEATURES, label="<f8"))
+    records["features"], _ = examples(50, 2)
+    records["label"] = targets_of(records["features"])
+    draft = artifacts.draft("examples", "a" * 64)
+    np.save(path := Path(artifacts.storage.root, "records.npy"), records)
+    meta = {"tokens": 50, "shards": {"000000.npy": 50}}
+    source = draft.publish({"000000.npy": draft.write("000000.npy", path.read_bytes())}, meta)
+    data = TrainingData({"one": source}, ExampleInputs(FEATURES, (), ()), 0)
+    jobs = tree_jobs(artifacts, PROXY, training("xgboost"), data, {"one": {"one": 1.0}})
+    (first, last) = ModelMeta.from_artifact(models_of(artifacts, jobs)["one"]).curve
+    assert tuple(first) == (0, pytest.approx(records["label"].var()))
+    assert last[0] == 50
+    assert last[1] < first[1] / 4

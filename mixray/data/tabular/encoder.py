@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +57,7 @@ class TableSummary:
             mean.tolist(),
             ((table.numeric - mean) ** 2).sum(axis=0).tolist(),
             categories,
-            _union([names_of(table.labels)], columns.key("label")),
+            [] if table.numbers is not None else _union([names_of(table.labels)], columns.key("label")),
             _union(groups, columns.key("group")),
         )
 
@@ -125,7 +126,8 @@ class RowEncoder:
     """The encoding of rows as numbers.
 
     A number becomes (number - mean) / deviation, or 0 in a constant column. A category becomes one column for each of
-    its values. Labels and groups become their positions among the names.
+    its values. Labels and groups become their positions among the names. Numbers that are to be predicted stay as they
+    are; then there are no names of labels.
     """
 
     mean: tuple[float, ...]
@@ -162,9 +164,11 @@ class RowEncoder:
     def encode(self, table: Table) -> NDArray[np.void]:
         """Return records, shape (rows,): features, float32, shape (features,), and label and group, int64.
 
+        A label that is a number is float64.
         A category that the summary did not have becomes all zeros; such a label or group becomes -1.
         """
-        records = np.zeros(len(table), record_type(self.inputs.features))
+        is_number = table.numbers is not None
+        records = np.zeros(len(table), record_type(self.inputs.features, label="<f8" if is_number else "<i8"))
         # A table without rows does not know how long its lists of features are.
         if not len(table):
             return records
@@ -175,14 +179,14 @@ class RowEncoder:
             rows = np.flatnonzero(ids >= 0)
             features[rows, first + ids[rows]] = 1
             first += len(self.categories[name])
-        records["label"] = ids_in(table.labels, self.label_names)
+        records["label"] = ids_in(table.labels, self.label_names) if table.numbers is None else table.numbers
         records["group"] = -1 if table.groups is None else ids_in(table.groups, self.group_names)
         return records
 
 
-def record_type(features: int) -> np.dtype[np.void]:
-    """Return the dtype of encoded rows."""
-    return np.dtype([("features", "<f4", (features,)), ("label", "<i8"), ("group", "<i8")])
+def record_type(features: int, label: Literal["<i8", "<f8"] = "<i8") -> np.dtype[np.void]:
+    """Return the dtype of encoded rows. ``label``: of a class's position, or of a number."""
+    return np.dtype([("features", "<f4", (features,)), ("label", label), ("group", "<i8")])
 
 
 def standardised(

@@ -12,6 +12,7 @@ import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,8 @@ def prepare_examples(
     encoded = find_or_make(encoding, artifacts, run_tasks, "encode")
     for label in listings:
         notify(f"{label}: {looks[label].rows} examples")
-    notify(f"{encoder.inputs.features} features, {len(encoder.label_names)} classes")
+    classes = f", {len(encoder.label_names)} classes" if encoder.label_names else ""
+    notify(f"{encoder.inputs.features} features{classes}")
     return Prepared(
         inputs=encoder.inputs,
         tokenizer=None,
@@ -124,7 +126,8 @@ def _no_rows(pool: Pool, filtered: int) -> InputError:
 
 def _check_sources(config: RunConfig, encoder: RowEncoder) -> None:
     """Raise InputError unless the sources have two classes, and all groups that the prior names."""
-    if len(encoder.label_names) < 2:
+    assert config.examples is not None
+    if config.examples.task == "classification" and len(encoder.label_names) < 2:
         raise InputError(
             "the label has one class only",
             where="examples.label",
@@ -352,10 +355,15 @@ def _read_tasks(listing: Listing, columns: TableColumns, draft: Draft) -> list[R
 
 def row_hashes(table: Table) -> list[bytes]:
     """Return a hash of every row's inputs and label, 16 bytes each."""
-    words = zip(*table.categorical.values(), table.labels, strict=True)
+    texts, numbers = list(table.categorical.values()), table.numeric
+    if table.numbers is None:
+        texts.append(table.labels)
+    else:
+        numbers = np.column_stack([numbers, table.numbers])
+    words = zip(*texts, strict=True) if texts else repeat((), len(table))
     return [
-        hashlib.blake2b(row.tobytes() + json.dumps(texts).encode(), digest_size=HASH_BYTES).digest()
-        for row, texts in zip(table.numeric, words, strict=True)
+        hashlib.blake2b(row.tobytes() + json.dumps(words_of_row).encode(), digest_size=HASH_BYTES).digest()
+        for row, words_of_row in zip(numbers, words, strict=True)
     ]
 
 

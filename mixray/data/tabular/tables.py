@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 from numpy.typing import NDArray
 
-from mixray.config.data import ExampleColumns, written
+from mixray.config.data import ExampleColumns, ExamplesConfig, written
 from mixray.data.reading.files import open_file, reading
 from mixray.data.reading.locations import SourceFile
 from mixray.data.reading.parquet import file_schema, open_parquet, with_partitions
@@ -68,11 +68,17 @@ class TableColumns:
         return f"{self.section}.{role}"
 
     @property
+    def number(self) -> str | None:
+        """The column of the numbers to predict; None where classes are predicted."""
+        is_regression = isinstance(self.inputs, ExamplesConfig) and self.inputs.task == "regression"
+        return self.inputs.label if is_regression else None
+
+    @property
     def roles(self) -> dict[Role, list[str]]:
         """The columns of every role but the inputs, without roles that have none."""
         columns: dict[Role, Sequence[str | None]] = {
             "group": self.groups,
-            "label": [self.inputs.label],
+            "label": [self.inputs.label if self.number is None else None],
             "spurious": [self.spurious],
             "split": [self.split],
         }
@@ -83,6 +89,8 @@ class TableColumns:
     def by_key(self) -> dict[str, Sequence[str]]:
         """Dotted key of the run file -> the columns that it names."""
         inputs = {self.key(name): columns for name, columns in self.inputs.inputs.items()}
+        if self.number is not None:
+            inputs[self.key("label")] = (self.number,)
         return inputs | {self.key(role): names for role, names in self.roles.items()}
 
     @property
@@ -96,16 +104,17 @@ class Table:
 
     ``numeric``: float64, shape (rows, columns), all finite. ``categorical``: column -> text, shape (rows,). ``roles``:
     text, shape (rows,), of the label and of the other roles that the run file names. ``filtered``: how many rows
-    ``where`` left out.
+    ``where`` left out. ``numbers``: float64, shape (rows,), what is to be predicted in place of a label.
     """
 
     numeric: NDArray[np.float64]
     categorical: dict[str, Texts]
     roles: dict[Role, Texts]
     filtered: int = 0
+    numbers: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.numeric)
 
     @property
     def labels(self) -> Texts:
@@ -127,13 +136,15 @@ class Table:
             {name: np.concatenate([table.categorical[name] for table in tables]) for name in first.categorical},
             {role: np.concatenate([table.roles[role] for table in tables]) for role in first.roles},
             filtered,
+            None if first.numbers is None else np.concatenate([table.numbers for table in tables]),
         )
 
     def take(self, rows: NDArray[Any] | slice) -> Table:
         """Return the rows at these positions."""
         categorical = {name: values[rows] for name, values in self.categorical.items()}
         roles = {role: values[rows] for role, values in self.roles.items()}
-        return Table(self.numeric[rows], categorical, roles, self.filtered)
+        predicted = None if self.numbers is None else self.numbers[rows]
+        return Table(self.numeric[rows], categorical, roles, self.filtered, predicted)
 
 
 def listed(values: Sequence[str]) -> str:
@@ -180,7 +191,8 @@ def read_file(file: SourceFile, columns: TableColumns, *, row_groups: tuple[int,
     ``row_groups``: the first one and the one after the last, for Parquet. Raises InputError for missing columns and for
     files that cannot be read.
     """
-    numeric, names = columns.inputs.numeric, list(dict.fromkeys([*columns.names, *columns.where]))
+    numeric = {*columns.inputs.numeric, columns.number}
+    names = list(dict.fromkeys([*columns.names, *columns.where]))
     with reading(file, columns.files_key):
         if columns.kind == "parquet":
             with open_parquet(file) as parquet:
@@ -227,7 +239,9 @@ def typed(table: Any, columns: TableColumns, filtered: int = 0) -> Table:
         # The types of a table without rows say nothing.
         empty = np.empty(0, dtype=np.str_)
         categorical = dict.fromkeys(inputs.categorical, empty)
-        return Table(np.empty((0, len(inputs.numeric))), categorical, dict.fromkeys(columns.roles, empty), filtered)
+        predicted = None if columns.number is None else np.empty(0)
+        numbers_of_none = np.empty((0, len(inputs.numeric)))
+        return Table(numbers_of_none, categorical, dict.fromkeys(columns.roles, empty), filtered, predicted)
     numeric = [numbers(table, name, key("numeric")) for name in inputs.numeric]
     if inputs.features is not None:
         numeric.append(lists(table, inputs.features, key("features")))
@@ -239,6 +253,7 @@ def typed(table: Any, columns: TableColumns, filtered: int = 0) -> Table:
         {name: texts(table, name, key("categorical"), missing=MISSING) for name in inputs.categorical},
         {role: _joined(values) for role, values in roles.items()},
         filtered,
+        None if columns.number is None else numbers(table, columns.number, key("label")),
     )
 
 

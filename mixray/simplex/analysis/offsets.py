@@ -18,9 +18,11 @@ from mixray.simplex.checks import Matrix, Vector
 from mixray.simplex.feasible import FeasibleSet
 from mixray.simplex.objectives.cross_entropy import CrossEntropy
 from mixray.simplex.objectives.objective import Replicates
+from mixray.simplex.objectives.squared_error import SquaredError
 from mixray.simplex.problem import Point, Problem
 from mixray.simplex.solvers.solve import solve_problem
 
+Objectives = tuple[CrossEntropy | SquaredError, ...]
 CANDIDATES = 8
 """The best single source of a replicate is one of so many of the full sample's best."""
 
@@ -29,7 +31,7 @@ CANDIDATES = 8
 class BestSingle:
     """The loss under the target's best single source. ``objectives``: one per target."""
 
-    objectives: tuple[CrossEntropy, ...]
+    objectives: Objectives
 
     @cached_property
     def _best(self) -> list[tuple[list[int], Vector]]:
@@ -64,7 +66,7 @@ class BestSingle:
 class BestMixture:
     """The loss under the target's own best mixture within the limits."""
 
-    objectives: tuple[CrossEntropy, ...]
+    objectives: Objectives
     feasible: FeasibleSet
 
     @cached_property

@@ -112,6 +112,10 @@ class SquaredError:
     def loss(self, source_shares: Vector) -> float:
         return float(self.row_losses(source_shares).sum())
 
+    def single_losses(self) -> Vector:
+        """Return the loss under each source alone, ``(sources,)``."""
+        return self.gram.diagonal().copy()
+
     def row_losses(self, source_shares: Vector) -> Vector:
         residual = np.einsum("ikj,k->ij", self.errors, source_shares)
         losses: Vector = self.row_weights * (residual**2).sum(axis=1)
