@@ -288,16 +288,17 @@ def test_a_local_data_set_is_looked_into(run_config: Any, tmp_path: Path) -> Non
 # ----------------------------------------------------------------------------------------- a source that is a target
 
 
+@pytest.mark.parametrize("settings", [{}, {"document_chars": 3}])
 @pytest.mark.parametrize(
     "spelling", ["{folder}/a.jsonl", "{folder}/sub/../a.jsonl", "{folder}/link.jsonl", "file://{folder}/a.*"]
 )
 def test_the_file_of_a_target_cannot_be_a_source(
-    spelling: str, run_config: Any, write_jsonl: WriteJsonl, tmp_path: Path
+    spelling: str, settings: dict[str, Any], run_config: Any, write_jsonl: WriteJsonl, tmp_path: Path
 ) -> None:
     path = write_jsonl("a.jsonl", [f"document {number}" for number in range(20)])
     (tmp_path / "sub").mkdir()
     (tmp_path / "link.jsonl").symlink_to(path)
-    source = {"jsonl": spelling.format(folder=tmp_path)}
+    source = {"jsonl": spelling.format(folder=tmp_path), **settings}
     with pytest.raises(InputError, match="holds nothing but documents of the target goal") as caught:
         check_inputs(run_config({"code": source}, {"goal": {"jsonl": str(path)}}))
     assert caught.value.where == "sources.code.jsonl"
@@ -308,7 +309,7 @@ def test_the_file_of_a_target_cannot_be_a_source(
     ("settings", "warns"),
     [
         ({"jsonl": "{folder}/*.jsonl"}, True),
-        ({"jsonl": "{folder}/a.jsonl", "document_chars": 3}, True),
+        ({"jsonl": "{folder}/a.jsonl", "text": "{text}!"}, True),
         ({"jsonl": "{folder}/copy.jsonl"}, False),
         ({"jsonl": "{folder}/*.jsonl", "exclude": ["a.jsonl"]}, False),
     ],
