@@ -44,4 +44,5 @@ def audit_table(name: str, rows: Sequence[AuditedSource], misplaced: float) -> R
         table.add_row(row.source, *cells)
     total = count_text(sum(row.tokens for row in rows))
     caption = f"{100 * misplaced:.2g} % of the {total} tokens came from other sources than asked for"
-    return titled(f"{name}: shares of training tokens", table, caption)
+    losses = "; loss in nats per token" if "loss" in optional else ""
+    return titled(f"{name}: shares of training tokens{losses}", table, caption)
