@@ -88,7 +88,7 @@ class RunConfig(RunFile):
     `examples`."""
     examples: ExamplesConfig | None = None
     """Which columns of labelled rows to use. It takes the place of `tokenizer` and `window`: sources and targets then
-    hold labelled rows, and models are classifiers."""
+    hold labelled rows, and models are classifiers or boosted trees."""
     sources: Annotated[dict[Name, SourceConfig], Field(min_length=1)]
     """The pools of training data: name -> where the data is."""
     targets: Annotated[dict[Name, TargetConfig], Field(min_length=1)]
