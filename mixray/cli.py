@@ -219,7 +219,7 @@ def solve(
         _print_json(source.location, solutions)
     else:
         sizes = natural_tokens(source.config, source.available_tokens())
-        _print(*mixture_tables(solutions, baseline_shares(sizes)))
+        _print(*mixture_tables(solutions, baseline_shares(source.config, sizes)))
 
 
 @app.command()

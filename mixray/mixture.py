@@ -69,7 +69,8 @@ class HeldOutLoss(MixtureSection):
 
     ``nll`` is weighted as the run file says, ``nll_document`` is the mean over documents, ``nll_token`` over tokens.
     ``difference`` is this arm's ``nll`` minus that of the first arm in the run file, which has none itself, with a
-    paired 95 % interval over documents. ``metrics``: of examples, by name.
+    paired 95 % interval over documents. With replicates, all are means over them, the interval covers their seeds, too,
+    and ``nll_by_seed`` has the ``nll`` of each. ``metrics``: of examples, by name; those of the first seed.
     """
 
     nll: float | None = None
@@ -80,6 +81,7 @@ class HeldOutLoss(MixtureSection):
     difference_low: float | None = None
     difference_high: float | None = None
     metrics: dict[str, MetricResult] = {}
+    nll_by_seed: list[float] = []
 
     @property
     def difference_interval(self) -> Interval | None:
@@ -106,10 +108,17 @@ class SourceResult(MixtureSection):
 class ArmResult(HeldOutLoss):
     """What an arm's retrained model reached, and what its training took.
 
-    ``targets``: of several targets, each one's loss; ``sources``: what it reached on every source; ``group_weights``:
-    source -> its last weight in a robust objective; ``model``: where the model is stored, a path or URI.
+    ``mixture`` and ``objective``: what it was trained on (mixmin, balanced, natural or shares, which are the user's)
+    and what the training minimised, where arms of the run differ in more than the mixture's name; ``outside``: limits
+    of the run file that its shares do not keep; ``targets``: of several targets, each one's loss; ``sources``: what it
+    reached on every source; ``group_weights``: source -> its last weight in a robust objective; ``model``: where the
+    model is stored, a path or URI. With replicates, tokens, seconds, weights and losses are means over their models,
+    and ``model`` is that of the first seed.
     """
 
+    mixture: str | None = None
+    objective: str | None = None
+    outside: list[str] = []
     targets: dict[str, HeldOutLoss] = {}
     sources: dict[str, SourceResult] = {}
     tokens: int | None = None

@@ -24,7 +24,7 @@ from mixray.progress import Progress, open_progress
 from mixray.report.robust_results import SeedHeads
 from mixray.result import Result
 from mixray.runs import MixtureRun, RobustRun, create_run, is_finished
-from mixray.search import arm_shares
+from mixray.search import with_files_read
 from mixray.simplex.objectives.passes import processors
 from mixray.stages import (
     judge_arms,
@@ -54,7 +54,7 @@ def run(
     lines elsewhere, on stderr. Raises InputError for what the user can mend, before work starts where it shows then;
     StageError for work that failed; Interrupted, which names the stage, after Ctrl-C.
     """
-    config = load_config(run_file, overrides, kind=RunFile)
+    config = with_files_read(load_config(run_file, overrides, kind=RunFile))
     if isinstance(config, RobustConfig) and until != "report":
         raise InputError(
             "a comparison of robust training is always run to its end", where="--until", got=until, wanted="report"
@@ -106,12 +106,11 @@ def search_mixtures(run: MixtureRun, session: Session, until: Stage) -> None:
     solutions = solve_mixtures(run, session, data, columns)
     if until == "mixture":
         return
-    arms = arm_shares(run.config, data.available_tokens, {name: solved.mixture for name, solved in solutions.items()})
-    models = retrain_arms(run, session, data, proxies, arms)
+    models = retrain_arms(run, session, data, proxies, solutions)
     judge_arms(run, session, data, proxies, models, solutions)
     if until == "retrain":
         return
-    write_report(run, data, columns, solutions, arms)
+    write_report(run, data, columns, solutions)
 
 
 def compare_robust_training(run: RobustRun, session: Session) -> None:

@@ -78,7 +78,7 @@ class Result:
         run = self.run
         if self.mixtures:
             sizes = natural_tokens(run.config, run.available_tokens())
-            return mixture_tables(self.mixtures, baseline_shares(sizes))
+            return mixture_tables(self.mixtures, baseline_shares(run.config, sizes))
         stages = run.stages()
         if stages["cache"] and self._shows("cache"):
             rows, columns = run.load_cache()

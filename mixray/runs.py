@@ -312,7 +312,7 @@ class MixtureRun(Run):
     def stages(self) -> dict[str, bool]:
         """Return the stages in their order, and whether the results of each are stored."""
         mixtures = self.mixtures()
-        names = list(self.config.targets) if self.config.mixture.over == "each" else [self.config.mixture.over]
+        names = self.config.mixture_names
         reports = self.storage.list(self._inside("report"))
         stored = {
             "data": bool(self.index.counts),

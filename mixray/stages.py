@@ -17,16 +17,19 @@ from mixray.cluster.target_shards import on_shards
 from mixray.cluster.watching import News
 from mixray.config import dump_config
 from mixray.data import ExampleInputs, Prepared, prepare
-from mixray.models import ARM, PROXY, TrainingData, arm_jobs, missing_jobs, proxy_jobs, tree_jobs
+from mixray.models import ARM, PROXY, TrainingData, TrainingJob, arm_jobs, missing_jobs, proxy_jobs, tree_jobs
 from mixray.progress import Stage
 from mixray.report import PAGE_FILE, ProblemToVary, curves_figure, mixture_figures, report_page, summary_lines
 from mixray.runs import MixtureRun
 from mixray.search import (
     ArmArtifacts,
     SolvedMixture,
+    arm_models,
+    baseline_shares,
     feasible_set,
     in_memory,
     mixture_targets,
+    natural_tokens,
     problem_to_vary,
     solve_once,
     with_held_out_results,
@@ -39,8 +42,6 @@ Models = Mapping[str, Artifact]
 """Name of a source or of an arm -> its trained model."""
 Columns = Mapping[str, Mapping[str, Artifact]]
 """Target -> source -> the column of the prediction cache."""
-Arms = Mapping[str, Mapping[str, float]]
-"""Name of a model to retrain -> source -> share of its training tokens."""
 
 
 def prepare_data(run: MixtureRun, session: Session) -> Prepared:
@@ -106,17 +107,25 @@ def solve_mixtures(run: MixtureRun, session: Session, data: Prepared, columns: C
     return solutions
 
 
-def retrain_arms(run: MixtureRun, session: Session, data: Prepared, proxies: Models, arms: Arms) -> Models:
-    """Train one model per arm."""
+def retrain_arms(
+    run: MixtureRun, session: Session, data: Prepared, proxies: Models, solutions: Mapping[str, SolvedMixture]
+) -> Models:
+    """Train the models of every arm, one for each replicate."""
     config = run.config
+    arms = arm_models(config, data.available_tokens, {name: solved.mixture for name, solved in solutions.items()})
     with run.stage("retrain", len(arms)) as stage:
-        training = TrainingData(data.sources, data.inputs, config.seed)
         if config.retrain.tokens is None:
-            trees = tree_jobs(run.artifacts, ARM, config.retrain, training, arms)
+            training = TrainingData(data.sources, data.inputs, config.seed)
+            shares = {name: arm.source_shares for name, arm in arms.items()}
+            trees = tree_jobs(run.artifacts, ARM, config.retrain, training, shares)
             resources = config.retrain.resources_per_worker
             models = train_trees(session, run.artifacts, resources, trees, where="retrain.resources_per_worker")
         else:
-            jobs = arm_jobs(run.artifacts, config.retrain, training, arms, proxies)
+            jobs: dict[str, TrainingJob] = {}
+            for name, arm in arms.items():
+                settings = config.retrain.model_copy(update={"objective": arm.objective})
+                training = TrainingData(data.sources, data.inputs, arm.seed)
+                jobs |= arm_jobs(run.artifacts, settings, training, {name: arm.source_shares}, proxies)
             stage.expect(len(missing_jobs(run.artifacts, jobs)))
             models = retrain(session, run.artifacts, config.retrain, jobs, _training_news(run, stage, "arm"))
         _keep_models(run, stage, "arm", models)
@@ -140,17 +149,19 @@ def judge_arms(
         classes = len(data.inputs.label_names) if isinstance(data.inputs, ExampleInputs) else None
         results = ArmArtifacts(data.targets, proxies, models, columns, classes)
         mixtures = {name: solved.mixture for name, solved in solutions.items()}
-        for name, mixture in with_held_out_results(config, run.storage, mixtures, results).items():
+        for name, mixture in with_held_out_results(
+            config, run.storage, mixtures, results, data.available_tokens
+        ).items():
             run.save_mixture(name, mixture)
 
 
-def write_report(
-    run: MixtureRun, data: Prepared, columns: Columns, solutions: Mapping[str, SolvedMixture], arms: Arms
-) -> None:
+def write_report(run: MixtureRun, data: Prepared, columns: Columns, solutions: Mapping[str, SolvedMixture]) -> None:
     """Draw the figures of every mixture, and write the answer in words and as a page."""
     with run.stage("report", len(solutions)) as stage:
         mixtures = run.mixtures()
-        baselines: Arms = {arm: arms[arm] for arm in run.config.retrain.arms if arm in arms}
+        shares = baseline_shares(run.config, natural_tokens(run.config, data.available_tokens))
+        trained_on = [arm.mixture or name for name, arm in run.config.retrain.named_arms.items()]
+        baselines = {name: shares[name] for name in trained_on if name in shares}
         for name, solution in solutions.items():
             tolerance = run.config.mixture.tolerance
             for filename, png in mixture_figures(name, mixtures[name], solution.trace, tolerance, baselines).items():

@@ -1,18 +1,19 @@
 """The prediction cache: per target, one row per window of text and one column of log-probabilities per proxy."""
 
 from mixray.cache.cache_rows import CacheRows
+from mixray.cache.comparison import ArmLoss, compare, mean_over_targets
 from mixray.cache.row_ranges import NpyRows, RowRanges
 from mixray.cache.table import (
     PredictionCache,
     column_id,
     column_table,
-    compare,
     read_cache,
     read_file,
     read_labels,
 )
 
 __all__ = [
+    "ArmLoss",
     "CacheRows",
     "NpyRows",
     "PredictionCache",
@@ -20,6 +21,7 @@ __all__ = [
     "column_id",
     "column_table",
     "compare",
+    "mean_over_targets",
     "read_cache",
     "read_file",
     "read_labels",

@@ -1,4 +1,4 @@
-"""The prediction cache of one target: how its columns are written, how it is read whole, and how models compare on it.
+"""The prediction cache of one target: how its columns are written, and how it is read whole.
 
 A column holds what one model gives each row of one part (fit, held_out) of one target. It is an artifact, so a new
 source adds one without touching the others. It has a file for every file of the target's rows, each row keyed by
@@ -15,10 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from mixray.errors import CorruptedArtifactError, InputError, first_line
-from mixray.numerics import interval95, sum_standard_error
 from mixray.store import Artifact, Storage, fingerprint
 from mixray.store.artifacts import artifact_folder
 from mixray.store.target_parts import ROW_KEY, TargetPart, document_ids, parent_ids, part_files, row_keys
@@ -220,47 +218,3 @@ def read_columns(storage: Storage, artifact: Artifact, name: str, columns: list[
             wanted=f"{record.bytes} bytes of Parquet",
             remedy="run again with --rebuild to make it anew",
         ) from error
-
-
-def compare(
-    cache: PredictionCache, weighting: Literal["document", "token"], reference: str
-) -> dict[str, dict[str, float]]:
-    """Return how each model does on the documents, and how much it differs from the reference on the same documents.
-
-    For each model: ``nll`` by ``weighting``, ``nll_document``, ``nll_token`` (nats per token), ``documents``, those cut
-    from one parent counting once, and for all but the reference the paired ``difference`` to it with its 95 % interval,
-    ``difference_low`` and ``difference_high``.
-
-    The interval is the normal one for a ratio of means over parents of documents (delta method): it covers the choice
-    of parents, not the choice of the training seed.
-    """
-    lengths = cache.document_counts().astype(np.float64)
-    totals = [np.bincount(cache.documents, column, minlength=len(lengths)) for column in cache.log_probs.T]
-    nats = -np.stack(totals, axis=1, dtype=np.float64)
-    weights = np.ones_like(lengths) if weighting == "document" else lengths
-    values = nats / lengths[:, None] if weighting == "document" else nats
-    base = values[:, cache.models.index(reference)]
-    parents = cache.parents()
-    parent_weights = np.bincount(parents, weights).astype(np.float64)
-    comparison = {}
-    for index, model in enumerate(cache.models):
-        facts = {
-            "nll": float(values[:, index].sum() / weights.sum()),
-            "nll_document": float((nats[:, index] / lengths).mean()),
-            "nll_token": float(nats[:, index].sum() / lengths.sum()),
-            "documents": len(parent_weights),
-        }
-        if model != reference:
-            differences = np.bincount(parents, values[:, index] - base).astype(np.float64)
-            facts |= _difference(differences, parent_weights)
-        comparison[model] = facts
-    return comparison
-
-
-def _difference(values: NDArray[np.float64], weights: NDArray[np.float64]) -> dict[str, float]:
-    """Return the ratio sum(values) / sum(weights) over parents, with its interval where there are two or more."""
-    ratio = float(values.sum() / weights.sum())
-    if len(values) < 2:
-        return {"difference": ratio}
-    low, high = interval95(ratio, sum_standard_error(values, weights) / float(weights.sum()))
-    return {"difference": ratio, "difference_low": low, "difference_high": high}

@@ -5,15 +5,25 @@ A config means the same on every machine: nothing here looks at files, GPUs or t
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from collections.abc import Collection, Iterable, Mapping
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
 from mixray.config.data import TEXT_KEYS, ExamplesConfig, PoolConfig, SourceConfig, TargetConfig, TokenizerConfig
 from mixray.config.mixture import MixtureConfig
 from mixray.config.objective import ErmConfig, GroupObjective, ObjectiveConfig
-from mixray.config.section import KEY_COLUMNS, PRIOR_ROUNDING, SHARE_ROUNDING, Misfit, Name, Positive, RunFile
+from mixray.config.section import (
+    KEY_COLUMNS,
+    PRIOR_ROUNDING,
+    SHARE_ROUNDING,
+    Misfit,
+    Name,
+    Positive,
+    RunFile,
+    Section,
+    Share,
+)
 from mixray.config.training import (
     CacheConfig,
     HeadConfig,
@@ -27,13 +37,52 @@ from mixray.numerics import NATS, SQUARED_ERROR
 
 Stage = Literal["data", "proxies", "cache", "mixture", "retrain", "report"]
 """The stages of a run, in their order."""
-Arm = Literal["mixmin", "balanced", "natural"]
+Method = Literal["mixmin", "balanced", "natural"]
+
+
+class ArmConfig(Section):
+    """One arm of the comparison: the mixture that its model is trained on, and what the training minimises."""
+
+    name: Name
+    """Name of the arm in tables, figures and files."""
+    mixture: Method | None = None
+    """The mixture: mixmin, balanced or natural. Give exactly one of `mixture`, `shares` and `file`."""
+    shares: dict[Name, Share] | None = None
+    """A mixture of your own: a share of the training tokens for every source. Give exactly one of `mixture`, `shares`
+    and `file`."""
+    file: str | None = None
+    """A local file with such shares: a mixture file of mixray, a JSON object of source -> share, or a mixture that
+    DoReMi, RegMix, Olmix, OLMo-core or Levanter wrote. The run folder's config holds the shares in its place. Give
+    exactly one of `mixture`, `shares` and `file`."""
+    objective: ObjectiveConfig | None = None
+    """What the training of this arm minimises. null: what `retrain.objective` says."""
+
+    @model_validator(mode="after")
+    def _one_mixture(self) -> Self:
+        if [self.mixture, self.shares, self.file].count(None) != 2:
+            raise Misfit("mixture", "exactly one of mixture, shares, file")
+        if self.name in get_args(Method) and self.mixture != self.name:
+            raise Misfit("name", f"another name: the arm {self.name} is trained on the mixture of that name")
+        return self
+
+    def models(self, mixtures: Iterable[str]) -> dict[str, str]:
+        """Return mixture (a target, ``mean`` or ``worst``) -> name of the model that the arm is for it.
+
+        The mixture mixmin is another one for every target, and so has a model for each.
+        """
+        return {name: f"{self.name}-{name}" if self.mixture == "mixmin" else self.name for name in mixtures}
 
 
 class RetrainConfig(TrainingConfig):
-    arms: Annotated[list[Arm], Field(min_length=1)] = ["mixmin", "balanced", "natural"]
+    arms: Annotated[list[Method | ArmConfig], Field(min_length=1)] = ["mixmin", "balanced", "natural"]
     """Which mixtures to retrain the model on: mixmin is the computed one, balanced gives every source the same share,
-    natural gives shares in proportion to the sources' sizes. The others are compared with the first."""
+    natural gives shares in proportion to the sources' sizes. {name: NAME, shares: {...}} is a mixture of your own. The
+    others are compared with the first."""
+    # Ids are made from what is dumped, and this key is younger than the first of them: the default leaves no trace.
+    replicates: Annotated[Positive, Field(exclude_if=lambda value: value == 1)] = 1
+    """How many models to train of every arm. They differ in the seed, which decides the first weights and the order of
+    the training data: `seed` for the first, `seed` + 1 for the next. The arms' seeds are the same, so that differences
+    between arms are paired, and their intervals cover the seeds as well as the documents."""
     tokens: Positive | None = None
     """Training tokens of each retrained model, or examples where the run file has `examples`. Required, but left out
     for boosted trees, which learn from every example of all sources, weighted by the shares."""
@@ -51,10 +100,36 @@ class RetrainConfig(TrainingConfig):
     def worker_range(self) -> tuple[int, int]:
         return self.workers if isinstance(self.workers, tuple) else (self.workers, self.workers)
 
+    @property
+    def named_arms(self) -> dict[str, ArmConfig]:
+        """The arms by name, in the written order, the short ones written out; each with its objective."""
+        arms = [ArmConfig(name=arm, mixture=arm) if isinstance(arm, str) else arm for arm in self.arms]
+        return {arm.name: arm.model_copy(update={"objective": arm.objective or self.objective}) for arm in arms}
+
+    @property
+    def objectives(self) -> dict[str, ObjectiveConfig]:
+        """The objective of the section and those of single arms, by dotted key."""
+        of_arms = {
+            f"retrain.arms.{number}.objective": arm.objective
+            for number, arm in enumerate(self.arms)
+            if isinstance(arm, ArmConfig) and arm.objective is not None
+        }
+        return {"retrain.objective": self.objective, **of_arms}
+
+    @property
+    def group_column(self) -> str | None:
+        """The column of examples that an objective takes groups from; None where none does."""
+        robust = [each for each in self.objectives.values() if isinstance(each, GroupObjective)]
+        return next((each.group_column for each in robust if each.group_column), None)
+
     @model_validator(mode="after")
     def _arms_and_workers(self) -> Self:
-        if len(set(self.arms)) != len(self.arms):
+        if len(self.named_arms) != len(self.arms):
             raise Misfit("arms", "every arm named once")
+        for key, objective in self.objectives.items():
+            if isinstance(objective, GroupObjective) and objective.group_column not in (None, self.group_column):
+                where = key.removeprefix("retrain.")
+                raise Misfit(f"{where}.groups", f"column:{self.group_column}, as above, or source: rows have one group")
         low, high = self.worker_range
         if low > high:
             raise Misfit("workers", "[min, max] with min <= max")
@@ -72,8 +147,12 @@ class RetrainConfig(TrainingConfig):
             raise Misfit("tokens", "left out beside boosted_trees, which learn from every example")
         if self.worker_range != (1, 1):
             raise Misfit("workers", "1 beside boosted_trees; arms are trained side by side")
-        if not isinstance(self.objective, ErmConfig):
-            raise Misfit("objective.kind", "erm beside boosted_trees; robust objectives are for networks")
+        for key, objective in self.objectives.items():
+            if not isinstance(objective, ErmConfig):
+                where = key.removeprefix("retrain.")
+                raise Misfit(f"{where}.kind", "erm beside boosted_trees; robust objectives are for networks")
+        if self.replicates > 1:
+            raise Misfit("replicates", "1 beside boosted_trees, whose training draws nothing")
         require_cores(self.resources_per_worker, "resources_per_worker")
         return self
 
@@ -123,6 +202,11 @@ class RunConfig(RunFile):
         return SQUARED_ERROR if self.examples is not None and self.examples.task == "regression" else NATS
 
     @property
+    def mixture_names(self) -> list[str]:
+        """The mixtures that the run searches for: one for every target, or the one for all of them."""
+        return list(self.targets) if self.mixture.over == "each" else [self.mixture.over]
+
+    @property
     def row_tokens(self) -> int:
         """What a training row counts as: the tokens of a window; an example is one."""
         return self.window or 1
@@ -143,8 +227,9 @@ class RunConfig(RunFile):
             if isinstance(training.model, HeadConfig | TreesModel):
                 what = "a head needs" if isinstance(training.model, HeadConfig) else "boosted_trees need"
                 raise Misfit(f"{section}.model", f"architecture or pretrained; {what} examples")
-        if isinstance(self.retrain.objective, GroupObjective) and self.retrain.objective.group_column:
-            raise Misfit("retrain.objective.groups", "source; windows of text have no columns")
+        for key, objective in self.retrain.objectives.items():
+            if isinstance(objective, GroupObjective) and objective.group_column:
+                raise Misfit(f"{key}.groups", "source; windows of text have no columns")
         return self
 
     def _only_examples(self) -> None:
@@ -199,13 +284,8 @@ class RunConfig(RunFile):
                 raise Misfit(f"mixture.target_weights.{target}", f"the name of a target: {targets}")
         if (worst := self.mixture.worst.prior) is not None and set(worst) != set(self.targets):
             raise Misfit("mixture.worst.prior", f"a weight for every target: {targets}")
-        if isinstance(prior := self.mixture.prior.shares, dict):
-            if set(prior) != set(self.sources):
-                raise Misfit("mixture.prior.shares", f"a share for every source: {sources}")
-            if abs(math.fsum(prior.values()) - 1) > PRIOR_ROUNDING:
-                raise Misfit(
-                    "mixture.prior.shares", f"shares that sum to 1; they sum to {math.fsum(prior.values()):.6g}"
-                )
+        if isinstance(prior := self.mixture.prior.shares, dict) and (fault := shares_fault(prior, self.sources)):
+            raise Misfit("mixture.prior.shares", fault)
         trained = self.tokenizer.train if self.tokenizer else None
         for source in (trained.sources or []) if trained else []:
             if source not in self.sources:
@@ -222,14 +302,26 @@ class RunConfig(RunFile):
 
     @model_validator(mode="after")
     def _objective_knows_the_sources(self) -> Self:
-        objective = self.retrain.objective
-        if (
-            isinstance(objective, GroupObjective)
-            and objective.group_column is None
-            and isinstance(objective.prior, dict)
-            and set(objective.prior) != set(self.sources)
-        ):
-            raise Misfit("retrain.objective.prior", f"a weight for every source: {', '.join(self.sources)}")
+        for key, objective in self.retrain.objectives.items():
+            if (
+                isinstance(objective, GroupObjective)
+                and objective.group_column is None
+                and isinstance(objective.prior, dict)
+                and set(objective.prior) != set(self.sources)
+            ):
+                raise Misfit(f"{key}.prior", f"a weight for every source: {', '.join(self.sources)}")
+        return self
+
+    @model_validator(mode="after")
+    def _arms_fit_the_run(self) -> Self:
+        models: set[str] = set()
+        for number, arm in enumerate(self.retrain.named_arms.values()):
+            if arm.shares is not None and (fault := shares_fault(arm.shares, self.sources)):
+                raise Misfit(f"retrain.arms.{number}.shares", fault)
+            names = set(arm.models(self.mixture_names).values())
+            if both := names & models:
+                raise Misfit(f"retrain.arms.{number}.name", f"another name: {both.pop()} is the model of another arm")
+            models |= names
         return self
 
     @model_validator(mode="after")
@@ -241,3 +333,16 @@ class RunConfig(RunFile):
         if high < 1 - SHARE_ROUNDING:
             raise Misfit("mixture.bounds", f"upper bounds that sum to at least 1; they sum to {high:.6g}")
         return self
+
+
+def shares_fault(shares: Mapping[str, float], sources: Collection[str]) -> str | None:
+    """Return what shares that a person has written lack, None where they are a mixture of the sources."""
+    missing = [source for source in sources if source not in shares]
+    unknown = [source for source in shares if source not in sources]
+    if missing or unknown:
+        parts = [
+            f"{', '.join(names)} {fault}" for names, fault in ((missing, "missing"), (unknown, "unknown")) if names
+        ]
+        return f"a share for every source: {', '.join(sources)}; {' and '.join(parts)}"
+    total = math.fsum(shares.values())
+    return None if abs(total - 1) <= PRIOR_ROUNDING else f"shares that sum to 1; they sum to {total:.6g}"

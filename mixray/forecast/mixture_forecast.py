@@ -21,7 +21,7 @@ from mixray.data import InputCheck, InputWarning
 from mixray.errors import InputError
 from mixray.forecast.checking import CheckedInputs
 from mixray.report import ModelsToTrain, ResourceForecast, SearchCost, Work, cost_tables, count_text, new_table, titled
-from mixray.search import feasible_set, mixture_targets
+from mixray.search import feasible_set
 
 MOST_PASSES = 4.0
 """Of a model over a source: data that is repeated more often is worth little (Muennighoff et al. 2023)."""
@@ -55,7 +55,8 @@ class Forecast:
     retrain_tokens: int
     retrain_parameters: int
     models: int
-    """Models to retrain: one mixmin model per mixture, and the baselines."""
+    """Models to retrain: of every arm one, on the mixture mixmin one per target, times the replicates."""
+    replicates: int
     epochs: dict[str, float]
     """Source -> passes over it by a model trained on it alone."""
     cost: SearchCost | None
@@ -97,13 +98,19 @@ class Forecast:
                 table.add_row(name, kind, "unknown" if pool.bytes is None else f"{pool.bytes:,}", tokens, epochs)
         lines = [
             f"proxies: {len(self.sources)} x {self.proxy_parameters:,} parameters x {self.proxy_tokens:,} tokens",
-            f"retraining: {self.models} models x {self.retrain_parameters:,} parameters "
-            f"x {self.retrain_tokens:,} tokens",
+            f"retraining: {self.models} models{self._of_each()} x {self.retrain_parameters:,} parameters "
+            f"x {self.retrain_tokens:,} tokens{self._in_all()}",
             f"prediction cache: {'unknown' if self.cache_bytes is None else _size(self.cache_bytes)}",
             *([] if self.cost is None else [self.cost.formula()]),
         ]
         messages = [warning.message for warning in self.warnings]
         return [titled(f"Forecast of {self.run}", table), *map(Text, lines), *cost_tables(self.resources, messages)]
+
+    def _in_all(self) -> str:
+        return "" if self.cost is None else f" = {self.models * self.cost.retrain_flops:.3g} FLOPs"
+
+    def _of_each(self) -> str:
+        return f" ({self.replicates} replicates of {self.models // self.replicates})" if self.replicates > 1 else ""
 
 
 def forecast(config: RunConfig, checked: CheckedInputs) -> Forecast:
@@ -132,6 +139,7 @@ def forecast(config: RunConfig, checked: CheckedInputs) -> Forecast:
         retrain_tokens=budget,
         retrain_parameters=model,
         models=arms.models,
+        replicates=config.retrain.replicates,
         epochs={name: budget / pool.tokens for name, pool in sources.items() if pool.tokens},
         cost=None if trees else SearchCost([Work(proxy, proxy_tokens)] * len(sources), scored, Work(model, budget)),
         models_to_train=(proxies, arms),
@@ -152,7 +160,8 @@ def _models_to_train(
 ) -> tuple[ModelsToTrain, ModelsToTrain]:
     """Return the proxies and the retrained models. ``fit``: target -> tokens of its fit part."""
     proxy, retrain = config.proxy, config.retrain
-    models = sum(len(mixture_targets(config)) if arm == "mixmin" else 1 for arm in retrain.arms)
+    names = {model for arm in retrain.named_arms.values() for model in arm.models(config.mixture_names).values()}
+    models = len(names) * retrain.replicates
     fit_tokens = held_out_tokens = None
     if None not in fit.values():
         fit_tokens = sum(tokens or 0 for tokens in fit.values())
@@ -177,7 +186,9 @@ def _models_to_train(
             workers=retrain.worker_range,
             device_kind="GPU" if retrain.resources_per_worker.gpus else "core",
             devices_per_worker=retrain.resources_per_worker.gpus or retrain.resources_per_worker.cpus,
-            is_optimistic=isinstance(retrain.objective, ALSOConfig) and retrain.objective.mode == "optimistic",
+            is_optimistic=any(
+                isinstance(each, ALSOConfig) and each.mode == "optimistic" for each in retrain.objectives.values()
+            ),
         ),
     )
 
@@ -190,7 +201,8 @@ def _pool(config: PoolConfig, check: InputCheck, label: str) -> PoolForecast:
 
 def _small_sources(config: RunConfig, sources: Mapping[str, PoolForecast]) -> Iterator[InputWarning]:
     """Yield a warning for each source that a budget passes over too often."""
-    balanced = (config.retrain.tokens or 0) / len(sources) if "balanced" in config.retrain.arms else 0.0
+    is_trained = any(arm.mixture == "balanced" for arm in config.retrain.named_arms.values())
+    balanced = (config.retrain.tokens or 0) / len(sources) if is_trained else 0.0
     what = "tokens" if config.window else "examples"
     budgets = (("its proxy", config.proxy_tokens or 0, 1.0), ("the arm balanced", balanced, MOST_PASSES))
     for name, pool in sources.items():

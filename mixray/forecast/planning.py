@@ -14,6 +14,7 @@ from mixray.forecast.costs import StatedFigures, comparison_resources, mixture_r
 from mixray.forecast.mixture_forecast import Forecast, forecast
 from mixray.forecast.robust_forecast import RobustForecast, forecast_comparison
 from mixray.report import ResourceForecast
+from mixray.search import with_files_read
 
 
 def plan(
@@ -31,7 +32,7 @@ def plan(
     cores where the run file asks for no GPU, by default those of this machine; ``device_memory_gb``: the memory of one
     GPU, or of the machine with the cores, in GB (10^9 bytes). Raises InputError.
     """
-    config = load_config(run_file, overrides, kind=RunFile)
+    config = with_files_read(load_config(run_file, overrides, kind=RunFile))
     stated = StatedFigures(tokens_per_second, devices, device_memory_gb)
     if isinstance(config, RobustConfig):
         task = read_task(config.data, config.seed)

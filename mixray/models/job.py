@@ -243,7 +243,7 @@ def arm_id(
 ) -> str:
     """Return the hash of everything that decides an arm's weights, up to rounding, which the numbers of workers and of
     their threads change. A GPU may compute in another precision."""
-    not_weights = {"arms", "tokens", "workers", "resources_per_worker", "max_failures", "checkpoints"}
+    not_weights = {"arms", "replicates", "tokens", "workers", "resources_per_worker", "max_failures", "checkpoints"}
     settings = config.model_dump(mode="json", exclude=not_weights)
     mixture = sorted((name, share, data.sources[name].id) for name, share in shares.items())
     facts = [ARM, 1, settings, model, mixture, steps, data.seed]

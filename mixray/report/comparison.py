@@ -2,16 +2,15 @@
 
 Losses are in nats per token. The *predicted* loss is that of the proxies' mixture on the target's fit part, the
 *held-out* loss that of the retrained model on the target's held-out part. Differences to one of the arms, the
-reference, come with a paired 95 % interval, which covers the choice of documents, not that of the training seed.
+reference, come with a paired 95 % interval, which covers the choice of documents and, where every arm has replicates,
+that of the training seed.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mixray.mixture import HeldOutLoss, Interval, Mixture
+from mixray.mixture import Interval, Mixture
 
 SEARCHED, PLAIN = "mixmin", "balanced"
 """The arm of the search, and the arm that costs nothing."""
@@ -81,29 +80,3 @@ def compared_with_winner(mixture: Mixture) -> str | None:
         if arm in others:
             return arm
     return others[0] if others else None
-
-
-def mean_over_targets(losses: Mapping[str, HeldOutLoss], target_weights: Mapping[str, float]) -> HeldOutLoss:
-    """Return the mean of one arm's losses on several targets; a field that one of them lacks is left out.
-
-    ``target_weights``: how much each target counts, 1 where it is not named. Targets are different documents, so the
-    squared errors of their differences add.
-    """
-    weights = {target: target_weights.get(target, 1.0) for target in losses}
-    weights = {target: weight / sum(weights.values()) for target, weight in weights.items()}
-    joint: dict[str, float] = {"documents": sum(loss.documents or 0 for loss in losses.values())}
-    for name in ("nll", "nll_document", "nll_token", "difference"):
-        values = {target: getattr(loss, name) for target, loss in losses.items()}
-        if None not in values.values():
-            joint[name] = sum(weights[target] * value for target, value in values.items())
-    intervals = {target: loss.difference_interval for target, loss in losses.items()}
-    half_widths = [
-        weights[target] * (interval[1] - (losses[target].difference or 0.0))
-        for target, interval in intervals.items()
-        if interval is not None
-    ]
-    if len(half_widths) == len(losses):
-        half_width = math.hypot(*half_widths)
-        joint["difference_low"] = joint["difference"] - half_width
-        joint["difference_high"] = joint["difference"] + half_width
-    return HeldOutLoss.model_validate(joint)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from mixray.mixture import TRAINING_TOKENS, Interval, LimitPrice, Mixture, RealisableShares, SourceResult
+from mixray.mixture import TRAINING_TOKENS, ArmResult, Interval, LimitPrice, Mixture, RealisableShares, SourceResult
 from mixray.numerics import NATS
 from mixray.report.comparison import (
     PLAIN,
@@ -141,16 +141,22 @@ def weights_table(mixture: Mixture, arm_shares: ArmShares) -> RenderableType:
 def arms_table(mixture: Mixture) -> RenderableType:
     """Return a table of the arms, best first: losses, and the difference to the reference arm with its interval.
 
-    The best arm is bold only where its interval separates it from the next one.
+    The best arm is bold only where its interval separates it from the next one. Arms that differ in more than the name
+    of their mixture have their mixture and objective beside them.
     """
     held_out, reference, best = held_out_losses(mixture), reference_arm(mixture), winner(mixture)
     compared = () if reference is None else ("held-out", f"vs {reference}", "95 % interval", "in %")
-    table = new_table("arm", "predicted", *compared)
+    described = ("mixture", "objective") if any(result.objective for result in mixture.retrain.values()) else ()
+    table = new_table("arm", *described, "predicted", *compared)
     arms = arms_best_first(mixture)
     separated = len(held_out) > 1 and difference(mixture, arms[0], arms[1]).is_separated is True
     for arm in arms:
-        cells = [f"{arm} *" if arm == best else arm]
-        cells += [f"{losses[arm]:.4f}" if arm in losses else "" for losses in (mixture.loss, held_out)]
+        result = mixture.retrain.get(arm, ArmResult())
+        cells = [arm + " *" * (arm == best) + " †" * bool(result.outside)]
+        cells += [getattr(result, name) or "" for name in described]
+        # What the proxies predict depends on the shares alone.
+        predicted = mixture.loss.get(arm, mixture.loss.get(result.mixture or ""))
+        cells += ["" if loss is None else f"{loss:.4f}" for loss in (predicted, held_out.get(arm))]
         if reference is not None and arm in held_out and arm != reference:
             above = difference(mixture, arm, reference)
             interval = "" if above.interval is None else _interval_text(above.interval)
@@ -165,16 +171,21 @@ def _interval_text(interval: Interval) -> str:
 
 
 def _arms_caption(mixture: Mixture) -> str:
-    """Return ``held-out: n = 213 documents; 2.00 M training tokens each; ...``, as far as all arms agree on it."""
+    """Return ``held-out: n = 213 documents, 3 seeds; 2.00 M training tokens each; ...``, as far as all arms agree."""
     parts = []
     documents = {result.documents for result in mixture.retrain.values() if result.documents is not None}
     tokens = {result.tokens for result in mixture.retrain.values() if result.tokens is not None}
+    seeds = {len(result.nll_by_seed) for result in mixture.retrain.values()}
     if len(documents) == 1:
-        parts.append(f"held-out: n = {counted(documents.pop(), 'document')}")
+        replicates = f", {counted(max(seeds), 'seed')}" if max(seeds) > 1 else ""
+        parts.append(f"held-out: n = {counted(documents.pop(), 'document')}{replicates}")
     if len(tokens) == 1:
         parts.append(f"{count_text(tokens.pop())} training tokens each")
     if winner(mixture) is not None:
         parts.append("* lowest held-out loss")
+    outside = [f"{arm}: {', '.join(result.outside)}" for arm, result in mixture.retrain.items() if result.outside]
+    if outside:
+        parts.append(f"† outside the limits ({'; '.join(outside)})")
     return "; ".join(parts)
 
 

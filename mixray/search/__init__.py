@@ -4,15 +4,16 @@ It computes on numbers alone: the same code serves ``mixray run`` on a cluster a
 """
 
 from mixray.search.again import Sweep, solve_again
-from mixray.search.arms import ArmArtifacts, arm_shares, with_held_out_results
+from mixray.search.arms import ArmArtifacts, ArmModel, arm_models, with_files_read, with_held_out_results
 from mixray.search.problem import baseline_shares, feasible_set, natural_tokens, problem_to_vary
 from mixray.search.solving import SolvedMixture, find_mixture, in_memory, mixture_targets, solve_once
 
 __all__ = [
     "ArmArtifacts",
+    "ArmModel",
     "SolvedMixture",
     "Sweep",
-    "arm_shares",
+    "arm_models",
     "baseline_shares",
     "feasible_set",
     "find_mixture",
@@ -22,5 +23,6 @@ __all__ = [
     "problem_to_vary",
     "solve_again",
     "solve_once",
+    "with_files_read",
     "with_held_out_results",
 ]

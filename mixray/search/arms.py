@@ -1,24 +1,43 @@
 """The arms of a comparison: which models are retrained, on which shares, and what they reached on held-out documents.
 
-The arm ``mixmin`` is one model per mixture, named ``mixmin-<mixture>``; a baseline is one model for all, named as its
-arm.
+An arm on the mixture ``mixmin`` is one model per mixture, named ``<arm>-<mixture>``; another arm is one model for all,
+named as the arm. The model of a further replicate has its seed in its name, as in ``balanced.seed1``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import TypeVar
 
-from mixray.cache import PredictionCache, compare, read_cache, read_labels
-from mixray.config import RunConfig
+import numpy as np
+
+from mixray.cache import ArmLoss, PredictionCache, compare, mean_over_targets, read_cache, read_labels
+from mixray.config import RunConfig, RunFile
+from mixray.config.objective import ObjectiveConfig
+from mixray.config.schema import ArmConfig, shares_fault
 from mixray.config.training import TreesModel
+from mixray.errors import InputError
+from mixray.export import read_mixture
 from mixray.mixture import ArmResult, HeldOutLoss, MetricResult, Mixture, SearchCompute, SourceResult
+from mixray.numerics import Z95, SeedEstimate, interval_of_mean
 from mixray.report import SearchCost, Work, example_metrics
-from mixray.report.comparison import mean_over_targets
-from mixray.search.problem import baseline_shares, natural_tokens
+from mixray.search.problem import baseline_shares, limits_broken, natural_tokens
 from mixray.store import Artifact, ModelMeta, SourceLoss, Storage
 
 Shares = dict[str, float]
+Kind = TypeVar("Kind", bound=RunFile)
+
+
+@dataclass(frozen=True)
+class ArmModel:
+    """A model to retrain. ``source_shares``: of its training tokens; ``seed``: of its weights and its data's order."""
+
+    source_shares: Shares
+    objective: ObjectiveConfig
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -37,93 +56,170 @@ class ArmArtifacts:
     classes: int | None = None
 
 
-def model_names(config: RunConfig, mixture_name: str) -> dict[str, str]:
-    """Return the arms that a mixture is compared with, itself among them: arm -> name of its model."""
-    return {arm: f"mixmin-{mixture_name}" if arm == "mixmin" else arm for arm in config.retrain.arms}
+def with_files_read(config: Kind) -> Kind:
+    """Return the config with shares in place of the files that arms name: what a run means then depends on no file.
+
+    Raises InputError where a file cannot be read or does not hold a mixture of the run's sources.
+    """
+    if not isinstance(config, RunConfig):
+        return config
+    arms: list[object] = []
+    for number, arm in enumerate(config.retrain.arms):
+        if isinstance(arm, ArmConfig) and arm.file is not None:
+            mixture, warnings = read_mixture(str(Path(arm.file).expanduser()))
+            if fault := shares_fault(mixture.weights, config.sources) or next(iter(warnings), None):
+                raise InputError(
+                    "the mixture in this file does not fit the run file",
+                    where=f"retrain.arms.{number}.file",
+                    got=f"{arm.file}: shares of {', '.join(mixture.weights)}",
+                    wanted=fault,
+                )
+            arm = arm.model_copy(update={"shares": mixture.weights, "file": None})
+        arms.append(arm)
+    return config.model_copy(update={"retrain": config.retrain.model_copy(update={"arms": arms})})
 
 
-def arm_shares(
+def _seeds(config: RunConfig, model: str) -> dict[str, int]:
+    """Return the models of all replicates of one: name -> seed."""
+    first, later = config.seed, range(config.seed + 1, config.seed + config.retrain.replicates)
+    return {model: first} | {f"{model}.seed{seed}": seed for seed in later}
+
+
+def arm_models(
     config: RunConfig, available_tokens: Mapping[str, int], mixtures: Mapping[str, Mixture]
-) -> dict[str, Shares]:
-    """Return every model to retrain: its name -> source -> share of its training tokens."""
-    baselines = baseline_shares(natural_tokens(config, available_tokens))
-    shares: dict[str, Shares] = {}
-    for arm in config.retrain.arms:
-        if arm == "mixmin":
-            shares |= {f"mixmin-{name}": mixture.weights for name, mixture in mixtures.items()}
-        else:
-            shares[arm] = baselines[arm]
-    return shares
+) -> dict[str, ArmModel]:
+    """Return every model to retrain, by name. Replicates of all arms have the same seeds."""
+    baselines = baseline_shares(config, natural_tokens(config, available_tokens))
+    models: dict[str, ArmModel] = {}
+    for name, arm in config.retrain.named_arms.items():
+        assert arm.objective is not None, "named arms have their objective"
+        for mixture, model in arm.models(mixtures).items():
+            shares = mixtures[mixture].weights if arm.mixture == "mixmin" else baselines[arm.mixture or name]
+            models |= {each: ArmModel(shares, arm.objective, seed) for each, seed in _seeds(config, model).items()}
+    return models
 
 
 def with_held_out_results(
-    config: RunConfig, storage: Storage, mixtures: Mapping[str, Mixture], artifacts: ArmArtifacts
+    config: RunConfig,
+    storage: Storage,
+    mixtures: Mapping[str, Mixture],
+    artifacts: ArmArtifacts,
+    available_tokens: Mapping[str, int],
 ) -> dict[str, Mixture]:
-    """Return the mixtures with what their arms' models reached, and what the search cost beside one retraining."""
-    return {name: _with_results(config, storage, name, mixture, artifacts) for name, mixture in mixtures.items()}
+    """Return the mixtures with what their arms' models reached, and what the search cost beside one retraining.
+
+    ``available_tokens``: source -> its training tokens.
+    """
+    models = arm_models(config, available_tokens, mixtures)
+    broken = {name: limits_broken(config, available_tokens, model.source_shares) for name, model in models.items()}
+    return {
+        name: _with_results(config, storage, name, mixture, artifacts, broken) for name, mixture in mixtures.items()
+    }
 
 
-def _with_results(config: RunConfig, storage: Storage, name: str, mixture: Mixture, artifacts: ArmArtifacts) -> Mixture:
-    models = model_names(config, name)
-    losses: dict[str, dict[str, HeldOutLoss]] = {arm: {} for arm in models}
+def _with_results(
+    config: RunConfig,
+    storage: Storage,
+    name: str,
+    mixture: Mixture,
+    artifacts: ArmArtifacts,
+    broken: Mapping[str, list[str]],
+) -> Mixture:
+    """Return one mixture with its arms. ``broken``: model -> the limits that its shares do not keep."""
+    arms = config.retrain.named_arms
+    models = {arm: list(_seeds(config, settings.models([name])[name])) for arm, settings in arms.items()}
+    losses: dict[str, dict[str, ArmLoss]] = {arm: {} for arm in arms}
+    records: dict[str, dict[str, HeldOutLoss]] = {arm: {} for arm in arms}
     for target in mixture.targets:
-        columns = {arm: artifacts.held_out[target][model] for arm, model in models.items()}
-        cache, reference = read_cache(storage, artifacts.rows[target], "held_out", columns), config.retrain.arms[0]
-        metrics = _metrics(config, storage, artifacts, target, cache)
-        for arm, facts in compare(cache, config.mixture.weighting, reference).items():
-            losses[arm][target] = HeldOutLoss.model_validate(facts | ({"metrics": metrics[arm]} if metrics else {}))
-    retrain = {arm: _arm_result(config, storage, artifacts.models[model], losses[arm]) for arm, model in models.items()}
+        columns = {model: artifacts.held_out[target][model] for names in models.values() for model in names}
+        cache = read_cache(storage, artifacts.rows[target], "held_out", columns)
+        first = {arm: names[0] for arm, names in models.items()}
+        metrics = _metrics(config, storage, artifacts, target, cache, first)
+        for arm, loss in compare(cache, config.mixture.weighting, models, next(iter(arms))).items():
+            losses[arm][target] = loss
+            records[arm][target] = loss.record(metrics.get(arm))
+    is_plain = not any(isinstance(arm, ArmConfig) for arm in config.retrain.arms)
+    retrain = {}
+    for arm, settings in arms.items():
+        facts: dict[str, object] = {}
+        if not is_plain and settings.objective is not None:
+            facts |= {"mixture": settings.mixture or "shares", "objective": settings.objective.kind}
+        if broken[models[arm][0]]:
+            facts["outside"] = broken[models[arm][0]]
+        trained = [artifacts.models[model] for model in models[arm]]
+        facts |= _held_out_facts(config, losses[arm], records[arm]) | _training_facts(storage, trained)
+        retrain[arm] = ArmResult.model_validate(facts)
     return mixture.model_copy(update={"retrain": retrain, "compute": _compute(config, mixture, artifacts)})
 
 
 def _metrics(
-    config: RunConfig, storage: Storage, artifacts: ArmArtifacts, target: str, cache: PredictionCache
+    config: RunConfig,
+    storage: Storage,
+    artifacts: ArmArtifacts,
+    target: str,
+    cache: PredictionCache,
+    models: Mapping[str, str],
 ) -> dict[str, dict[str, MetricResult]]:
-    """Return arm -> metric -> its value on the held-out examples of a target; empty for texts."""
+    """Return arm -> metric -> its value on the held-out examples of a target; empty for texts. ``models``: by arm."""
     if artifacts.classes is None:
         return {}
     values = cache.log_probs if cache.errors is None else cache.errors
     return example_metrics(
-        dict(zip(cache.models, values.T, strict=True)),
+        {arm: values[:, cache.models.index(model)] for arm, model in models.items()},
         read_labels(storage, artifacts.rows[target], "held_out"),
         classes=artifacts.classes,
-        reference=config.retrain.arms[0],
+        reference=next(iter(models)),
         seed=config.seed,
     )
 
 
-def _arm_result(config: RunConfig, storage: Storage, model: Artifact, losses: Mapping[str, HeldOutLoss]) -> ArmResult:
-    """Return what an arm's model reached. ``losses``: target -> the arm's held-out loss on it."""
-    joint, several = next(iter(losses.values())), len(losses) > 1
-    if several and config.mixture.over == "worst":
-        joint = HeldOutLoss()  # the losses that retrained models are compared with are not predicted by the proxies
-    elif several:
-        joint = mean_over_targets(losses, config.mixture.target_weights)
-    trained = ModelMeta.from_artifact(model)
-    group_weights = trained.final_group_weights
-    return ArmResult.model_validate(
-        {
-            **joint.model_dump(),
-            **({"targets": dict(losses)} if several else {}),
-            "tokens": trained.tokens,
-            "seconds": trained.seconds,
-            "parameters": trained.parameters,
-            **({"group_weights": group_weights} if group_weights else {}),
-            **({"sources": _source_results(trained.source_losses)} if trained.source_losses else {}),
-            "model": storage.location(next(iter(model.files.values())).path.rpartition("/")[0]),
-        }
-    )
+def _held_out_facts(
+    config: RunConfig, losses: Mapping[str, ArmLoss], records: Mapping[str, HeldOutLoss]
+) -> dict[str, object]:
+    """Return what an arm reached on held-out documents. ``losses``, ``records``: target -> the arm's loss on it."""
+    if len(records) == 1:
+        (record,) = records.values()
+        return record.model_dump()
+    # The losses that retrained models are compared with in a worst case are not predicted by the proxies.
+    is_worst = config.mixture.over == "worst"
+    joint = {} if is_worst else mean_over_targets(losses, config.mixture.target_weights).record().model_dump()
+    return {**joint, "targets": dict(records)}
 
 
-def _source_results(losses: Mapping[str, SourceLoss]) -> dict[str, SourceResult]:
-    results = {}
-    for name, measured in losses.items():
-        result = SourceResult(share=measured.share, rows=measured.rows)
-        if measured.loss is not None and measured.reach is not None:
-            low, high = measured.loss - measured.reach, measured.loss + measured.reach
-            result = SourceResult(**result.model_dump(), nll=measured.loss, nll_low=low, nll_high=high)
-        results[name] = result
-    return results
+def _training_facts(storage: Storage, models: Sequence[Artifact]) -> dict[str, object]:
+    """Return what the training of an arm's models took, and their losses on the sources: means over the models."""
+    trained = [ModelMeta.from_artifact(model) for model in models]
+    group_weights = {
+        group: mean(meta.final_group_weights[group] for meta in trained) for group in trained[0].final_group_weights
+    }
+    source_losses = [meta.source_losses for meta in trained if meta.source_losses]
+    sources = {
+        name: _source_result([losses[name] for losses in source_losses])
+        for name in (source_losses[0] if len(source_losses) == len(trained) else {})
+    }
+    return {
+        "tokens": trained[0].tokens,
+        "seconds": mean(meta.seconds for meta in trained),
+        "parameters": trained[0].parameters,
+        **({"group_weights": group_weights} if group_weights else {}),
+        **({"sources": sources} if sources else {}),
+        "model": storage.location(next(iter(models[0].files.values())).path.rpartition("/")[0]),
+    }
+
+
+def _source_result(by_seed: Sequence[SourceLoss]) -> SourceResult:
+    """Return an arm on one source. Every seed leaves other rows unread, so that their errors are independent."""
+    result = SourceResult(share=mean(each.share for each in by_seed), rows=sum(each.rows for each in by_seed))
+    estimates = [
+        SeedEstimate(each.loss, np.array([seed]), np.array([each.reach / Z95]))
+        for seed, each in enumerate(by_seed)
+        if each.loss is not None and each.reach is not None
+    ]
+    if len(estimates) < len(by_seed):
+        return result
+    low, high = interval_of_mean(estimates)
+    loss = mean(each.value for each in estimates)
+    return SourceResult(**result.model_dump(), nll=loss, nll_low=low, nll_high=high)
 
 
 def _compute(config: RunConfig, mixture: Mixture, artifacts: ArmArtifacts) -> SearchCompute | None:

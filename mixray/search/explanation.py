@@ -188,6 +188,7 @@ def predicted_gains(search: SearchProblem, chosen: Point) -> dict[str, Predicted
     """
     config = search.config
     replicates = max(REPLICATES, config.mixture.bootstrap)
+    baselines = {arm: search.baselines[arm] for arm in search.baseline_losses}
     return {
         arm: PredictedGain(
             estimate=gain.estimate,
@@ -196,7 +197,7 @@ def predicted_gains(search: SearchProblem, chosen: Point) -> dict[str, Predicted
             interval=(gain.low, gain.high) if np.isfinite([gain.low, gain.high]).all() else None,
             more_documents=gain.more_documents,
         )
-        for arm, gain in gains(chosen, search.baselines, seed=config.seed, replicates=replicates).items()
+        for arm, gain in gains(chosen, baselines, seed=config.seed, replicates=replicates).items()
     }
 
 

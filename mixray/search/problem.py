@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -14,6 +16,7 @@ from mixray.cache import PredictionCache
 from mixray.cache.table import no_token_values
 from mixray.config import RunConfig
 from mixray.config.mixture import MixtureConfig
+from mixray.config.section import PRIOR_ROUNDING
 from mixray.errors import InputError
 from mixray.methods import balanced, natural
 from mixray.mixture import SUM_TOLERANCE
@@ -122,7 +125,8 @@ class SearchProblem:
             for target, prediction in predictions.items()
         }
         baselines = {
-            arm: np.array(list(shares.values()), np.float64) for arm, shares in baseline_shares(natural_sizes).items()
+            arm: np.array(list(shares.values()), np.float64)
+            for arm, shares in baseline_shares(config, natural_sizes).items()
         }
         prior = _prior_shares(settings, sources, baselines)
         return cls(
@@ -144,6 +148,22 @@ class SearchProblem:
     def least_share(self) -> float:
         """The share of one training window of the retraining budget, or of one example; smaller ones are 0."""
         return min(1.0, self.config.row_tokens / self.budget)
+
+    @cached_property
+    def baseline_losses(self) -> dict[str, float]:
+        """Arm -> predicted loss of its shares, nats per token.
+
+        Left out is a mixture without the only source that explains a row, where rows are on shards elsewhere: there,
+        the likelihoods of the others are lost beside that source's.
+        """
+        losses = {}
+        for arm, shares in self.baselines.items():
+            with suppress(InputError):
+                rows = self.convex.objectives
+                if not shares.all():
+                    rows = tuple(objective.restricted_to(shares > 0) for objective in rows)
+                losses[arm] = self.convex.goal.value(np.array([objective.loss(shares) for objective in rows]))
+        return losses
 
     def by_source(self, shares: Floats) -> dict[str, float]:
         """Return source -> share; shares that the sum of all does not notice are 0. ``shares``: float64 (sources,)."""
@@ -231,9 +251,42 @@ def natural_tokens(config: RunConfig, available_tokens: Mapping[str, int]) -> di
     return {name: config.sources[name].natural_tokens or tokens for name, tokens in available_tokens.items()}
 
 
-def baseline_shares(natural_sizes: Mapping[str, int]) -> dict[str, dict[str, float]]:
-    """Return the source shares of every arm that needs no search. ``natural_sizes``: see ``natural_tokens``."""
-    return {"balanced": balanced(list(natural_sizes)).weights, "natural": natural(natural_sizes).weights}
+def baseline_shares(config: RunConfig, natural_sizes: Mapping[str, int]) -> dict[str, dict[str, float]]:
+    """Return the source shares of every mixture that needs no search: balanced, natural, and those of arms with shares.
+
+    ``natural_sizes``: see ``natural_tokens``.
+    """
+    shares = {"balanced": balanced(list(natural_sizes)).weights, "natural": natural(natural_sizes).weights}
+    return shares | stated_shares(config)
+
+
+def stated_shares(config: RunConfig) -> dict[str, dict[str, float]]:
+    """Return the source shares of every arm that states them, in the order of the sources, scaled to sum to 1."""
+    shares = {}
+    for name, arm in config.retrain.named_arms.items():
+        if arm.mixture is None:
+            assert arm.shares is not None, "a run begins with reading the files of its arms"
+            total = math.fsum(arm.shares.values())
+            shares[name] = {source: arm.shares[source] / total for source in config.sources}
+    return shares
+
+
+def limits_broken(config: RunConfig, available_tokens: Mapping[str, int], shares: Mapping[str, float]) -> list[str]:
+    """Return in words the limits of the run file that the shares of a mixture do not keep, beyond rounding."""
+    settings, budget = config.mixture, config.retrain_tokens(available_tokens)
+    limits = [([source], *bounds) for source, bounds in settings.bounds.items()]
+    limits += [(group.sources, group.min, group.max) for group in settings.groups]
+    broken = []
+    for sources, low, high in limits:
+        total, names = math.fsum(shares[source] for source in sources), " + ".join(sources)
+        if total < low - PRIOR_ROUNDING or total > high + PRIOR_ROUNDING:
+            limit = f"at least {low:g}" if total < low else f"at most {high:g}"
+            broken.append(f"{names} {limit} (has {total:.3g})")
+    for source, tokens in available_tokens.items():
+        passes, most = shares[source] * budget / tokens, settings.max_epochs or math.inf
+        if passes > most * (1 + PRIOR_ROUNDING):
+            broken.append(f"{source} at most {most:g} epochs (has {passes:.3g})")
+    return broken
 
 
 def _prior_shares(config: MixtureConfig, sources: Sequence[str], baselines: Mapping[str, Floats]) -> Floats:

@@ -27,7 +27,7 @@ from mixray.search.explanation import (
     solver_warnings,
     source_worth,
 )
-from mixray.search.problem import SearchProblem, natural_tokens
+from mixray.search.problem import SearchProblem, natural_tokens, stated_shares
 from mixray.simplex import (
     Bootstrap,
     CrossEntropy,
@@ -116,7 +116,7 @@ def find_mixture(
         sources=search.sources,
         weights=weights,
         interval=share_intervals(search, own, shares) if own else {},
-        loss={"mixmin": point.loss} | {arm: search.convex.loss(each) for arm, each in search.baselines.items()},
+        loss={"mixmin": point.loss} | search.baseline_losses,
         gain=gain,
         target_loss=dict(zip(predictions, point.losses.tolist(), strict=True)) if several else {},
         target_weights=dict(zip(predictions, optimum.target_weights.tolist(), strict=True)) if several else {},
@@ -232,4 +232,5 @@ def _solution_id(
     cache_ids = [[(source, column.id) for source, column in columns.items()] for _, columns in targets.values()]
     sizes = [list(available_tokens.items()), list(natural_sizes.items()), config.retrain_tokens(available_tokens)]
     names = list(targets) if len(targets) > 1 else []  # the name of a single target decides nothing
-    return fingerprint(["solution", 4, settings, names, cache_ids, sizes, config.seed])
+    stated = [stated_shares(config)] if stated_shares(config) else []  # arms without shares leave no trace
+    return fingerprint(["solution", 4, settings, names, cache_ids, sizes, config.seed, *stated])

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from mixray.config.robust import RobustConfig
 from mixray.data.tabular.grouped import GroupedTask
+from mixray.numerics import SeedEstimate, interval_of_mean, interval_over_seeds
 from mixray.report.robust_results import (
     ArmSummary,
     Claim,
@@ -33,15 +34,7 @@ from mixray.report.robust_results import (
     WorstGroup,
     WorstGroupDifference,
 )
-from mixray.study.intervals import (
-    Predictions,
-    SeedEstimate,
-    accuracy_of_group,
-    interval_of_mean,
-    interval_over_seeds,
-    weighted_accuracy,
-    worst_accuracy,
-)
+from mixray.study.intervals import Predictions, accuracy_of_group, weighted_accuracy, worst_accuracy
 
 
 @dataclass(frozen=True, eq=False)

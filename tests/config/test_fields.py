@@ -47,6 +47,9 @@ def test_the_schema_for_editors_refuses_another_kind_of_model() -> None:
         jsonschema.validate(document, json_schema())
 
 
+KINDS, SHARES = "also | erm | group_dro", "name -> number >= 0.0 <= 1.0 | null"
+
+
 @dataclass(frozen=True)
 class Expected:
     kinds: list[str]
@@ -67,6 +70,8 @@ class Expected:
         ("mixture.unit", Expected(["mixture"], "mixture.unit", "document | window | token", "document")),
         ("retrain.workers", Expected(["mixture"], "retrain.workers", "integer > 0 | [integer > 0, integer > 0]", "1")),
         ("retrain.objective.kind", Expected(["mixture"], "retrain.objective.kind", "also | erm | group_dro", None)),
+        ("retrain.arms.objective.kind", Expected(["mixture"], "retrain.arms.objective.kind", KINDS, None)),
+        ("retrain.arms.shares", Expected(["mixture"], "retrain.arms.shares", SHARES, "null")),
         ("mixture", Expected(["mixture"], "mixture", "section", "the defaults of its keys")),
         ("arms", Expected(["robust"], "arms", f"list of {' | '.join(ARMS)}", f"[{', '.join(ARMS)}]")),
     ],

@@ -508,6 +508,16 @@ def test_a_column_to_filter_by_that_stands_twice_is_refused(run: Run) -> None:
     assert caught.value.where == "sources.one.where"
 
 
+def test_an_arm_alone_may_have_groups(run: Run) -> None:
+    arms = ["mixmin", {"name": "dro", "mixture": "mixmin", **BY_GROUP}]
+    prepared = run.prepare(*pools(run), retrain={"arms": arms})
+    assert prepared.inputs.group_names == ("left", "right")  # type: ignore[union-attr]
+    arms = ["mixmin", {"name": "dro", "mixture": "mixmin", "objective": BY_GROUP["objective"] | {"prior": {"left": 1}}}]
+    with pytest.raises(InputError, match="the prior does not fit the groups") as caught:
+        run.prepare(*pools(run), retrain={"arms": arms})
+    assert caught.value.where == "retrain.arms.1.objective.prior"
+
+
 def test_a_prior_must_fit_the_groups(run: Run) -> None:
     objective = BY_GROUP["objective"] | {"prior": {"left": 1.0}}
     with pytest.raises(InputError, match="the prior does not fit the groups") as caught:

@@ -186,6 +186,44 @@ def test_one_mixture_for_all_targets_costs_one_more_model(finished: Path) -> Non
 
 
 @pytest.mark.usefixtures("ray_session")
+def test_arms_of_the_users_own_are_trained_in_replicates(finished: Path, tmp_path: Path) -> None:
+    """Shares in the run file and in a file, Group DRO on the best mixture, two seeds of each; what exists is reused."""
+    shares = {"animals": 0.5, "numbers": 0.25, "colours": 0.25}
+    (tmp_path / "doremi.json").write_text(json.dumps({"train_domain_weights": shares}))
+    arms = [
+        "balanced",
+        {"name": "current", "shares": shares},
+        {"name": "doremi", "file": str(tmp_path / "doremi.json")},
+        {"name": "dro", "mixture": "mixmin", "objective": {"kind": "group_dro", "step_size": 0.1}},
+    ]
+    overrides = {"name": "arms", "mixture.over": "mean", "retrain.arms": arms, "retrain.replicates": 2}
+    before = content_of(finished / "runs-here", "model")
+    done = mixray.run(finished / "run.yaml", overrides)
+    retrain = done.mixtures["mean"].retrain
+    assert list(retrain) == ["balanced", "current", "doremi", "dro"]
+    models = {Path(str(arm.model)).parent.name for arm in retrain.values()}
+    new = content_of(finished / "runs-here", "model").keys() - before.keys()
+    assert len(new) == 5  # balanced.seed1, and two each of current, which is also doremi, and dro
+    assert len(models - new) == 1  # balanced under the run's own seed
+    assert retrain["current"].nll_by_seed == retrain["doremi"].nll_by_seed
+    for arm in retrain.values():
+        assert len(set(arm.nll_by_seed)) == 2
+        assert all(len(set(loss.nll_by_seed)) == 2 for loss in arm.targets.values())
+    assert all(retrain[arm].difference_interval for arm in ("current", "doremi", "dro"))
+    assert sum(retrain["dro"].group_weights.values()) == pytest.approx(1)
+    assert retrain["dro"].group_weights != retrain["balanced"].group_weights == {}
+    assert done.mixtures["mean"].loss["current"] == done.mixtures["mean"].loss["doremi"]
+    (tmp_path / "doremi.json").unlink()
+    assert mixray.load_config(Path(done.folder) / "config.yaml").retrain.named_arms["doremi"].shares == shares
+    shown = " ".join(command("show", done.folder).stdout.split())
+    assert ", 2 seeds; 20.0 k training tokens each" in shown
+    assert "dro mixmin group_dro" in shown.replace(" *", "")
+    client = mlflow.MlflowClient(f"sqlite:///{finished / 'runs-here' / 'mlflow.db'}")
+    runs = client.search_runs([client.get_experiment_by_name("arms").experiment_id])
+    assert {"arm/dro-mean", "arm/dro-mean.seed1", "arm/current.seed1"} <= {run.info.run_name for run in runs}
+
+
+@pytest.mark.usefixtures("ray_session")
 @pytest.mark.parametrize("over", ["each", "worst"])
 def test_shard_actors_find_the_same_mixtures(finished: Path, over: str) -> None:
     """From the same cache, whose rows they keep in files."""

@@ -84,6 +84,22 @@ def test_rows_are_guessed_from_the_first_part_that_has_any(
     assert found.sources["one"].capped == ("max_tokens" in pool)
 
 
+def test_every_replicate_of_every_arm_is_a_model(tmp_path: Path) -> None:
+    arms = ["balanced", {"name": "own", "shares": {"one": 0.5, "two": 0.5}}]
+    arms.append({"name": "dro", "mixture": "mixmin", "objective": {"kind": "also"}})
+    model = {"head": "mlp", "hidden": [5, 3]}
+    once = forecast_of(config(tmp_path, retrain={"model": model, "tokens": 400, "arms": arms}))
+    thrice = forecast_of(config(tmp_path, retrain={"model": model, "tokens": 400, "arms": arms, "replicates": 3}))
+    assert (once.models, thrice.models, thrice.replicates) == (3, 9, 3)
+    _, retrained = thrice.models_to_train
+    assert (retrained.models, retrained.scored_tokens, retrained.is_optimistic) == (9, 9 * 10, True)
+    assert thrice.cost.compute() == once.cost.compute()  # the search is measured against one retraining
+    text = printed(thrice)
+    assert "retraining: 9 models (3 replicates of 3)" in text
+    assert f"= {9 * once.cost.retrain_flops:.3g} FLOPs" in text
+    assert "replicates" not in printed(once)
+
+
 @pytest.mark.parametrize("section", ["proxy", "retrain"])
 def test_the_size_is_the_models(section: str, tmp_path: Path) -> None:
     import torch

@@ -193,6 +193,12 @@ def test_an_arms_identity_has_the_objective_in_it_unless_it_is_erm(artifacts: Ar
     assert len({ERM, *others}) == 6
 
 
+def test_an_arms_identity_does_not_depend_on_the_other_arms(artifacts: Artifacts, data: TrainingData) -> None:
+    changed = retrain_config(arms=["natural", {"name": "own", "shares": {"low": 1, "high": 0}}], replicates=3)
+    jobs = arm_jobs(artifacts, changed, data, {"mixed": {"high": 0.75, "low": 0.25}}, {})
+    assert jobs["mixed"].draft.id == ERM
+
+
 @pytest.mark.parametrize(("records", "expected"), [(1, 0.0), (9, 8.0), (20, 18.5), (100, 94.5)])
 def test_the_final_loss_is_that_of_the_end_of_training(records: int, expected: float) -> None:
     assert ModelMeta(1, 1, 1.0, [(10 * i, float(i)) for i in range(records)]).final_loss == expected

@@ -2,12 +2,11 @@ from typing import Any
 
 import pytest
 
-from mixray.mixture import ArmResult, HeldOutLoss, Mixture
+from mixray.mixture import ArmResult, Mixture
 from mixray.report.comparison import (
     arms_best_first,
     compared_with_winner,
     difference,
-    mean_over_targets,
     reference_arm,
     winner,
 )
@@ -66,24 +65,3 @@ def test_the_winner_is_compared_with_balanced_or_with_mixmin(mixture: Mixture) -
     assert compared_with_winner(mixture) == "balanced"
     assert compared_with_winner(with_arms(mixture, balanced={"nll": 2.9})) == "mixmin"
     assert compared_with_winner(mixture.model_copy(update={"retrain": {"mixmin": ArmResult(nll=3.0)}})) is None
-
-
-def test_the_mean_over_targets_weighs_losses_and_adds_squared_errors() -> None:
-    losses = {
-        "one": HeldOutLoss(nll=2.0, documents=10, difference=0.4, difference_low=0.1, difference_high=0.7),
-        "two": HeldOutLoss(nll=4.0, documents=30, difference=0.0, difference_low=-0.4, difference_high=0.4),
-    }
-    joint = mean_over_targets(losses, {"one": 3.0})
-    assert (joint.nll, joint.documents, joint.nll_token) == (2.5, 40, None)
-    assert joint.difference == pytest.approx(0.3)
-    half_width = ((0.75 * 0.3) ** 2 + (0.25 * 0.4) ** 2) ** 0.5
-    assert joint.difference_interval == pytest.approx((0.3 - half_width, 0.3 + half_width))
-
-
-def test_the_mean_over_targets_has_no_interval_where_one_target_has_none() -> None:
-    losses = {
-        "one": HeldOutLoss(nll=2.0, documents=1, difference=0.4),
-        "two": HeldOutLoss(nll=4.0, documents=30, difference=0.0, difference_low=-0.4, difference_high=0.4),
-    }
-    assert mean_over_targets(losses, {}).difference == pytest.approx(0.2)
-    assert mean_over_targets(losses, {}).difference_interval is None

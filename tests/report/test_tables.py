@@ -156,6 +156,36 @@ def test_markup_in_a_message_is_printed_as_it_is(mixture: Mixture) -> None:
     assert "warning (x): a [bold]b[/bold]" in printed(closing_report(warned, {}))
 
 
+def test_arms_that_differ_in_their_objective_have_it_beside_their_mixture(mixture: Mixture) -> None:
+    facts = {
+        "mixmin": ("mixmin", "erm", []),
+        "dro": ("mixmin", "group_dro", []),
+        "current": ("shares", "erm", ["python at most 0.3 (has 0.6)"]),
+    }
+    base = mixture.retrain["mixmin"].model_dump()
+    results = {
+        arm: ArmResult.model_validate(base | {"mixture": name, "objective": kind, "outside": outside})
+        for arm, (name, kind, outside) in facts.items()
+    }
+    loss = {"mixmin": 3.2112, "current": 3.5}
+    lines = printed(arms_table(mixture.model_copy(update={"retrain": results, "loss": loss})), width=120)
+    assert lines[1].split()[:4] == ["arm", "mixture", "objective", "predicted"]
+    rows = {line.split()[0]: line.split()[1:] for line in lines[2:5]}
+    assert rows["mixmin"][:4] == ["*", "mixmin", "erm", "3.2112"]
+    assert rows["dro"][:3] == ["mixmin", "group_dro", "3.2112"]  # the prediction is that of its mixture
+    assert rows["current"][:4] == ["†", "shares", "erm", "3.5000"]
+    assert " ".join(lines[5:]).endswith("† outside the limits (current: python at most 0.3 (has 0.6))")
+
+
+def test_the_number_of_seeds_stands_beside_that_of_documents(mixture: Mixture) -> None:
+    results = {
+        arm: ArmResult.model_validate(result.model_dump() | {"nll_by_seed": [3.0, 3.1, 3.2]})
+        for arm, result in mixture.retrain.items()
+    }
+    lines = printed(arms_table(mixture.model_copy(update={"retrain": results})), width=120)
+    assert lines[-1].startswith("held-out: n = 213 documents, 3 seeds; 2.00 M training tokens each")
+
+
 def test_the_sources_table_has_every_arms_loss_beside_its_realised_share(mixture: Mixture) -> None:
     def measured(share: float, nll: float | None) -> dict[str, Any]:
         interval = {} if nll is None else {"nll": nll, "nll_low": nll - 0.1, "nll_high": nll + 0.1}

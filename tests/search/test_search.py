@@ -361,9 +361,10 @@ def test_replicates_that_were_not_solved_are_warned_of() -> None:
 def test_natural_is_in_proportion_to_the_real_sizes_where_they_are_stated(config: Callable[..., RunConfig]) -> None:
     settings = config().model_dump()
     settings["sources"]["a"]["natural_tokens"] = 30_000
-    sizes = natural_tokens(RunConfig.model_validate(settings), AVAILABLE)
+    stated = RunConfig.model_validate(settings)
+    sizes = natural_tokens(stated, AVAILABLE)
     assert sizes == {"a": 30_000, "b": 3_000, "c": 1_000}
-    assert baseline_shares(sizes)["natural"]["a"] == 30 / 34
+    assert baseline_shares(stated, sizes)["natural"]["a"] == 30 / 34
 
 
 def test_a_solution_is_found_again_and_not_solved_again(cache: PredictionCache, folder: MixtureRun) -> None:

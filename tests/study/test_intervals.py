@@ -6,15 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from mixray.study.intervals import (
-    Predictions,
-    SeedEstimate,
-    accuracy_of_group,
-    interval_of_mean,
-    interval_over_seeds,
-    weighted_accuracy,
-    worst_accuracy,
-)
+from mixray.numerics import SeedEstimate, interval_of_mean, interval_over_seeds
+from mixray.study.intervals import Predictions, accuracy_of_group, weighted_accuracy, worst_accuracy
 
 COUNTS = np.array([80, 120, 100])
 

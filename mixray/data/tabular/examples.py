@@ -103,9 +103,8 @@ def look_ahead(config: RunConfig, examples: ExamplesConfig) -> tuple[ExampleInpu
 
 def columns_of_pool(pool: Pool, examples: ExamplesConfig, config: RunConfig) -> TableColumns:
     """Return the columns to read. Only sources have groups: the split of a target does not depend on them."""
-    objective, groups = config.retrain.objective, tuple[str, ...]()
-    if pool.role == "source" and isinstance(objective, GroupObjective) and objective.group_column:
-        groups = (objective.group_column,)
+    column = config.retrain.group_column
+    groups = (column,) if pool.role == "source" and column is not None else ()
     kind: FileKind = "parquet" if pool.config.reader == "parquet" else "csv"
     return TableColumns("examples", examples, kind, pool.section, groups, where=pool.config.where)
 
@@ -134,16 +133,16 @@ def _check_sources(config: RunConfig, encoder: RowEncoder) -> None:
             got=", ".join(encoder.label_names) or "no rows",
             wanted="two classes or more over all sources",
         )
-    objective = config.retrain.objective
-    if not isinstance(objective, GroupObjective) or not objective.group_column:
-        return
-    if isinstance(objective.prior, dict) and set(objective.prior) != set(encoder.group_names):
-        raise InputError(
-            "the prior does not fit the groups",
-            where="retrain.objective.prior",
-            got=", ".join(objective.prior),
-            wanted=f"a weight for every value of {objective.group_column}: {', '.join(encoder.group_names)}",
-        )
+    for key, objective in config.retrain.objectives.items():
+        if not isinstance(objective, GroupObjective) or not objective.group_column:
+            continue
+        if isinstance(objective.prior, dict) and set(objective.prior) != set(encoder.group_names):
+            raise InputError(
+                "the prior does not fit the groups",
+                where=f"{key}.prior",
+                got=", ".join(objective.prior),
+                wanted=f"a weight for every value of {objective.group_column}: {', '.join(encoder.group_names)}",
+            )
 
 
 def _check_fit(pool: Pool, look: TableSummary, encoder: RowEncoder) -> None:
