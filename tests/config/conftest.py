@@ -1,6 +1,12 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+
+JOBS = Path(__file__).parents[2] / "jobs"
+RUN_FILES = sorted(path for path in JOBS.glob("*.yaml") if path.name != "kuberay.yaml")
+"""Of both kinds; kuberay.yaml is a cluster on Kubernetes."""
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from mixray.config import RobustConfig, RunConfig, RunFile, dump_config, load_co
 from mixray.config.fields import KINDS, json_schema, key_references
 from mixray.config.loading import write_starter
 from mixray.errors import InputError
+from tests.config.conftest import JOBS, RUN_FILES
 
 ARMS = ("erm", "balanced", "importance", "group_dro", "also")
-JOBS = Path(__file__).parents[2] / "jobs"
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
@@ -34,7 +34,7 @@ def test_the_schema_for_editors_takes_both_kinds_of_run_file() -> None:
     assert schema["$defs"]["RobustConfig"]["properties"]["seeds"]["default"] == 3
 
 
-@pytest.mark.parametrize("path", sorted(JOBS.glob("*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", RUN_FILES, ids=lambda path: path.name)
 def test_the_schema_for_editors_takes_every_example_as_written_and_resolved(path: Path) -> None:
     for text in (path.read_text(), dump_config(load_config(path, kind=RunFile))):
         jsonschema.validate(yaml_text.load(text)[0], json_schema())

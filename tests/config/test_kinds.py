@@ -8,8 +8,7 @@ import pytest
 
 from mixray.config import RobustConfig, RunConfig, RunFile, load_config, parse_config
 from mixray.errors import InputError
-
-RUN_FILES = sorted((Path(__file__).parents[2] / "jobs").glob("*.yaml"))
+from tests.config.conftest import RUN_FILES
 
 
 @pytest.mark.parametrize("path", RUN_FILES, ids=lambda path: path.name)

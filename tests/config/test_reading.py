@@ -14,9 +14,9 @@ from pydantic import ValidationError
 
 from mixray.config import RunConfig, dump_config, load_config, parse_config, yaml_text
 from mixray.errors import InputError
+from tests.config.conftest import RUN_FILES
 
-JOBS = Path(__file__).parents[2] / "jobs"
-RUN_FILES = sorted(path for path in JOBS.glob("*.yaml") if not path.name.startswith("robust_"))
+MIXTURE_RUN_FILES = [path for path in RUN_FILES if not path.name.startswith("robust_")]
 
 
 def at(config: RunConfig, key: str) -> Any:
@@ -67,12 +67,12 @@ def test_overrides_leave_what_they_are_given_alone(text: str) -> None:
     assert given == {"mixture": {"bounds": {}}, "mixture.bounds.python": [0.0, 0.5]}
 
 
-@pytest.mark.parametrize("path", RUN_FILES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", MIXTURE_RUN_FILES, ids=lambda path: path.name)
 def test_the_run_files_of_jobs_are_right(path: Path) -> None:
     assert load_config(path).retrain.arms[0] == "mixmin"
 
 
-@pytest.mark.parametrize("path", RUN_FILES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", MIXTURE_RUN_FILES, ids=lambda path: path.name)
 def test_a_dumped_run_file_reads_back_equal(path: Path) -> None:
     config = load_config(path)
     assert parse_config(dump_config(config)) == config
