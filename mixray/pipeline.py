@@ -118,6 +118,8 @@ def compare_robust_training(run: RobustRun, session: Session) -> None:
     config = run.config
     with run.stage("data") as stage:
         rows = store_rows(config.data, run.artifacts)
+        if rows is not None:
+            run.index.add({"rows/data": rows})
         task = load_task(config.data, rows, run.storage, config.seed)
         stage.note(f"{len(task.train):,} training rows, {len(task.group_names)} groups")
     arms: dict[str, list[FinishedArm]] = {arm: [] for arm in config.arms}

@@ -1,8 +1,9 @@
 """The MLflow runs of one run folder: read once, compared with what they should hold, and completed.
 
-An MLflow run is recognised by the tags ``mixray.run`` and ``mixray.key``. Only what is missing is written: a parameter
-once and never with another value, a metric at the steps that it lacks, a file when its bytes have changed, a status
-when it differs. So publishing the same run again changes nothing, and an interrupted publication can be repeated.
+An MLflow run is recognised by the tags ``mixray.run``, ``mixray.data`` and ``mixray.key``. Only what is missing is
+written: a parameter once and never with another value, a metric at the steps that it lacks, a file when its bytes have
+changed, a status when it differs. So publishing the same run again changes nothing, and an interrupted publication can
+be repeated.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from mixray.store.index import now_ms
 from mixray.tracking.connection import Refused, Unreachable, open_client, patience, sorted_errors
 from mixray.tracking.records import Point, TrackedDataset, TrackedRun
 
-RUN_TAG, KEY_TAG, FILES_TAG = "mixray.run", "mixray.key", "mixray.artifacts"
+RUN_TAG, DATA_TAG, KEY_TAG = "mixray.run", "mixray.data", "mixray.key"
+FILE_TAG = "mixray.file."
+"""Begins the tag that holds the digest of a file; its path follows. Tags are short, so each file has its own."""
 METRICS_PER_BATCH, PARAMS_PER_BATCH, PARAM_CHARS, DIGEST_CHARS = 1000, 100, 6000, 36  # MLflow's limits
 
 
@@ -72,7 +75,7 @@ class MlflowRuns:
 
     def page(self) -> str:
         """Return the run's own page, as the part of a server's address behind ``#``; empty before there is one."""
-        parent = self._runs.get("")
+        parent = next((run for (key, _), run in reversed(self._runs.items()) if not key), None)
         return f"/experiments/{self._experiment}/runs/{parent.id}" if parent else ""
 
     def publish(self, runs: Iterable[TrackedRun]) -> None:
@@ -99,7 +102,7 @@ class MlflowRuns:
         rest."""
         try:
             with sorted_errors():
-                return log(self._stored_run(run.key, run.started), content)
+                return log(self._stored_run(run.key, run.data, run.started), content)
         except Refused as refusal:
             cause = first_line(refusal)[:300]
             if cause not in self._refusals:
@@ -161,7 +164,7 @@ class MlflowRuns:
             local.write_bytes(data)
             self._client.log_artifact(stored.id, str(local), folder or None)
         stored.files[path] = digest
-        self._client.set_tag(stored.id, FILES_TAG, json.dumps(stored.files))
+        self._client.set_tag(stored.id, f"{FILE_TAG}{path}", digest)
         return True
 
     def _log_dataset(self, stored: _StoredRun, dataset: TrackedDataset) -> bool:
@@ -189,16 +192,16 @@ class MlflowRuns:
 
     # ------------------------------------------------------------------------------------------ runs, experiment
 
-    def _stored_run(self, key: str, started: int | None) -> _StoredRun:
-        """Return the MLflow run of a key, created where there is none; a child's parent first."""
-        if key not in self._runs:
-            tags = {RUN_TAG: self._run_name, KEY_TAG: key, "mlflow.user": _user()}
+    def _stored_run(self, key: str, data: str, started: int | None) -> _StoredRun:
+        """Return the MLflow run of a key and its data, created where there is none; a child's parent first."""
+        if (key, data) not in self._runs:
+            tags = {RUN_TAG: self._run_name, DATA_TAG: data, KEY_TAG: key, "mlflow.user": _user()}
             if key:
-                tags["mlflow.parentRunId"] = self._stored_run("", started).id
+                tags["mlflow.parentRunId"] = self._stored_run("", data, started).id
             moment = now_ms() if started is None else started
             run = self._client.create_run(self._experiment, moment, tags, run_name=key or self._run_name)
-            self._runs[key] = _StoredRun(run.info.run_id, run.info.status, tags=tags)
-        return self._runs[key]
+            self._runs[key, data] = _StoredRun(run.info.run_id, run.info.status, tags=tags)
+        return self._runs[key, data]
 
     def _experiment_id(self, name: str, artifact_location: str | None) -> str:
         from mlflow.exceptions import MlflowException
@@ -213,9 +216,9 @@ class MlflowRuns:
                 experiment = self._client.get_experiment_by_name(name)  # another run has just created it
         return str(experiment.experiment_id)
 
-    def _stored_runs(self) -> dict[str, _StoredRun]:
-        """Return all MLflow runs of this run folder by key; of two with one key (created in a race) the older."""
-        runs: dict[str, _StoredRun] = {}
+    def _stored_runs(self) -> dict[tuple[str, str], _StoredRun]:
+        """Return all MLflow runs of this run's name by key and data; of two alike (created in a race) the older."""
+        runs: dict[tuple[str, str], _StoredRun] = {}
         token = None
         while True:
             page = self._client.search_runs(
@@ -225,7 +228,8 @@ class MlflowRuns:
                 page_token=token,
             )
             for run in page:
-                runs.setdefault(run.data.tags.get(KEY_TAG, ""), _stored(run))
+                tags = run.data.tags
+                runs.setdefault((tags.get(KEY_TAG, ""), tags.get(DATA_TAG, "")), _stored(run))
             token = page.token
             if not token:
                 return runs
@@ -240,7 +244,7 @@ def _stored(run: Any) -> _StoredRun:
         tags=tags,
         steps=dict.fromkeys(run.data.metrics),
         datasets={(entry.dataset.name, entry.dataset.digest) for entry in run.inputs.dataset_inputs},
-        files=json.loads(tags.get(FILES_TAG, "{}")),
+        files={name.removeprefix(FILE_TAG): digest for name, digest in tags.items() if name.startswith(FILE_TAG)},
     )
 
 

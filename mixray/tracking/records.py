@@ -49,7 +49,9 @@ class TrackedDataset:
 class TrackedRun:
     """What one MLflow run should hold.
 
-    ``key``: which run it is, empty for the parent. ``files``: path in MLflow, such as ``figures/pandas_weights.png`` ->
+    ``key``: which run it is, empty for the parent. ``data``: identifies the run folder and the data that it reads;
+    other data makes other MLflow runs, so that no curve goes on with them. ``files``: path in MLflow, such as
+    ``figures/pandas_weights.png`` ->
     content. ``started``, ``ended``: milliseconds since 1970; None stands for the time of publication.
     """
 
@@ -62,17 +64,18 @@ class TrackedRun:
     status: Status = "RUNNING"
     started: int | None = None
     ended: int | None = None
+    data: str = ""
 
 
 def merge(runs: Iterable[TrackedRun]) -> list[TrackedRun]:
-    """Return one record per key, in the order in which the keys first appear.
+    """Return one record per key and data, in the order in which these first appear.
 
     Points and datasets of all records are kept; of other values the last one, except for the start, which is the first.
     """
-    merged: dict[str, TrackedRun] = {}
+    merged: dict[tuple[str, str], TrackedRun] = {}
     for run in runs:
-        before = merged.get(run.key)
-        merged[run.key] = run if before is None else _joined(before, run)
+        before = merged.get((run.key, run.data))
+        merged[run.key, run.data] = run if before is None else _joined(before, run)
     return list(merged.values())
 
 

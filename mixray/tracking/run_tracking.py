@@ -9,9 +9,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from mixray.config import RunFile
-from mixray.errors import InputError
+from mixray.errors import InputError, canonical_uris
 from mixray.mixture import Mixture
-from mixray.store import RunIndex, Status, Storage
+from mixray.store import RunIndex, Status, Storage, fingerprint
 from mixray.tracking.connection import Unreachable, artifact_location, is_server, resolve_uri, short_reason
 from mixray.tracking.mlflow_runs import Destination, MlflowRuns
 from mixray.tracking.projection import RunContents, records_of_run, training_points
@@ -19,6 +19,8 @@ from mixray.tracking.records import TrackedRun
 from mixray.tracking.tracker import Tracker
 
 SUMMARY_FILE, RESULTS_FILE = "summary.md", "results.json"
+DATA_KEYS = ("source/", "target/", "rows/")
+"""How the keys of prepared data begin in the index of a run."""
 
 
 class RunTracking:
@@ -38,8 +40,7 @@ class RunTracking:
     def __enter__(self) -> Self:
         self._index.begin()
         self._tracker.require_answer()
-        self.publish()
-        return self
+        return self  # nothing is published before the data is known: other data makes other MLflow runs
 
     def publish(self) -> None:
         """Publish what the run folder holds so far. Does not wait."""
@@ -51,7 +52,8 @@ class RunTracking:
         A record that is lost is published with the finished model.
         """
         self._live_keys.add(key)
-        self._tracker.send([TrackedRun(key, points=training_points(record))], soon=False)
+        data = data_identity(self._storage, self._folder, self._index)
+        self._tracker.send([TrackedRun(key, points=training_points(record), data=data)], soon=False)
 
     def view_command(self) -> str:
         """Return what a person pastes to see the run in MLflow."""
@@ -65,7 +67,7 @@ class RunTracking:
         self._index.end(status, is_published=False)
         records = self._records()
         unfinished = self._live_keys - {record.key for record in records}
-        records += [TrackedRun(key, status=status) for key in sorted(unfinished)]
+        records += [TrackedRun(key, status=status, data=records[0].data) for key in sorted(unfinished)]
         if self._tracker.close(records, is_hurried=status == "KILLED"):
             self._index.end(status, is_published=True)
 
@@ -107,8 +109,15 @@ def stored_records(config: RunFile, storage: Storage, run_folder: str, index: Ru
         summary=report.get(SUMMARY_FILE, b"").decode(),
         results=_files(storage, run_folder, RESULTS_FILE).get(RESULTS_FILE),
     )
-    run, *models = records_of_run(config, contents)
+    data = data_identity(storage, run_folder, index)
+    run, *models = [replace(record, data=data) for record in records_of_run(config, contents)]
     return [replace(run, status=index.status, started=index.started, ended=index.ended), *models]
+
+
+def data_identity(storage: Storage, run_folder: str, index: RunIndex) -> str:
+    """Return 16 hex digits for a run folder and the prepared data that its index names."""
+    data = sorted(key_and_id for key_and_id in index.artifact_ids.items() if key_and_id[0].startswith(DATA_KEYS))
+    return fingerprint([canonical_uris(storage.location(run_folder)), data])[:16]
 
 
 def destination_of(config: RunFile, storage: Storage, run_folder: str) -> Destination:

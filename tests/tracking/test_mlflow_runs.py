@@ -140,6 +140,26 @@ def test_the_same_point_from_two_publishers_is_stored_once(connect: Connect, vie
     assert [step for step, _ in view().history(PROXY, "loss")] == [0, 100]
 
 
+def test_other_data_never_continues_a_curve(connect: Connect, view: View) -> None:
+    for data in ("before", "after", "before"):
+        connect().publish([replace(TrackedRun("", {"seed": "0"}), data=data), replace(losses([0, 100]), data=data)])
+    runs = view().runs
+    assert sorted((run.data.tags["mixray.data"], run.info.run_name) for run in runs) == sorted(
+        (data, name) for data in ("before", "after") for name in (RUN, PROXY)
+    )
+    ids = {run.data.tags["mixray.data"]: run.info.run_id for run in runs if run.info.run_name == RUN}
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs if run.info.run_name == PROXY} == set(ids.values())
+
+
+def test_the_digests_of_many_files_are_remembered_whole(connect: Connect, view: View) -> None:
+    """One tag that held them all would be cut at 8,000 characters."""
+    record = TrackedRun("", files={f"figures/{'x' * 60}_{number}.png": b"PNG" for number in range(130)})
+    connect().publish([record])
+    before = everything(view())
+    connect().publish([record])
+    assert everything(view()) == before
+
+
 def test_a_parameter_is_written_once_and_keeps_its_value(connect: Connect, view: View) -> None:
     connect().publish([TrackedRun("", {"seed": "0", "text": "x" * 9000})])
     connect().publish([TrackedRun("", {"seed": "1", "text": "x" * 9001, "new": "2"})])
