@@ -9,7 +9,6 @@ from pathlib import Path
 
 from tests.end_to_end.conftest import MIXRAY, mixray, small_run
 
-
 LONG = "proxy.tokens=3_000_000"
 
 
