@@ -27,6 +27,7 @@ from pydantic import (
     model_validator,
 )
 
+from mixray.config.mixture import Unit
 from mixray.errors import InputError
 from mixray.numerics import NATS
 
@@ -287,8 +288,8 @@ class Mixture(BaseModel):
     targets: list[str] = []
     over: Literal["mean", "worst"] | None = None
     """How several targets' losses are combined; None for one target."""
-    unit: Literal["document", "window", "token"] | None = None
-    """What the likelihood was taken over."""
+    unit: Unit | None = None
+    """What the likelihood was taken over: document, window, token, or segments of so many tokens."""
     share_of: str = TRAINING_TOKENS
     sources: list[str]
     weights: dict[str, Share]

@@ -134,7 +134,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "epochs": ({"epochs": {"x": 1.0}}, "epochs: wanted exactly the sources"),
     "sizes": ({"sizes": {"a": {"documents": 1, "tokens": 9}}}, "sizes: wanted exactly the sources"),
     "no documents": ({"sizes": {"a": {"documents": 0, "tokens": 9}}}, "sizes.a.documents: Input should be greater"),
-    "unit": ({"unit": "word"}, "unit: Input should be 'document', 'window' or 'token'"),
+    "unit": ({"unit": "word"}, "unit.*: Input should be 'document', 'window' or 'token'"),
     "status": ({"status": "done"}, "status: Input should be 'converged'"),
     "gap": ({"gap": -1.0}, "gap: Input should be greater than or equal to 0"),
     "unknown field": ({"shares": {}}, "shares: Extra inputs are not permitted"),

@@ -9,32 +9,38 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mixray.cache.row_ranges import Chunk
-from mixray.cache.table import no_token_values, read_columns, read_file
+from mixray.cache.table import (
+    join_segments,
+    read_columns,
+    read_file,
+    require_segments,
+    segment_values,
+    stored_segment,
+)
+from mixray.config.mixture import Unit, Weighting, segment_tokens
 from mixray.errors import CorruptedArtifactError
 from mixray.store import Artifact, Storage
 from mixray.store.artifacts import artifact_folder
 from mixray.store.target_parts import PARENT_BYTES, ROW_KEY, TargetPart, document_ids, parent_ids, part_files
-
-Unit = Literal["document", "window", "token"]
-Weighting = Literal["document", "token"]
 
 
 @dataclass(frozen=True)
 class FileFacts:
     """Facts about one file of rows.
 
-    ``rows``, ``tokens``, ``documents``, ``parents``: how many there are. ``first``, ``last``: id and tokens in this
-    file of the first and the last document. ``windows``: window numbers of the first and the last row.
+    ``units`` (windows, where documents are the unit), ``tokens``, ``documents``, ``parents``: how many there are.
+    ``first``, ``last``: id and tokens in this file of the first and the last document. ``windows``: window numbers of
+    the first and the last row.
     """
 
     name: str
-    rows: int
+    units: int
     tokens: int
     documents: int
     parents: int
@@ -96,15 +102,18 @@ class CacheRows:
 
         ``over``: how a function is applied to every file's name, in order:
         ``map``, or something that does it elsewhere. Raises CorruptedArtifactError for documents that are not in one
-        piece."""
-        look = partial(file_facts, storage=storage, rows_artifact=rows_artifact)
+        piece, and InputError where the columns do not hold the unit's segments."""
+        length = segment_tokens(unit)
+        if length is not None:
+            require_segments(stored_segment(columns), length)
+        look = partial(file_facts, storage=storage, rows_artifact=rows_artifact, length=length)
         facts = list(over(look, part_files(rows_artifact, part)))
         stated = rows_artifact.meta.get(part, {}).get("documents")
         continues = [_continues(before, here) for before, here in zip([None, *facts], facts, strict=False)]
         documents = sum(here.documents for here in facts) - sum(continues)
         if stated is not None and documents != stated:
             raise _scattered(storage, rows_artifact, f"{documents} pieces", f"{stated} documents, each in one piece")
-        places = tuple(_places(facts, continues, unit))
+        places = tuple(_places(facts, continues, by_document=unit == "document"))
         tokens = sum(here.tokens for here in facts)
         parents = places[-1].parent + facts[-1].parents
         return cls(storage, rows_artifact, dict(columns), unit, weighting, places, documents, tokens, parents)
@@ -173,8 +182,8 @@ class CacheRows:
             yield unfinished
 
     def _rows_of(self, place: FilePlace) -> tuple[NDArray[Any], ...]:
-        """Read a file: of its windows or tokens, the log-probabilities, tokens and where among them documents start; of
-        these documents, the number of the parent, the weight of their rows and all their tokens."""
+        """Read a file: of its windows or segments, the log-probabilities, tokens and where among them documents start;
+        of these documents, the number of the parent, the weight of their rows and all their tokens."""
         table = read_file(self.storage, place.name, self.rows_artifact, self.columns)
         counts = table["count"].to_numpy().astype(np.int64)
         starts = _document_starts(table)
@@ -184,19 +193,20 @@ class CacheRows:
         # As in mixray.simplex.objectives.rows: 1 / (documents * tokens of the document), or 1 / all tokens.
         by_document = self.weighting == "document"
         weights = 1 / (self.documents * tokens) if by_document else np.full(len(tokens), 1 / self.tokens)
-        if self.unit != "token":
+        length = segment_tokens(self.unit)
+        if length is None:
             values = np.stack([table[source].to_numpy() for source in self.columns], axis=1)
             return values, counts, starts, parents, weights, tokens
-        if any(f"{source}.tokens" not in table.column_names for source in self.columns):
-            raise no_token_values()
-        flat = [table[f"{source}.tokens"].combine_chunks().flatten().to_numpy() for source in self.columns]
-        first_tokens = np.concatenate([[0], np.cumsum(counts)])[starts]
-        return np.stack(flat, axis=1), np.ones(counts.sum(), np.int64), first_tokens, parents, weights, tokens
+        stored = require_segments(stored_segment(self.columns), length)
+        values, counts, rows = join_segments(segment_values(table, self.columns), counts, stored, length)
+        return values, counts, np.searchsorted(rows, starts), parents, weights, tokens
 
 
-def file_facts(name: str, *, storage: Storage, rows_artifact: Artifact) -> FileFacts:
+def file_facts(name: str, *, storage: Storage, rows_artifact: Artifact, length: int | None) -> FileFacts:
     """Return the facts that one file's keys tell. Raises CorruptedArtifactError for rows of a document, or documents of
-    a parent, in several places."""
+    a parent, in several places.
+
+    ``length``: the tokens of a unit that is a piece of a window; None for others."""
     table = read_columns(storage, rows_artifact, name, [*ROW_KEY, "count"])
     counts, windows = (table[column].to_numpy().astype(np.int64) for column in ("count", "window"))
     starts = _document_starts(table)
@@ -210,7 +220,7 @@ def file_facts(name: str, *, storage: Storage, rows_artifact: Artifact) -> FileF
     tokens = np.add.reduceat(counts, starts)
     return FileFacts(
         name=name,
-        rows=len(counts),
+        units=len(counts) if length is None else int((-(-counts // length)).sum()),
         tokens=int(counts.sum()),
         documents=len(ids),
         parents=int(begins.sum()),
@@ -245,7 +255,7 @@ def _continues(before: FileFacts | None, here: FileFacts) -> bool:
     return before is not None and before.last[0] == here.first[0] and before.windows[1] < here.windows[0]
 
 
-def _places(facts: Sequence[FileFacts], continues: Sequence[bool], unit: Unit) -> Iterator[FilePlace]:
+def _places(facts: Sequence[FileFacts], continues: Sequence[bool], *, by_document: bool) -> Iterator[FilePlace]:
     """Yield where every file's units are, and how long the documents at its ends are with their rows in other files."""
     heads, tails = [here.first[1] for here in facts], [here.last[1] for here in facts]
     for i in range(1, len(facts)):  # the tokens so far of a document that goes on
@@ -259,7 +269,7 @@ def _places(facts: Sequence[FileFacts], continues: Sequence[bool], unit: Unit) -
     start = begun = parents = 0
     before = b""
     for here, goes_on, head, tail in zip(facts, continues, heads, tails, strict=True):
-        units = {"document": here.documents - goes_on, "window": here.rows, "token": here.tokens}[unit]
+        units = here.documents - goes_on if by_document else here.units
         first_parent = parents - (before == here.first[0][:PARENT_BYTES])
         yield FilePlace(here.name, start, start + units, begun - goes_on, first_parent, goes_on, head, tail)
         start, begun, parents = start + units, begun + here.documents - goes_on, first_parent + here.parents

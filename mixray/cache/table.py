@@ -7,9 +7,9 @@ source adds one without touching the others. It has a file for every file of the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,8 @@ from mixray.store import Artifact, Storage, fingerprint
 from mixray.store.artifacts import artifact_folder
 from mixray.store.target_parts import ROW_KEY, TargetPart, document_ids, parent_ids, part_files, row_keys
 
+SEGMENTS = "segment_log_probs"
+
 
 def column_id(
     model_id: str,
@@ -30,18 +32,19 @@ def column_id(
     precision: str,
     on_gpu: bool,
     batch_tokens: int,
-    token_log_probs: bool,
+    segment: int | None,
     threads: int = 1,
 ) -> str:
     """Return the identity of a column: everything that decides its numbers, rounding included."""
-    facts = ["column", 1, model_id, rows_id, part, precision, on_gpu, batch_tokens, token_log_probs]
+    segments = False if segment is None else segment  # As earlier versions wrote it for the same bytes.
+    facts = ["column", 1, model_id, rows_id, part, precision, on_gpu, batch_tokens, segments]
     return fingerprint([*facts, threads] if threads > 1 and not on_gpu else facts)
 
 
 def column_table(
     rows: pa.Table,
     log_probs: np.ndarray,
-    token_log_probs: Sequence[np.ndarray] | None,
+    segments: Sequence[np.ndarray] | None,
     *,
     model: str,
     target: str,
@@ -50,8 +53,7 @@ def column_table(
     """Return the column's table for a file of rows.
 
     ``log_probs``: float64 (rows,), total nats of each row's tokens, or the model's error where ``value`` says so;
-    ``token_log_probs``: per row float32 (tokens,). Raises InputError naming model and document where a value is not
-    finite.
+    ``segments``: per row float32 (segments,). Raises InputError naming model and document where a value is not finite.
     """
     bad = np.flatnonzero(~np.isfinite(log_probs))
     if bad.size:
@@ -63,12 +65,10 @@ def column_table(
             wanted="finite nats",
             remedy="look at the proxy's loss curve; a lower learning rate or float32 precision usually helps",
         )
-    columns: dict[str, Any] = {name: rows[name] for name in ROW_KEY}
+    columns = {name: rows[name] for name in ROW_KEY}
     columns[value] = pa.array(log_probs, pa.float64())
-    if token_log_probs is not None:
-        columns["token_log_probs"] = pa.array(
-            [values.astype(np.float32) for values in token_log_probs], pa.list_(pa.float32())
-        )
+    if segments is not None:
+        columns[SEGMENTS] = pa.array([values.astype(np.float32) for values in segments], pa.list_(pa.float32()))
     return pa.table(columns)
 
 
@@ -78,9 +78,10 @@ class PredictionCache:
 
     ``documents`` int64 (rows,): which document a row belongs to, 0 .. documents-1; ``document_ids`` bytes (documents,);
     ``windows`` int32 and ``counts`` int64 (rows,): window number and predicted tokens; ``log_probs`` float64
-    (rows, models): total nats of the row's tokens; ``token_log_probs`` float32 (tokens, models), rows one after
-    another, where kept. ``errors`` float64 (rows, models), where numbers are predicted: predicted minus true ones; then
-    ``log_probs`` are their squares with the sign reversed, so that losses are squared errors.
+    (rows, models): total nats of the row's tokens; ``segments`` float32 (segments, models): nats of pieces of
+    ``segment`` tokens, which every row is cut into from its start on, rows one after another; None where not stored.
+    ``errors`` float64 (rows, models), where numbers are predicted: predicted minus true ones; then ``log_probs`` are
+    their squares with the sign reversed, so that losses are squared errors.
     """
 
     models: tuple[str, ...]
@@ -89,7 +90,8 @@ class PredictionCache:
     windows: np.ndarray
     counts: np.ndarray
     log_probs: np.ndarray
-    token_log_probs: np.ndarray | None
+    segments: np.ndarray | None = None
+    segment: int | None = None
     errors: np.ndarray | None = None
 
     def document_counts(self) -> np.ndarray:
@@ -113,23 +115,54 @@ class PredictionCache:
         return losses
 
 
-def no_token_values() -> InputError:
-    """Return the error for the unit ``token`` of a cache without per-token values."""
-    return InputError(
-        "the prediction cache keeps no per-token values",
-        where="mixture.unit",
-        got="token",
-        wanted="document or window",
-        remedy="run again with cache.token_log_probs=true",
-    )
+def stored_segment(columns: Mapping[str, Artifact]) -> int | None:
+    """Return the tokens of the segments that all columns hold; None where they hold none or differ."""
+    lengths = {column.meta.get("segment") for column in columns.values()}
+    return lengths.pop() if len(lengths) == 1 else None
+
+
+def require_segments(stored: int | None, length: int) -> int:
+    """Return the tokens of stored segments, if those of ``length`` tokens are made of them.
+
+    Raises InputError where they are not, or where none are stored.
+    """
+    if stored is None or length % stored:
+        raise InputError(
+            "the prediction cache does not hold what the unit is made of",
+            where="mixture.unit",
+            got=f"{_tokens(length)}; the cache holds {f'segments of {_tokens(stored)}' if stored else 'windows'}",
+            wanted="document or window" + (f", or segments of a multiple of {_tokens(stored)}" if stored else ""),
+            remedy=f"run again with cache.segment={length}",
+        )
+    return stored
+
+
+def _tokens(number: int) -> str:
+    return f"{number} token{'s' * (number != 1)}"
+
+
+def join_segments(
+    segments: np.ndarray, counts: np.ndarray, stored: int, length: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Join segments of ``stored`` tokens to segments of ``length`` tokens, a multiple; none crosses a row.
+
+    ``segments``: (stored segments, models), nats; ``counts``: int64 (rows,), tokens. Return the sums, float64 (joined
+    segments, models), and, int64 (joined segments,), their tokens and the row that each is part of.
+    """
+    pieces, joined = -(-counts // stored), -(-counts // length)
+    rows = np.repeat(np.arange(len(counts)), joined)
+    number = np.arange(len(rows)) - (np.cumsum(joined) - joined)[rows]
+    starts = (np.cumsum(pieces) - pieces)[rows] + number * (length // stored)
+    sums = np.add.reduceat(segments, starts, axis=0, dtype=np.float64)
+    return sums, np.minimum(length, counts[rows] - number * length), rows
 
 
 def read_file(storage: Storage, name: str, rows: Artifact, columns: Mapping[str, Artifact]) -> pa.Table:
     """Return one file of rows joined with its columns: document, window, count and, per model, its log-probability.
 
-    Per-token values, where a column has them, stand in ``<model>.tokens``; errors, where a column has these in place of
-    log-probabilities, in ``<model>.error``. Raises CorruptedArtifactError where a column's keys are not the rows' keys,
-    or a row has not as many values as tokens.
+    Those of segments, where a column has them, stand in ``<model>.segments``; errors, where a column has these in place
+    of log-probabilities, in ``<model>.error``. Raises CorruptedArtifactError where a column's keys are not the rows'
+    keys, or a row has not as many segments as its tokens make.
     """
     table = read_columns(storage, rows, name, [*ROW_KEY, "count"])
     keys = row_keys(table)
@@ -151,11 +184,11 @@ def read_file(storage: Storage, name: str, rows: Artifact, columns: Mapping[str,
             table = table.append_column(f"{model}.error", values["error"])
         else:
             table = table.append_column(model, values["log_prob"])
-        if "token_log_probs" in values.column_names:
-            lengths = pc.list_value_length(values["token_log_probs"])
-            if lengths.to_pylist() != table["count"].to_pylist():
-                raise _corrupted(storage, column, what, "rows of other lengths", "one value per token")
-            table = table.append_column(f"{model}.tokens", values["token_log_probs"])
+        if (segment := column.meta.get("segment")) is not None:
+            pieces = pc.list_value_length(values[SEGMENTS]).to_numpy()
+            if not np.array_equal(pieces, -(-table["count"].to_numpy() // segment)):
+                raise _corrupted(storage, column, what, "rows of other lengths", f"one value per {_tokens(segment)}")
+            table = table.append_column(f"{model}.segments", values[SEGMENTS])
     return table
 
 
@@ -171,10 +204,7 @@ def read_cache(storage: Storage, rows: Artifact, part: TargetPart, columns: Mapp
     same = (np.diff(documents[order]) == 0) & (np.diff(table["window"].to_numpy()[order]) == 0)
     if same.any():
         raise _corrupted(storage, rows, "the target's rows", f"{same.sum()} rows that stand twice", "every row once")
-    tokens = None
-    if models and all(f"{model}.tokens" in table.column_names for model in models):
-        flat = [table[f"{model}.tokens"].combine_chunks().flatten().to_numpy() for model in models]
-        tokens = np.stack(flat, axis=1)
+    segment = stored_segment(columns)
     errors = None
     if models and f"{models[0]}.error" in table.column_names:
         errors = np.stack([table[f"{model}.error"].to_numpy() for model in models], axis=1)
@@ -185,7 +215,8 @@ def read_cache(storage: Storage, rows: Artifact, part: TargetPart, columns: Mapp
         windows=table["window"].to_numpy(),
         counts=table["count"].to_numpy().astype(np.int64),
         log_probs=np.stack([table[model].to_numpy() for model in models], axis=1) if errors is None else -(errors**2),
-        token_log_probs=tokens,
+        segments=None if segment is None else segment_values(table, models),
+        segment=segment,
         errors=errors,
     )
 
@@ -195,6 +226,11 @@ def read_labels(storage: Storage, rows: Artifact, part: TargetPart) -> np.ndarra
     files = [read_columns(storage, rows, name, ["label"]) for name in part_files(rows, part)]
     labels: np.ndarray = pa.concat_tables(files)["label"].to_numpy()
     return labels
+
+
+def segment_values(table: pa.Table, models: Iterable[str]) -> np.ndarray:
+    """Return the segments of a table of ``read_file``, rows one after another, float32 (segments, models), nats."""
+    return np.stack([table[f"{model}.segments"].combine_chunks().flatten().to_numpy() for model in models], axis=1)
 
 
 def _corrupted(storage: Storage, artifact: Artifact, what: str, got: str, wanted: str) -> CorruptedArtifactError:

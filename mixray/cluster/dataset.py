@@ -21,7 +21,7 @@ def open_cache(run_folder: str, target: str) -> ray.data.Dataset:
     """One row per window of the target's fit part.
 
     Columns: ``document`` (16 bytes), ``window``, ``count`` (predicted tokens), and per source the proxy's
-    log-probability of the window, total nats (and ``<source>.tokens``, per token, where kept).
+    log-probability of the window, total nats, and ``<source>.segments``, those of its segments, where stored.
 
     Lazy: files are read where the data set runs. Connects to Ray as Ray Data does. Raises InputError.
     """

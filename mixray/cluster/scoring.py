@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from mixray.cache import column_id, column_table
 from mixray.cluster.mapping import run_on_actors
 from mixray.cluster.session import Session
-from mixray.config.training import CacheConfig, TrainingConfig
+from mixray.config.training import CacheConfig, NewModel, PretrainedModel, TrainingConfig
 from mixray.models import Model, load_model
 from mixray.store import Artifact, Artifacts, Draft, FileRecord, encode
 from mixray.store.artifacts import fetch_folder
@@ -51,11 +51,10 @@ class Scorer:
     def __call__(self, task: ScoringTask) -> FileRecord:
         model = self._model(task)
         rows = pq.read_table(task.draft.storage.fetch(task.rows_file), columns=[*ROW_KEY, *model.row_columns])
-        scores = model.log_probs(
-            model.rows_of(rows), batch_tokens=self._config.batch_tokens, per_token=self._config.token_log_probs
-        )
+        segment = _segment(self._config, self._training)
+        scores = model.log_probs(model.rows_of(rows), batch_tokens=self._config.batch_tokens, segment=segment)
         table = column_table(
-            rows, scores.totals, scores.tokens, model=task.model, target=task.target, value=model.value
+            rows, scores.totals, scores.segments, model=task.model, target=task.target, value=model.value
         )
         return task.draft.write(task.name, encode(table))
 
@@ -108,7 +107,8 @@ def score(
         files[task.name] = record
         rows = targets[task.target]
         if len(files) == len(part_files(rows, part)):
-            meta = {"model": task.model, "target": task.target, "split": part, "rows": rows.id}
+            facts = {"model": task.model, "target": task.target, "split": part, "rows": rows.id}
+            meta = facts | {"segment": _segment(config, training)}
             columns[task.target][task.model] = task.draft.publish(files, meta)
         scored[task.model] += 1
         progress(task.model, scored[task.model], due[task.model])
@@ -123,9 +123,14 @@ def _column_id(model: Artifact, rows: Artifact, part: TargetPart, config: CacheC
         precision=training.precision,
         on_gpu=config.resources.gpus > 0,
         batch_tokens=config.batch_tokens,
-        token_log_probs=config.token_log_probs,
+        segment=_segment(config, training),
         threads=config.resources.threads,
     )
+
+
+def _segment(config: CacheConfig, training: TrainingConfig) -> int | None:
+    """Return the tokens of the segments that columns hold; an example is one token, and its column has none."""
+    return config.segment if isinstance(training.model, NewModel | PretrainedModel) else None
 
 
 def _run(

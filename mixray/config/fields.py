@@ -147,7 +147,7 @@ def _field_reference(key: str, fields: Sequence[FieldInfo]) -> KeyReference:
 def _default(field: FieldInfo) -> str:
     """Write a default as one would write it in a run file."""
     value = field.get_default(call_default_factory=True)
-    if isinstance(value, BaseModel):
+    if isinstance(value, BaseModel) and not value.model_fields_set:
         return "the defaults of its keys"
     plain = TypeAdapter(Any).dump_python(value, mode="json")
     return yaml_text.dump([plain], flow=True).strip()[1:-1]

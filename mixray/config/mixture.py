@@ -77,6 +77,25 @@ class ShardsConfig(Section):
     """The folder of these files, on every machine. null: the system's folder for temporary files."""
 
 
+class SegmentUnit(Section):
+    """A unit that is a piece of a window."""
+
+    segment: Positive
+    """Tokens of a segment: a multiple of `cache.segment`. Each window is cut from its start on; its last segment may be
+    shorter."""
+
+
+Unit = Literal["document", "window", "token"] | SegmentUnit
+Weighting = Literal["document", "token"]
+
+
+def segment_tokens(unit: Unit) -> int | None:
+    """Return the tokens of a unit that is a piece of a window; None for documents and windows."""
+    if isinstance(unit, SegmentUnit):
+        return unit.segment
+    return 1 if unit == "token" else None
+
+
 Solver = Literal["auto", "newton", "working_set", "entropic"]
 
 
@@ -88,10 +107,10 @@ class MixtureConfig(Section):
     """Target -> its weight in the mean over targets. Targets that are not listed have weight 1."""
     worst: WorstConfig = WorstConfig()
     """How targets are compared where `over` is worst."""
-    unit: Literal["document", "window", "token"] = "document"
-    """What one likelihood is taken over: a document, a window or a token. Each unit's likelihoods are mixed with the
-    shares."""
-    weighting: Literal["document", "token"] = "document"
+    unit: Unit = "document"
+    """What one likelihood is taken over: a document, a window, a token, or {segment: N} for pieces of N tokens. Each
+    unit's likelihoods are mixed with the shares."""
+    weighting: Weighting = "document"
     """document: the loss is the mean over documents. token: every token counts the same, so that long documents count
     more."""
     solver: Solver = "auto"

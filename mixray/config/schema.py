@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self, get_args
 from pydantic import Field, model_validator
 
 from mixray.config.data import TEXT_KEYS, ExamplesConfig, PoolConfig, SourceConfig, TargetConfig, TokenizerConfig
-from mixray.config.mixture import MixtureConfig
+from mixray.config.mixture import MixtureConfig, segment_tokens
 from mixray.config.objective import ErmConfig, GroupObjective, ObjectiveConfig
 from mixray.config.section import (
     KEY_COLUMNS,
@@ -252,8 +252,12 @@ class RunConfig(RunFile):
             self._only_numbers()
         if self.proxy.fraction is not None and self.retrain.tokens is None:
             raise Misfit("proxy.fraction", "tokens in its place: retrained boosted_trees have no budget")
-        if self.mixture.unit == "token":
-            raise Misfit("mixture.unit", "document or window: an example is one row")
+        if segment_tokens(self.mixture.unit) is not None:
+            raise Misfit(self._unit_key, "document or window: an example is one row")
+
+    @property
+    def _unit_key(self) -> str:
+        return "mixture.unit" if isinstance(self.mixture.unit, str) else "mixture.unit.segment"
 
     def _only_numbers(self) -> None:
         """Check what a squared error goes with: it has no probabilities, and shards need those."""
@@ -290,8 +294,10 @@ class RunConfig(RunFile):
         for source in (trained.sources or []) if trained else []:
             if source not in self.sources:
                 raise Misfit("tokenizer.train.sources", f"names of sources: {sources}; {source!r} is none")
-        if self.mixture.unit == "token" and not self.cache.token_log_probs:
-            raise Misfit("mixture.unit", "cache.token_log_probs: true beside it, or document or window")
+        unit, stored = segment_tokens(self.mixture.unit), self.cache.segment
+        if unit is not None and (stored is None or unit % stored):
+            multiple = f"{{segment: a multiple of {stored}}}, " if stored else ""
+            raise Misfit(self._unit_key, f"{multiple}document or window; or cache.segment: {unit} beside it")
         for section, tokens in (("proxy", self.proxy_tokens), ("retrain", self.retrain.tokens)):
             step = self.row_tokens * getattr(self, section).batch
             if tokens is not None and tokens < step:

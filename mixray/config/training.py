@@ -266,5 +266,15 @@ class CacheConfig(Section):
     """Number of scoring processes. null: as many as fit on the cluster."""
     resources: Resources = Resources()
     """CPUs and GPUs of one scoring process."""
-    token_log_probs: bool = False
-    """Whether to store a log-probability for every token too. `mixture.unit: token` needs them."""
+    segment: Positive | None = 16
+    """Tokens of the pieces of a window whose log-probabilities are stored beside the window's. `mixture.unit` can be a
+    multiple of it; the unit token needs 1. null: those of windows alone."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_earlier_versions(cls, section: Any) -> Any:
+        # Run folders of earlier versions say whether they stored a log-probability for every token.
+        if not isinstance(section, Mapping) or not isinstance(section.get("token_log_probs"), bool):
+            return section
+        rest = {key: value for key, value in section.items() if key != "token_log_probs"}
+        return {"segment": 1 if section["token_log_probs"] else None} | rest

@@ -238,7 +238,8 @@ def _cache_bytes(config: RunConfig, fit: Mapping[str, int | None]) -> int | None
     if any(tokens is None for tokens in fit.values()):
         return None
     tokens = sum(tokens or 0 for tokens in fit.values())
-    values = 4 * tokens if config.cache.token_log_probs else 0
+    segment = config.cache.segment if config.window else None
+    values = 4 * -(-tokens // segment) if segment else 0
     return len(config.sources) * (KEY_BYTES * -(-tokens // config.row_tokens) + values)
 
 

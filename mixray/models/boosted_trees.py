@@ -95,7 +95,9 @@ class BoostedTrees(Model):
         """The number of leaves of all trees."""
         return LIBRARIES[self.library].leaves(self.booster)
 
-    def log_probs(self, rows: tuple[Features, NDArray[Any]], *, batch_tokens: int, per_token: bool = False) -> Scores:
+    def log_probs(
+        self, rows: tuple[Features, NDArray[Any]], *, batch_tokens: int, segment: int | None = None
+    ) -> Scores:
         """Return the log-probabilities of the true labels, nats, or the errors: predicted minus true numbers."""
         features, labels = rows
         margins = LIBRARIES[self.library].margins(self.booster, features).astype(np.float64).reshape(len(features), -1)
@@ -104,7 +106,7 @@ class BoostedTrees(Model):
         if len(self.intercept) == 2:
             margins = np.column_stack([np.zeros(len(margins)), margins])
         totals: Floats = log_softmax(self.intercept + margins, axis=1)[np.arange(len(labels)), labels]
-        return Scores(totals, list(totals[:, None].astype(np.float32)) if per_token else None)
+        return Scores(totals, None if segment is None else list(totals[:, None].astype(np.float32)))
 
 
 class Library(Protocol):

@@ -79,14 +79,14 @@ class CausalLM(Network):
         losses: NDArray[np.float64] = -totals / (rows.shape[1] - 1)
         return losses
 
-    def log_probs(self, rows: Rows, *, batch_tokens: int, per_token: bool = False) -> Scores:
+    def log_probs(self, rows: Rows, *, batch_tokens: int, segment: int | None = None) -> Scores:
         """Score rows of n + 1 ids, 1 <= n <= window; see ``mixray.models.scoring.score``.
 
         Raises InputError for a row that is longer than the model can read or holds an id that it does not know.
         """
         self._check(rows)
         self.network.eval()
-        return score(self._nll, rows, batch_tokens=batch_tokens, precision=self.precision, per_token=per_token)
+        return score(self._nll, rows, batch_tokens=batch_tokens, precision=self.precision, segment=segment)
 
     @cached_property
     def _nll(self) -> NextTokenNll:

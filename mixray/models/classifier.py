@@ -107,9 +107,9 @@ class ExampleClassifier(Network):
         return -self.log_probs((features, labels), batch_tokens=max(1, len(rows))).totals
 
     def log_probs(
-        self, rows: tuple[NDArray[np.float32], NDArray[np.int64]], *, batch_tokens: int, per_token: bool = False
+        self, rows: tuple[NDArray[np.float32], NDArray[np.int64]], *, batch_tokens: int, segment: int | None = None
     ) -> Scores:
-        """Return the log-probabilities of the true labels, nats; a row counts as one token.
+        """Return the log-probabilities of the true labels, nats; a row counts as one token, which is its one segment.
 
         ``rows``: features, float32 (rows, columns), and labels, int64 (rows,).
         """
@@ -118,4 +118,4 @@ class ExampleClassifier(Network):
         with torch.inference_mode(), autocast(self.device, self.precision):
             logits = [self.network(block.to(self.device)).float() for block in torch.split(features, batch_tokens)]
             totals = -cross_entropy(torch.cat(logits), labels.to(self.device), reduction="none").cpu().numpy()
-        return Scores(totals.astype(np.float64), list(totals[:, None]) if per_token else None)
+        return Scores(totals.astype(np.float64), None if segment is None else list(totals[:, None]))

@@ -39,12 +39,12 @@ class Scores:
     """Log-probabilities of rows, in nats and in the order of the rows.
 
     ``totals``: float64, shape (rows,), each the sum over the row's predicted tokens, or the row's error (``Value``).
-    ``tokens``: one float32 array of shape (predicted tokens,) per row, or None unless ``log_probs`` was called with
-    ``per_token``.
+    ``segments``: one float32 array of shape (segments,) per row, each the sum over a segment's tokens; None unless
+    ``log_probs`` was called with ``segment``.
     """
 
     totals: NDArray[np.float64]
-    tokens: list[NDArray[np.float32]] | None
+    segments: list[NDArray[np.float32]] | None
 
 
 class Model(ABC):
@@ -75,11 +75,11 @@ class Model(ABC):
         """Return the rows of an Arrow table that has the ``row_columns``, in the form that ``log_probs`` takes."""
 
     @abstractmethod
-    def log_probs(self, rows: Any, *, batch_tokens: int, per_token: bool = False) -> Scores:
+    def log_probs(self, rows: Any, *, batch_tokens: int, segment: int | None = None) -> Scores:
         """Return the log-probabilities of rows as ``rows_of`` returns them.
 
-        ``batch_tokens``: the largest number of tokens in one forward pass. ``per_token``: whether to return the
-        log-probability of every single token too.
+        ``batch_tokens``: the largest number of tokens in one forward pass. ``segment``: the tokens of the pieces whose
+        log-probabilities are returned too, which a row is cut into from its start on; its last one may be shorter.
         """
 
 

@@ -29,9 +29,11 @@ def score(
     *,
     batch_tokens: int,
     precision: Precision,
-    per_token: bool = False,
+    segment: int | None = None,
 ) -> Scores:
     """Score rows of n + 1 token ids (n >= 1 may differ): the sum of log p(ids[t] | ids[:t]) over t = 1..n, in nats.
+
+    ``segment``: the tokens of the pieces of a row, from its start on, whose sums are returned too.
 
     At most ``batch_tokens`` tokens, padding included, pass the model at once (a longer row passes alone). How rows are
     grouped depends on the rows alone, so the same rows give the same bits; other groupings differ by rounding.
@@ -55,8 +57,9 @@ def score(
                     got=f"{inputs.shape[0]} rows of {inputs.shape[1]} tokens",
                     remedy="lower cache.batch_tokens",
                 ) from error
-            done.append((batch, -nll.double().sum(1), -nll if per_token else None))
-    return _in_order(done, lengths, per_token)
+            log_probs = -nll.double()
+            done.append((batch, log_probs.sum(1), None if segment is None else _segment_sums(log_probs, segment)))
+    return _in_order(done, lengths, segment)
 
 
 def batches(lengths: NDArray[np.int64], batch_tokens: int) -> Iterator[NDArray[np.int64]]:
@@ -87,15 +90,28 @@ def _padded(rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(inputs), torch.from_numpy(labels)
 
 
+def _segment_sums(log_probs: torch.Tensor, segment: int) -> torch.Tensor:
+    """Return the sum over each piece of every row, float32 (rows, pieces).
+
+    ``log_probs``: (rows, longest), padded with 0.
+    """
+    padded = torch.nn.functional.pad(log_probs, (0, -log_probs.shape[1] % segment))
+    sums: torch.Tensor = padded.view(len(padded), -1, segment).sum(2).float()
+    return sums
+
+
 def _in_order(
-    done: list[tuple[NDArray[np.int64], torch.Tensor, torch.Tensor | None]], lengths: NDArray[np.int64], per_token: bool
+    done: list[tuple[NDArray[np.int64], torch.Tensor, torch.Tensor | None]],
+    lengths: NDArray[np.int64],
+    segment: int | None,
 ) -> Scores:
     totals = np.empty(len(lengths), dtype=np.float64)
-    tokens: list[NDArray[np.float32]] = [np.empty(0, dtype=np.float32)] * len(lengths) if per_token else []
+    pieces = np.zeros_like(lengths) if segment is None else -(-lengths // segment)
+    segments: list[NDArray[np.float32]] = [np.empty(0, dtype=np.float32)] * len(lengths)
     for batch, sums, values in done:
         totals[batch] = sums.cpu().numpy()
         if values is not None:
             block = values.cpu().numpy()
             for row, index in enumerate(batch):
-                tokens[index] = block[row, : lengths[index]].copy()
-    return Scores(totals, tokens if per_token else None)
+                segments[index] = block[row, : pieces[index]].copy()
+    return Scores(totals, None if segment is None else segments)

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixray.cache import PredictionCache
-from mixray.cache.table import no_token_values
+from mixray.cache.table import join_segments, require_segments
 from mixray.config import RunConfig
-from mixray.config.mixture import MixtureConfig
+from mixray.config.mixture import MixtureConfig, segment_tokens
 from mixray.config.section import PRIOR_ROUNDING
 from mixray.errors import InputError
 from mixray.methods import balanced, natural
@@ -61,19 +61,20 @@ class UnitRows:
 
     @classmethod
     def of(cls, cache: PredictionCache, config: MixtureConfig) -> Self:
-        """Sum or expand a cache to the unit. Raises InputError where per-token values are needed and not stored."""
+        """Sum or expand a cache to the unit. Raises InputError where the cache does not hold the unit's segments."""
         if cache.errors is not None:  # a row is an example, whatever the unit
             weights = np.full(len(cache.errors), 1 / len(cache.errors))
             return cls(cache.log_probs, weights, cache.parents()[cache.documents], cache.counts, cache.errors)
+        length = segment_tokens(config.unit)
         if config.unit == "document":
             log_probs, counts, documents = sum_by_document(cache.log_probs, cache.documents, cache.counts)
-        elif config.unit == "window":
+        elif length is None:
             log_probs, counts, documents = cache.log_probs, cache.counts, cache.documents
         else:
-            if cache.token_log_probs is None:
-                raise no_token_values()
-            log_probs, documents = cache.token_log_probs, np.repeat(cache.documents, cache.counts)
-            counts = np.ones(len(documents), np.int64)
+            stored = require_segments(cache.segment, length)
+            assert cache.segments is not None, "segments are stored, for their length is"
+            log_probs, counts, rows = join_segments(cache.segments, cache.counts, stored, length)
+            documents = cache.documents[rows]
         weights = row_weights(counts, documents, config.weighting)
         return cls(np.asarray(log_probs, np.float64), weights, cache.parents()[documents], counts)
 

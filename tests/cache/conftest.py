@@ -38,12 +38,15 @@ class Shelf:
     def column(self, id: str, files: Mapping[str, Sequence[Row]]) -> Artifact:
         return self._publish("column", id, files, lambda values: {"log_prob": pa.array(values, pa.float64())})
 
-    def token_column(self, id: str, files: Mapping[str, Sequence[Row]]) -> Artifact:
+    def segment_column(self, id: str, files: Mapping[str, Sequence[Row]], segment: int = 1) -> Artifact:
+        """A column from the log-probability of every token."""
+
         def columns(values: Sequence[Sequence[float]]) -> dict[str, pa.Array]:
             totals = pa.array([float(sum(row)) for row in values], pa.float64())
-            return {"log_prob": totals, "token_log_probs": pa.array(values, pa.list_(pa.float32()))}
+            sums = [[sum(row[start : start + segment]) for start in range(0, len(row), segment)] for row in values]
+            return {"log_prob": totals, "segment_log_probs": pa.array(sums, pa.list_(pa.float32()))}
 
-        return self._publish("column", id, files, columns)
+        return self._publish("column", id, files, columns, {"segment": segment})
 
     def _publish(
         self,
@@ -51,6 +54,7 @@ class Shelf:
         id: str,
         files: Mapping[str, Sequence[Row]],
         columns: Callable[[list[Any]], dict[str, pa.Array]],
+        meta: Mapping[str, Any] | None = None,
     ) -> Artifact:
         draft = self.artifacts.draft(kind, id)
         records = {}
@@ -60,7 +64,7 @@ class Shelf:
                 "window": pa.array([row[1] for row in rows], pa.int32()),
             }
             records[name] = draft.write(name, encode(pa.table(keys | columns([row[2] for row in rows]))))
-        return draft.publish(records, {})
+        return draft.publish(records, meta or {})
 
 
 @pytest.fixture
@@ -81,7 +85,6 @@ def make_cache() -> Callable[..., PredictionCache]:
             windows=np.arange(len(counts), dtype=np.int32),
             counts=np.array(counts, np.int64),
             log_probs=np.array(list(log_probs.values()), np.float64).T,
-            token_log_probs=None,
         )
 
     return make

@@ -12,7 +12,7 @@ import pytest
 
 from mixray.cache import column_id, column_table
 from mixray.errors import InputError
-from mixray.store import encode
+from mixray.store import encode, fingerprint
 
 DOCUMENTS = [b"\x00" * 16, b"\xab" * 16, b"\xab" * 16]
 ROWS = pa.table({"document": pa.array(DOCUMENTS, pa.binary(16)), "window": pa.array([0, 0, 1], pa.int32())})
@@ -23,7 +23,7 @@ SETTINGS: dict[str, Any] = {
     "precision": "auto",
     "on_gpu": False,
     "batch_tokens": 8192,
-    "token_log_probs": False,
+    "segment": None,
 }
 
 
@@ -36,7 +36,8 @@ SETTINGS: dict[str, Any] = {
         {"precision": "bfloat16"},
         {"on_gpu": True},
         {"batch_tokens": 1},
-        {"token_log_probs": True},
+        {"segment": 1},
+        {"segment": 16},
         {"threads": 2},
     ],
     ids=str,
@@ -45,14 +46,19 @@ def test_a_columns_identity_is_all_that_decides_its_numbers(change: dict[str, An
     assert column_id(**SETTINGS) == column_id(**SETTINGS) != column_id(**{**SETTINGS, **change})
 
 
+def test_a_column_without_segments_keeps_the_identity_that_it_had_before_there_were_any() -> None:
+    facts = ["column", 1, "m", "r", "fit", "auto", False, 8192, False]
+    assert column_id(**SETTINGS) == fingerprint(facts)
+
+
 def test_a_column_holds_the_keys_and_the_values_in_full_precision() -> None:
     values = np.array([-1 / 3, -1e-300, -1e300])
-    tokens = [np.array([-1.0, -2.0]), np.array([-0.5]), np.array([-0.1], np.float32)]
-    table = pq.read_table(io.BytesIO(encode(column_table(ROWS, values, tokens, model="python", target="docs"))))
+    segments = [np.array([-1.0, -2.0]), np.array([-0.5]), np.array([-0.1], np.float32)]
+    table = pq.read_table(io.BytesIO(encode(column_table(ROWS, values, segments, model="python", target="docs"))))
     assert table["document"].to_pylist() == DOCUMENTS
     assert table["window"].to_pylist() == [0, 0, 1]
     assert table["log_prob"].to_pylist() == values.tolist()
-    assert table["token_log_probs"].to_pylist() == [row.astype(np.float32).tolist() for row in tokens]
+    assert table["segment_log_probs"].to_pylist() == [row.astype(np.float32).tolist() for row in segments]
 
 
 def test_equal_tables_give_equal_bytes() -> None:

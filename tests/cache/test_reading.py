@@ -48,7 +48,7 @@ def test_the_cache_has_every_row_of_its_part_in_order(shelf: Any) -> None:
     assert cache.counts.tolist() == [4, 4, 2, 1, 3, 4]
     assert cache.document_counts().tolist() == [4, 2, 9, 3]
     assert cache.log_probs[:, 0].tolist() == [-1007.0, -1007.1, -1003.0, -1007.2, -1256.0, -1001.0]
-    assert cache.token_log_probs is None
+    assert cache.segments is None
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -68,21 +68,21 @@ def test_token_values_stand_row_after_row(shelf: Any, seed: int) -> None:
             for name in FIT
         }
 
-    columns = {name: shelf.token_column(name, shuffled(tokens(k + 1), seed)) for k, name in enumerate("ab")}
+    columns = {name: shelf.segment_column(name, shuffled(tokens(k + 1), seed)) for k, name in enumerate("ab")}
     cache = read_cache(shelf.storage, shelf.rows(ROWS), "fit", columns)
     expected = [-(16.0 * d + 4 * w + t) for name in FIT for d, w, count in ROWS[name] for t in range(count)]
-    assert cache.token_log_probs is not None
-    assert cache.token_log_probs.dtype == np.float32
-    np.testing.assert_array_equal(cache.token_log_probs, np.stack([expected, np.multiply(expected, 2)], axis=1))
+    assert cache.segments is not None
+    assert cache.segments.dtype == np.float32
+    np.testing.assert_array_equal(cache.segments, np.stack([expected, np.multiply(expected, 2)], axis=1))
 
 
 def test_token_values_that_not_every_column_has_are_left_out(shelf: Any) -> None:
     tokens = {name: [(d, w, [-1.0] * count) for d, w, count in ROWS[name]] for name in FIT}
-    columns = {"a": shelf.token_column("a", tokens), "b": shelf.column("b", values_of(1))}
-    assert read_cache(shelf.storage, shelf.rows(ROWS), "fit", columns).token_log_probs is None
+    columns = {"a": shelf.segment_column("a", tokens), "b": shelf.column("b", values_of(1))}
+    assert read_cache(shelf.storage, shelf.rows(ROWS), "fit", columns).segments is None
 
 
-@pytest.mark.parametrize("name", ["log_prob", "tokens", "token_log_probs"])
+@pytest.mark.parametrize("name", ["log_prob", "segments", "segment_log_probs"])
 def test_a_source_may_be_named_as_a_column_of_the_table(shelf: Any, name: str) -> None:
     cache = read_cache(shelf.storage, shelf.rows(ROWS), "fit", {name: shelf.column("a", values_of(0))})
     assert cache.models == (name,)
@@ -137,5 +137,5 @@ def test_a_row_with_fewer_values_than_tokens_is_refused(shelf: Any) -> None:
     tokens = {name: [(d, w, [-1.0] * count) for d, w, count in ROWS[name]] for name in FIT}
     tokens[FIT[0]][2] = (3, 0, [-1.0])
     with pytest.raises(CorruptedArtifactError, match="cannot be joined") as caught:
-        read_cache(shelf.storage, shelf.rows(ROWS), "fit", {"a": shelf.token_column("a", tokens)})
-    assert caught.value.wanted == "one value per token"
+        read_cache(shelf.storage, shelf.rows(ROWS), "fit", {"a": shelf.segment_column("a", tokens)})
+    assert caught.value.wanted == "one value per 1 token"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mixray.cache import CacheRows, NpyRows, RowRanges, read_cache
-from mixray.config.mixture import MixtureConfig
+from mixray.config.mixture import MixtureConfig, SegmentUnit
 from mixray.errors import CorruptedArtifactError, InputError
 from mixray.search.problem import UnitRows
 
@@ -21,6 +21,7 @@ WHOLE = [(8, 2), (3, 1), (5, 9), (4, 1), (9, 3), (1, 2), (7, 4)]
 CUT = [((8, 1), 2), ((8, 0), 1), ((5, 2), 9), ((5, 7), 1), ((5, 3), 3), ((1, 0), 2), ((1, 4), 4)]
 FILE_ROWS = 4
 SOURCES = ["a", "b", "c"]
+UNITS = ["document", "window", "token", *(SegmentUnit(segment=length) for length in (1, 2, 4, 100))]
 
 
 def in_files(rows: Sequence[Any]) -> dict[str, list[Any]]:
@@ -29,16 +30,20 @@ def in_files(rows: Sequence[Any]) -> dict[str, list[Any]]:
 
 @pytest.fixture(params=[WHOLE, CUT], ids=["whole", "cut"])
 def cache(shelf: Any, request: pytest.FixtureRequest) -> tuple[Any, dict[str, Any]]:
+    return stored_cache(shelf, request.param, segment=1)
+
+
+def stored_cache(shelf: Any, documents: Sequence[Any], segment: int) -> tuple[Any, dict[str, Any]]:
+    """The same log-probabilities of single tokens, whatever the segments that are stored."""
     draw = np.random.default_rng(0)
-    keys = [(document, window) for document, windows in request.param for window in range(windows)]
+    keys = [(document, window) for document, windows in documents for window in range(windows)]
     counts = draw.integers(1, 6, len(keys))
     rows = shelf.rows(in_files([(*key, int(count)) for key, count in zip(keys, counts, strict=True)]))
     columns = {}
     for source in SOURCES:
         tokens = [(-draw.exponential(3, count)).astype(np.float32).tolist() for count in counts]
-        columns[source] = shelf.token_column(
-            source, in_files([(*key, own) for key, own in zip(keys, tokens, strict=True)])
-        )
+        files = in_files([(*key, own) for key, own in zip(keys, tokens, strict=True)])
+        columns[source] = shelf.segment_column(f"{source}-{segment}", files, segment)
     return rows, columns
 
 
@@ -47,7 +52,7 @@ def read(ranges: RowRanges, start: int, stop: int) -> tuple[np.ndarray, np.ndarr
     return np.concatenate(log_probs), np.concatenate(row_weights)
 
 
-@pytest.mark.parametrize("unit", ["document", "window", "token"])
+@pytest.mark.parametrize("unit", UNITS, ids=str)
 @pytest.mark.parametrize("weighting", ["document", "token"])
 def test_a_cache_has_the_rows_of_a_solve(shelf: Any, cache: Any, unit: Any, weighting: Any) -> None:
     rows, columns = cache
@@ -78,7 +83,7 @@ def test_the_files_may_be_looked_through_elsewhere(shelf: Any, cache: Any) -> No
 
 
 @pytest.mark.parametrize("weighting", ["document", "token"])
-@pytest.mark.parametrize("unit", ["document", "window", "token"])
+@pytest.mark.parametrize("unit", UNITS, ids=str)
 def test_rows_say_their_parent_and_their_part_of_the_tokens(shelf: Any, cache: Any, unit: Any, weighting: Any) -> None:
     """Drawn once each, parents bring all tokens, each by its part."""
     rows, columns = cache
@@ -133,12 +138,42 @@ def test_a_document_in_two_distant_files_is_refused(shelf: Any) -> None:
     assert caught.value.wanted == "5 documents, each in one piece"
 
 
-def test_tokens_that_were_not_kept(shelf: Any) -> None:
-    plain = {"a": shelf.column("plain", {"fit-00000.parquet": [(1, 0, -1.0)]})}
+@pytest.mark.parametrize(
+    ("stored", "unit", "got"),
+    [
+        (None, "token", "the cache holds windows"),
+        (None, SegmentUnit(segment=16), "the cache holds windows"),
+        (2, "token", "the cache holds segments of 2 tokens"),
+        (2, SegmentUnit(segment=3), "the cache holds segments of 2 tokens"),
+    ],
+    ids=str,
+)
+def test_segments_that_are_not_stored_are_refused(shelf: Any, stored: int | None, unit: Any, got: str) -> None:
+    tokens = {"fit-00000.parquet": [(1, 0, [-1.0, -2.0, -3.0])]}
+    totals = {"fit-00000.parquet": [(1, 0, -6.0)]}
+    column = shelf.column("few", totals) if stored is None else shelf.segment_column("few", tokens, stored)
     rows = shelf.rows({"fit-00000.parquet": [(1, 0, 3)]}, id="few")
-    ranges = CacheRows.open(shelf.storage, rows, plain, unit="token", weighting="token")
-    with pytest.raises(InputError, match="keeps no per-token values"):
-        read(ranges, 0, 3)
+    with pytest.raises(InputError, match="does not hold what the unit is made of") as caught:
+        CacheRows.open(shelf.storage, rows, {"a": column}, unit=unit, weighting="token")
+    assert got in str(caught.value.got)
+    with pytest.raises(InputError, match="does not hold what the unit is made of"):
+        UnitRows.of(read_cache(shelf.storage, rows, "fit", {"a": column}), MixtureConfig(unit=unit))
+
+
+@pytest.mark.parametrize("documents", [WHOLE, CUT], ids=["whole", "cut"])
+def test_a_cache_in_segments_serves_every_multiple(shelf: Any, documents: Any) -> None:
+    """Windows of 1 to 5 tokens in segments of 2: their joins are those of single tokens, up to float32."""
+    by_token, by_two = (
+        read_cache(shelf.storage, rows, "fit", columns)
+        for rows, columns in (stored_cache(shelf, documents, segment) for segment in (1, 2))
+    )
+    for unit in ("document", "window", SegmentUnit(segment=2), SegmentUnit(segment=4), SegmentUnit(segment=100)):
+        config = MixtureConfig(unit=unit)
+        expected, got = UnitRows.of(by_token, config), UnitRows.of(by_two, config)
+        np.testing.assert_allclose(got.log_probs, expected.log_probs, rtol=1e-6)
+        np.testing.assert_array_equal(got.token_counts, expected.token_counts)
+        np.testing.assert_array_equal(got.row_weights, expected.row_weights)
+        np.testing.assert_array_equal(got.parents, expected.parents)
 
 
 def test_a_cache_file_that_is_missing_or_damaged_is_named(shelf: Any, cache: Any) -> None:

@@ -16,7 +16,7 @@ import ray
 from mixray.cache import CacheRows, NpyRows, read_cache
 from mixray.cluster import Session
 from mixray.cluster.shards import RemoteShards, open_shards
-from mixray.config.mixture import MixtureConfig
+from mixray.config.mixture import MixtureConfig, SegmentUnit
 from mixray.config.training import Resources
 from mixray.errors import InputError, StageError
 from mixray.search.problem import UnitRows
@@ -258,7 +258,7 @@ def test_a_small_table_has_one_shard(ray_session: Session, tmp_path: Path) -> No
     np.testing.assert_allclose(solution.weights, [0, 1], atol=1e-9)
 
 
-@pytest.mark.parametrize("unit", ["document", "token"])
+@pytest.mark.parametrize("unit", ["document", "token", SegmentUnit(segment=3)], ids=str)
 def test_a_prediction_cache_is_solved_as_in_one_process(ray_session: Session, tmp_path: Path, unit: Any) -> None:
     shelf, draw, file_rows = Shelf(tmp_path), np.random.default_rng(0), 7
     lengths = draw.integers(1, 6, 40)
@@ -271,7 +271,7 @@ def test_a_prediction_cache_is_solved_as_in_one_process(ray_session: Session, tm
 
     rows = shelf.rows(files(counts.tolist()))
     columns = {
-        source: shelf.token_column(
+        source: shelf.segment_column(
             source, files([(-draw.exponential(scale, count)).astype(np.float32).tolist() for count in counts])
         )
         for source, scale in [("a", 2.0), ("b", 2.1), ("c", 2.2)]

@@ -69,7 +69,7 @@ def config(tmp_path: Path) -> Callable[..., RunConfig]:
                 "targets": {name: {"files": f"{name}.txt"} for name in ("one", "two")},
                 "proxy": training,
                 "retrain": training,
-                "mixture": {"bootstrap": 40, **mixture},
+                "mixture": {"bootstrap": 40, "unit": "document", **mixture},
             }
         )
 

@@ -67,7 +67,7 @@ class Expected:
         ("sources.files", Expected(["mixture"], "sources.NAME.files", "text | list of text | null", "null")),
         ("sources.python.files", Expected(["mixture"], "sources.NAME.files", "text | list of text | null", "null")),
         ("retrain.tokens", Expected(["mixture"], "retrain.tokens", "integer > 0 | null", "null")),
-        ("mixture.unit", Expected(["mixture"], "mixture.unit", "document | window | token", "document")),
+        ("mixture.unit", Expected(["mixture"], "mixture.unit", "document | window | token | section", "document")),
         ("retrain.workers", Expected(["mixture"], "retrain.workers", "integer > 0 | [integer > 0, integer > 0]", "1")),
         ("retrain.objective.kind", Expected(["mixture"], "retrain.objective.kind", "also | erm | group_dro", None)),
         ("retrain.arms.objective.kind", Expected(["mixture"], "retrain.arms.objective.kind", KINDS, None)),

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mixray.config import RobustConfig, RunConfig, RunFile, load_config, parse_config
+from mixray.config import RobustConfig, RunConfig, RunFile, dump_config, load_config, parse_config
+from mixray.config.mixture import SegmentUnit
 from mixray.errors import InputError
 from tests.config.conftest import RUN_FILES
 
@@ -38,3 +39,22 @@ def test_a_file_of_neither_kind_is_told_about_both(text: str) -> None:
     assert caught.value.where == "run.yaml"
     for key in ("sources", "targets", "data", "arms"):
         assert f"'{key}'" in str(caught.value.wanted)
+
+
+EXAMPLES = """\
+name: rows
+examples: {numeric: [x], label: y}
+sources: {a: {parquet: a.parquet}, b: {parquet: b.parquet}}
+targets: {c: {parquet: c.parquet}}
+proxy: {model: {head: linear}, tokens: 1000}
+retrain: {model: {head: linear}, tokens: 1000}
+"""
+
+
+def test_likelihoods_can_be_over_segments_of_texts_but_not_of_examples(text: str) -> None:
+    config = parse_config(text, ["mixture.unit={segment: 32}"])
+    assert config.mixture.unit == SegmentUnit(segment=32)
+    assert parse_config(dump_config(config)) == config
+    with pytest.raises(InputError, match=r"mixture\.unit\.segment is not valid") as caught:
+        parse_config(EXAMPLES, ["mixture.unit={segment: 16}"])
+    assert caught.value.wanted == "document or window: an example is one row"

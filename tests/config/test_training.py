@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mixray.config.training import HeadConfig, NewModel, PretrainedModel, ProxyConfig, TreesModel
+from mixray.config.training import CacheConfig, HeadConfig, NewModel, PretrainedModel, ProxyConfig, TreesModel
 from mixray.store import fingerprint
 
 MODELS: list[tuple[dict[str, Any], type]] = [
@@ -58,3 +58,14 @@ def test_boosted_trees_are_dumped_whole_and_have_no_budget() -> None:
 )
 def test_the_settings_that_make_an_id_have_not_changed(section: dict[str, Any], digest: str) -> None:
     assert fingerprint(ProxyConfig.model_validate(section).model_dump(mode="json"))[:16] == digest
+
+
+@pytest.mark.parametrize(
+    ("section", "segment"),
+    [({}, 16), ({"token_log_probs": True}, 1), ({"token_log_probs": False}, None), ({"segment": 4}, 4)],
+    ids=str,
+)
+def test_a_run_folder_of_an_earlier_version_says_which_segments_its_cache_holds(
+    section: dict[str, Any], segment: int | None
+) -> None:
+    assert CacheConfig.model_validate(section).segment == segment

@@ -109,9 +109,13 @@ def test_show_prints_what_the_files_hold(finished: Path) -> None:
 def test_the_prediction_cache_opens_as_one_ray_dataset(finished: Path, ray_session: Session) -> None:
     ray_session.connect()
     rows = mixray.open_cache(str(the_run(finished)), "mixed").to_pandas()
-    assert list(rows.columns) == ["document", "window", "count", "animals", "numbers", "colours"]
     mixture = mixray.load_mixture(the_run(finished) / "mixtures" / "mixed.json")
+    segments = [f"{source}.segments" for source in mixture.sources]
+    assert list(rows.columns[:3]) == ["document", "window", "count"]
+    assert set(rows.columns[3:]) == {*mixture.sources, *segments}
     assert not rows.duplicated(["document", "window"]).any()
+    for source in mixture.sources:
+        assert rows[f"{source}.segments"].map(np.sum).to_numpy() == pytest.approx(rows[source].to_numpy(), rel=1e-5)
     totals = rows.groupby("document")[["count", *mixture.sources]].sum()
     log_probs = totals[mixture.sources].to_numpy(np.float64)
     nats = logsumexp(log_probs + np.log(list(balanced(mixture.sources).weights.values())), axis=1)

@@ -66,6 +66,32 @@ def test_rows_features_and_classes_are_counted(tmp_path: Path) -> None:
     assert found.cache_bytes == 2 * 30 * 28
 
 
+@pytest.mark.parametrize(("segment", "segments"), [(16, 8), (1, 128), (None, 0)])
+def test_a_cache_of_texts_has_windows_and_their_segments(segment: int | None, segments: int, tmp_path: Path) -> None:
+    for name in ("one", "two", "goal"):
+        rows = [json.dumps({"text": f"the {number} words of {name} " * 4}) for number in range(1000)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows))
+    model = {"architecture": "gpt_neox", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    training = {"model": model, "tokens": 4096}
+    run = RunConfig.model_validate(
+        {
+            "name": "texts",
+            "tokenizer": {"train": {"vocab_size": 300}},
+            "window": 128,
+            "sources": {name: {"jsonl": str(tmp_path / f"{name}.jsonl")} for name in ("one", "two")},
+            "targets": {"goal": {"jsonl": str(tmp_path / "goal.jsonl"), "max_tokens": 12_800}},
+            "proxy": training,
+            "retrain": training,
+            "cache": {"segment": segment},
+            "mixture": {"unit": "window"},
+        }
+    )
+    forecast = forecast_of(run)
+    assert counted(forecast)["goal"] == 12_800
+    windows = round(100 * (1 - run.targets["goal"].held_out))
+    assert forecast.cache_bytes == 2 * windows * (28 + 4 * segments)
+
+
 @pytest.mark.parametrize(
     ("pool", "wanted"),
     [

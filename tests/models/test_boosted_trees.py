@@ -152,9 +152,9 @@ def test_rows_are_those_of_the_caches_table() -> None:
     assert (read[0] == features).all()
     assert (read[1] == labels).all()
     model = BoostedTrees.fit(settings("xgboost"), features, labels, np.ones(10), classes=2)
-    scores = model.log_probs(read, batch_tokens=1, per_token=True)
-    assert scores.tokens is not None
-    assert np.concatenate(scores.tokens).tolist() == scores.totals.astype(np.float32).tolist()
+    scores = model.log_probs(read, batch_tokens=1, segment=16)
+    assert scores.segments is not None
+    assert np.concatenate(scores.segments).tolist() == scores.totals.astype(np.float32).tolist()
 
 
 def test_a_library_that_is_missing_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,20 +74,20 @@ def test_log_probabilities_are_those_of_the_true_labels(head: dict[str, Any], ba
     lists = pa.FixedSizeListArray.from_arrays(np.ascontiguousarray(records["features"]).ravel(), FEATURES)
     table = pa.table({"features": lists, "label": records["label"].copy()})
     chunked = pa.concat_tables([table.slice(0, 11), table.slice(11)])
-    scores = proxy.log_probs(proxy.rows_of(chunked), batch_tokens=batch_tokens, per_token=True)
+    scores = proxy.log_probs(proxy.rows_of(chunked), batch_tokens=batch_tokens, segment=16)
     with torch.no_grad():
         logits = proxy.network(torch.tensor(records["features"])).numpy().astype(np.float64)
     wanted = log_softmax(logits, axis=1)[np.arange(30), records["label"]]
     np.testing.assert_allclose(scores.totals, wanted, rtol=0, atol=1e-6)
     assert scores.totals.dtype == np.float64
-    assert scores.tokens is not None
-    assert [tokens.shape for tokens in scores.tokens] == [(1,)] * 30
-    assert np.concatenate(scores.tokens).tolist() == scores.totals.tolist()
+    assert scores.segments is not None
+    assert [values.shape for values in scores.segments] == [(1,)] * 30
+    assert np.concatenate(scores.segments).tolist() == scores.totals.tolist()
 
 
 def test_without_tokens_there_are_none() -> None:
     records = Records().read(0, 3)
-    assert proxy_of(HEADS[0]).log_probs((records["features"], records["label"].copy()), batch_tokens=8).tokens is None
+    assert proxy_of(HEADS[0]).log_probs((records["features"], records["label"].copy()), batch_tokens=8).segments is None
 
 
 def test_a_seed_draws_the_weights_and_leaves_the_generator_alone() -> None:

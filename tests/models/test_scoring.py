@@ -72,26 +72,39 @@ def test_the_same_rows_give_the_same_bits(proxy: CausalLM, rows: list[np.ndarray
 
 
 def test_tokens_sum_to_totals_and_know_their_place(proxy: CausalLM, rows: list[np.ndarray]) -> None:
-    scores = proxy.log_probs(rows, batch_tokens=60, per_token=True)
-    assert scores.tokens is not None
-    assert [values.shape for values in scores.tokens] == [(len(row) - 1,) for row in rows]
-    assert {values.dtype for values in scores.tokens} == {np.dtype(np.float32)}
-    np.testing.assert_allclose([values.sum(dtype=np.float64) for values in scores.tokens], scores.totals, rtol=1e-12)
+    scores = proxy.log_probs(rows, batch_tokens=60, segment=1)
+    assert scores.segments is not None
+    assert [values.shape for values in scores.segments] == [(len(row) - 1,) for row in rows]
+    assert {values.dtype for values in scores.segments} == {np.dtype(np.float32)}
+    np.testing.assert_allclose([values.sum(dtype=np.float64) for values in scores.segments], scores.totals, rtol=1e-12)
     # A token's value depends on what precedes it alone: a row's beginning scores as the beginning of the row.
     index = int(np.argmax([len(row) for row in rows]))
-    start = proxy.log_probs([rows[index][:9]], batch_tokens=60, per_token=True).tokens
+    start = proxy.log_probs([rows[index][:9]], batch_tokens=60, segment=1).segments
     assert start is not None
-    np.testing.assert_allclose(start[0], scores.tokens[index][:8], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(start[0], scores.segments[index][:8], rtol=1e-4, atol=1e-6)
 
 
-def test_totals_alone_carry_no_tokens(plain: CausalLM, rows: list[np.ndarray]) -> None:
-    assert plain.log_probs(rows, batch_tokens=60).tokens is None
+@pytest.mark.parametrize("segment", [1, 3, 7, 100])
+@pytest.mark.parametrize("batch_tokens", [1, 60])
+def test_segments_are_sums_of_tokens(proxy: CausalLM, rows: list[np.ndarray], segment: int, batch_tokens: int) -> None:
+    tokens = proxy.log_probs(rows, batch_tokens=batch_tokens, segment=1).segments
+    segments = proxy.log_probs(rows, batch_tokens=batch_tokens, segment=segment).segments
+    assert tokens is not None
+    assert segments is not None
+    for of_tokens, of_segments in zip(tokens, segments, strict=True):
+        by_hand = [of_tokens[start : start + segment].sum() for start in range(0, len(of_tokens), segment)]
+        assert of_segments.dtype == np.float32
+        np.testing.assert_allclose(of_segments, by_hand, rtol=1e-6)
+
+
+def test_totals_alone_carry_no_segments(plain: CausalLM, rows: list[np.ndarray]) -> None:
+    assert plain.log_probs(rows, batch_tokens=60).segments is None
 
 
 def test_no_rows_are_no_scores(plain: CausalLM) -> None:
-    scores = plain.log_probs([], batch_tokens=60, per_token=True)
+    scores = plain.log_probs([], batch_tokens=60, segment=1)
     assert scores.totals.shape == (0,)
-    assert scores.tokens == []
+    assert scores.segments == []
 
 
 def test_bfloat16_is_near(neox: dict[str, Any], rows: list[np.ndarray]) -> None:

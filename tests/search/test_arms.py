@@ -92,7 +92,6 @@ def predictions(documents: int, gap: float = 2.0) -> PredictionCache:
         windows=np.zeros(documents, np.int32),
         counts=np.full(documents, 10),
         log_probs=log_probs,
-        token_log_probs=None,
     )
 
 

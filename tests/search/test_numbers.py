@@ -32,7 +32,7 @@ def cache_of(errors: np.ndarray) -> PredictionCache:
     ids = np.array([(number << 64).to_bytes(16, "big") for number in range(len(errors))], "V16")
     rows = np.arange(len(errors))
     ones = np.ones(len(errors), np.int64)
-    return PredictionCache(tuple(SOURCES), rows, ids, 0 * rows, ones, -(errors**2), None, errors)
+    return PredictionCache(tuple(SOURCES), rows, ids, 0 * rows, ones, -(errors**2), errors=errors)
 
 
 def config(**mixture: Any) -> RunConfig:

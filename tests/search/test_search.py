@@ -27,11 +27,8 @@ from mixray.store import Artifact, FileRecord, Storage, encode
 PLANTED = {"a": 0.55, "b": 0.3, "c": 0.15}
 AVAILABLE = {"a": 6_000, "b": 3_000, "c": 1_000}
 BUDGET = 8_000
-UNITS, WEIGHTINGS, SOLVERS = (
-    ["document", "window", "token"],
-    ["document", "token"],
-    ["newton", "entropic", "working_set"],
-)
+UNITS = ["document", "window", "token", {"segment": 1}, {"segment": 3}, {"segment": 4}]
+WEIGHTINGS, SOLVERS = ["document", "token"], ["newton", "entropic", "working_set"]
 
 
 def synthetic_cache(documents: int, seed: int = 0, symbols: int = 20) -> PredictionCache:
@@ -56,7 +53,8 @@ def synthetic_cache(documents: int, seed: int = 0, symbols: int = 20) -> Predict
         windows=np.array(windows, np.int32),
         counts=np.array(counts, np.int64),
         log_probs=np.array(totals),
-        token_log_probs=np.concatenate(token_rows).astype(np.float32),
+        segments=np.concatenate(token_rows).astype(np.float32),
+        segment=1,
     )
 
 
@@ -86,8 +84,8 @@ def config(tmp_path: Path) -> Callable[..., RunConfig]:
                 "targets": {"target": {"files": "target.txt"}},
                 "proxy": training,
                 "retrain": training,
-                "cache": {"token_log_probs": True},
-                "mixture": {"bootstrap": 0, **mixture},
+                "cache": {"segment": 1},
+                "mixture": {"bootstrap": 0, "unit": "document", **mixture},
             }
         )
 
@@ -98,19 +96,23 @@ def find(cache: PredictionCache, config: RunConfig, available: dict[str, int] | 
     return find_mixture({"target": cache}, config, available_tokens=available or AVAILABLE, run="run-1").mixture
 
 
-def loss_by_hand(cache: PredictionCache, shares: dict[str, float], unit: str, weighting: str) -> float:
-    """Nats per token, term by term: groups of rows (one a unit), each the log of a weighted sum of probabilities."""
-    assert cache.token_log_probs is not None
-    table = cache.token_log_probs.astype(np.float64) if unit == "token" else cache.log_probs
-    documents = np.repeat(cache.documents, cache.counts) if unit == "token" else cache.documents
+def loss_by_hand(cache: PredictionCache, shares: dict[str, float], unit: Any, weighting: str) -> float:
+    """Nats per token, term by term: groups of tokens (one a unit), each the log of a weighted sum of probabilities."""
+    assert cache.segments is not None
+    tokens_of = np.split(cache.segments.astype(np.float64), np.cumsum(cache.counts)[:-1])
     terms: dict[int, float] = dict.fromkeys(range(len(cache.document_ids)), 0.0)
-    if unit == "document":
-        for document in terms:
-            totals = cache.log_probs[cache.documents == document].sum(axis=0)
-            terms[document] = math.log(sum(s * math.exp(t) for s, t in zip(shares.values(), totals, strict=True)))
-    else:
-        for document, row in zip(documents, table, strict=True):
-            terms[document] += math.log(sum(s * math.exp(t) for s, t in zip(shares.values(), row, strict=True)))
+    for document in terms:
+        rows = np.flatnonzero(cache.documents == document)
+        if unit == "document":
+            units = [cache.log_probs[rows].sum(axis=0)]
+        elif unit == "window":
+            units = list(cache.log_probs[rows])
+        else:
+            length = 1 if unit == "token" else unit["segment"]
+            windows = [tokens_of[row] for row in rows]
+            units = [w[start : start + length].sum(axis=0) for w in windows for start in range(0, len(w), length)]
+        for totals in units:
+            terms[document] += math.log(sum(s * math.exp(t) for s, t in zip(shares.values(), totals, strict=True)))
     tokens = {document: int(cache.counts[cache.documents == document].sum()) for document in terms}
     if weighting == "document":
         return -sum(terms[document] / tokens[document] for document in terms) / len(terms)
@@ -122,9 +124,9 @@ NATURAL = {name: tokens / sum(AVAILABLE.values()) for name, tokens in AVAILABLE.
 
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
-@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("unit", UNITS, ids=str)
 def test_predicted_losses_are_those_of_a_direct_computation(
-    config: Callable[..., RunConfig], unit: str, weighting: str
+    config: Callable[..., RunConfig], unit: Any, weighting: str
 ) -> None:
     cache = synthetic_cache(40)
     mixture = find(cache, config(unit=unit, weighting=weighting))
@@ -132,16 +134,30 @@ def test_predicted_losses_are_those_of_a_direct_computation(
     by_hand = {arm: loss_by_hand(cache, shares[arm], unit, weighting) for arm in shares}
     assert mixture.loss == pytest.approx(by_hand, rel=1e-12)
     assert mixture.loss["mixmin"] == min(mixture.loss.values())
+    assert mixture.status == "converged"
+    assert mixture.gap is not None
+    assert mixture.gap <= mixture.tolerance
 
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
-@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("unit", UNITS, ids=str)
 def test_planted_proportions_are_recovered(
-    cache: PredictionCache, config: Callable[..., RunConfig], unit: str, weighting: str
+    cache: PredictionCache, config: Callable[..., RunConfig], unit: Any, weighting: str
 ) -> None:
     mixture = find(cache, config(unit=unit, weighting=weighting))
     # the standard error of a share is about sqrt(0.25 / 600) = 0.02; units below the document say less
     assert mixture.weights == pytest.approx(PLANTED, abs=0.06)
+
+
+@pytest.mark.parametrize(("segment", "unit"), [(1, "token"), (4, "window"), (100, "window")])
+def test_segments_of_one_token_are_tokens_and_of_a_window_or_more_are_windows(
+    cache: PredictionCache, config: Callable[..., RunConfig], segment: int, unit: str
+) -> None:
+    mixture, other = (find(cache, config(unit=each, bootstrap=20)) for each in ({"segment": segment}, unit))
+    assert mixture.weights == pytest.approx(other.weights, abs=1e-5)
+    assert mixture.loss == pytest.approx(other.loss, rel=1e-6)
+    for source, interval in other.interval.items():  # documents are drawn again, whatever the unit
+        assert mixture.interval[source] == pytest.approx(interval, abs=1e-3)
 
 
 def test_the_interval_holds_the_share_and_is_as_wide_as_600_documents_allow(
@@ -267,7 +283,6 @@ def cache_of(log_probs: np.ndarray) -> PredictionCache:
         windows=np.zeros(documents, np.int32),
         counts=np.full(documents, 4, np.int64),
         log_probs=log_probs,
-        token_log_probs=None,
     )
 
 
@@ -398,12 +413,10 @@ def test_a_solver_out_of_rounds_says_so_with_its_gap(cache: PredictionCache, con
     assert mixture.loss["mixmin"] - mixture.gap <= best <= mixture.loss["mixmin"]
 
 
-def test_token_values_that_were_not_kept_are_asked_for(
-    cache: PredictionCache, config: Callable[..., RunConfig]
-) -> None:
-    with pytest.raises(InputError, match="keeps no per-token values") as caught:
-        find(replace(cache, token_log_probs=None), config(unit="token"))
-    assert caught.value.remedy == "run again with cache.token_log_probs=true"
+def test_segments_that_are_not_stored_are_asked_for(cache: PredictionCache, config: Callable[..., RunConfig]) -> None:
+    with pytest.raises(InputError, match="does not hold what the unit is made of") as caught:
+        find(replace(cache, segments=None, segment=None), config(unit="token"))
+    assert caught.value.remedy == "run again with cache.segment=1"
 
 
 # ----------------------------------------------------------------------------- solving again, from a run folder
