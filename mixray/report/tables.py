@@ -159,15 +159,15 @@ def arms_table(mixture: Mixture) -> RenderableType:
         cells += ["" if loss is None else f"{loss:.4f}" for loss in (predicted, held_out.get(arm))]
         if reference is not None and arm in held_out and arm != reference:
             above = difference(mixture, arm, reference)
-            interval = "" if above.interval is None else _interval_text(above.interval)
-            cells += [difference_text(above.value), interval, f"{difference_text(100 * above.ratio, 2)} %"]
+            ratio = f"{difference_text(100 * above.ratio, 2)} %"
+            cells += [difference_text(above.value), _interval_text(above.interval), ratio]
         table.add_row(*cells[: len(table.columns)], style="bold" if separated and arm == best else "")
     quantity = "the worst target's loss above its offset," if mixture.over == "worst" else "loss in"
     return titled(f"Arms on {_targets(mixture)}: {quantity} {mixture.loss_unit}", table, _arms_caption(mixture))
 
 
-def _interval_text(interval: Interval) -> str:
-    return " to ".join(map(difference_text, interval))
+def _interval_text(interval: Interval | None) -> str:
+    return "" if interval is None else " to ".join(map(difference_text, interval))
 
 
 def _arms_caption(mixture: Mixture) -> str:
@@ -190,12 +190,29 @@ def _arms_caption(mixture: Mixture) -> str:
 
 
 def gain_table(mixture: Mixture) -> RenderableType:
-    """Return a table of what the mixture is predicted to gain over every baseline on fresh documents."""
-    table = new_table("over", "gain", "95 % interval", "of the fit", "more documents")
+    """Return a table of what the mixture gains over every baseline, as predicted on fresh documents and as it came out.
+
+    Before the retraining, how the prediction was corrected stands in place of what came out.
+    """
+    held_out = held_out_losses(mixture)
+    is_retrained = SEARCHED in held_out
+    names = ("predicted", "came out", "95 % interval") if is_retrained else ("gain", "of the fit", "more documents")
+    table = new_table("over", names[0], "95 % interval", *names[1:])
     for arm, gain in mixture.gain.items():
-        interval = "" if gain.interval is None else _interval_text(gain.interval)
-        more = "no number" if gain.more_documents is None else f"{gain.more_documents:,}"
-        table.add_row(arm, difference_text(gain.estimate), interval, difference_text(-gain.optimism), more)
+        cells = [arm, difference_text(gain.estimate), _interval_text(gain.interval)]
+        if not is_retrained:
+            more = "no number" if gain.more_documents is None else f"{gain.more_documents:,}"
+            cells += [difference_text(-gain.optimism), more]
+        elif arm in held_out:
+            realised = difference(mixture, arm, SEARCHED)
+            cells += [difference_text(realised.value), _interval_text(realised.interval)]
+        table.add_row(*cells)
+    if is_retrained:
+        caption = (
+            "predicted: at the size of the proxies, on documents that did not choose the mixture; came out: of the "
+            "retrained models, on the held-out documents"
+        )
+        return titled(f"Gain on {_targets(mixture)}: nats per token, as predicted and as it came out", table, caption)
     caption = (
         "gain: what remains on documents that did not choose the mixture; of the fit: what these documents took off; "
         "more documents: of the target, expected to tell the gain from zero"

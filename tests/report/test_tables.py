@@ -96,13 +96,27 @@ def test_the_gain_table_says_what_is_left_on_fresh_documents(mixture: Mixture) -
         "natural": PredictedGain(estimate=0.01, optimism=0.01, interval=(-0.02, 0.04), more_documents=4321),
         "unimax": PredictedGain(estimate=-0.01, optimism=0.01, interval=None, more_documents=None),
     }
-    lines = printed(gain_table(mixture.model_copy(update={"gain": gains})))
+    lines = printed(gain_table(mixture.model_copy(update={"gain": gains, "retrain": {}})))
     assert lines[:5] == [
         "Predicted gain on sklearn: nats per token",
         " over          gain        95 % interval   of the fit   more documents",
         " balanced   +0.1809   +0.1500 to +0.2118      -0.0100                0",
         " natural    +0.0100   -0.0200 to +0.0400      -0.0100            4,321",
         " unimax     -0.0100                           -0.0100        no number",
+    ]
+
+
+def test_after_the_retraining_a_predicted_gain_stands_beside_what_came_out(mixture: Mixture) -> None:
+    gain = PredictedGain(estimate=0.1809, optimism=0.01, interval=(0.15, 0.2118), more_documents=0)
+    gains = {"natural": gain, "balanced": gain, "unimax": gain.model_copy(update={"interval": None})}
+    assert printed(gain_table(mixture.model_copy(update={"gain": gains}))) == [
+        "Gain on sklearn: nats per token, as predicted and as it came out",
+        " over       predicted        95 % interval   came out        95 % interval",
+        " natural      +0.1809   +0.1500 to +0.2118    +0.2789   +0.2200 to +0.3380",
+        " balanced     +0.1809   +0.1500 to +0.2118    +0.1391   +0.1200 to +0.1580",
+        " unimax       +0.1809",
+        "predicted: at the size of the proxies, on documents that did not choose the",
+        "mixture; came out: of the retrained models, on the held-out documents",
     ]
 
 
