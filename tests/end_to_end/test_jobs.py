@@ -43,6 +43,13 @@ def test_the_cluster_files_machines_have_what_they_need() -> None:
     assert "mixray watch ray start --address=$RAY_HEAD_IP:6379 --block" in config["worker_start_ray_commands"][-1]
 
 
+def test_nobody_gets_at_the_cluster_without_its_token() -> None:
+    config = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
+    for starts in (config["head_start_ray_commands"], config["worker_start_ray_commands"]):
+        assert "RAY_AUTH_MODE=token" in starts[-1].partition("ray start")[0]
+
+
 def test_ray_itself_reads_the_kubernetes_file() -> None:
     """With what its operator's autoscaler makes of it; a pod is not killed before its node has left the cluster."""
     from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
