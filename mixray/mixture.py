@@ -411,15 +411,6 @@ class Mixture(BaseModel):
         """
         return _load("export", "interleave")(self, datasets, seed=seed, packed=packed)
 
-    def ray_dataset(self, datasets: Mapping[str, Any], *, tokens: int | None = None, packed: bool = False) -> Any:
-        """Return Ray Datasets mixed so that their tokens have these shares; it ends with the source that ends first.
-
-        ``datasets``: source -> data set, all of one schema; ``tokens``: of the training, by default the budget of the
-        retraining: each source is repeated to last as long, where sizes are stated. ``packed``: as in ``interleave``.
-        Ray mixes whole blocks, so small ones mix well. Raises InputError as ``interleave`` does, and for other schemas.
-        """
-        return _load("cluster.dataset", "mix_datasets")(self, datasets, tokens=tokens, packed=packed)
-
     def stream(
         self,
         rows: Mapping[str, Any] | str,

@@ -1,4 +1,4 @@
-"""Ray Datasets for users: the prediction cache of a run, and a mixture of their own data sets."""
+"""The prediction cache of a run as one Ray Dataset."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ import ray.data
 
 from mixray.cache import read_file
 from mixray.errors import InputError
-from mixray.export import example_shares, repetitions
-from mixray.mixture import Mixture
 from mixray.runs import MixtureRun
 from mixray.store import Artifact, Storage
 from mixray.store.target_parts import part_files
@@ -38,37 +36,3 @@ def open_cache(run_folder: str, target: str) -> ray.data.Dataset:
 def _read(batch: Any, *, storage: Storage, rows: Artifact, columns: Mapping[str, Artifact]) -> Any:
     (name,) = batch["name"].to_pylist()
     return read_file(storage, name, rows, columns)
-
-
-def mix_datasets(
-    mixture: Mixture, datasets: Mapping[str, ray.data.Dataset], *, tokens: int | None, packed: bool
-) -> ray.data.Dataset:
-    """See ``Mixture.ray_dataset``."""
-    shares = example_shares(mixture, datasets, packed=packed)
-    schemas = {name: datasets[name].schema() for name in shares}
-    name, schema = next(iter(schemas.items()))
-    for other, other_schema in schemas.items():
-        # Ray itself interleaves rows of different columns without a word.
-        if other_schema != schema:
-            raise InputError(
-                "the data sets have different columns",
-                where=other,
-                got=_columns(other_schema),
-                wanted=f"those of {name}: {_columns(schema)}",
-            )
-    repeats = repetitions(mixture, tokens)
-    first, *others = [_repeated(datasets[name], repeats[name]) for name in shares]
-    return first.mix(
-        *others,
-        weights=list(shares.values()),
-        stopping_condition=ray.data.MixStoppingCondition.STOP_ON_SHORTEST,
-    )
-
-
-def _repeated(dataset: ray.data.Dataset, times: int) -> ray.data.Dataset:
-    # Ray cannot plan a union of one.
-    return dataset if times == 1 else dataset.union(*[dataset] * (times - 1))
-
-
-def _columns(schema: Any) -> str:
-    return ", ".join(f"{name} {kind}" for name, kind in zip(schema.names, schema.types, strict=True))

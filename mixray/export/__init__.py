@@ -2,7 +2,7 @@
 
 from mixray.export.audit import SourceAudit, audit_arm, audit_log, misplaced_share
 from mixray.export.exporting import TRAINERS, Export, export_mixture
-from mixray.export.interleaving import example_shares, interleave, repetitions
+from mixray.export.interleaving import example_shares, interleave
 from mixray.export.published import read_mixture
 from mixray.export.swarm import Swarm, read_swarm, store_swarm
 
@@ -19,6 +19,5 @@ __all__ = [
     "misplaced_share",
     "read_mixture",
     "read_swarm",
-    "repetitions",
     "store_swarm",
 ]

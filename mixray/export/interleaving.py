@@ -1,9 +1,8 @@
-"""Libraries that interleave data sets: Hugging Face datasets and Ray Data, as files and on data sets at hand."""
+"""Hugging Face datasets' way to interleave data sets: as a file, and on data sets at hand."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import ceil
 from typing import Any
 
 from mixray.errors import InputError
@@ -30,45 +29,6 @@ def _interleave(sheet: Sheet) -> str:
         "    stopping_strategy='all_exhausted',\n"
         ")\n"
     )
-
-
-def _ray_data(sheet: Sheet) -> str:
-    read = {line.name: f"ray.data.read_parquet({line.path!r})" for line in sheet.lines}
-    repeats = _repetitions(sheet.recipe)
-    return (
-        "import ray\n\n"
-        f"sources = {_dictionary(read)}\n"
-        "# How often each source is repeated, so that none is used up before the training ends.\n"
-        f"repeats = {_dictionary({name: repr(number) for name, number in repeats.items()})}\n"
-        f"weights = {_dictionary({line.name: repr(line.number) for line in sheet.lines})}\n"
-        "for name, number in repeats.items():\n"
-        "    if number > 1:\n"
-        "        sources[name] = sources[name].union(*[sources[name]] * (number - 1))\n"
-        "first, *others = [sources[name] for name in weights]\n"
-        "dataset = first.mix(\n"
-        "    *others,\n"
-        "    weights=list(weights.values()),\n"
-        "    stopping_condition=ray.data.MixStoppingCondition.STOP_ON_SHORTEST,\n"
-        ")\n"
-    )
-
-
-def _repetitions(recipe: Recipe) -> dict[str, int]:
-    passes = recipe.epochs() or [1.0] * len(recipe.ingredients)
-    return {each.name: max(1, ceil(number)) for each, number in zip(recipe.ingredients, passes, strict=True)}
-
-
-def repetitions(mixture: Mixture, tokens: int | None) -> dict[str, int]:
-    """Return source -> how often it must be repeated to last through a training; 1 where that is unknown."""
-    return _repetitions(Recipe.of(mixture, tokens=tokens, paths={}, packed=False, needs_paths=False))
-
-
-def _warn_of_ends(recipe: Recipe) -> list[str]:
-    if recipe.budget is not None and all(each.size is not None for each in recipe.ingredients):
-        return []
-    return [
-        "Ray Data repeats no source, and ends with the first that is used up; the mixture states no sizes or budget"
-    ]
 
 
 def example_shares(mixture: Mixture, datasets: Mapping[str, object], *, packed: bool) -> dict[str, float]:
@@ -104,5 +64,4 @@ def interleave(mixture: Mixture, datasets: Mapping[str, Any], *, seed: int, pack
 
 TRAINERS = {
     "interleave": Trainer("Hugging Face datasets, interleave_datasets", "examples", _interleave),
-    "ray-data": Trainer("Ray Data, Dataset.mix", "examples", _ray_data, check=_warn_of_ends),
 }

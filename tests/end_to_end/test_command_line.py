@@ -128,7 +128,8 @@ def test_a_corrupted_artifact_is_named_and_rebuilt_on_request(finished: Path, tm
     assert "column" in message
     assert "--rebuild" in message
     rebuilt = mixray.run(run_file, [storage], rebuild=True).mixtures
-    assert victim.read_bytes() != b"garbage"
+    (made_anew,) = victim.parents[1].glob(f"*/{victim.name}")
+    assert made_anew.read_bytes() != b"garbage"
     original = json.loads((finished / "stdout.json").read_text())["mixtures"]
     assert {name: mixture.weights for name, mixture in rebuilt.items()} == {
         name: mixture["weights"] for name, mixture in original.items()

@@ -146,7 +146,6 @@ READERS: dict[str, Callable[[str], Numbers]] = {
     "streaming": streaming,
     "llm-foundry": llm_foundry,
     "interleave": lambda text: assigned(text, "probabilities"),
-    "ray-data": lambda text: assigned(text, "weights"),
     "trl": lambda text: {entry["path"]: entry["fraction"] for entry in yaml.safe_load(text)["datasets"]},
     "llama-factory": llama_factory,
     "axolotl": axolotl,
