@@ -64,7 +64,8 @@ class Run:
         """
         run = cls._at_home(config, progress, rebuild=rebuild)
         run.storage.check_writable()
-        run.storage.write(run._inside("config.yaml"), dump_config(config).encode())
+        if not run.storage.exists(run._inside("config.yaml")):
+            run._write_config()
         return run
 
     @classmethod
@@ -105,6 +106,7 @@ class Run:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             stack.enter_context(self._lease)
+            self._write_config()  # what does not name the run may have changed, such as resources
             self._tracking = RunTracking(self.config, self.storage, self.path, self.index, self.progress.warn)
             stack.enter_context(self._tracking)
             self._work = stack.pop_all()
@@ -114,6 +116,9 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._work.__exit__(kind, error, traceback)
+
+    def _write_config(self) -> None:
+        self.storage.write(self._inside("config.yaml"), dump_config(self.config).encode())
 
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Stage]:

@@ -17,6 +17,7 @@ from mixray.cluster.target_shards import on_shards
 from mixray.cluster.watching import News
 from mixray.config import dump_config
 from mixray.data import ExampleInputs, Prepared, prepare
+from mixray.errors import without_credentials
 from mixray.models import ARM, PROXY, TrainingData, TrainingJob, arm_jobs, missing_jobs, proxy_jobs, tree_jobs
 from mixray.progress import Stage
 from mixray.report import PAGE_FILE, ProblemToVary, curves_figure, mixture_figures, report_page, summary_lines
@@ -170,7 +171,8 @@ def write_report(run: MixtureRun, data: Prepared, columns: Columns, solutions: M
         lines = [line for name in solutions for line in summary_lines(mixtures[name])]
         run.save_report(SUMMARY_FILE, "\n\n".join(lines).encode())
         problems = _problems_to_vary(run, data, columns)
-        run.save_report(PAGE_FILE, report_page(run.name, mixtures, baselines, problems, dump_config(run.config)))
+        run_file = without_credentials(dump_config(run.config))
+        run.save_report(PAGE_FILE, report_page(run.name, mixtures, baselines, problems, run_file))
 
 
 def _problems_to_vary(run: MixtureRun, data: Prepared, columns: Columns) -> dict[str, ProblemToVary]:

@@ -36,11 +36,9 @@ def start_local_cluster(cpus: int) -> None:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     # A Ray Train group is many processes; Ray warns of them where it starts few at a time.
     start_up = {"worker_maximum_startup_concurrency": max(4, cpus)}
-    # Ray takes loopback for a local cluster on macOS alone; elsewhere it listens on every network of the machine.
-    ray_constants.ENABLE_RAY_CLUSTER = False
     for is_last in (False, True):
         try:
-            with _native_output_aside(is_shown_on_failure=is_last):
+            with _native_output_aside(is_shown_on_failure=is_last), _on_loopback():
                 ray.init(
                     address="local",
                     num_cpus=cpus,
@@ -58,6 +56,20 @@ def start_local_cluster(cpus: int) -> None:
                     got=first_line(error),
                     remedy="run the same command again when the machine is less busy, or give --address of a cluster",
                 ) from error
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Let a cluster that starts meanwhile listen on loopback alone.
+
+    Ray does so by itself on macOS; elsewhere it listens on every network of the machine.
+    """
+    listens_everywhere = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = listens_everywhere
 
 
 def join_cluster(address: str) -> None:

@@ -71,7 +71,8 @@ class Lease:
         self._ended.set()
         self._thread.join()
         if not self._is_lost:
-            self._delete(self._epoch)
+            with suppress(OSError):  # a lease that cannot be given back expires; what ended the work matters more
+                self._delete(self._epoch)
 
     def require(self) -> None:
         """Raise StageError where another process has taken the lease over."""

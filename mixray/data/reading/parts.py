@@ -13,7 +13,7 @@ from mixray.data.reading import hugging_face
 from mixray.data.reading.files import compression_of
 from mixray.data.reading.hugging_face import DatasetRef
 from mixray.data.reading.locations import SourceFile, find_files, without_options
-from mixray.data.reading.parquet import data_files, partition_values, row_group_bytes
+from mixray.data.reading.parquet import data_files, row_group_bytes
 from mixray.errors import InputError
 from mixray.store import fingerprint
 
@@ -109,15 +109,7 @@ def list_pool(pool: Pool) -> Listing:
             wanted="patterns that match at least one file",
             remedy="** spans folders: folder/**/*.txt; relative patterns start in the current folder",
         )
-    if pool.config.reader == "parquet":
-        files = [file for file in files if _may_have_rows(file, pool)] or files[:1]
     return Listing(pool, tuple(files), None, fingerprint([file.identity for file in files]))
-
-
-def _may_have_rows(file: SourceFile, pool: Pool) -> bool:
-    """Return whether ``where`` may keep rows of a Parquet file, as far as the names of its folders tell."""
-    values = partition_values(file)
-    return all(values.get(column, required) == required for column, required in pool.config.where.items())
 
 
 def _list_dataset(pool: Pool) -> Listing:

@@ -12,6 +12,7 @@ import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import repeat
 from typing import Any
 
@@ -32,6 +33,7 @@ from mixray.data.text.deduplicate import pool_changed
 from mixray.data.text.windows import quotas
 from mixray.errors import InputError
 from mixray.store import Artifact, Artifacts, Draft, FileRecord, RunTasks, Step, encode, find_or_make, fingerprint
+from mixray.store.retrying import retried
 from mixray.store.step import Result
 from mixray.store.target_parts import HASH_BYTES, PARTS
 
@@ -44,7 +46,7 @@ def prepare_examples(
     config: RunConfig, examples: ExamplesConfig, artifacts: Artifacts, run_tasks: RunTasks, notify: Notify
 ) -> Prepared:
     """Find or make everything that training and scoring read, as ``prepare`` does for texts."""
-    listings = {pool.label: list_pool(pool) for pool in pools_of(config)}
+    listings = {pool.label: retried(partial(list_pool, pool), notify) for pool in pools_of(config)}
     columns = {label: columns_of_pool(listing.pool, examples, config) for label, listing in listings.items()}
     looking = {label: LookAt(listing, columns[label]) for label, listing in listings.items()}
     looks = {
