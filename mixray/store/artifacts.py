@@ -107,7 +107,8 @@ class Draft:
                 self.storage.delete_folder(self._folder(self.attempt))
                 return published
             self.storage.write(_manifest(self.kind, self.id), text.encode())
-        for attempt in self.storage.list(artifact_folder(self.kind, self.id)):
+        # In an object store an execution that was taken for dead may yet put its manifest over this one.
+        for attempt in self.storage.list(artifact_folder(self.kind, self.id)) if self.storage.is_local else []:
             if attempt != self.attempt and _run_of(attempt) == _run_of(self.attempt):
                 self.storage.delete_folder(self._folder(attempt))  # an execution of the same run that was cut off
         return Artifact(self.kind, self.id, dict(files), json.loads(json.dumps(meta)))

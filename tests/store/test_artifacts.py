@@ -256,7 +256,9 @@ def test_what_a_run_that_was_cut_off_has_left_goes_when_it_publishes(open_artifa
     open_artifacts("other-2.c").draft("tokens", ID).write("a.bin", b"written by another run, which may be alive")
     published = publish(open_artifacts("demo-1.b"))
     assert open_artifacts().find("tokens", ID) == published
-    assert storage.list(artifact_folder("tokens", ID)) == ["demo-1.b", "manifest.json", "other-2.c"]
+    # In an object store that execution may be alive after all, and put its own manifest over this one.
+    left = [] if storage.is_local else ["demo-1.a"]
+    assert storage.list(artifact_folder("tokens", ID)) == [*left, "demo-1.b", "manifest.json", "other-2.c"]
 
 
 def test_an_attempt_that_publishes_again_replaces_its_own_artifact(open_artifacts: Open) -> None:
