@@ -17,7 +17,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from mixray.cluster.mapping import run_on_actors
 from mixray.cluster.session import Session
-from mixray.cluster.watching import News, Watcher, plain
+from mixray.cluster.watching import News, Watcher, plain, was_preempted
 from mixray.config.training import ProxyConfig, Resources
 from mixray.errors import InputError, MixrayError, StageError
 from mixray.models import TrainingJob, TreeJob, train_missing
@@ -72,7 +72,7 @@ def _train_all(session: Session, config: ProxyConfig, jobs: list[TrainingJob], n
         except RayTaskError as error:
             failed[job.name] = error.cause if isinstance(error.cause, MixrayError) else error
         except RayError as error:  # the actor died, or could not be placed
-            restarts[job.name] += 1
+            restarts[job.name] += not was_preempted(error, actor)
             if restarts[job.name] <= config.max_restarts:
                 waiting.append(job)
             else:

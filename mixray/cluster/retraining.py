@@ -3,15 +3,21 @@
 State is kept by mixray's own checkpoints in the storage: a worker group that Ray Train starts anew, of whatever size,
 goes on from the last one, and so does the next run of the same file. Positions in the stream belong to the whole group,
 so a change of size changes no window's place.
+
+Where a machine of the group is about to be taken away, the group saves its state after the step that it is at, and
+leaves; a new one goes on from there on other machines. Only a machine that dies unannounced costs the steps since the
+last checkpoint, and only that counts as a failure.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 import ray
 import ray.train
+import ray.train.collective
 from ray.train.torch import TorchTrainer
 
 from mixray.cluster.session import Session
@@ -20,15 +26,41 @@ from mixray.config.schema import RetrainConfig
 from mixray.errors import MixrayError, StageError
 from mixray.models import TrainingJob, train_missing
 from mixray.store import Artifact, Artifacts
-from mixray.training import World, use_resources
+from mixray.training import Preempted, World, use_resources
+
+MEASURED_STEPS = 10
 
 
-def train_arm(job: TrainingJob, config: RetrainConfig, board: ray.actor.ActorHandle) -> None:
-    """Train an arm: the function that every Ray Train worker runs."""
+class Notices:
+    """Whether a machine of this group of workers is about to be taken away: asked of Ray about once a second.
+
+    All workers must ask after the same steps, for they wait for each other then. So rank 0 decides after how many.
+    """
+
+    def __init__(self) -> None:
+        self._calls, self._every = 0, 1
+
+    def __call__(self) -> bool:
+        if self._calls == 0:
+            self._started = time.monotonic()
+        elif self._calls == MEASURED_STEPS:
+            steps_a_second = MEASURED_STEPS / (time.monotonic() - self._started)
+            self._every = ray.train.collective.broadcast_from_rank_zero(max(1, int(steps_a_second)))
+        self._calls += 1
+        return self._calls % self._every == 0 and ray.train.get_preemption_info() is not None
+
+
+def train_arm(job: TrainingJob, config: RetrainConfig, board: ray.actor.ActorHandle) -> bool:
+    """Train an arm: the function that every Ray Train worker runs. Return False where the group had to leave before the
+    end."""
     context = ray.train.get_context()
-    world = World(context.get_world_rank(), context.get_world_size())
+    world = World(context.get_world_rank(), context.get_world_size(), Notices())
     device = use_resources(config.resources_per_worker)
-    job.run(device, lambda record: board.post.remote(job.name, record), world)
+    try:
+        job.run(device, lambda record: board.post.remote(job.name, record), world)
+    except Preempted:
+        return False
+    return True
 
 
 def retrain(
@@ -71,23 +103,26 @@ def _train_all(session: Session, config: RetrainConfig, jobs: list[TrainingJob],
 
 
 def _fit(job: TrainingJob, config: RetrainConfig, board: ray.actor.ActorHandle) -> None:
-    storage, folder = job.draft.storage, f"ray-train/{job.draft.attempt}"
+    storage, folder, name = job.draft.storage, f"ray-train/{job.draft.attempt}", job.draft.id[:32]
     resources = {"CPU": config.resources_per_worker.cpus, "GPU": config.resources_per_worker.gpus}
-    TorchTrainer(
-        lambda: train_arm(job, config, board),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=config.workers,
-            use_gpu=config.resources_per_worker.gpus > 0,
-            resources_per_worker={name: amount for name, amount in resources.items() if amount > 0},
-        ),
-        run_config=ray.train.RunConfig(
-            name=job.draft.id[:32],
-            storage_path=storage.full(folder),
-            storage_filesystem=storage.filesystem,
-            failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
-        ),
-    ).fit()
-    storage.delete_folder(f"{folder}/{job.draft.id[:32]}")
+    is_published = False
+    while not is_published:  # a group that had to leave is followed by another one
+        trainer = TorchTrainer(
+            lambda: train_arm(job, config, board),
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=config.workers,
+                use_gpu=config.resources_per_worker.gpus > 0,
+                resources_per_worker={name: amount for name, amount in resources.items() if amount > 0},
+            ),
+            run_config=ray.train.RunConfig(
+                name=name,
+                storage_path=storage.full(folder),
+                storage_filesystem=storage.filesystem,
+                failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
+            ),
+        )
+        is_published = trainer.fit().return_value
+        storage.delete_folder(f"{folder}/{name}")
     job.delete_checkpoints()
 
 

@@ -23,7 +23,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from mixray.cache import RowRanges
 from mixray.cluster.session import Session
-from mixray.cluster.watching import plain
+from mixray.cluster.watching import plain, was_preempted
 from mixray.config.mixture import ShardsConfig
 from mixray.config.training import Resources
 from mixray.errors import InputError, MixrayError, StageError
@@ -160,7 +160,7 @@ class RemoteShards:
                     raise error.cause from None
                 raise
             except RayError as error:  # the actor died, or does not answer
-                deaths[shard] += 1
+                deaths[shard] += not was_preempted(error, self.actors[shard])
                 if deaths[shard] > self._retries:
                     raise self._died_too_often(shard, deaths[shard], error) from error
                 ray.kill(self.actors[shard])

@@ -11,9 +11,11 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import ActorUnavailableError, RayActorError, RayError
 
 POLL_SECONDS = 0.5
+SECONDS_TO_LEARN_OF_DEATH = 60.0
+"""Ray says that a machine is dead when it has not answered for about 15 s."""
 News = Callable[[str, Any], None]
 """Called in the driver with (key, notice) for everything that workers post."""
 
@@ -21,6 +23,19 @@ News = Callable[[str, Any], None]
 def plain(text: str) -> str:
     """A message of Ray's without the colours of a terminal."""
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def was_preempted(error: RayError, actor: ray.actor.ActorHandle) -> bool:
+    """Return whether an actor that did not answer died because its machine was taken away, as announced.
+
+    While Ray does not know what became of the actor, this waits.
+    """
+    if isinstance(error, ActorUnavailableError):
+        try:
+            ray.get(actor.__ray_ready__.remote(), timeout=SECONDS_TO_LEARN_OF_DEATH)
+        except RayError as later:
+            error = later
+    return isinstance(error, RayActorError) and error.preempted
 
 
 class Board:

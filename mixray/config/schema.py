@@ -92,7 +92,8 @@ class RetrainConfig(TrainingConfig):
     resources_per_worker: Resources = Resources()
     """CPUs and GPUs of one retraining worker."""
     max_failures: Annotated[int, Field(ge=0)] = 3
-    """How often the training of one model may fail, for example because a machine dies, before the run gives up."""
+    """How often the training of one model may fail, for example because a machine dies, before the run gives up.
+    Machines that are taken away as announced do not count."""
     objective: ObjectiveConfig = ErmConfig()
     """What retraining minimises: the mean loss (erm), or the loss of the worst groups (group_dro, also)."""
 

@@ -213,7 +213,8 @@ class ProxyConfig(TrainingConfig):
     resources: Resources = Resources()
     """CPUs and GPUs of one proxy."""
     max_restarts: Annotated[int, Field(ge=0)] = 3
-    """How often the process that trains one proxy may die before the run gives up."""
+    """How often the process that trains one proxy may die before the run gives up. Machines that are taken away as
+    announced do not count."""
 
     @computed_field  # type: ignore[prop-decorator]
     @property

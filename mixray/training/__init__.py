@@ -6,7 +6,7 @@ from mixray.training.loop import step_count, train
 from mixray.training.loss import RowLoss, weighted_sum
 from mixray.training.objective import Objective
 from mixray.training.progress import Progress, TrainReport
-from mixray.training.world import World, autocast, device_for, use_resources
+from mixray.training.world import Preempted, World, autocast, device_for, use_resources
 
 __all__ = [
     "Batch",
@@ -14,6 +14,7 @@ __all__ = [
     "Checkpoint",
     "ColumnAsGroups",
     "Objective",
+    "Preempted",
     "Progress",
     "RowLoss",
     "SourcesAsGroups",

@@ -33,7 +33,7 @@ from mixray.training.checkpoint import Checkpoint, State
 from mixray.training.loss import NextTokenLoss, RowLoss
 from mixray.training.objective import Objective, adamw, learning_rate
 from mixray.training.progress import Progress, Recorder, TrainReport, save_steps
-from mixray.training.world import World, autocast
+from mixray.training.world import Preempted, World, autocast
 
 
 def step_count(tokens: int, batch: int, window: int) -> int:
@@ -64,7 +64,8 @@ def train(
     losses are then recorded; an objective needs them.
     ``seed``: of dropout. ``progress`` is called on every worker at the same steps, at most 100 times in a run;
     ``checkpoint`` saves right after some of these calls, the last of them at the end.
-    Raises StageError where the plain mean loss diverges or memory does not suffice.
+    Raises StageError where the plain mean loss diverges or memory does not suffice, and Preempted, with the state saved
+    in ``checkpoint``, where ``world`` says that the workers must leave.
     """
     assert objective is None or group_names is not None, "an objective needs the names of its groups"
     model.to(device).train()
@@ -94,8 +95,13 @@ def train(
             record = recorder.record(step + 1, rate, norm, (lambda: objective.group_weights) if objective else None)
             if record:
                 progress(record)
-            if checkpoint and world.rank == 0 and step + 1 in saves:
+            leaves = checkpoint is not None and step + 1 < steps and world.must_leave()
+            if leaves:
+                recorder.gather()
+            if checkpoint and world.rank == 0 and (leaves or step + 1 in saves):
                 checkpoint.save(step + 1, run.state(step + 1))
+            if leaves:
+                raise Preempted
     return TrainReport(tuple(recorder.records), recorder.seconds)
 
 

@@ -196,9 +196,22 @@ class Recorder:
         assert self.group_names is not None, "group weights belong to named groups"
         return dict(zip(self.group_names, values, strict=True))
 
+    def gather(self) -> None:
+        """Give every worker what all have added since the last record. All workers call this before a ``state``
+        between records."""
+        self._sum.fill_(self._world.mean(self._sum))
+        self._by_group.copy_(self._world.sum(self._by_group))
+
     def state(self) -> State:
-        return {"records": [asdict(record) for record in self.records], "seconds": self.seconds}
+        unrecorded = {"loss": float(self._sum), "steps": self._since, "groups": self._by_group.cpu()}
+        records = [asdict(record) for record in self.records]
+        return {"records": records, "seconds": self.seconds, "unrecorded": unrecorded}
 
     def restore(self, state: State) -> None:
         self.records = [Progress(**record) for record in state["records"]]
         self._seconds_before = state["seconds"]
+        if unrecorded := state.get("unrecorded"):  # earlier versions saved states at records alone
+            self._sum.fill_(unrecorded["loss"])
+            self._since = unrecorded["steps"]
+            if self._world.rank == 0:  # groups are summed over the workers, losses averaged
+                self._by_group.copy_(unrecorded["groups"])

@@ -18,12 +18,21 @@ from mixray.errors import InputError, StageError
 T = TypeVar("T")
 
 
+class Preempted(Exception):
+    """Training stopped with its state saved, because a machine of its workers is about to be taken away."""
+
+
 @dataclass(frozen=True)
 class World:
-    """This worker's ``rank`` among ``size`` workers. More than one need an initialised torch process group."""
+    """This worker's ``rank`` among ``size`` workers. More than one need an initialised torch process group.
+
+    ``must_leave`` is called by every worker after every step, and gives all of them the same answer: whether a machine
+    of theirs is about to be taken away.
+    """
 
     rank: int = 0
     size: int = 1
+    must_leave: Callable[[], bool] = lambda: False
 
     def __post_init__(self) -> None:
         assert 0 <= self.rank < self.size, f"rank {self.rank} of {self.size} workers"

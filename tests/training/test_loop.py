@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from mixray.errors import StageError
-from mixray.training import Progress, TrainReport, step_count, train
+from mixray.training import Batch, Preempted, Progress, TrainReport, World, step_count, train
+from mixray.training.batch import row_batch
 
 CPU = torch.device("cpu")
 
@@ -185,3 +186,33 @@ def test_a_run_that_ends_in_an_error_leaves_no_thread(toy: SimpleNamespace) -> N
         run(toy, checkpoint=toy.checkpoint(stop_after=1))
     assert caught.value is not None
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("mixray-batches")]
+
+
+class GroupedStream:
+    """The toy's windows in two groups, by turns of three."""
+
+    def __init__(self, toy: SimpleNamespace) -> None:
+        self._stream = toy.stream()
+
+    def read(self, start: int, stop: int) -> Batch:
+        return row_batch(self._stream.read(start, stop), np.arange(start, stop) // 3 % 2)
+
+
+def leaves_after(*steps: int) -> World:
+    """A world that must leave after these steps, counted from where a run begins or resumes."""
+    calls = iter(range(1, 1000))
+    return World(must_leave=lambda: next(calls) in steps)
+
+
+def test_a_run_that_must_leave_loses_no_step_and_no_record(toy: SimpleNamespace) -> None:
+    """Of 250 steps, records are after 3, 5, 8, 10, ... and saves after 63, 125, 188, 250: none of them after 101."""
+    options = {"steps": 250, "dropout": 0.2, "group_names": ["a", "b"]}
+    model, report = run(toy, **options, stream=GroupedStream(toy))
+    checkpoint = toy.checkpoint()
+    for leave, saved in ((101, 101), (1, 102), (147, 249)):
+        with pytest.raises(Preempted):
+            run(toy, **options, stream=GroupedStream(toy), checkpoint=checkpoint, world=leaves_after(leave))
+        assert max(checkpoint.states) == saved
+    resumed, again = run(toy, **options, stream=GroupedStream(toy), checkpoint=checkpoint, world=leaves_after(1))
+    assert torch.equal(weights(resumed), weights(model))
+    assert timeless(again.records) == timeless(report.records)
