@@ -103,7 +103,10 @@ def _options(
 def run(
     file: FilePath,
     overrides: Overrides = None,
-    address: Annotated[str | None, typer.Option(help="a Ray cluster's address  [default: a local one]")] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(help="a Ray cluster's address, or its dashboard's, http://...  [default: a local one]"),
+    ] = None,
     until: Annotated[Stage, typer.Option(help="the last stage to run")] = "report",
     rebuild: Annotated[bool, typer.Option("--rebuild", help="compute corrupted artifacts again")] = False,
     mechanisms: Mechanisms = False,
@@ -114,8 +117,15 @@ def run(
     Results that an earlier run has stored are used again, so the same command also continues an interrupted run.
 
     A run file with sources and targets searches for mixtures; one with data and arms compares robust training methods.
+
+    At the address of a cluster's dashboard the run is a job: its output is shown here, and Ctrl-C leaves it running.
     """
+    place = address or os.environ.get("RAY_ADDRESS", "")
     try:
+        if place.startswith(("http://", "https://")):
+            flags = {"--rebuild": rebuild, "--mechanisms": mechanisms, "--json": as_json}
+            options = ["--until", until, *(flag for flag, is_set in flags.items() if is_set)]
+            raise typer.Exit(_run_as_job(place, file, overrides or [], options, as_json=as_json))
         from mixray import pipeline
         from mixray.progress import open_progress
 
@@ -363,6 +373,22 @@ def watch(
 
     status = run_until_notice(command, lambda notice: print(f"mixray: {notice}", file=sys.stderr, flush=True))
     raise typer.Exit(128 - status if status < 0 else status)
+
+
+def _run_as_job(address: str, file: str, overrides: list[str], options: list[str], *, as_json: bool) -> int:
+    """Run a run file as a job; print its output, or, of one that prints an object, this alone to stdout."""
+    from mixray.cluster.submitting import run_as_job
+
+    pieces: list[str] = []
+
+    def write(text: str) -> None:
+        pieces.append(text)
+        print(text, end="", file=sys.stderr if as_json else sys.stdout, flush=True)
+
+    status = run_as_job(address, file, overrides, options, write)
+    if as_json and status == 0:
+        print("".join(pieces).splitlines()[-1])
+    return status
 
 
 def _print_json(folder: str, mixtures: Any) -> None:

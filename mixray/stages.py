@@ -13,7 +13,7 @@ from mixray.cluster.mapping import run_tasks
 from mixray.cluster.proxies import train_proxies, train_trees
 from mixray.cluster.retraining import retrain
 from mixray.cluster.scoring import score
-from mixray.cluster.target_shards import on_shards
+from mixray.cluster.shards import on_shards
 from mixray.cluster.watching import News
 from mixray.config import dump_config
 from mixray.data import ExampleInputs, Prepared, prepare

@@ -99,7 +99,7 @@ def require_answer(address: str) -> bool:
     Ray, but for that of its dashboard, which is refused.
     """
     if address.startswith(("http://", "https://")):
-        raise _no_answer(address, "the address of Ray's dashboard, which is for ray job submit")
+        raise _no_answer(address, "the address of Ray's dashboard, which only the command mixray run takes")
     host, _, port = address.removeprefix("ray://").partition("/")[0].rpartition(":")
     if not host or not port.isdigit():
         return False

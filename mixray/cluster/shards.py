@@ -11,26 +11,28 @@ processors of one kind. An actor that dies is replaced by one that reads the sam
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from mixray.cache import RowRanges
+from mixray.cache import CacheRows, RowRanges
+from mixray.cluster.mapping import run_tasks
 from mixray.cluster.session import Session
 from mixray.cluster.watching import plain, was_preempted
-from mixray.config.mixture import ShardsConfig
+from mixray.config.mixture import MixtureConfig, ShardsConfig
 from mixray.config.training import Resources
 from mixray.errors import InputError, MixrayError, StageError
 from mixray.simplex import CrossEntropy
 from mixray.simplex.checks import Mask
 from mixray.simplex.objectives.passes import blocks
 from mixray.simplex.objectives.shard import Shard, process_bytes, shard_spans
+from mixray.store import Artifact, Storage
 
 RETRIES = 3
 KEEP_FREED_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(64 * 2**20), "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20)}
@@ -244,3 +246,48 @@ def open_shards(
 def _row_span(ranges: RowRanges, first: int, last: int) -> tuple[int, int]:
     spans = blocks(ranges.rows, ranges.sources)[first:last]
     return spans[0][0], spans[-1][1]
+
+
+@contextmanager
+def on_shards(
+    session: Session,
+    config: MixtureConfig,
+    progress: Callable[[str, int, int], None],
+    storage: Storage,
+    targets: Mapping[str, tuple[Artifact, Mapping[str, Artifact]]],
+) -> Iterator[dict[str, CrossEntropy]]:
+    """Yield the fit part of every target (name -> rows and columns) as an objective, for as long as the block lasts.
+
+    ``progress(label, done, total)`` is called for every file that is looked through. Raises InputError where the
+    cluster has no room for an actor per target, and what ``CacheRows.open`` and ``open_shards`` raise.
+    """
+    shards = config.shards
+    assert shards is not None, "no shards are asked for"
+    # All files are looked through before actors take the processors.
+    ranges = {
+        target: CacheRows.open(
+            storage,
+            rows,
+            columns,
+            unit=config.unit,
+            weighting=config.weighting,
+            over=partial(run_tasks, session, label=f"rows of {target}", progress=progress),
+        )
+        for target, (rows, columns) in targets.items()
+    }
+    actors = session.fits_shards(shards, len(targets)) // len(targets)
+    with ExitStack() as stack:
+        yield {
+            target: stack.enter_context(
+                open_shards(
+                    session,
+                    rows,
+                    shards=shards.actors or actors,
+                    resources=shards.resources,
+                    memory=shards.memory,
+                    reserve_memory=True,
+                    scratch=shards.scratch,
+                )
+            )
+            for target, rows in ranges.items()
+        }

@@ -65,7 +65,7 @@ def test_a_server_that_is_not_rays(listener: socket.socket, answer: bytes) -> No
 
 
 def test_the_address_of_the_dashboard() -> None:
-    assert "which is for ray job submit" in str(refusal("http://127.0.0.1:8265").got)
+    assert "which only the command mixray run takes" in str(refusal("http://127.0.0.1:8265").got)
 
 
 def test_what_speaks_the_protocol_is_left_to_ray(listener: socket.socket) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mixray.cluster import Session
-from mixray.cluster.target_shards import on_shards
+from mixray.cluster.shards import on_shards
 from mixray.config import RunConfig
 from mixray.errors import InputError
 from mixray.mixture import Mixture

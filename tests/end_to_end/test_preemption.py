@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import socket
@@ -29,18 +28,14 @@ class Machines:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.address = f"127.0.0.1:{probe.getsockname()[1]}"
-        self._log = (folder / "machines.log").open("w")
+        self._log = folder / "machines.log"
         self._processes: list[subprocess.Popen[bytes]] = []
         self._clouds: list[Cloud] = []
+
+    def add_head(self, folder: Path) -> None:
         port = self.address.partition(":")[2]
         head = ("--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false", f"--temp-dir={folder}/ray")
         self._start([*RAY, "start", *head], {}, notice_seconds=0)
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", int(port)), 1):
-                return
-            time.sleep(0.5)
-        raise AssertionError("the head does not answer")
 
     def add(self, cpus: int, notice_seconds: int) -> Cloud:
         """Start a machine with so many CPUs; return the cloud that will take it away, so long after its notice."""
@@ -57,21 +52,31 @@ class Machines:
             process.wait(120)
         for cloud in self._clouds:
             cloud.close()
-        self._log.close()
 
     def _start(self, command: list[str], cloud: dict[str, str], notice_seconds: int) -> None:
         # Other clusters of this machine may use the ports that Ray takes by default.
         command = [*command, "--block", "--node-ip-address=127.0.0.1", "--dashboard-agent-listen-port=0"]
         environment = os.environ | cloud | {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": str(notice_seconds)}
-        self._processes.append(subprocess.Popen(command, env=environment, stdout=self._log, stderr=self._log))
+        environment["PYTHONUNBUFFERED"] = "1"
+        with self._log.open("a") as log:
+            process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        self._processes.append(process)
+        deadline = time.monotonic() + 240
+        while self._log.read_text().count("Ray runtime started") < len(self._processes):
+            assert process.poll() is None, self._log.read_text()
+            assert time.monotonic() < deadline, "the machine does not start"
+            time.sleep(0.2)
 
 
 @pytest.fixture
 def machines() -> Iterator[Machines]:
     with tempfile.TemporaryDirectory(prefix="mx-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         cluster = Machines(Path(folder))
-        yield cluster
-        cluster.close()
+        try:
+            cluster.add_head(Path(folder))
+            yield cluster
+        finally:
+            cluster.close()
 
 
 def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str], seconds: float = 400) -> Any:
@@ -85,10 +90,8 @@ def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str], secon
 
 def saved_step(storage: Path, kind: str) -> int:
     """The step of the newest state of a model in training; 0 where there is none."""
-    for path in storage.glob(f"checkpoints/{kind}/**/latest.json"):
-        with contextlib.suppress(OSError, ValueError):  # it may be deleted meanwhile
-            return int(json.loads(path.read_text())[0]["path"].rpartition("-")[2].partition(".")[0])
-    return 0
+    states = storage.glob(f"checkpoints/{kind}/**/step-*.pt")
+    return max((int(path.name.split("-")[1]) for path in states), default=0)
 
 
 def test_a_proxy_and_an_arm_survive_two_announced_preemptions(tmp_path: Path, machines: Machines) -> None:
