@@ -59,25 +59,29 @@ def _train_all(session: Session, config: ProxyConfig, jobs: list[TrainingJob], n
     finished: list[str] = []
     failed: dict[str, Exception] = {}
     restarts = dict.fromkeys((job.name for job in jobs), 0)
-    while waiting or running:
-        while waiting and len(running) < at_once:
-            job = waiting.pop()
-            actor = ProxyActor.options(num_cpus=config.resources.cpus, num_gpus=config.resources.gpus).remote()
-            running[actor.train.remote(job, config, watcher.board)] = (job, actor)
-        reference = watcher.next_finished(list(running))
-        job, actor = running.pop(reference)
-        try:
-            ray.get(reference)
-            finished.append(job.name)
-        except RayTaskError as error:
-            failed[job.name] = error.cause if isinstance(error.cause, MixrayError) else error
-        except RayError as error:  # the actor died, or could not be placed
-            restarts[job.name] += not was_preempted(error, actor)
-            if restarts[job.name] <= config.max_restarts:
-                waiting.append(job)
-            else:
-                failed[job.name] = error
-        ray.kill(actor)
+    try:
+        while waiting or running:
+            while waiting and len(running) < at_once:
+                job = waiting.pop()
+                actor = ProxyActor.options(num_cpus=config.resources.cpus, num_gpus=config.resources.gpus).remote()
+                running[actor.train.remote(job, config, watcher.board)] = (job, actor)
+            reference = watcher.next_finished(list(running))
+            job, actor = running.pop(reference)
+            try:
+                ray.get(reference)
+                finished.append(job.name)
+            except RayTaskError as error:
+                failed[job.name] = error.cause if isinstance(error.cause, MixrayError) else error
+            except RayError as error:  # the actor died, or could not be placed
+                restarts[job.name] += not was_preempted(error, actor)
+                if restarts[job.name] <= config.max_restarts:
+                    waiting.append(job)
+                else:
+                    failed[job.name] = error
+            ray.kill(actor)
+    finally:  # an interrupted run leaves nobody at work in a session that goes on
+        for _, actor in running.values():
+            ray.kill(actor)
     if failed:
         _raise_failed(failed, finished)
 

@@ -121,6 +121,21 @@ def test_a_proxy_whose_actor_is_killed_ends_with_the_same_bits(
     assert weights_of(survived["low"]) == weights_of(undisturbed["low"])
 
 
+def test_an_interrupted_run_leaves_nobody_training(
+    ray_session: Session, artifacts: Artifacts, sources: dict[str, Artifact]
+) -> None:
+    def interrupt(_: str, __: Any) -> None:
+        assert list(workers_named("ProxyTrainer"))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        proxies_of(ray_session, artifacts, sources, interrupt, steps=10**6)
+    deadline = time.monotonic() + 60
+    while list(workers_named("ProxyTrainer")):
+        assert time.monotonic() < deadline, "actors go on training"
+        time.sleep(0.1)
+
+
 def test_one_failing_source_names_itself_and_keeps_the_others(
     ray_session: Session, artifacts: Artifacts, sources: dict[str, Artifact]
 ) -> None:
