@@ -94,6 +94,7 @@ def saved_step(storage: Path, kind: str) -> int:
     return max((int(path.name.split("-")[1]) for path in states), default=0)
 
 
+@pytest.mark.skipif("MIXRAY_LONG_TESTS" not in os.environ, reason="ten minutes; set MIXRAY_LONG_TESTS to run it")
 def test_a_proxy_and_an_arm_survive_two_announced_preemptions(tmp_path: Path, machines: Machines) -> None:
     """No restart and no failure is allowed, and the arm saves its state nowhere on its way but where it must leave."""
     steps = 4000
