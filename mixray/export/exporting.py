@@ -20,7 +20,7 @@ from mixray.mixture import Mixture
 def _columns(recipe: Recipe) -> dict[str, list[float]]:
     """Return unit -> number of each source, for every unit that the mixture can be converted to."""
     columns: dict[str, list[float]] = {"share_of_tokens": recipe.shares}
-    if recipe.has_sizes:
+    if recipe.has_sizes and not recipe.packed:
         columns["share_of_documents"] = recipe.numbers("examples")
     if (epochs := recipe.epochs()) is not None:
         columns["epochs"] = epochs

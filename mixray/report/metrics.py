@@ -80,6 +80,10 @@ def _interval(value: float, samples: Floats) -> Interval | None:
     return None if len(defined) < 2 else interval95(value, float(defined.std(ddof=1)))
 
 
+EQUAL = 1e-7
+"""Probabilities that differ by no more are equal, but for the rounding of their logarithms to float32."""
+
+
 class _Arm:
     """The metrics of one arm as functions of the examples' weights; the examples are ranked once."""
 
@@ -93,8 +97,8 @@ class _Arm:
         ranked = probabilities[self.order]
         self.positive = positive[self.order].astype(np.float64)
         self.excess = self.positive - ranked
-        # Examples of equal probability are found together.
-        self.ends = np.flatnonzero(np.append(np.diff(ranked) != 0, True))
+        # Examples of equal probability are found together. Its rounding differs with the label.
+        self.ends = np.flatnonzero(np.append(np.diff(ranked) < -EQUAL, True))
         self.bin_starts = np.unique(np.arange(BINS) * len(ranked) // BINS)
 
     def metrics(self, weights: Floats) -> list[float]:

@@ -26,6 +26,7 @@ from mixray.report.tables import ArmShares, closing_report, summary_lines
 
 PAGE_FILE = "report.html"
 MARKERS = ("circle", "diamond", "square", "triangle-up", "triangle-down", "cross", "x")
+NAMES_AT_LEFT = {"yaxis": {"type": "category"}}  # a name such as 2019 is no number
 MOST_PREDICTIONS = 250_000
 """So many numbers, at most, travel with the page for each what-if panel: about 1.3 MB as text."""
 
@@ -79,6 +80,7 @@ def report_page(
         {
             "name": name,
             "answer": summary_lines(mixture)[:1],
+            "details": summary_lines(mixture)[1:],
             "warnings": [warning.message for warning in mixture.warnings],
             "tables": _tables_html(closing_report(mixture, baselines)),
             "charts": [asdict(chart) for chart in _charts(mixture, baselines)],
@@ -150,7 +152,7 @@ def _shares_chart(mixture: Mixture, baselines: ArmShares) -> Chart:
         note="Lines: 95 % interval over samples of the target's documents. A wide one means that many mixtures are "
         "as good.",
         data=[bars, *marks],
-        layout={"xaxis": {"rangemode": "tozero"}, "height": 160 + 34 * len(sources)},
+        layout={**NAMES_AT_LEFT, "xaxis": {"rangemode": "tozero"}, "height": 160 + 34 * len(sources)},
     )
 
 
@@ -173,6 +175,7 @@ def _differences_chart(mixture: Mixture) -> Chart:
         note=f"Right of zero: worse than {reference}. Lines: paired 95 % intervals over documents.",
         data=data,
         layout={
+            **NAMES_AT_LEFT,
             "scattermode": "group",  # two points of one arm stand side by side
             "xaxis": {"rangemode": "tozero", "zeroline": True},
             "height": 170 + 50 * len(arms),
@@ -190,7 +193,7 @@ def _worth_chart(mixture: Mixture) -> Chart:
         title=f"What a source is worth, {mixture.loss_unit}",
         note="By how much the best predicted loss rises without it. Lines: 95 % intervals.",
         data=[bars],
-        layout={"xaxis": {"rangemode": "tozero"}, "height": 130 + 30 * len(sources)},
+        layout={**NAMES_AT_LEFT, "xaxis": {"rangemode": "tozero"}, "height": 130 + 30 * len(sources)},
     )
 
 

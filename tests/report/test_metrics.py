@@ -32,11 +32,9 @@ def test_values_are_scikit_learns(digits: int, weighted: bool) -> None:
     weights = np.random.default_rng(0).integers(0, 4, 300).astype(float) if weighted else np.ones(300)
     for probabilities in (right, over):
         precision, area, nll, _ = _Arm(log_probs(labels, probabilities), labels, 2).metrics(weights)
-        # What went through a logarithm may be split by rounding where it was tied.
-        same = np.exp(log_probs(labels, probabilities))
-        ranked = np.where(labels == 1, same, -np.expm1(np.log(same)))
-        assert precision == pytest.approx(average_precision_score(labels, ranked, sample_weight=weights))
-        assert area == pytest.approx(roc_auc_score(labels, ranked, sample_weight=weights))
+        # What was tied before its logarithm was taken is tied again.
+        assert precision == pytest.approx(average_precision_score(labels, probabilities, sample_weight=weights))
+        assert area == pytest.approx(roc_auc_score(labels, probabilities, sample_weight=weights))
         assert nll == pytest.approx(-np.average(log_probs(labels, probabilities), weights=weights))
 
 
@@ -131,3 +129,14 @@ def test_the_report_shows_the_metrics_of_every_arm(capsys: pytest.CaptureFixture
     assert "Metrics on goal" in lines
     assert "AUROC mixmin 0.3490 0.3100 to 0.3900" in lines
     assert "natural 0.2860 0.2500 to 0.3200 -0.0630 -0.0900 to -0.0300" in lines
+
+
+@pytest.mark.parametrize(("negatives", "positives"), [(30, 70), (55, 45), (25, 35), (3, 97), (40, 60)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_model_that_predicts_the_same_for_all_ranks_nothing(negatives: int, positives: int, dtype: type) -> None:
+    labels = np.repeat([0, 1], [negatives, positives])
+    frequencies = np.array([negatives, positives]) / len(labels)
+    values = np.log(frequencies).astype(dtype)[labels].astype(np.float64)
+    metrics = example_metrics({"constant": values}, labels, classes=2, reference="constant", seed=0)["constant"]
+    assert metrics["auroc"].value == pytest.approx(0.5)
+    assert metrics["average_precision"].value == pytest.approx(positives / len(labels))

@@ -121,7 +121,7 @@ function buildPanel(place) {
     place.append(line);
     return line;
   };
-  const caps = problem.sources.map((name, k) => row(name, problem.limits[k][1], 1, 0.01));
+  const caps = problem.sources.map((name, k) => row(name, problem.limits[k][1], 1, "any"));
   const pull = row("pull to equal", 0, 100, 1);
   const outcome = document.createElement("p");
   outcome.className = "outcome";
@@ -130,7 +130,7 @@ function buildPanel(place) {
 
   function update() {
     const high = caps.map((line, k) => Math.max(low[k], Number(line.querySelector("input").value)));
-    if (high.reduce((total, limit) => total + limit, 0) < 1) {
+    if (high.reduce((total, limit) => total + limit, 0) < 1 - 1e-9) {
       outcome.textContent = "These limits leave no mixture: they sum to less than 100 %.";
       return;
     }
@@ -141,6 +141,10 @@ function buildPanel(place) {
       line.querySelector("output").textContent = `${percent(answer.shares[k])} (≤ ${Math.round(100 * high[k])} %)`;
     });
     pull.querySelector("output").textContent = strength ? `${strength.toPrecision(2)} nats` : "none";
+    if (!Number.isFinite(answer.loss)) {
+      outcome.textContent = "These limits leave documents that no source explains.";
+      return;
+    }
     const rise = answer.loss - problem.loss;
     outcome.textContent = `Predicted loss ${answer.loss.toFixed(4)} nats per token, ` +
       `${Math.abs(rise).toFixed(4)} ${rise < 0 ? "below" : "above"} the run's mixture; solved to ${answer.gap.toExponential(0)}.`;
