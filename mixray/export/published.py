@@ -99,8 +99,13 @@ def _of_entries(entries: list[Any], path: str) -> dict[str, object]:
 def _leaves(section: Mapping[str, Any], outer: float, prefix: str, path: str) -> Iterator[tuple[str, float]]:
     """Yield the leaves of Olmix's tree, ``source:topic:quality``, with the products of the weights on the way."""
     for name, entry in section.items():
-        if not isinstance(entry, dict):
+        if isinstance(entry, int | float):
+            yield f"{prefix}{name}", outer * entry
             continue
+        if not isinstance(entry, dict):
+            raise InputError(
+                "a source of the mix has no weight", where=f"mix: {prefix}{name}", got=repr(entry), wanted="a number"
+            )
         weight = outer * _share(entry.get("weight", 1.0), f"{path}: {prefix}{name}")
         children = {key: child for key, child in entry.items() if isinstance(child, dict)}
         if children:

@@ -87,3 +87,9 @@ def test_what_is_no_mixture_is_refused(name: str, tmp_path: Path) -> None:
     path.write_text(text)
     with pytest.raises(InputError, match=message):
         read_mixture(str(path))
+
+
+def test_a_weight_of_olmix_may_be_a_plain_number(tmp_path: Path) -> None:
+    path = tmp_path / "mix.yaml"
+    path.write_text("mix: {dclm: 0.7, code: {weight: 0.3}}")
+    assert read_mixture(str(path))[0].weights == {"dclm": 0.7, "code": 0.3}
