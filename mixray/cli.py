@@ -7,7 +7,6 @@ Results go to stdout, progress and messages to stderr. Exit codes: 0 done, 2 the
 from __future__ import annotations
 
 import errno
-import glob
 import json
 import os
 import shlex
@@ -15,14 +14,21 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from mixray import exchange
+from mixray.arguments import (
+    FilePath,
+    Json,
+    Mechanisms,
+    Overrides,
+    RunFolder,
+    complete_key,
+    complete_run_folder,
+)
 from mixray.config.schema import Stage
-from mixray.config.section import RunFile
 from mixray.errors import CorruptedArtifactError, InputError, MixrayError
 from mixray.interrupts import EXIT_CODE, end_at_once, ending_soon_after_interrupts
 
@@ -33,55 +39,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-
-def _complete_run_file(incomplete: str) -> list[str]:
-    """Return the run files, here and one folder down, that begin so. Of none, the shell completes file names."""
-    folder, _, _ = incomplete.rpartition("/")
-    inside = f"{folder}/" if folder or incomplete.startswith("/") else ""
-    paths = [path for pattern in ("*.y*ml", "*/*.y*ml") for path in glob.glob(glob.escape(inside) + pattern)]
-    return sorted(path for path in paths if path.startswith(incomplete) and _is_run_file(path))
-
-
-def _is_run_file(path: str) -> bool:
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return False
-    return any(line.startswith(("sources:", "data:")) for line in text.splitlines())
-
-
-def _complete_run_folder(incomplete: str) -> list[str]:
-    """Return the run folders in the default storage that begin so. Of none, the shell completes file names."""
-    storage: str = RunFile.model_fields["storage"].default
-    folders = [path.rpartition("/")[0] for path in glob.glob(f"{storage}/runs/*/config.yaml")]
-    if not incomplete.startswith("./"):
-        folders = [folder.removeprefix("./") for folder in folders]
-    return sorted(folder for folder in folders if folder.startswith(incomplete))
-
-
-def _complete_key(incomplete: str) -> list[str]:
-    from mixray.config.fields import KINDS, all_keys
-
-    return sorted({key for kind in KINDS.values() for key in all_keys(kind) if key.startswith(incomplete)})
-
-
-FilePath = Annotated[str, typer.Argument(metavar="FILE", help="the run file (YAML)", autocompletion=_complete_run_file)]
-RunFolder = Annotated[
-    str,
-    typer.Argument(
-        metavar="RUN_FOLDER",
-        help="a run  [default: the latest in ./mixray-runs]",
-        autocompletion=_complete_run_folder,
-    ),
-]
-Mechanisms = Annotated[
-    bool, typer.Option("--mechanisms", help="add the measures that explain a comparison of robust training")
-]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="override keys, e.g. seed=1 proxy.tokens=5000")
-]
-Json = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout")]
 
 
 def _print_version(requested: bool) -> None:
@@ -197,7 +154,7 @@ def solve(
         typer.Argument(
             metavar="[RUN_FOLDER] [mixture.KEY=VALUE]...",
             help="a run (by default the latest in ./mixray-runs), and the settings to change",
-            autocompletion=_complete_run_folder,
+            autocompletion=complete_run_folder,
         ),
     ] = None,
     target: Annotated[str | None, typer.Option(help="solve for this target only")] = None,
@@ -280,7 +237,7 @@ def verify(
         typer.Argument(
             metavar="[RUN_FOLDER|STORAGE]",
             help="a run, or a storage folder or URI",
-            autocompletion=_complete_run_folder,
+            autocompletion=complete_run_folder,
         ),
     ] = "./mixray-runs",
     as_json: Json = False,
@@ -317,7 +274,7 @@ def config(
         typer.Argument(
             metavar="KEY",
             help="a key of the run file, such as mixture.bounds  [default: all keys]",
-            autocompletion=_complete_key,
+            autocompletion=complete_key,
         ),
     ] = "",
     schema: Annotated[bool, typer.Option("--schema", help="print the JSON schema of run files, for editors")] = False,

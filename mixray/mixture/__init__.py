@@ -1,0 +1,47 @@
+"""The answer: a mixture file as a typed record, and its sections."""
+
+from mixray.mixture.mixture import SCHEMA, SUM_TOLERANCE, TRAINING_TOKENS, Mixture, load_mixture
+from mixray.mixture.sections import (
+    ArmResult,
+    HeldOutLoss,
+    InterchangeableSources,
+    Interval,
+    LimitPrice,
+    MetricResult,
+    MixtureChoice,
+    MixtureSection,
+    MixtureWarning,
+    OptimalMixture,
+    PathMixture,
+    PredictedGain,
+    RealisableShares,
+    SearchCompute,
+    SourceResult,
+    SourceSize,
+    SourceWorth,
+)
+
+__all__ = [
+    "SCHEMA",
+    "SUM_TOLERANCE",
+    "TRAINING_TOKENS",
+    "ArmResult",
+    "HeldOutLoss",
+    "InterchangeableSources",
+    "Interval",
+    "LimitPrice",
+    "MetricResult",
+    "Mixture",
+    "MixtureChoice",
+    "MixtureSection",
+    "MixtureWarning",
+    "OptimalMixture",
+    "PathMixture",
+    "PredictedGain",
+    "RealisableShares",
+    "SearchCompute",
+    "SourceResult",
+    "SourceSize",
+    "SourceWorth",
+    "load_mixture",
+]
