@@ -1,5 +1,22 @@
-"""Ways to choose a mixture that others are compared with. Each returns a ``Mixture``."""
+"""Ways to choose a mixture that others are compared with, as plain functions of the sources' sizes or of a swarm."""
 
-from mixray.methods.baselines import balanced, natural
+from mixray.methods.baselines import balanced, natural, temperature, unimax
+from mixray.methods.choosing import Choice, best_expected, best_of_swarm
+from mixray.methods.designs import random_mixtures, swarm_mixtures
+from mixray.methods.surrogates import boosted_trees, gaussian_process, mixing_law, ridge
 
-__all__ = ["balanced", "natural"]
+__all__ = [
+    "Choice",
+    "balanced",
+    "best_expected",
+    "best_of_swarm",
+    "boosted_trees",
+    "gaussian_process",
+    "mixing_law",
+    "natural",
+    "random_mixtures",
+    "ridge",
+    "swarm_mixtures",
+    "temperature",
+    "unimax",
+]
