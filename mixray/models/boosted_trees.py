@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 from scipy.special import log_softmax
 
 from mixray.config.training import Precision, TreesConfig
@@ -23,7 +25,8 @@ from mixray.models.classifier import SETTINGS, ExampleClassifier
 from mixray.models.protocol import Model, Scores, Value
 
 Floats = NDArray[np.float64]
-Features = NDArray[np.float32]
+Features: TypeAlias = NDArray[np.float32] | csr_matrix
+"""(rows, columns). Of a sparse array what is not stored is 0; it must have no explicit zeros."""
 PENALTY = LEAST_CURVATURE = 1.0
 """The L2 penalty of a leaf's value, and the least sum of second derivatives in a leaf: XGBoost's defaults for both."""
 
@@ -67,14 +70,16 @@ class BoostedTrees(Model):
         library = LIBRARIES[config.library]
         if not classes:
             mean = np.average(labels, weights=row_weights, keepdims=True)
-            start = np.zeros((len(labels), 1))
-            return cls(config.library, library.train(config, features, labels - mean, row_weights, start, 0), mean)
+            rows = WeightedRows(features, labels - mean, row_weights, np.zeros(len(labels)), 0)
+            return cls(config.library, library.train(config, rows), mean)
         counts = np.bincount(labels, row_weights, minlength=classes) + 1
         intercept = np.log(counts / counts.sum())
         # Of two classes there is one margin, the logit of the second.
-        margins = intercept[1:] - intercept[0] if classes == 2 else intercept
-        start = np.tile(margins, (len(labels), 1))
-        return cls(config.library, library.train(config, features, labels, row_weights, start, classes), intercept)
+        start = np.full(len(labels), intercept[1] - intercept[0])
+        if classes > 2:
+            start = np.tile(intercept, (len(labels), 1))
+        rows = WeightedRows(features, labels, row_weights, start, classes)
+        return cls(config.library, library.train(config, rows), intercept)
 
     @classmethod
     def load(cls, folder: Path, *, device: torch.device, precision: Precision = "auto") -> Self:  # noqa: ARG003
@@ -100,13 +105,38 @@ class BoostedTrees(Model):
     ) -> Scores:
         """Return the log-probabilities of the true labels, nats, or the errors: predicted minus true numbers."""
         features, labels = rows
-        margins = LIBRARIES[self.library].margins(self.booster, features).astype(np.float64).reshape(len(features), -1)
+        predictions = self.predictions(features, batch_tokens=batch_tokens)
         if self.value == "error":
-            return Scores(self.intercept + margins[:, 0] - labels, None)
+            return Scores(predictions[:, 0] - labels, None)
+        totals: Floats = predictions[np.arange(len(labels)), labels]
+        return Scores(totals, None if segment is None else list(totals[:, None].astype(np.float32)))
+
+    def predictions(self, features: Features, *, batch_tokens: int) -> Floats:
+        """Return the log-probability of every class, float64 (rows, classes), nats, or the number, (rows, 1)."""
+        margins = LIBRARIES[self.library].margins(self.booster, features).astype(np.float64)
+        margins = margins.reshape(features.shape[0], -1)
+        if self.value == "error":
+            return self.intercept + margins
         if len(self.intercept) == 2:
             margins = np.column_stack([np.zeros(len(margins)), margins])
-        totals: Floats = log_softmax(self.intercept + margins, axis=1)[np.arange(len(labels)), labels]
-        return Scores(totals, None if segment is None else list(totals[:, None].astype(np.float32)))
+        log_probs: Floats = log_softmax(self.intercept + margins, axis=1)
+        return log_probs
+
+
+@dataclass(frozen=True)
+class WeightedRows:
+    """What trees learn from.
+
+    ``features``: (rows, columns). ``labels``: (rows,), from 0 to classes - 1, or numbers where ``classes`` is 0.
+    ``row_weights``: float64, (rows,). ``start``: float64, what the trees are added to, (rows, classes), or (rows,) of
+    two classes or numbers.
+    """
+
+    features: Features
+    labels: NDArray[Any]
+    row_weights: Floats
+    start: Floats
+    classes: int
 
 
 class Library(Protocol):
@@ -115,10 +145,8 @@ class Library(Protocol):
     file: str
 
     @staticmethod
-    def train(
-        config: TreesConfig, features: Features, labels: NDArray[Any], row_weights: Floats, start: Floats, classes: int
-    ) -> Any:
-        """Return trees that are added to ``start``, float64 (rows, classes), or (rows, 1) of two classes or numbers."""
+    def train(config: TreesConfig, rows: WeightedRows) -> Any:
+        """Return trees whose values are added to where the rows start."""
 
     @staticmethod
     def write(booster: Any, path: Path) -> None:
@@ -143,17 +171,15 @@ class XGBoost:
     file = "model.json"
 
     @staticmethod
-    def train(
-        config: TreesConfig, features: Features, labels: NDArray[Any], row_weights: Floats, start: Floats, classes: int
-    ) -> Any:
+    def train(config: TreesConfig, rows: WeightedRows) -> Any:
         import xgboost
 
         # With these base scores, predictions are the sums of the trees' values alone.
         objective: dict[str, str | float] = {"objective": "reg:squarederror", "base_score": 0.0}
-        if classes == 2:
+        if rows.classes == 2:
             objective = {"objective": "binary:logistic", "base_score": 0.5}
-        elif classes:
-            objective = {"objective": "multi:softprob", "base_score": 0.0, "num_class": classes}
+        elif rows.classes:
+            objective = {"objective": "multi:softprob", "base_score": 0.0, "num_class": rows.classes}
         settings = {
             "tree_method": "hist",
             "max_depth": config.depth,
@@ -164,8 +190,8 @@ class XGBoost:
             "verbosity": 0,
             **objective,
         }
-        rows = xgboost.DMatrix(features, label=labels, weight=row_weights, base_margin=_flat(start))
-        return xgboost.train(settings, rows, num_boost_round=config.rounds)
+        table = xgboost.DMatrix(rows.features, label=rows.labels, weight=rows.row_weights, base_margin=rows.start)
+        return xgboost.train(settings, table, num_boost_round=config.rounds)
 
     @staticmethod
     def write(booster: Any, path: Path) -> None:
@@ -198,12 +224,11 @@ class LightGBM:
     file = "model.txt"
 
     @staticmethod
-    def train(
-        config: TreesConfig, features: Features, labels: NDArray[Any], row_weights: Floats, start: Floats, classes: int
-    ) -> Any:
+    def train(config: TreesConfig, rows: WeightedRows) -> Any:
         import lightgbm
 
-        several = {"objective": "multiclass", "num_class": classes}
+        objective = "binary" if rows.classes else "regression"
+        several = {"objective": "multiclass", "num_class": rows.classes}
         settings = {
             "max_depth": config.depth,
             "num_leaves": 2**config.depth,
@@ -218,10 +243,10 @@ class LightGBM:
             "force_col_wise": True,
             "num_threads": torch.get_num_threads(),
             "verbosity": -1,
-            **(several if classes > 2 else {"objective": "binary" if classes else "regression"}),
+            **(several if rows.classes > 2 else {"objective": objective}),
         }
-        rows = lightgbm.Dataset(features, label=labels, weight=row_weights, init_score=_flat(start))
-        return lightgbm.train(settings, rows, num_boost_round=config.rounds)
+        table = lightgbm.Dataset(rows.features, label=rows.labels, weight=rows.row_weights, init_score=rows.start)
+        return lightgbm.train(settings, table, num_boost_round=config.rounds)
 
     @staticmethod
     def write(booster: Any, path: Path) -> None:
@@ -257,8 +282,3 @@ def most_leaves(config: TreesConfig, classes: int) -> int:
             remedy="pip install 'mixray[trees]'",
         )
     return config.rounds * (1 if classes <= 2 else classes) * (1 << config.depth)
-
-
-def _flat(start: Floats) -> Floats:
-    """Return a single column as an array of one dimension."""
-    return start[:, 0] if start.shape[1] == 1 else start

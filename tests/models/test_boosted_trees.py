@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from scipy.sparse import csr_matrix
 from scipy.special import log_softmax
 
 from mixray.config.training import TrainingConfig, TreesConfig
@@ -44,6 +45,25 @@ def examples(count: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.nd
     labels = features[:, 1].astype(np.int64) * classes // 20
     labels = np.where(draws.random(count) < 0.1, draws.integers(0, classes, count), labels)
     return features, labels
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("classes", [0, 2, 3])
+def test_a_sparse_table_of_bits_gives_the_predictions_of_a_dense_one(library: str, classes: int) -> None:
+    draws = np.random.default_rng(classes)
+    bits = (draws.random((500, 30)) < 0.2).astype(np.float32)
+    labels = bits[:, 0] + bits[:, 3] * bits[:, 5] + draws.normal(0, 0.1, 500)
+    if classes:
+        labels = np.clip(labels.round(), 0, classes - 1).astype(np.int64)
+    dense, sparse = (
+        BoostedTrees.fit(settings(library), table, labels, np.ones(500), classes=classes).predictions(
+            table, batch_tokens=1
+        )
+        for table in (bits, csr_matrix(bits))
+    )
+    assert dense.shape == (500, max(1, classes))
+    assert dense.std() > 0.1
+    np.testing.assert_allclose(sparse, dense, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
