@@ -19,7 +19,7 @@ from mixray.report import PAGE_FILE, cache_table, data_table, mixture_tables, pr
 from mixray.report.robust_results import RobustResults
 from mixray.report.robust_tables import robust_report
 from mixray.runs import MixtureRun, RobustRun, open_run
-from mixray.search import baseline_shares, natural_tokens
+from mixray.search import baseline_shares
 from mixray.store import ModelMeta
 
 
@@ -77,8 +77,7 @@ class Result:
             return []
         run = self.run
         if self.mixtures:
-            sizes = natural_tokens(run.config, run.available_tokens())
-            return mixture_tables(self.mixtures, baseline_shares(run.config, sizes))
+            return mixture_tables(self.mixtures, baseline_shares(run.config, run.available_tokens()))
         stages = run.stages()
         if stages["cache"] and self._shows("cache"):
             rows, columns = run.load_cache()

@@ -30,7 +30,6 @@ from mixray.search import (
     feasible_set,
     in_memory,
     mixture_targets,
-    natural_tokens,
     problem_to_vary,
     solve_once,
     with_held_out_results,
@@ -160,7 +159,7 @@ def write_report(run: MixtureRun, data: Prepared, columns: Columns, solutions: M
     """Draw the figures of every mixture, and write the answer in words and as a page."""
     with run.stage("report", len(solutions)) as stage:
         mixtures = run.mixtures()
-        shares = baseline_shares(run.config, natural_tokens(run.config, data.available_tokens))
+        shares = baseline_shares(run.config, data.available_tokens)
         trained_on = [arm.mixture or name for name, arm in run.config.retrain.named_arms.items()]
         baselines = {name: shares[name] for name in trained_on if name in shares}
         for name, solution in solutions.items():

@@ -37,7 +37,7 @@ from mixray.numerics import NATS, SQUARED_ERROR
 
 Stage = Literal["data", "proxies", "cache", "mixture", "retrain", "report"]
 """The stages of a run, in their order."""
-Method = Literal["mixmin", "balanced", "natural"]
+Method = Literal["mixmin", "balanced", "natural", "temperature", "unimax"]
 
 
 class ArmConfig(Section):
@@ -46,7 +46,8 @@ class ArmConfig(Section):
     name: Name
     """Name of the arm in tables, figures and files."""
     mixture: Method | None = None
-    """The mixture: mixmin, balanced or natural. Give exactly one of `mixture`, `shares` and `file`."""
+    """The mixture: mixmin is the computed one; balanced, natural, temperature and unimax are as in `retrain.arms`. Give
+    exactly one of `mixture`, `shares` and `file`."""
     shares: dict[Name, Share] | None = None
     """A mixture of your own: a share of the training tokens for every source. Give exactly one of `mixture`, `shares`
     and `file`."""
@@ -76,8 +77,9 @@ class ArmConfig(Section):
 class RetrainConfig(TrainingConfig):
     arms: Annotated[list[Method | ArmConfig], Field(min_length=1)] = ["mixmin", "balanced", "natural"]
     """Which mixtures to retrain the model on: mixmin is the computed one, balanced gives every source the same share,
-    natural gives shares in proportion to the sources' sizes. {name: NAME, shares: {...}} is a mixture of your own. The
-    others are compared with the first."""
+    natural gives shares in proportion to the sources' sizes, temperature in proportion to their square roots. unimax is
+    as even as `mixture.max_epochs` (else 4) passes over each source allow. {name: NAME, shares: {...}} is a mixture of
+    your own. The others are compared with the first."""
     # Ids are made from what is dumped, and this key is younger than the first of them: the default leaves no trace.
     replicates: Annotated[Positive, Field(exclude_if=lambda value: value == 1)] = 1
     """How many models to train of every arm. They differ in the seed, which decides the first weights and the order of

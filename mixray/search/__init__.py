@@ -5,7 +5,7 @@ It computes on numbers alone: the same code serves ``mixray run`` on a cluster a
 
 from mixray.search.again import Sweep, solve_again
 from mixray.search.arms import ArmArtifacts, ArmModel, arm_models, with_files_read, with_held_out_results
-from mixray.search.problem import baseline_shares, feasible_set, natural_tokens, problem_to_vary
+from mixray.search.problem import baseline_shares, feasible_set, problem_to_vary
 from mixray.search.solving import SolvedMixture, find_mixture, in_memory, mixture_targets, solve_once
 
 __all__ = [
@@ -19,7 +19,6 @@ __all__ = [
     "find_mixture",
     "in_memory",
     "mixture_targets",
-    "natural_tokens",
     "problem_to_vary",
     "solve_again",
     "solve_once",

@@ -24,7 +24,7 @@ from mixray.export import read_mixture
 from mixray.mixture import ArmResult, HeldOutLoss, MetricResult, Mixture, SearchCompute, SourceResult
 from mixray.numerics import Z95, SeedEstimate, interval_of_mean
 from mixray.report import SearchCost, Work, example_metrics
-from mixray.search.problem import baseline_shares, limits_broken, natural_tokens
+from mixray.search.problem import baseline_shares, limits_broken
 from mixray.store import Artifact, ModelMeta, SourceLoss, Storage
 
 Shares = dict[str, float]
@@ -89,7 +89,7 @@ def arm_models(
     config: RunConfig, available_tokens: Mapping[str, int], mixtures: Mapping[str, Mixture]
 ) -> dict[str, ArmModel]:
     """Return every model to retrain, by name. Replicates of all arms have the same seeds."""
-    baselines = baseline_shares(config, natural_tokens(config, available_tokens))
+    baselines = baseline_shares(config, available_tokens)
     models: dict[str, ArmModel] = {}
     for name, arm in config.retrain.named_arms.items():
         assert arm.objective is not None, "named arms have their objective"

@@ -18,7 +18,8 @@ from mixray.config import RunConfig
 from mixray.config.mixture import MixtureConfig, segment_tokens
 from mixray.config.section import PRIOR_ROUNDING
 from mixray.errors import InputError
-from mixray.methods import balanced, natural
+from mixray.methods import balanced, natural, temperature, unimax
+from mixray.methods.baselines import MOST_EPOCHS
 from mixray.mixture import SUM_TOLERANCE
 from mixray.report import ProblemToVary
 from mixray.simplex import (
@@ -115,7 +116,6 @@ class SearchProblem:
         predictions: Mapping[str, PredictionCache | CrossEntropy],
         config: RunConfig,
         available_tokens: Mapping[str, int],
-        natural_sizes: Mapping[str, int],
     ) -> Self:
         """Build the problem from what the proxies predict for every target. See ``find_mixture`` for the arguments."""
         settings, sources = config.mixture, list(available_tokens)
@@ -127,7 +127,7 @@ class SearchProblem:
         }
         baselines = {
             arm: np.array(list(shares.values()), np.float64)
-            for arm, shares in baseline_shares(config, natural_sizes).items()
+            for arm, shares in baseline_shares(config, available_tokens).items()
         }
         prior = _prior_shares(settings, sources, baselines)
         return cls(
@@ -252,13 +252,31 @@ def natural_tokens(config: RunConfig, available_tokens: Mapping[str, int]) -> di
     return {name: config.sources[name].natural_tokens or tokens for name, tokens in available_tokens.items()}
 
 
-def baseline_shares(config: RunConfig, natural_sizes: Mapping[str, int]) -> dict[str, dict[str, float]]:
-    """Return the source shares of every mixture that needs no search: balanced, natural, and those of arms with shares.
+def baseline_shares(config: RunConfig, available_tokens: Mapping[str, int]) -> dict[str, dict[str, float]]:
+    """Return the source shares of every mixture that needs no search: balanced, natural, and those of other arms.
 
-    ``natural_sizes``: see ``natural_tokens``.
+    ``available_tokens``: source -> its training tokens.
     """
-    shares = {"balanced": balanced(list(natural_sizes)).weights, "natural": natural(natural_sizes).weights}
-    return shares | stated_shares(config)
+    sizes = natural_tokens(config, available_tokens)
+    shares = {"balanced": balanced(list(sizes)).weights, "natural": natural(sizes).weights}
+    return shares | _shares_by_size(config, available_tokens) | stated_shares(config)
+
+
+def optional_shares(config: RunConfig, available_tokens: Mapping[str, int]) -> dict[str, dict[str, float]]:
+    """Return those of ``baseline_shares`` that only a run whose arms name them has."""
+    return _shares_by_size(config, available_tokens) | stated_shares(config)
+
+
+def _shares_by_size(config: RunConfig, available_tokens: Mapping[str, int]) -> dict[str, dict[str, float]]:
+    """Return the shares of the arms that follow from the sources' sizes in other ways than balanced and natural do."""
+    methods = {arm.mixture for arm in config.retrain.named_arms.values()}
+    shares = {}
+    if "temperature" in methods:
+        shares["temperature"] = temperature(natural_tokens(config, available_tokens)).weights
+    if "unimax" in methods:
+        budget, epochs = config.retrain_tokens(available_tokens), config.mixture.max_epochs or MOST_EPOCHS
+        shares["unimax"] = unimax(available_tokens, budget, epochs).weights
+    return shares
 
 
 def stated_shares(config: RunConfig) -> dict[str, dict[str, float]]:

@@ -27,7 +27,7 @@ from mixray.search.explanation import (
     solver_warnings,
     source_worth,
 )
-from mixray.search.problem import SearchProblem, natural_tokens, stated_shares
+from mixray.search.problem import SearchProblem, natural_tokens, optional_shares
 from mixray.simplex import (
     Bootstrap,
     CrossEntropy,
@@ -66,7 +66,6 @@ def find_mixture(
     config: RunConfig,
     *,
     available_tokens: Mapping[str, int],
-    natural_sizes: Mapping[str, int] | None = None,
     run: str | None = None,
     start: Mapping[str, float] | None = None,
 ) -> SolvedMixture:
@@ -76,7 +75,6 @@ def find_mixture(
         predictions: of every target.
         config: the run file.
         available_tokens: source -> its training tokens, in the order of the cache's columns.
-        natural_sizes: what the natural baseline is proportional to; by default as ``natural_tokens`` says.
         run: the name of the run folder.
         start: source -> the share that the solver starts from; by default those nearest to balanced, or to the prior.
 
@@ -84,8 +82,7 @@ def find_mixture(
         InputError: for limits that no mixture satisfies.
     """
     settings = config.mixture
-    natural_sizes = natural_sizes or natural_tokens(config, available_tokens)
-    search = SearchProblem.of(predictions, config, available_tokens, natural_sizes)
+    search = SearchProblem.of(predictions, config, available_tokens)
     optimum = solve_problem(
         search.convex,
         solver=settings.solver,
@@ -201,12 +198,11 @@ def solve_once(
     ``sizes`` are written into the mixture.
     """
     assert all(list(columns) == list(available_tokens) for _, columns in targets.values()), "other columns than sources"
-    natural_sizes = natural_tokens(config, available_tokens)
-    draft = artifacts.draft("solution", _solution_id(config, targets, available_tokens, natural_sizes))
+    draft = artifacts.draft("solution", _solution_id(config, targets, available_tokens))
     stored = artifacts.find(draft.kind, draft.id)
     if stored is None:
         with open_predictions(artifacts.storage, targets) as predictions:
-            solved = find_mixture(predictions, config, available_tokens=available_tokens, natural_sizes=natural_sizes)
+            solved = find_mixture(predictions, config, available_tokens=available_tokens)
         files = {
             "mixture.json": draft.write("mixture.json", solved.mixture.to_json().encode()),
             "trace.json": draft.write("trace.json", json.dumps(solved.trace.tolist()).encode()),
@@ -223,14 +219,14 @@ def solve_once(
     return SolvedMixture(mixture, np.array(json.loads(trace)))
 
 
-def _solution_id(
-    config: RunConfig, targets: StoredCaches, available_tokens: Mapping[str, int], natural_sizes: Mapping[str, int]
-) -> str:
+def _solution_id(config: RunConfig, targets: StoredCaches, available_tokens: Mapping[str, int]) -> str:
     settings = config.mixture.model_dump(mode="json", exclude={"shards"})
     if config.mixture.shards is not None:  # their number and size change nothing
         settings["rows"] = "float32"
     cache_ids = [[(source, column.id) for source, column in columns.items()] for _, columns in targets.values()]
+    natural_sizes = natural_tokens(config, available_tokens)
     sizes = [list(available_tokens.items()), list(natural_sizes.items()), config.retrain_tokens(available_tokens)]
     names = list(targets) if len(targets) > 1 else []  # the name of a single target decides nothing
-    stated = [stated_shares(config)] if stated_shares(config) else []  # arms without shares leave no trace
+    optional = optional_shares(config, available_tokens)
+    stated = [optional] if optional else []  # other arms leave no trace
     return fingerprint(["solution", 4, settings, names, cache_ids, sizes, config.seed, *stated])

@@ -52,7 +52,7 @@ def test_one_replicate_leaves_no_trace_in_what_ids_are_made_from(text: str) -> N
         ("[{name: current, shares: {python: 1.6, cpp: -0.6}}]", "0.shares.python", "less than or equal to 1"),
         ("[mixmin, {name: current}]", "1.mixture", "exactly one of mixture, shares, file"),
         ("[{name: a, mixture: mixmin, file: a.json}]", "0.mixture", "exactly one of mixture, shares, file"),
-        ("[{name: a, mixture: best}]", "0.mixture", "'mixmin', 'balanced' or 'natural'"),
+        ("[{name: a, mixture: best}]", "0.mixture", "'mixmin', 'balanced', 'natural', "),
         ("[{name: balanced, mixture: natural}]", "0.name", "another name"),
         ("[{name: mixmin, shares: {python: 0.6, cpp: 0.4}}]", "0.name", "another name"),
         ("[{name: my/arm, mixture: natural}]", "0.name", "a name of letters, digits"),

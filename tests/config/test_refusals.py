@@ -91,7 +91,7 @@ def test_an_unknown_key_is_named_with_its_line_and_the_nearest_one(
             "retrain.arms.0",
             16,
             "'best'",
-            "'mixmin', 'balanced' or 'natural'",
+            "'mixmin', 'balanced', 'natural', ",
         ),
         (
             "tokens: 2000",

@@ -56,6 +56,20 @@ def test_every_arm_is_a_model_for_each_replicate_with_the_same_seeds(configure: 
     assert set(kinds) == {name for name in models if name.startswith("dro")}
 
 
+@pytest.mark.parametrize(("most", "cpp"), [("null", 0.5), ("0.6", 1200 / 4000)])
+def test_arms_by_size_are_trained_on_what_sizes_and_epochs_make_of_them(
+    configure: Configure, most: str, cpp: float
+) -> None:
+    """6,000 and 2,000 tokens are there, and 4,000 are trained on."""
+    config = configure(
+        "retrain.arms=[mixmin, unimax, {name: root, mixture: temperature}]", f"mixture.max_epochs={most}"
+    )
+    models = arm_models(config, AVAILABLE, MIXTURES)
+    assert models["unimax"].source_shares == pytest.approx({"python": 1 - cpp, "cpp": cpp})
+    assert models["root"].source_shares["python"] == pytest.approx(3**0.5 / (1 + 3**0.5))
+    assert not limits_broken(config, AVAILABLE, models["unimax"].source_shares)
+
+
 def test_shares_that_are_rounded_are_scaled_to_sum_to_one(configure: Configure) -> None:
     rounded = "{name: thirds, shares: {python: 0.3333333, cpp: 0.6666666}}"
     shares = arm_models(configure(f"retrain.arms=[{rounded}]"), AVAILABLE, MIXTURES)["thirds"].source_shares

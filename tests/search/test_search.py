@@ -18,9 +18,9 @@ from mixray.config.mixture import ShardsConfig
 from mixray.errors import CorruptedArtifactError, InputError
 from mixray.mixture import Mixture, SourceSize
 from mixray.runs import MixtureRun
-from mixray.search import Sweep, baseline_shares, find_mixture, natural_tokens, solve_again, solve_once
+from mixray.search import Sweep, baseline_shares, find_mixture, solve_again, solve_once
 from mixray.search.explanation import interval_warnings
-from mixray.search.problem import UnitRows
+from mixray.search.problem import UnitRows, natural_tokens
 from mixray.simplex import Bootstrap, CrossEntropy
 from mixray.store import Artifact, FileRecord, Storage, encode
 
@@ -377,9 +377,8 @@ def test_natural_is_in_proportion_to_the_real_sizes_where_they_are_stated(config
     settings = config().model_dump()
     settings["sources"]["a"]["natural_tokens"] = 30_000
     stated = RunConfig.model_validate(settings)
-    sizes = natural_tokens(stated, AVAILABLE)
-    assert sizes == {"a": 30_000, "b": 3_000, "c": 1_000}
-    assert baseline_shares(stated, sizes)["natural"]["a"] == 30 / 34
+    assert natural_tokens(stated, AVAILABLE) == {"a": 30_000, "b": 3_000, "c": 1_000}
+    assert baseline_shares(stated, AVAILABLE)["natural"]["a"] == 30 / 34
 
 
 def test_a_solution_is_found_again_and_not_solved_again(cache: PredictionCache, folder: MixtureRun) -> None:
