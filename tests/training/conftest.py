@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -125,9 +124,3 @@ def toy() -> SimpleNamespace:
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
-
-
-@pytest.fixture(autouse=True)
-def loggers_that_speak() -> None:
-    """MLflow's migrations, in other tests, silence every logger that exists by then."""
-    logging.getLogger("mixray.training.checkpoint").disabled = False
