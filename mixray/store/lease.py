@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from mixray.errors import InputError, StageError
+from mixray.errors import InputError, StageError, first_line, without_credentials
 from mixray.store.storage import Storage
 
 BEAT_SECONDS, EXPIRY_SECONDS = 5.0, 30.0
@@ -33,7 +33,8 @@ BEAT_SECONDS, EXPIRY_SECONDS = 5.0, 30.0
 class Lease:
     """The lease that is kept in ``folder`` of a storage; held inside a ``with`` block.
 
-    ``note``: called with a line while it has to be found out whether another holder is alive.
+    ``note``: called with a line while it has to be found out whether another holder is alive, and, from another thread,
+    when the lease cannot be renewed.
     """
 
     def __init__(self, storage: Storage, folder: str, note: Callable[[str], None] = lambda _: None) -> None:
@@ -85,14 +86,22 @@ class Lease:
             )
 
     def _renew(self) -> None:
-        beat = 0
+        beat, has_failed = 0, False
         while not self._ended.wait(BEAT_SECONDS):
             beat += 1
-            with suppress(OSError):  # the storage may answer again before the lease expires
+            try:
                 self._is_lost = self._newest() != self._epoch or self._read(self._epoch).get("token") != self._token
                 if self._is_lost:
                     return
                 self._storage.write(self._path(self._epoch), self._content(beat))
+                has_failed = False
+            except Exception as error:  # noqa: BLE001  (whatever it is, the next beat may renew the lease)
+                if not has_failed:
+                    reason = without_credentials(first_line(error))
+                    self._note(
+                        f"the lease on this run is not renewed, which is tried every {BEAT_SECONDS:g} s: {reason}"
+                    )
+                has_failed = True
 
     def _require_dead(self, epoch: int) -> None:
         """Return once the holder of an epoch is dead or has given the lease back; raise InputError once it is alive."""
@@ -137,7 +146,9 @@ class Lease:
     def _read(self, epoch: int) -> dict[str, object]:
         """Return what an epoch's file says; nothing where it is gone or damaged."""
         with suppress(FileNotFoundError, ValueError):
-            return dict(json.loads(self._storage.read(self._path(epoch))))
+            content = json.loads(self._storage.read(self._path(epoch)))
+            if isinstance(content, dict) and self._holder.keys() <= content.keys():
+                return content
         return {}
 
     def _delete(self, epoch: int) -> None:

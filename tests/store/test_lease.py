@@ -6,7 +6,8 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -116,7 +117,30 @@ def test_of_many_that_follow_a_dead_holder_one_succeeds(tmp_path: pytest.TempPat
         assert sum(threads.map(follow, range(8))) == 1
 
 
-def test_a_damaged_lease_holds_nobody_up_for_long(storage: Storage) -> None:
-    storage.write(f"{FOLDER}/000007.json", b"{")
+@pytest.mark.parametrize("error", [OSError("timed out"), ValueError("not JSON"), RuntimeError("a bug")])
+def test_a_lease_that_was_not_renewed_for_a_while_is_renewed_again(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    notes: list[str] = []
+    with Lease(storage, FOLDER, notes.append) as held:
+        monkeypatch.setattr(held._storage, "list", lambda _: (_ for _ in ()).throw(error))
+        wait_until(lambda: notes)
+        monkeypatch.delattr(held._storage, "list")
+        beat = held._read(1)["beat"]
+        wait_until(lambda: held._read(1)["beat"] != beat)
+        held.require()
+    assert notes == [f"the lease on this run is not renewed, which is tried every 0.05 s: {error}"]
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "it takes too long"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("content", [b"{", b"5", b'["a"]', b'{"token": "a"}'])
+def test_a_damaged_lease_holds_nobody_up_for_long(storage: Storage, content: bytes) -> None:
+    storage.write(f"{FOLDER}/000007.json", content)
     with Lease(storage, FOLDER):
         assert storage.list(FOLDER) == ["000008.json"]
