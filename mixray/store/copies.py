@@ -1,4 +1,5 @@
-"""Copies of stored files in this machine's temporary folder: named by content, shared by its processes, bounded.
+"""Copies of stored files in this machine's temporary folder: named by content, shared by the processes of one user,
+bounded.
 
 The first process that needs a file downloads it while others wait. The copies take at most half of the disk space that
 they could have; before a download would exceed that, those that were not used for longest are deleted.
@@ -14,9 +15,12 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from stat import S_ISDIR, S_IWGRP, S_IWOTH, filemode
 from typing import TYPE_CHECKING
 
 from filelock import FileLock
+
+from mixray.errors import InputError
 
 if TYPE_CHECKING:
     from mixray.store.storage import FileRecord
@@ -94,6 +98,18 @@ def room(used: int) -> int:
 
 
 def _folder(name: str) -> Path:
-    folder = Path(tempfile.gettempdir()) / f"mixray-{os.getuid()}" / name
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """Return a folder of the copies. Raises InputError where other users could put files into it."""
+    copies = Path(tempfile.gettempdir()) / f"mixray-{os.getuid()}"
+    copies.mkdir(mode=0o700, parents=True, exist_ok=True)
+    stat = copies.lstat()
+    if not S_ISDIR(stat.st_mode) or stat.st_uid != os.getuid() or stat.st_mode & (S_IWGRP | S_IWOTH):
+        raise InputError(
+            "the folder for copies of stored files is open to other users",
+            where=str(copies),
+            got=f"{filemode(stat.st_mode)}, of the user {stat.st_uid}",
+            wanted=f"a folder of the user {os.getuid()} that nobody else may write",
+            remedy="delete it, or set TMPDIR to a folder of this user",
+        )
+    folder = copies / name
+    folder.mkdir(mode=0o700, exist_ok=True)
     return folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
 import signal
 import subprocess
@@ -191,6 +192,29 @@ def test_a_stored_file_that_is_not_the_recorded_one_is_never_handed_out(s3_uri: 
         storage.fetch(record)
     assert caught.value.where == storage.location("x")
     assert not list(copies.rglob("files/*"))
+
+
+def test_a_folder_of_copies_that_another_user_could_fill_is_refused(s3_uri: str, copies: Path) -> None:
+    storage, folder = Storage(s3_uri), copies / f"mixray-{os.getuid()}"
+    record = storage.write("x", DATA)
+    folder.mkdir(mode=0o700)
+    folder.chmod(0o777)
+    with pytest.raises(InputError, match="open to other users") as caught:
+        storage.fetch(record)
+    assert (caught.value.where, caught.value.got) == (str(folder), f"drwxrwxrwx, of the user {os.getuid()}")
+    folder.rename(copies / "elsewhere")
+    (copies / "elsewhere").chmod(0o700)
+    folder.symlink_to(copies / "elsewhere")
+    with pytest.raises(InputError, match="open to other users"):
+        storage.fetch(record)
+    folder.unlink()
+    assert folder in storage.fetch(record).parents
+    assert [path.stat().st_mode & 0o777 for path in (folder, *folder.iterdir())] == [0o700] * 3
+    if os.getuid() == 0:
+        os.chown(folder, 1, 1)
+        with pytest.raises(InputError, match="open to other users") as caught:
+            storage.fetch(record)
+        assert caught.value.got == "drwx------, of the user 1"
 
 
 def test_processes_that_fetch_at_once_all_get_the_file(s3_uri: str, copies: Path) -> None:
