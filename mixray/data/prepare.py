@@ -37,8 +37,9 @@ Selections = Mapping[str, Artifact]
 def prepare(config: RunConfig, artifacts: Artifacts, run_tasks: RunTasks, notify: Notify) -> Prepared:
     """Find or make everything that training and scoring read.
 
-    ``run_tasks`` is called once for each step that something is missing of. ``notify`` gets one line an event. Raises
-    InputError for what is wrong with the user's data.
+    ``run_tasks`` is called once for all pools in each step that something is missing of, and beforehand by steps that
+    need results to list their tasks, such as those of a target with ``max_tokens``. ``notify`` gets one line an event.
+    Raises InputError for what is wrong with the user's data.
     """
     if config.examples is not None:
         return prepare_examples(config, config.examples, artifacts, run_tasks, notify)
