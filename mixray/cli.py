@@ -243,20 +243,24 @@ def verify(
 ) -> None:
     """Read every stored artifact, and name those that are truncated or altered.
 
-    Of a run, these are its data, models and predictions. mixray run FILE --rebuild makes what is corrupted anew.
+    Of a run, these are its data, models and predictions. mixray run FILE --rebuild makes what is corrupted anew. Files
+    among a storage's artifacts that are not mixray's are named and left alone.
     """
     from mixray.runs import verify_stored
 
     checked, stored_bytes, faults = 0, 0, list[str]()
-    for outcome in verify_stored(location):
+    outcomes, strays = verify_stored(location)
+    for outcome in outcomes:
         checked += 1
         if isinstance(outcome, InputError):
             faults.append(f"{outcome.where}: {outcome.got}")
         else:
             stored_bytes += sum(record.bytes for record in outcome.files.values())
     if as_json:
-        print(json.dumps({"artifacts": checked, "bytes": stored_bytes, "corrupted": faults}))
+        print(json.dumps({"artifacts": checked, "bytes": stored_bytes, "corrupted": faults, "not_mixray": strays}))
     else:
+        for stray in strays:
+            print(f"not mixray's, left alone: {stray}")
         print(f"{checked - len(faults):,} of {checked:,} artifacts are whole, {stored_bytes / 1e6:,.1f} MB")
     if faults:
         raise CorruptedArtifactError(

@@ -222,23 +222,24 @@ def list_runs(storage_root: str = DEFAULT_STORAGE) -> list[tuple[MixtureRun | Ro
     return sorted(runs, key=lambda entry: entry[1], reverse=True)
 
 
-def verify_stored(location: str) -> Iterator[Artifact | CorruptedArtifactError]:
+def verify_stored(location: str) -> tuple[Iterator[Artifact | CorruptedArtifactError], list[str]]:
     """Read every byte of the artifacts in a storage, or of the data, models and predictions of a run folder.
 
-    ``location``: a path or URI. Yields each artifact, or what is wrong with it. Raises InputError where there is none.
+    ``location``: a path or URI. Returns an iterator over each artifact, or what is wrong with it, and the locations of
+    files and folders among the storage's artifacts that are not mixray's. Raises InputError where there is no artifact.
     """
     with suppress(InputError):
         run = open_run(location)
-        return verify(run.storage, run.artifact_keys())
+        return verify(run.storage, run.artifact_keys()), []
     storage = Storage(location)
-    keys = published_artifacts(storage)
+    keys, strays = published_artifacts(storage)
     if not keys:
         raise InputError(
             "there is nothing to verify",
             where=storage.location("artifacts"),
             wanted="a run folder, or a storage folder that holds at least one artifact",
         )
-    return verify(storage, keys)
+    return verify(storage, keys), [storage.location(path) for path in strays]
 
 
 def latest_run_folder() -> str:

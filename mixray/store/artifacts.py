@@ -2,8 +2,9 @@
 
 ``artifacts/<kind>/<id>/manifest.json`` lists the files with sizes and sha256 and is written last, so an artifact either
 exists whole or not at all. The files lie beside it in a folder of the attempt that wrote them. An attempt is one
-execution of a run, so no two processes ever write the same file; the first attempt to publish makes the artifact, and
-the others take what it made.
+execution of a run, so executions never write each other's files; a task that an execution repeats writes its own again,
+with the same bytes. The first attempt to publish makes the artifact, and the others take what it made. (In an object
+store two that publish within the same moment may both write the manifest; the later one stays, and both are whole.)
 
 Identity is content: an artifact's id is the ``fingerprint`` of all that it depends on.
 """
@@ -186,11 +187,25 @@ def check_artifact(storage: Storage, artifact: Artifact, *, digests: bool) -> No
             raise _corrupted(storage, artifact.kind, artifact.id, f"{name}: sha256 {digest}", record.sha256)
 
 
-def published_artifacts(storage: Storage) -> list[tuple[str, str]]:
-    """Return kind and id of every artifact that a storage holds."""
-    kinds = storage.list("artifacts")
-    keys = [(kind, id) for kind in kinds for id in storage.list(f"artifacts/{kind}")]
-    return [key for key in keys if storage.exists(_manifest(*key))]
+def published_artifacts(storage: Storage) -> tuple[list[tuple[str, str]], list[str]]:
+    """Return kind and id of every artifact that a storage holds, and the paths of what mixray did not put among them.
+
+    A folder without a manifest is neither: an artifact that was never finished.
+    """
+    kinds, strays = _named_folders(storage, "artifacts")
+    keys: list[tuple[str, str]] = []
+    for kind in kinds:
+        ids, others = _named_folders(storage, f"artifacts/{kind}")
+        keys += [(kind, id) for id in ids if storage.exists(_manifest(kind, id))]
+        strays += others
+    return keys, strays
+
+
+def _named_folders(storage: Storage, folder: str) -> tuple[list[str], list[str]]:
+    """Return the names of the folders in one that may be of artifacts or their kinds, and the paths of all else."""
+    entries = storage.entries(folder)
+    names = [name for name, is_folder in entries.items() if is_folder and _NAME.fullmatch(name)]
+    return names, [f"{folder}/{name}" for name in entries if name not in names]
 
 
 def verify(storage: Storage, keys: Iterable[tuple[str, str]]) -> Iterator[Artifact | CorruptedArtifactError]:

@@ -125,9 +125,13 @@ class Storage:
 
     def list(self, folder: str) -> list[str]:
         """Names of the files and folders directly in ``folder``, sorted; empty where it does not exist."""
+        return list(self.entries(folder))
+
+    def entries(self, folder: str) -> dict[str, bool]:
+        """Return the names that ``list`` returns, and whether each is a folder's."""
         selector = pafs.FileSelector(self.full(folder), allow_not_found=True)
-        names = [info.base_name for info in self.filesystem.get_file_info(selector)]
-        return sorted(name for name in names if PARTIAL not in name)
+        infos = sorted(self.filesystem.get_file_info(selector), key=lambda info: info.base_name)
+        return {info.base_name: info.type == pafs.FileType.Directory for info in infos if PARTIAL not in info.base_name}
 
     def read(self, path: str) -> bytes:
         with self.filesystem.open_input_stream(self.full(path), compression=None) as stream:
@@ -152,7 +156,8 @@ class Storage:
         """Write a small file unless there is one, and return whether it was written.
 
         Of several processes that create one local file, exactly one writes it. pyarrow has no conditional write for
-        object stores: there, two that write within the same moment both return True, and the later file stays.
+        object stores: there, and on a file system without hard links, two that write within the same moment may both
+        return True, and the later file stays.
         """
         if self.exists(path):
             return False

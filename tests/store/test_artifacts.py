@@ -17,7 +17,14 @@ import pytest
 
 from mixray.errors import CorruptedArtifactError, InputError
 from mixray.store import Artifact, Artifacts, Storage, fingerprint
-from mixray.store.artifacts import artifact_folder, check_artifact, fetch_folder, read_artifact
+from mixray.store.artifacts import (
+    artifact_folder,
+    check_artifact,
+    fetch_folder,
+    published_artifacts,
+    read_artifact,
+    verify,
+)
 from mixray.store.tables import read_batches
 
 ID = fingerprint("an artifact")
@@ -340,3 +347,18 @@ def test_facts_that_json_cannot_hold_are_not_published(open_artifacts: Open, met
     with pytest.raises((TypeError, ValueError)):
         open_artifacts().draft("tokens", ID).publish({}, meta)
     assert open_artifacts().find("tokens", ID) is None
+
+
+def test_what_is_not_mixrays_among_the_artifacts_is_named_and_hides_none(
+    open_artifacts: Open, storage: Storage
+) -> None:
+    publish(open_artifacts())
+    open_artifacts().draft("tokens", fingerprint("unfinished")).write("a.bin", b"abc")
+    strays = ["artifacts/.DS_Store", "artifacts/README", "artifacts/tokens/.DS_Store", "artifacts/tokens/notes"]
+    for path in strays:
+        storage.write(path, b"\0")
+    storage.write("artifacts/tokens/a copy/manifest.json", b"{}")
+    keys, others = published_artifacts(storage)
+    assert keys == [("tokens", ID)]
+    assert sorted(others) == sorted([*strays, "artifacts/tokens/a copy"])
+    assert [outcome.id for outcome in verify(storage, keys) if isinstance(outcome, Artifact)] == [ID]
