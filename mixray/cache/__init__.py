@@ -4,6 +4,7 @@ from mixray.cache.cache_rows import CacheRows
 from mixray.cache.comparison import ArmLoss, compare, mean_over_targets
 from mixray.cache.row_ranges import NpyRows, RowRanges
 from mixray.cache.table import (
+    PREDICTIONS_FILE,
     PredictionCache,
     column_id,
     column_table,
@@ -13,6 +14,7 @@ from mixray.cache.table import (
 )
 
 __all__ = [
+    "PREDICTIONS_FILE",
     "ArmLoss",
     "CacheRows",
     "NpyRows",

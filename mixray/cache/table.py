@@ -19,9 +19,21 @@ import pyarrow.parquet as pq
 from mixray.errors import CorruptedArtifactError, InputError, first_line
 from mixray.store import Artifact, Storage, fingerprint
 from mixray.store.artifacts import artifact_folder
-from mixray.store.target_parts import ROW_KEY, TargetPart, document_ids, parent_ids, part_files, row_keys
+from mixray.store.target_parts import (
+    MOLECULE,
+    MOLECULES,
+    ROW_KEY,
+    TargetPart,
+    document_ids,
+    parent_ids,
+    part_files,
+    row_keys,
+)
 
 SEGMENTS = "segment_log_probs"
+PREDICTIONS_FILE = "predictions.npy"
+"""Of a column of molecules: the log-probability of every class, float64 (molecules, classes), nats, or the predicted
+number, (molecules, 1). It serves all targets with molecules of the same files."""
 
 
 def column_id(
@@ -164,6 +176,8 @@ def read_file(storage: Storage, name: str, rows: Artifact, columns: Mapping[str,
     of log-probabilities, in ``<model>.error``. Raises CorruptedArtifactError where a column's keys are not the rows'
     keys, or a row has not as many segments as its tokens make.
     """
+    if MOLECULES in rows.meta:
+        return _read_predictions(storage, name, rows, columns)
     table = read_columns(storage, rows, name, [*ROW_KEY, "count"])
     keys = row_keys(table)
     order = np.argsort(keys, kind="stable")
@@ -189,6 +203,26 @@ def read_file(storage: Storage, name: str, rows: Artifact, columns: Mapping[str,
             if not np.array_equal(pieces, -(-table["count"].to_numpy() // segment)):
                 raise _corrupted(storage, column, what, "rows of other lengths", f"one value per {_tokens(segment)}")
             table = table.append_column(f"{model}.segments", values[SEGMENTS])
+    return table
+
+
+def _read_predictions(storage: Storage, name: str, rows: Artifact, columns: Mapping[str, Artifact]) -> pa.Table:
+    """Return one file of rows of molecules with what each model predicts for them, as ``read_file`` does."""
+    stored = read_columns(storage, rows, name, [*ROW_KEY, "count", MOLECULE, "label"])
+    table, molecules, labels = (
+        stored.drop_columns([MOLECULE, "label"]),
+        stored[MOLECULE].to_numpy(),
+        stored["label"].to_numpy(),
+    )
+    for model, column in columns.items():
+        if column.meta.get(MOLECULES) != rows.meta[MOLECULES]:
+            got = f"molecules {column.meta.get(MOLECULES)}"
+            raise _corrupted(storage, column, f"the cache column of {model}", got, f"molecules {rows.meta[MOLECULES]}")
+        predictions = np.load(storage.fetch(column.files[PREDICTIONS_FILE]), mmap_mode="r")
+        if np.issubdtype(labels.dtype, np.floating):
+            table = table.append_column(f"{model}.error", pa.array(predictions[molecules, 0] - labels))
+        else:
+            table = table.append_column(model, pa.array(predictions[molecules, labels]))
     return table
 
 

@@ -6,22 +6,25 @@ depends on nothing else. So a task that is run again writes the same file again,
 
 from __future__ import annotations
 
+import io
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 
-from mixray.cache import column_id, column_table
+from mixray.cache import PREDICTIONS_FILE, column_id, column_table
 from mixray.cluster.mapping import run_on_actors
 from mixray.cluster.session import Session
 from mixray.config.training import CacheConfig, NewModel, PretrainedModel, TrainingConfig
-from mixray.models import Model, load_model
-from mixray.store import Artifact, Artifacts, Draft, FileRecord, encode
+from mixray.data import molecule_features
+from mixray.models import BoostedTrees, ExampleClassifier, Model, load_model
+from mixray.store import Artifact, Artifacts, Draft, FileRecord, encode, fingerprint
 from mixray.store.artifacts import fetch_folder
-from mixray.store.target_parts import ROW_KEY, TargetPart, part_files
+from mixray.store.target_parts import MOLECULES, ROW_KEY, TargetPart, part_files
 from mixray.training import use_resources
 
 ScoringProgress = Callable[[str, int, int], None]
@@ -37,6 +40,16 @@ class ScoringTask:
     target: str
     rows_file: FileRecord
     name: str
+    draft: Draft
+
+
+@dataclass(frozen=True)
+class MoleculeTask:
+    """One model, the fingerprints of molecules (an artifact's id), and the draft of the column of predictions."""
+
+    model: str
+    model_artifact: Artifact
+    molecules: str
     draft: Draft
 
 
@@ -58,13 +71,25 @@ class Scorer:
         )
         return task.draft.write(task.name, encode(table))
 
-    def _model(self, task: ScoringTask) -> Model:
+    def _model(self, task: ScoringTask | MoleculeTask) -> Model:
         artifact = task.model_artifact
         if self._loaded is None or self._loaded[0] != artifact.id:
             with tempfile.TemporaryDirectory(prefix="mixray-") as folder:
                 fetch_folder(task.draft.storage, artifact, Path(folder))
                 self._loaded = artifact.id, load_model(self._training, Path(folder), device=self._device)
         return self._loaded[1]
+
+
+class MoleculeScorer(Scorer):
+    """Predicts every label of every molecule, with one model at a time."""
+
+    def __call__(self, task: MoleculeTask) -> FileRecord:  # type: ignore[override]
+        model = self._model(task)
+        assert isinstance(model, BoostedTrees | ExampleClassifier), "molecules are examples"
+        fingerprints = molecule_features(task.draft.storage, task.molecules)
+        sink = io.BytesIO()
+        np.save(sink, model.predictions(fingerprints, batch_tokens=self._config.batch_tokens))
+        return task.draft.write(PREDICTIONS_FILE, sink.getvalue())
 
 
 def score(
@@ -80,8 +105,11 @@ def score(
     """Every model's column on one part (fit, held_out) of every target: target -> model -> column artifact.
 
     ``training``: how the models were trained; they are run in the same precision.
-    Columns that exist are not made again; each new one is published as soon as its last file is in.
+    Columns that exist are not made again; each new one is published as soon as its last file is in. Of molecules, every
+    model has one column for all targets and both parts.
     """
+    if any(MOLECULES in rows.meta for rows in targets.values()):
+        return _score_molecules(session, artifacts, config, training, models, targets, progress)
     columns: dict[str, dict[str, Artifact]] = {target: {} for target in targets}
     tasks: list[ScoringTask] = []
     drafts = {
@@ -115,6 +143,41 @@ def score(
     return {target: {model: by_model[model] for model in models} for target, by_model in columns.items()}
 
 
+def _score_molecules(
+    session: Session,
+    artifacts: Artifacts,
+    config: CacheConfig,
+    training: TrainingConfig,
+    models: Mapping[str, Artifact],
+    targets: Mapping[str, Artifact],
+    progress: ScoringProgress,
+) -> dict[str, dict[str, Artifact]]:
+    """Return target -> model -> what the model predicts for all molecules of the target's files."""
+    molecules = {target: str(rows.meta[MOLECULES]) for target, rows in targets.items()}
+    drafts = {
+        (model, artifact_id): artifacts.draft(
+            "column", fingerprint(["predictions", 1, artifact.id, artifact_id, training.precision, config.batch_tokens])
+        )
+        for model, artifact in models.items()
+        for artifact_id in dict.fromkeys(molecules.values())
+    }
+    stored = artifacts.find_all((draft.kind, draft.id) for draft in drafts.values())
+    columns = {key: stored[draft.kind, draft.id] for key, draft in drafts.items() if (draft.kind, draft.id) in stored}
+    tasks = [
+        MoleculeTask(model, models[model], artifact_id, draft)
+        for (model, artifact_id), draft in drafts.items()
+        if (model, artifact_id) not in columns
+    ]
+    results = _run(session, config, training, tasks, MoleculeScorer)
+    for done, (task, record) in enumerate(zip(tasks, results, strict=True), start=1):
+        meta = {"model": task.model, MOLECULES: task.molecules}
+        columns[task.model, task.molecules] = task.draft.publish({PREDICTIONS_FILE: record}, meta)
+        progress("molecules", done, len(tasks))
+    return {
+        target: {model: columns[model, artifact_id] for model in models} for target, artifact_id in molecules.items()
+    }
+
+
 def _column_id(model: Artifact, rows: Artifact, part: TargetPart, config: CacheConfig, training: TrainingConfig) -> str:
     return column_id(
         model.id,
@@ -134,11 +197,15 @@ def _segment(config: CacheConfig, training: TrainingConfig) -> int | None:
 
 
 def _run(
-    session: Session, config: CacheConfig, training: TrainingConfig, tasks: list[ScoringTask]
+    session: Session,
+    config: CacheConfig,
+    training: TrainingConfig,
+    tasks: Sequence[ScoringTask] | Sequence[MoleculeTask],
+    scorer: type[Scorer] = Scorer,
 ) -> Iterator[FileRecord]:
     if not tasks:
         return
     fewest = config.actors or 1
     jobs = min(config.actors or len(tasks), len(tasks))
     most = session.at_once(config.resources, where="cache.resources", jobs=jobs, count=fewest)
-    yield from run_on_actors(session, Scorer, (config, training), tasks, config.resources, (fewest, most))
+    yield from run_on_actors(session, scorer, (config, training), tasks, config.resources, (fewest, most))

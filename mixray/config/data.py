@@ -87,6 +87,10 @@ class PoolConfig(Section):
     max_tokens: Positive | None = None
     """Use at most this many tokens (or examples) of the pool: the first ones of every part, in equal amounts. Of a
     target of texts: documents drawn from all of it, of which the one that reaches the number is the last. null: all."""
+    # Ids are made from what is dumped, and this key is younger than the first of them: the default leaves no trace.
+    label: Annotated[str | None, Field(exclude_if=lambda value: value is None)] = None
+    """The column with the labels of this pool of examples, in place of `examples.label`. Rows without one are left
+    out."""
     document_chars: Positive = 100_000
     """Longer documents are split into documents of at most this many characters, at line ends where possible. Those of
     a target that were split from one stay in one part, and intervals count them once."""
@@ -172,6 +176,19 @@ class ExampleColumns(Section):
                         raise Misfit(key, f"inputs; {column!r} is the {what}")
 
 
+class FingerprintConfig(Section):
+    """How a molecule becomes numbers: which substructures it has, each folded into one of the bits."""
+
+    kind: Literal["morgan"] = "morgan"
+    """morgan: the surroundings of every atom (extended-connectivity fingerprints), by RDKit."""
+    radius: Annotated[int, Field(ge=0, le=10)] = 2
+    """How many bonds the surroundings of an atom reach."""
+    bits: Annotated[int, Field(ge=16, le=65536)] = 2048
+    """The length of the fingerprint. Substructures that fall on the same bit are not told apart."""
+    counts: bool = False
+    """Whether a bit counts how often its substructures occur, or only says that they do."""
+
+
 class ExamplesConfig(ExampleColumns):
     """Sources and targets hold labelled rows of a table; a row counts as one token wherever tokens are counted.
 
@@ -179,18 +196,40 @@ class ExamplesConfig(ExampleColumns):
     have, so adding a source changes every row that is made of them.
     """
 
-    label: str
-    """The column that holds the class to predict, or the number where `task` is regression."""
-    # Ids are made from what is dumped, and this key is younger than the first of them: the default leaves no trace.
+    # Ids are made from what is dumped, and some keys are younger than the first of them: their defaults leave no trace.
+    label: str | None = None
+    """The column that holds the class to predict, or the number where `task` is regression. Required, unless every
+    source and target names its own."""
     task: Annotated[
         Literal["classification", "regression"], Field(exclude_if=lambda value: value == "classification")
     ] = "classification"
     """classification: the label is a class, and losses are cross entropies. regression: it is a number, losses are
     squared errors, and models are boosted trees."""
+    smiles: Annotated[str | None, Field(exclude_if=lambda value: value is None)] = None
+    """The column that holds molecules as SMILES, whose fingerprints are the inputs. Used in place of `numeric`,
+    `categorical` and `features`. It needs RDKit, which comes with the extra `mixray[chemistry]`. Rows that RDKit cannot
+    read are left out and counted in a warning."""
+    fingerprint: Annotated[FingerprintConfig, Field(exclude_if=lambda value: value == FingerprintConfig())] = (
+        FingerprintConfig()
+    )
+    """How a molecule becomes numbers, where `smiles` is given."""
+
+    @property
+    def inputs(self) -> dict[str, tuple[str, ...]]:
+        return {"smiles": (self.smiles,)} if self.smiles is not None else super().inputs
 
     @model_validator(mode="after")
     def _columns(self) -> Self:
-        self.check_inputs({"label": self.label})
+        if self.smiles is None:
+            if self.fingerprint != FingerprintConfig():
+                raise Misfit("fingerprint", "left out where 'smiles' is not given")
+            self.check_inputs({"label": self.label})
+            return self
+        for key, columns in super().inputs.items():
+            if columns:
+                raise Misfit(key, "left out beside 'smiles', whose fingerprints are the inputs")
+        if self.smiles == self.label:
+            raise Misfit("smiles", f"inputs; {self.smiles!r} is the label")
         return self
 
 

@@ -226,6 +226,8 @@ class RunConfig(RunFile):
             for name, pool in pools.items():
                 if pool.reader == "csv":
                     raise Misfit(f"{role}.{name}.csv", "files, jsonl, parquet or dataset; csv is for examples")
+                if pool.label is not None:
+                    raise Misfit(f"{role}.{name}.label", "left out: only a run file with examples has labels")
         for section, training in (("proxy", self.proxy), ("retrain", self.retrain)):
             if isinstance(training.model, HeadConfig | TreesModel):
                 what = "a head needs" if isinstance(training.model, HeadConfig) else "boosted_trees need"
@@ -236,6 +238,7 @@ class RunConfig(RunFile):
         return self
 
     def _only_examples(self) -> None:
+        assert self.examples is not None
         for key in ("tokenizer", "window"):
             if getattr(self, key) is not None:
                 raise Misfit(key, "left out beside examples, which have no tokens")
@@ -243,6 +246,8 @@ class RunConfig(RunFile):
             for name, pool in pools.items():
                 if pool.reader not in ("parquet", "csv"):
                     raise Misfit(f"{role}.{name}.{pool.reader}", "parquet or csv, because the run file has examples")
+                if self.examples.label is None and pool.label is None:
+                    raise Misfit("examples.label", f"a value; the pool {role}.{name} has no label of its own")
                 for key in TEXT_KEYS:
                     if getattr(pool, key) != PoolConfig.model_fields[key].default:
                         raise Misfit(f"{role}.{name}.{key}", "left out: it is for texts, and the run file has examples")
@@ -251,7 +256,7 @@ class RunConfig(RunFile):
                 raise Misfit(
                     f"{section}.model", "{head: linear | mlp} or {boosted_trees: {}}, because the run file has examples"
                 )
-        if self.examples is not None and self.examples.task == "regression":
+        if self.examples.task == "regression":
             self._only_numbers()
         if self.proxy.fraction is not None and self.retrain.tokens is None:
             raise Misfit("proxy.fraction", "tokens in its place: retrained boosted_trees have no budget")

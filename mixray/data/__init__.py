@@ -9,6 +9,7 @@ from mixray.data.pools import ExampleInputs, ModelInputs, Prepared, TextInputs
 from mixray.data.prepare import prepare
 from mixray.data.stream import MixtureStream
 from mixray.data.tabular.examples import look_ahead
+from mixray.data.tabular.molecules import molecule_features
 from mixray.data.text.tokenizer import vocabulary
 from mixray.data.training_rows import ExampleRows, TrainingRows, Windows, group_shares, open_rows
 
@@ -26,6 +27,7 @@ __all__ = [
     "check_inputs",
     "group_shares",
     "look_ahead",
+    "molecule_features",
     "open_rows",
     "prepare",
     "vocabulary",

@@ -20,7 +20,8 @@ from mixray.data.reading.hugging_face import HubUnreachableError, snapshot
 from mixray.data.reading.locations import LOCAL, SourceFile
 from mixray.data.reading.parts import Listing, list_pool
 from mixray.data.sample import PoolSample, bytes_per_token, sample_pool
-from mixray.data.tabular.examples import TOO_FEW, columns_of_pool, file_parts, look_ahead, row_hashes
+from mixray.data.tabular.example_steps import TOO_FEW, file_parts
+from mixray.data.tabular.examples import columns_of_pool, look_ahead, split_of
 from mixray.data.tabular.tables import read_part
 from mixray.data.target_rows import check_split, part_of
 from mixray.data.text.deduplicate import no_documents
@@ -176,11 +177,12 @@ def _check_rows_split(listing: Listing, examples: ExamplesConfig, config: RunCon
     """Raise InputError where all rows of a small target of examples fall into one of its parts."""
     pool, parts = listing.pool, file_parts(listing)
     assert isinstance(pool.config, TargetConfig)
-    if len(parts) > 1:
+    split = split_of(pool, config)
+    if len(parts) > 1 or examples.smiles is not None or split is None:  # how molecules fall is known once they are read
         return
     table = read_part(parts[0], columns_of_pool(pool, examples, config), pool.config.max_tokens)
-    rows = Counter(part_of(content, pool.config.held_out) for content in row_hashes(table))
-    check_split(pool, {part: rows[part] for part in PARTS}, TOO_FEW)
+    held_out = int(split.is_held_out(table).sum())
+    check_split(pool, {"held_out": held_out, "fit": len(table) - held_out}, TOO_FEW)
 
 
 # ----------------------------------------------------------------------------------------- a source that is a target

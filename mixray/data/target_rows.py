@@ -128,11 +128,13 @@ def document_rows(document: bytes, ids: Sequence[int], end_of_document: int, win
         yield document, number, piece, len(piece) - 1
 
 
-def publish_rows(draft: Draft, window: int, results: Sequence[RowsResult]) -> Artifact:
-    """Publish a target's rows. Meta: ``window``, and for each part ``files`` (in order), ``rows``, ``documents``,
-    ``tokens`` and ``bytes``."""
+def publish_rows(
+    draft: Draft, window: int, results: Sequence[RowsResult], facts: Mapping[str, str] | None = None
+) -> Artifact:
+    """Publish a target's rows. Meta: ``window``, for each part ``files`` (in order), ``rows``, ``documents``,
+    ``tokens`` and ``bytes``, and other ``facts``."""
     files: dict[str, FileRecord] = {}
-    meta: dict[str, Any] = {"window": window}
+    meta: dict[str, Any] = {"window": window, **(facts or {})}
     for part in PARTS:
         records = [record for result in results for record in result[part].files]
         named = {part_file(part, index): record for index, record in enumerate(records)}

@@ -10,10 +10,13 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from mixray.data.tabular.encoder import record_type
+from mixray.data.tabular.molecules import molecule_features
 from mixray.data.text.windows import checksums, window_format
 from mixray.errors import CorruptedArtifactError
 from mixray.store import Artifact, FileRecord, Storage
 from mixray.store.pieces import PiecedFile, read_pieces
+from mixray.store.target_parts import MOLECULE, MOLECULES
 
 OPEN_FILES = 64
 
@@ -90,14 +93,32 @@ class Windows(TrainingRows):
 class ExampleRows(TrainingRows):
     """Records of features, label and group, shape (rows,); see ``mixray.data.tabular.encoder``.
 
-    A record is a few bytes, so files are fetched whole.
+    A record is a few bytes, so files are fetched whole. Where the inputs are molecules, records hold their numbers, and
+    ``read`` puts the fingerprints in their place.
     """
 
     def __init__(self, storage: Storage, artifact: Artifact) -> None:
         super().__init__(storage, artifact)
         self._open = lru_cache(maxsize=OPEN_FILES)(self._map)
 
+    @property
+    def molecules(self) -> str | None:
+        """The id of the artifact with the molecules' fingerprints; None where inputs are others."""
+        return self.artifact.meta.get(MOLECULES)
+
     def read(self, indices: NDArray[np.int64]) -> NDArray[np.void]:
+        records = self.read_stored(indices)
+        if self.molecules is None:
+            return records
+        fingerprints = molecule_features(self.storage, self.molecules)
+        kind = record_type(fingerprints.shape[1], label="<f8" if records.dtype["label"].kind == "f" else "<i8")
+        dense = np.empty(len(indices), dtype=kind)
+        dense["features"] = fingerprints[records[MOLECULE]].toarray()
+        dense["label"], dense["group"] = records["label"], records["group"]
+        return dense
+
+    def read_stored(self, indices: NDArray[np.int64]) -> NDArray[np.void]:
+        """Return the rows at ``indices`` as they are stored."""
         records = np.empty(len(indices), dtype=self._open(self.artifact.files[self._names[0]]).dtype)
         for record, here, rows in self._by_file(indices):
             records[here] = self._open(record)[rows]

@@ -1,6 +1,7 @@
 """The models that are trained and that score targets: causal language models, classifiers and trees of examples."""
 
 from mixray.models.activations import activation_bytes
+from mixray.models.boosted_trees import BoostedTrees
 from mixray.models.building import build_model, count_parameters, model_identity
 from mixray.models.causal_lm import CausalLM
 from mixray.models.classifier import Classifier, ClassifierLoss, ExampleClassifier
@@ -13,6 +14,7 @@ from mixray.models.tree_job import TreeJob, tree_jobs
 __all__ = [
     "ARM",
     "PROXY",
+    "BoostedTrees",
     "CausalLM",
     "Classifier",
     "ClassifierLoss",

@@ -26,7 +26,7 @@ from mixray.models.protocol import Model, Scores, Value
 
 Floats = NDArray[np.float64]
 Features: TypeAlias = NDArray[np.float32] | csr_matrix
-"""(rows, columns). Of a sparse array what is not stored is 0; it must have no explicit zeros."""
+"""(rows, columns). A sparse table has no stored zeros. Trees that learned from one predict from sparse tables alone."""
 PENALTY = LEAST_CURVATURE = 1.0
 """The L2 penalty of a leaf's value, and the least sum of second derivatives in a leaf: XGBoost's defaults for both."""
 

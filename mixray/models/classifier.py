@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -113,9 +114,19 @@ class ExampleClassifier(Network):
 
         ``rows``: features, float32 (rows, columns), and labels, int64 (rows,).
         """
-        features, labels = (torch.tensor(values) for values in rows)
+        features, labels = rows
+        logits = self._logits(torch.split(torch.tensor(features), batch_tokens))
+        totals = -cross_entropy(logits, torch.tensor(labels).to(self.device), reduction="none").cpu().numpy()
+        return Scores(totals.astype(np.float64), None if segment is None else list(totals[:, None]))
+
+    def predictions(self, features: Any, *, batch_tokens: int) -> NDArray[np.float64]:
+        """Return the log-probability of every class, float64 (rows, classes), nats. ``features``: a sparse matrix."""
+        starts = range(0, features.shape[0], batch_tokens)
+        logits = self._logits(torch.tensor(features[start : start + batch_tokens].toarray()) for start in starts)
+        return torch.log_softmax(logits, dim=1).cpu().numpy().astype(np.float64)
+
+    def _logits(self, blocks: Iterable[torch.Tensor]) -> torch.Tensor:
+        """Return the logits of blocks of features, float32 (rows, classes)."""
         self.network.eval()
         with torch.inference_mode(), autocast(self.device, self.precision):
-            logits = [self.network(block.to(self.device)).float() for block in torch.split(features, batch_tokens)]
-            totals = -cross_entropy(torch.cat(logits), labels.to(self.device), reduction="none").cpu().numpy()
-        return Scores(totals.astype(np.float64), None if segment is None else list(totals[:, None]))
+            return torch.cat([self.network(block.to(self.device)).float() for block in blocks])

@@ -24,6 +24,10 @@ PARENT_BYTES = HASH_BYTES // 2
 """So many bytes of a document's id are those of its parent's hash, and the others are of its own. The parent is what
 was read as one text: documents that were cut from it share its part and are drawn together by a bootstrap."""
 
+MOLECULES, MOLECULE = "molecules", "molecule"
+"""The kind of the artifacts that hold fingerprints, and the key under which other artifacts name theirs; the field of a
+record, and the column of a target's rows, that holds a molecule's number."""
+
 
 def part_file(part: TargetPart, number: int) -> str:
     """Return the name of a file of rows."""

@@ -20,7 +20,7 @@ from mixray.data import ExampleRows, MixtureStream, Prepared, group_shares, look
 from mixray.data import target_rows as rows
 from mixray.data.reading import parts as parts_module
 from mixray.data.tabular import encoder as encoder_module
-from mixray.data.tabular import examples as examples_module
+from mixray.data.tabular import example_steps
 from mixray.errors import InputError, StageError
 from mixray.store import Artifacts, Storage
 
@@ -127,7 +127,7 @@ def test_features_are_what_numpy_makes_of_all_sources(
     """However the files fall into parts."""
     monkeypatch.setattr(parts_module, "PART_BYTES", part_bytes)
     monkeypatch.setattr(rows, "FILE_ROWS", 20)
-    monkeypatch.setattr(examples_module, "FILE_ROWS", 20)
+    monkeypatch.setattr(example_steps, "FILE_ROWS", 20)
     prepared = run.prepare(*pools(run, row_group_size=25))
     inputs = prepared.inputs
     assert (inputs.features, inputs.label_names, inputs.group_names) == (8, ("no", "yes"), ())  # type: ignore[union-attr]

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mixray.config.data import FingerprintConfig
 from mixray.data.pools import ExampleInputs
 from mixray.data.tabular.tables import NAMED, Table, TableColumns, Texts, check_widths
 from mixray.errors import InputError
 from mixray.store import fingerprint
+from mixray.store.target_parts import MOLECULE
 
 MOST_VALUES = 10_000
 """The most values that a categorical column, a label or a group may have."""
@@ -30,6 +32,7 @@ class TableSummary:
 
     ``mean``: of each numeric column. ``squares``: the sum of its squared deviations from the mean. ``categories``:
     column -> values. ``digests``, ``group_digests``: the identities of the rows of each part, and of their groups.
+    ``invalid``: how many rows were left out because their molecules cannot be read.
     """
 
     rows: int
@@ -41,6 +44,7 @@ class TableSummary:
     groups: list[str]
     digests: list[str] = field(default_factory=list)
     group_digests: list[str] = field(default_factory=list)
+    invalid: int = 0
 
     @classmethod
     def of(cls, table: Table, columns: TableColumns) -> TableSummary:
@@ -59,6 +63,7 @@ class TableSummary:
             categories,
             [] if table.numbers is not None else _union([names_of(table.labels)], columns.key("label")),
             _union(groups, columns.key("group")),
+            invalid=table.invalid,
         )
 
     @classmethod
@@ -66,7 +71,7 @@ class TableSummary:
         """Return the summary of all their rows (Chan, Golub and LeVeque 1979 for the sums of squares)."""
         digests = [digest for one in summaries for digest in one.digests]
         group_digests = [digest for one in summaries for digest in one.group_digests]
-        filtered = sum(one.filtered for one in summaries)
+        filtered, invalid = (sum(getattr(one, name) for one in summaries) for name in ("filtered", "invalid"))
         summaries = [one for one in summaries if one.rows] or list(summaries[:1])
         check_widths(len(one.mean) for one in summaries)
         counts = np.array([one.rows for one in summaries], dtype=np.float64)
@@ -87,6 +92,7 @@ class TableSummary:
             _union([one.groups for one in summaries], columns.key("group")),
             digests,
             group_digests,
+            invalid,
         )
 
 
@@ -135,10 +141,12 @@ class RowEncoder:
     categories: Mapping[str, tuple[str, ...]]
     label_names: tuple[str, ...]
     group_names: tuple[str, ...]
+    fingerprint: FingerprintConfig | None = None
 
     @classmethod
-    def of(cls, summary: TableSummary) -> RowEncoder:
-        """Return the encoding that the values of rows decide. ``summary``: of at least one row."""
+    def of(cls, summary: TableSummary, fingerprint: FingerprintConfig | None = None) -> RowEncoder:
+        """Return the encoding that the values of rows decide. ``summary``: of at least one row. ``fingerprint``: of the
+        molecules, where those are the inputs."""
         mean = np.array(summary.mean)
         return cls(
             tuple(summary.mean),
@@ -146,47 +154,61 @@ class RowEncoder:
             {name: tuple(values) for name, values in summary.categories.items()},
             tuple(summary.labels),
             tuple(summary.groups),
+            fingerprint,
         )
 
     @property
     def digest(self) -> str:
         """The identity of features and labels; groups have no influence on either."""
-        settings = asdict(self)
-        del settings["group_names"]
+        settings = asdict(replace(self, fingerprint=None))
+        del settings["group_names"], settings["fingerprint"]
+        if self.fingerprint is not None:
+            settings |= self.fingerprint.model_dump(mode="json")
         return fingerprint({"examples": 1, **settings})
 
     @property
     def inputs(self) -> ExampleInputs:
         """What a model of these rows reads."""
         features = len(self.mean) + sum(map(len, self.categories.values()))
+        if self.fingerprint is not None:
+            features = self.fingerprint.bits
         return ExampleInputs(features, self.label_names, self.group_names)
 
     def encode(self, table: Table) -> NDArray[np.void]:
         """Return records, shape (rows,): features, float32, shape (features,), and label and group, int64.
 
-        A label that is a number is float64.
+        A label that is a number is float64. Of a molecule there is its number, int64, in place of the features.
         A category that the summary did not have becomes all zeros; such a label or group becomes -1.
         """
-        is_number = table.numbers is not None
-        records = np.zeros(len(table), record_type(self.inputs.features, label="<f8" if is_number else "<i8"))
+        width = None if self.fingerprint is not None else self.inputs.features
+        records = np.zeros(len(table), record_type(width, label="<i8" if table.numbers is None else "<f8"))
         # A table without rows does not know how long its lists of features are.
         if not len(table):
             return records
-        features, first = records["features"], len(self.mean)
+        if table.molecules is None:
+            self._encode_features(table, records["features"])
+        else:
+            records[MOLECULE] = table.molecules["number"]
+        records["label"] = ids_in(table.labels, self.label_names) if table.numbers is None else table.numbers
+        records["group"] = -1 if table.groups is None else ids_in(table.groups, self.group_names)
+        return records
+
+    def _encode_features(self, table: Table, features: NDArray[np.float32]) -> None:
+        """Write the features, which are zeros before."""
+        first = len(self.mean)
         features[:, :first] = standardised(table.numeric, np.array(self.mean), np.array(self.deviation))
         for name, values in table.categorical.items():
             ids = ids_in(values, self.categories[name])
             rows = np.flatnonzero(ids >= 0)
             features[rows, first + ids[rows]] = 1
             first += len(self.categories[name])
-        records["label"] = ids_in(table.labels, self.label_names) if table.numbers is None else table.numbers
-        records["group"] = -1 if table.groups is None else ids_in(table.groups, self.group_names)
-        return records
 
 
-def record_type(features: int, label: Literal["<i8", "<f8"] = "<i8") -> np.dtype[np.void]:
-    """Return the dtype of encoded rows. ``label``: of a class's position, or of a number."""
-    return np.dtype([("features", "<f4", (features,)), ("label", label), ("group", "<i8")])
+def record_type(features: int | None, label: Literal["<i8", "<f8"] = "<i8") -> np.dtype[np.void]:
+    """Return the dtype of encoded rows. ``features``: how many, None for the number of a molecule in their place.
+    ``label``: of a class's position, or of a number."""
+    inputs = [(MOLECULE, "<i8")] if features is None else [("features", "<f4", (features,))]
+    return np.dtype([*inputs, ("label", label), ("group", "<i8")])
 
 
 def standardised(

@@ -10,7 +10,7 @@ import contextlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -26,6 +26,7 @@ from mixray.data.reading.parquet import file_schema, open_parquet, with_partitio
 from mixray.data.reading.parts import FilePart, FileSlice
 from mixray.data.reading.row_texts import column_at, missing_column, type_at
 from mixray.errors import InputError
+from mixray.store.target_parts import HASH_BYTES
 
 MISSING = "(missing)"
 """The value of a categorical column in a row that has none."""
@@ -33,6 +34,10 @@ LARGEST = 1e100
 """Larger numbers are refused, because the sum of their squares may overflow."""
 NAMED = 5
 """At most so many values are named in an error."""
+MOLECULE_RECORD = np.dtype([("number", "<i8"), ("id", f"V{HASH_BYTES}")])
+"""Of a molecule: its place among those of its files, and the hash of its canonical SMILES."""
+OPTIONAL = ("numbers", "smiles", "molecules")
+"""The columns of a table that it may lack."""
 JOINER = "|"
 """Between the values of several columns that together are the group."""
 Texts = NDArray[np.str_]
@@ -45,7 +50,8 @@ class TableColumns:
     """The columns that a run file names, and where it says so.
 
     ``section``: the section that names the inputs. ``kind``: of the files; ``place``: the dotted key of the section
-    that names them. ``where``: column -> the value of the rows to keep.
+    that names them. ``where``: column -> the value of the rows to keep. ``labelled``: whether rows without a label are
+    left out.
     """
 
     section: Literal["examples", "data"]
@@ -56,6 +62,7 @@ class TableColumns:
     spurious: str | None = None
     split: str | None = None
     where: Mapping[str, str] = field(default_factory=dict)
+    labelled: bool = False
 
     @property
     def files_key(self) -> str:
@@ -72,6 +79,11 @@ class TableColumns:
         """The column of the numbers to predict; None where classes are predicted."""
         is_regression = isinstance(self.inputs, ExamplesConfig) and self.inputs.task == "regression"
         return self.inputs.label if is_regression else None
+
+    @property
+    def smiles(self) -> str | None:
+        """The column of molecules; None where inputs are others."""
+        return self.inputs.smiles if isinstance(self.inputs, ExamplesConfig) else None
 
     @property
     def roles(self) -> dict[Role, list[str]]:
@@ -104,7 +116,9 @@ class Table:
 
     ``numeric``: float64, shape (rows, columns), all finite. ``categorical``: column -> text, shape (rows,). ``roles``:
     text, shape (rows,), of the label and of the other roles that the run file names. ``filtered``: how many rows
-    ``where`` left out. ``numbers``: float64, shape (rows,), what is to be predicted in place of a label.
+    ``where`` or the lack of a label left out. ``numbers``: float64, shape (rows,), what is to be predicted in place of
+    a label. ``smiles``: text, shape (rows,), where the inputs are molecules. ``molecules``: of type MOLECULE_RECORD,
+    shape (rows,), once they are looked up; ``invalid``: how many rows were left out then.
     """
 
     numeric: NDArray[np.float64]
@@ -112,6 +126,9 @@ class Table:
     roles: dict[Role, Texts]
     filtered: int = 0
     numbers: NDArray[np.float64] | None = None
+    smiles: Texts | None = None
+    molecules: NDArray[np.void] | None = None
+    invalid: int = 0
 
     def __len__(self) -> int:
         return len(self.numeric)
@@ -137,14 +154,15 @@ class Table:
             {role: np.concatenate([table.roles[role] for table in tables]) for role in first.roles},
             filtered,
             None if first.numbers is None else np.concatenate([table.numbers for table in tables]),
+            None if first.smiles is None else np.concatenate([table.smiles for table in tables]),
         )
 
     def take(self, rows: NDArray[Any] | slice) -> Table:
         """Return the rows at these positions."""
         categorical = {name: values[rows] for name, values in self.categorical.items()}
         roles = {role: values[rows] for role, values in self.roles.items()}
-        predicted = None if self.numbers is None else self.numbers[rows]
-        return Table(self.numeric[rows], categorical, roles, self.filtered, predicted)
+        optional = {name: values[rows] for name in OPTIONAL if (values := getattr(self, name)) is not None}
+        return replace(self, numeric=self.numeric[rows], categorical=categorical, roles=roles, **optional)
 
 
 def listed(values: Sequence[str]) -> str:
@@ -177,6 +195,8 @@ def _read_slice(piece: FileSlice, columns: TableColumns) -> Table:
     keep = np.ones(table.num_rows, dtype=np.bool_)
     for path, value in columns.where.items():
         keep &= np.array([written(other) == value for other in table.column(path).to_pylist()], dtype=np.bool_)
+    if columns.labelled and columns.inputs.label is not None:
+        keep &= ~table.column(columns.inputs.label).is_null(nan_is_null=True).to_numpy()
     try:
         return typed(table if keep.all() else table.filter(pa.array(keep)), columns, filtered=int((~keep).sum()))
     except InputError as error:
@@ -240,8 +260,8 @@ def typed(table: Any, columns: TableColumns, filtered: int = 0) -> Table:
         empty = np.empty(0, dtype=np.str_)
         categorical = dict.fromkeys(inputs.categorical, empty)
         predicted = None if columns.number is None else np.empty(0)
-        numbers_of_none = np.empty((0, len(inputs.numeric)))
-        return Table(numbers_of_none, categorical, dict.fromkeys(columns.roles, empty), filtered, predicted)
+        numbers_of_none, smiles = np.empty((0, len(inputs.numeric))), None if columns.smiles is None else empty
+        return Table(numbers_of_none, categorical, dict.fromkeys(columns.roles, empty), filtered, predicted, smiles)
     numeric = [numbers(table, name, key("numeric")) for name in inputs.numeric]
     if inputs.features is not None:
         numeric.append(lists(table, inputs.features, key("features")))
@@ -254,6 +274,7 @@ def typed(table: Any, columns: TableColumns, filtered: int = 0) -> Table:
         {role: _joined(values) for role, values in roles.items()},
         filtered,
         None if columns.number is None else numbers(table, columns.number, key("label")),
+        None if columns.smiles is None else texts(table, columns.smiles, key("smiles")),
     )
 
 
