@@ -224,10 +224,11 @@ class Storage:
         return find_copy(record) or make_copy(record, lambda path: self._download(record, path))
 
     def _download(self, record: FileRecord, path: Path) -> None:
-        with (
-            self.filesystem.open_input_stream(self.full(record.path), compression=None) as stream,
-            path.open("wb") as sink,
-        ):
+        try:
+            stream = self.filesystem.open_input_stream(self.full(record.path), compression=None)
+        except FileNotFoundError as error:
+            raise self._corrupted(record, "no file") from error
+        with stream, path.open("wb") as sink:
             _copy(stream, sink)
         if not holds(path, record):
             raise self._corrupted(record, f"{path.stat().st_size} bytes of other content")

@@ -25,7 +25,7 @@ from mixray.errors import StageError
 from mixray.store import Storage
 from mixray.training import StorageCheckpoint, World, train
 
-rank, folder, micro_batch = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+rank, folder, micro_batch, storage = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), Storage(sys.argv[4])
 torch.set_num_threads(1)
 dist.init_process_group("gloo", init_method=f"file://{{folder}}/rendezvous", rank=rank, world_size=2)
 torch.manual_seed(0)
@@ -45,7 +45,7 @@ class Watched(StorageCheckpoint):
 
 report = train(
     model, stream, steps=12, config=toy_config(batch=5, micro_batch=micro_batch), device=torch.device("cpu"),
-    seed=1, world=World(rank, 2), checkpoint=Watched(Storage(folder), "checkpoint"), progress=seen.append,
+    seed=1, world=World(rank, 2), checkpoint=Watched(storage, "checkpoint"), progress=seen.append,
 )
 torch.save({{"weights": model.state_dict(), "losses": [r.loss for r in report.records], "seen": len(seen),
             "saved": saved, "reads": stream.reads[1:]}},
@@ -54,14 +54,14 @@ dist.destroy_process_group()
 """
 
 
-def run_two(folder: Path, micro_batch: int, failing: bool = False) -> list[tuple[int, str]]:
-    """Return the exit status and the standard error of both workers."""
+def run_two(folder: Path, micro_batch: int, failing: bool = False, uri: str = "") -> list[tuple[int, str]]:
+    """Return the exit status and the standard error of both workers. ``uri``: of the storage of their checkpoints."""
     script = folder / "worker.py"
     script.write_text(WORKER.format(tests=str(Path(__file__).parent), failing=failing))
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error", "GLOO_SOCKET_IFNAME": "lo"}
     workers = [
         subprocess.Popen(
-            [sys.executable, str(script), str(rank), str(folder), str(micro_batch)],
+            [sys.executable, str(script), str(rank), str(folder), str(micro_batch), uri or str(folder)],
             env=environment,
             stderr=subprocess.PIPE,
             text=True,
