@@ -85,8 +85,9 @@ class PoolConfig(Section):
     Numbers, booleans, dates (2024-01-31) and times (2024-01-31 12:30:00) are compared as they are written here. The
     folders of Parquet files that are named key=value are columns, too."""
     max_tokens: Positive | None = None
-    """Use at most this many tokens (or examples) of the pool: the first ones of every part, in equal amounts. Of a
-    target of texts: documents drawn from all of it, of which the one that reaches the number is the last. null: all."""
+    """Use at most this many tokens (or examples): of a source the first ones of every part, in equal amounts; of a
+    target a sample of all of it (of texts whole documents, of which the one that reaches the number is the last). null:
+    all."""
     # Ids are made from what is dumped, and this key is younger than the first of them: the default leaves no trace.
     label: Annotated[str | None, Field(exclude_if=lambda value: value is None)] = None
     """The column with the labels of this pool of examples, in place of `examples.label`. Rows without one are left

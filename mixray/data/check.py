@@ -20,7 +20,7 @@ from mixray.data.reading.hugging_face import HubUnreachableError, snapshot
 from mixray.data.reading.locations import LOCAL, SourceFile
 from mixray.data.reading.parts import Listing, list_pool
 from mixray.data.sample import PoolSample, bytes_per_token, sample_pool
-from mixray.data.tabular.example_steps import TOO_FEW, file_parts
+from mixray.data.tabular.example_steps import TOO_FEW, file_parts, highest_rank, row_ranks
 from mixray.data.tabular.examples import columns_of_pool, look_ahead, split_of
 from mixray.data.tabular.tables import read_part
 from mixray.data.target_rows import check_split, part_of
@@ -180,7 +180,9 @@ def _check_rows_split(listing: Listing, examples: ExamplesConfig, config: RunCon
     split = split_of(pool, config)
     if len(parts) > 1 or examples.smiles is not None or split is None:  # how molecules fall is known once they are read
         return
-    table = read_part(parts[0], columns_of_pool(pool, examples, config), pool.config.max_tokens)
+    table, limit = read_part(parts[0], columns_of_pool(pool, examples, config), None), pool.config.max_tokens
+    if limit is not None and (last_rank := highest_rank(ranks := row_ranks(table, 0), limit)) is not None:
+        table = table.take(ranks <= last_rank)
     held_out = int(split.is_held_out(table).sum())
     check_split(pool, {"held_out": held_out, "fit": len(table) - held_out}, TOO_FEW)
 

@@ -246,7 +246,7 @@ def test_groups_touch_neither_the_split_nor_what_proxies_read(run: Run) -> None:
     assert other.sources["one"].meta["content"] == plain.sources["one"].id
 
 
-def test_max_tokens_takes_the_first_of_every_part(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_max_tokens_of_a_source_takes_the_first_of_every_part(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where it is less than the number of parts."""
     monkeypatch.setattr(parts_module, "PART_BYTES", 1)
     sources, goal = pools(run, row_group_size=30)
@@ -255,6 +255,31 @@ def test_max_tokens_takes_the_first_of_every_part(run: Run, monkeypatch: pytest.
         some = run.prepare(sources | {"one": sources["one"] | {"max_tokens": limit}}, goal)
         assert some.sources["one"].meta["tokens"] == some.counts["source one"]["tokens"] == limit
         assert run.records(some, "one")["label"].tolist() == everything[places].tolist()
+
+
+def target_features(run: Run, prepared: Prepared) -> np.ndarray:
+    """The first feature of every row of the target, of both parts."""
+    target = prepared.targets["goal"]
+    tables = [pq.read_table(run.artifacts.storage.fetch(record)) for record in target.files.values()]
+    return np.concatenate([np.array(table["features"].to_pylist())[:, 0] for table in tables])
+
+
+@pytest.mark.parametrize("limit", [40, 89, 90, 1000])
+def test_max_tokens_of_a_target_is_a_sample_of_all_of_it(run: Run, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    """Its rows are sorted, its parts have 80 and 10 of them, and every age occurs twice."""
+    monkeypatch.setattr(parts_module, "PART_BYTES", 1)
+    sources, _ = pools(run)
+    ages = np.repeat(np.arange(45), 2) + 18
+    goal = run.write("goal", table(90, 3, age=ages), row_group_size=80)
+    everything = target_features(run, run.prepare(sources, goal))
+    sample = target_features(run, run.prepare(sources, goal | {"max_tokens": limit}))
+    assert len(sample) == min(limit, 90)
+    places = np.searchsorted(np.unique(everything), sample)
+    assert abs(places.mean() - 22) < 7  # the mean of 40 of 90 rows has a standard deviation of 1.5
+    run.mapper.labels.clear()
+    again = run.prepare(sources, goal | {"max_tokens": limit})
+    assert run.mapper.labels == []
+    assert target_features(run, again).tolist() == sample.tolist()
 
 
 def test_where_keeps_rows_and_counts_the_others(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,8 @@ class TableSummary:
 
     ``mean``: of each numeric column. ``squares``: the sum of its squared deviations from the mean. ``categories``:
     column -> values. ``digests``, ``group_digests``: the identities of the rows of each part, and of their groups.
-    ``invalid``: how many rows were left out because their molecules cannot be read.
+    ``invalid``: how many rows were left out because their molecules cannot be read. ``last_rank``: of a target of which
+    a sample is used, its rows' highest rank.
     """
 
     rows: int
@@ -45,6 +46,7 @@ class TableSummary:
     digests: list[str] = field(default_factory=list)
     group_digests: list[str] = field(default_factory=list)
     invalid: int = 0
+    last_rank: int | None = None
 
     @classmethod
     def of(cls, table: Table, columns: TableColumns) -> TableSummary:
@@ -72,6 +74,7 @@ class TableSummary:
         digests = [digest for one in summaries for digest in one.digests]
         group_digests = [digest for one in summaries for digest in one.group_digests]
         filtered, invalid = (sum(getattr(one, name) for one in summaries) for name in ("filtered", "invalid"))
+        last_rank = summaries[0].last_rank
         summaries = [one for one in summaries if one.rows] or list(summaries[:1])
         check_widths(len(one.mean) for one in summaries)
         counts = np.array([one.rows for one in summaries], dtype=np.float64)
@@ -93,6 +96,7 @@ class TableSummary:
             digests,
             group_digests,
             invalid,
+            last_rank,
         )
 
 

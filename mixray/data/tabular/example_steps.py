@@ -29,12 +29,13 @@ from mixray.data.target_rows import FILE_ROWS, PartResult, part_of
 from mixray.data.text.deduplicate import pool_changed
 from mixray.data.text.windows import quotas
 from mixray.errors import InputError
-from mixray.store import Artifact, Draft, FileRecord, Step, encode, fingerprint
+from mixray.store import Artifact, Draft, FileRecord, RunTasks, Step, encode, fingerprint
 from mixray.store.step import Result
 from mixray.store.target_parts import HASH_BYTES, MOLECULE, MOLECULES, PARENT_BYTES, PARTS
 
 KIND = "examples"
 LOOK = "look"
+RANK_BYTES = 8
 TOO_FEW = "more rows, or another held_out; rows that are alike stay together"
 
 
@@ -70,8 +71,8 @@ class Split:
 
 @dataclass(frozen=True)
 class ReadTask:
-    """Read part ``index`` of a pool. ``rows``: at most so many of the part; None: all. ``fingerprints``: those of the
-    pool's molecules, where it has any."""
+    """Read part ``index`` of a pool. ``rows``: the first so many of the part; None: all. ``fingerprints``: those of the
+    pool's molecules, where it has any. ``last_rank``: only rows up to this rank (see ``row_ranks``); None: all."""
 
     pool: Pool
     part: FilePart
@@ -80,13 +81,14 @@ class ReadTask:
     draft: Draft
     rows: int | None
     fingerprints: Artifact | None = None
+    last_rank: int | None = None
 
     def table(self) -> Table:
         """Read the rows, and look up their molecules."""
         table = read_part(self.part, self.columns, self.rows)
-        if self.fingerprints is None:
-            return table
-        return with_molecules(table, self.draft.storage, self.fingerprints, self.index)
+        if self.fingerprints is not None:
+            table = with_molecules(table, self.draft.storage, self.fingerprints, self.index)
+        return table if self.last_rank is None else table.take(row_ranks(table, self.index) <= self.last_rank)
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ class LookAt(Step[ReadTask, TableSummary]):
     kind = LOOK
     listing: Listing
     columns: TableColumns
+    run_tasks: RunTasks
     fingerprints: Artifact | None = None
 
     @property
@@ -106,16 +109,27 @@ class LookAt(Step[ReadTask, TableSummary]):
         younger = ["labelled"] if columns.labelled else []  # settings that leave no trace by default
         if self.fingerprints is not None:
             younger.append(self.fingerprints.id)
+        if self.listing.pool.role == "target" and pool.max_tokens is not None:
+            younger.append("sample")
         return fingerprint([LOOK, 1, settings, self.listing.key, *younger])
 
     def tasks(self, draft: Draft) -> list[ReadTask]:
-        return _read_tasks(self.listing, self.columns, draft, self.fingerprints)
+        """Return a task for each part. Of a target with ``max_tokens``, other tasks have ranked its rows by then."""
+        tasks, limit = (
+            _read_tasks(self.listing, self.columns, draft, self.fingerprints),
+            self.listing.pool.config.max_tokens,
+        )
+        if self.listing.pool.role == "source" or limit is None:
+            return tasks
+        ranks = np.concatenate(list(self.run_tasks(rank_rows, tasks, "count")))
+        return [replace(task, last_rank=highest_rank(ranks, limit)) for task in tasks]
 
     @staticmethod
     def run(task: ReadTask) -> TableSummary:
         table = task.table()
         rows, groups = _digests(table)
-        return replace(TableSummary.of(table, task.columns), digests=[rows], group_digests=[groups])
+        summary = TableSummary.of(table, task.columns)
+        return replace(summary, digests=[rows], group_digests=[groups], last_rank=task.last_rank)
 
     def publish(self, draft: Draft, results: Sequence[TableSummary]) -> Artifact:
         return draft.publish({}, asdict(TableSummary.joined(results, self.columns)))
@@ -151,7 +165,10 @@ class EncodePool(Step[EncodeTask, Result]):
     fingerprints: Artifact | None = None
 
     def tasks(self, draft: Draft) -> list[EncodeTask]:
-        sources = _read_tasks(self.listing, self.columns, draft, self.fingerprints)
+        sources = [
+            replace(task, last_rank=self.look.last_rank)
+            for task in _read_tasks(self.listing, self.columns, draft, self.fingerprints)
+        ]
         digests = zip(self.look.digests, self.look.group_digests, strict=True)
         return [
             EncodeTask(source, pair, self.encoder, self.split) for source, pair in zip(sources, digests, strict=True)
@@ -268,12 +285,34 @@ def _content(fingerprints: Artifact | None) -> list[str]:
 
 
 def _read_tasks(listing: Listing, columns: TableColumns, draft: Draft, fingerprints: Artifact | None) -> list[ReadTask]:
-    parts = file_parts(listing)
-    limits = quotas(listing.pool.config.max_tokens, len(parts))
+    parts, is_target = file_parts(listing), listing.pool.role == "target"
+    limits = quotas(None if is_target else listing.pool.config.max_tokens, len(parts))
     return [
         ReadTask(listing.pool, part, index, columns, draft, limit, fingerprints)
         for index, (part, limit) in enumerate(zip(parts, limits, strict=True))
     ]
+
+
+def rank_rows(task: ReadTask) -> NDArray[np.uint64]:
+    """Return the ranks of a part's rows."""
+    return row_ranks(task.table(), task.index)
+
+
+def row_ranks(table: Table, part: int) -> NDArray[np.uint64]:
+    """Return the rank of every row, uint64, shape (rows,): a uniform number that its values and its place decide.
+
+    The rows of the lowest ranks are a target's sample, however its rows are sorted or spread over files.
+    """
+    ranks = [
+        hashlib.blake2b(content + f"{part}-{row}".encode(), digest_size=RANK_BYTES, person=b"rank").digest()
+        for row, content in enumerate(row_hashes(table))
+    ]
+    return np.frombuffer(b"".join(ranks), "<u8")
+
+
+def highest_rank(ranks: NDArray[np.uint64], limit: int) -> int | None:
+    """Return the highest rank of the ``limit`` rows that are used; None where all of them are."""
+    return None if len(ranks) <= limit else int(np.partition(ranks, limit - 1)[limit - 1])
 
 
 def row_hashes(table: Table, *, labels: bool = True) -> list[bytes]:

@@ -46,7 +46,10 @@ def prepare_examples(
     if examples.smiles is not None:
         steps = {label: FingerprintMolecules.of(each, columns[label], examples) for label, each in listings.items()}
         fingerprints = find_or_make(steps, artifacts, run_tasks, "fingerprints")
-    looking = {label: LookAt(listing, columns[label], fingerprints.get(label)) for label, listing in listings.items()}
+    looking = {
+        label: LookAt(listing, columns[label], run_tasks, fingerprints.get(label))
+        for label, listing in listings.items()
+    }
     looks = {
         label: TableSummary(**artifact.meta)
         for label, artifact in find_or_make(looking, artifacts, run_tasks, "look").items()
