@@ -1,6 +1,6 @@
 """The order of the stages, one call per stage. Read this first.
 
-    run file -> config -> data -> proxies -> prediction cache -> mixtures -> retrained arms -> report
+    run file -> config -> data -> proxies -> prediction cache -> mixtures -> (swarm) -> retrained arms -> report
     run file -> config -> data -> arms -> comparison                  (of robust training)
 
 Every stage takes what the stages before it left in the storage, and leaves artifacts there. What exists is not made
@@ -28,6 +28,7 @@ from mixray.search import with_files_read
 from mixray.simplex.objectives.passes import processors
 from mixray.stages import (
     judge_arms,
+    measure_swarm,
     prepare_data,
     retrain_arms,
     score_targets,
@@ -105,6 +106,9 @@ def search_mixtures(run: MixtureRun, session: Session, until: Stage) -> None:
         return
     solutions = solve_mixtures(run, session, data, columns)
     if until == "mixture":
+        return
+    solutions = measure_swarm(run, session, data, columns, solutions)
+    if until == "swarm":
         return
     models = retrain_arms(run, session, data, proxies, solutions)
     judge_arms(run, session, data, proxies, models, solutions)

@@ -10,7 +10,7 @@ from functools import partial
 
 from mixray.cluster import Session
 from mixray.cluster.mapping import run_tasks
-from mixray.cluster.proxies import train_proxies, train_trees
+from mixray.cluster.proxies import train_proxies, train_swarm, train_trees
 from mixray.cluster.retraining import retrain
 from mixray.cluster.scoring import score
 from mixray.cluster.shards import on_shards
@@ -18,23 +18,40 @@ from mixray.cluster.watching import News
 from mixray.config import dump_config
 from mixray.data import ExampleInputs, Prepared, prepare
 from mixray.errors import without_credentials
-from mixray.models import ARM, PROXY, TrainingData, TrainingJob, arm_jobs, missing_jobs, proxy_jobs, tree_jobs
+from mixray.models import (
+    ARM,
+    PROXY,
+    TrainingData,
+    TrainingJob,
+    arm_jobs,
+    missing_jobs,
+    proxy_jobs,
+    swarm_jobs,
+    tree_jobs,
+)
 from mixray.progress import Stage
 from mixray.report import PAGE_FILE, ProblemToVary, curves_figure, mixture_figures, report_page, summary_lines
 from mixray.runs import MixtureRun
 from mixray.search import (
     ArmArtifacts,
+    MeasuredSwarm,
+    NoiseFloor,
     SolvedMixture,
     arm_models,
     baseline_shares,
+    design_mixtures,
     feasible_set,
     in_memory,
     mixture_targets,
     problem_to_vary,
     solve_once,
+    swarm_seeds,
+    swarm_tokens,
     with_held_out_results,
+    with_rivals,
 )
 from mixray.store import Artifact, ModelMeta
+from mixray.store.target_parts import PARTS, TargetPart
 from mixray.tracking import SUMMARY_FILE
 from mixray.training import Progress as TrainingRecord
 
@@ -105,6 +122,57 @@ def solve_mixtures(run: MixtureRun, session: Session, data: Prepared, columns: C
             shares = ", ".join(f"{source} {share:.1%}" for source, share in leaders)
             stage.update(name, 1, 1, gap=mixture.gap or 0.0, shares=shares)
     return solutions
+
+
+def measure_swarm(
+    run: MixtureRun, session: Session, data: Prepared, columns: Columns, solutions: Mapping[str, SolvedMixture]
+) -> dict[str, SolvedMixture]:
+    """Train cheap models on mixtures and score them. Return the mixtures with what other methods learn from them."""
+    config = run.config
+    if config.swarm is None:
+        return dict(solutions)
+    with run.stage("swarm") as stage:
+        answers = {name: solved.mixture for name, solved in solutions.items()}
+        design = design_mixtures(config, data.available_tokens, answers)
+        models, swarm = _measured(run, session, data, stage, design)
+        chosen = {}
+        for name, solved in solutions.items():
+            chosen[name] = with_rivals(
+                run.artifacts,
+                config,
+                in_memory,
+                solved,
+                targets={target: (data.targets[target], columns[target]) for target in solved.mixture.targets},
+                swarm=swarm,
+                models=models,
+                available_tokens=data.available_tokens,
+            )
+            run.save_mixture(name, chosen[name].mixture, keep_results=True)
+        for target, losses in swarm.losses["held_out"].items():
+            if (noise := NoiseFloor.of(losses)) is not None:
+                stage.note(noise.sentence(target, config.loss_unit))
+        run.save_swarm(swarm.table())
+    return chosen
+
+
+def _measured(
+    run: MixtureRun, session: Session, data: Prepared, stage: Stage, mixtures: Mapping[str, dict[str, float]]
+) -> tuple[Models, MeasuredSwarm]:
+    """Train the models of a swarm on these mixtures, and score both parts of every target with them."""
+    config = run.config
+    jobs: dict[str, TrainingJob] = {}
+    for name, shares in mixtures.items():
+        for model, seed in swarm_seeds(config, name).items():
+            training = TrainingData(data.sources, data.inputs, seed)
+            jobs |= swarm_jobs(run.artifacts, config.proxy, training, {model: shares}, tokens=swarm_tokens(config))
+    stage.expect(len(missing_jobs(run.artifacts, jobs)))
+    models = train_swarm(session, run.artifacts, config.proxy, jobs, lambda name: stage.update(name, 1, 1))
+    run.index.add({f"swarm/{name}": model for name, model in models.items()})
+    columns: dict[TargetPart, Columns] = {
+        part: score(session, run.artifacts, config.cache, config.proxy, models, data.targets, part, lambda *_: None)
+        for part in PARTS
+    }
+    return models, MeasuredSwarm.read(run.storage, config, mixtures, data.targets, columns)
 
 
 def retrain_arms(

@@ -4,12 +4,13 @@ Each actor writes checkpoints to the storage, so that an actor that dies is repl
 checkpoint. Each publishes its own artifact, so that a finished proxy is kept whatever happens to the others or to the
 driver, the process that started the run.
 
-Boosted trees take less time than an actor takes to start, so every actor of a pool trains many, proxies or arms.
+Boosted trees take less time than an actor takes to start, and a swarm has many models: so every actor of a pool trains
+one after another of these.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ray
@@ -94,6 +95,38 @@ class TreeTrainer:
 
     def __call__(self, job: TreeJob) -> None:
         job.run()
+
+
+class SwarmTrainer:
+    """Trains and publishes one model of a swarm after another. One that was cut off goes on from its checkpoint."""
+
+    def __init__(self, resources: Resources) -> None:
+        self._device = use_resources(resources)
+
+    def __call__(self, job: TrainingJob) -> None:
+        job.run(self._device, lambda _: None)
+        job.delete_checkpoints()
+
+
+def train_swarm(
+    session: Session,
+    artifacts: Artifacts,
+    config: ProxyConfig,
+    jobs: Mapping[str, TrainingJob],
+    progress: Callable[[str], None],
+) -> dict[str, Artifact]:
+    """Return the model of every job. Models that exist are not trained again.
+
+    ``progress``: called with the name of each model that has been trained.
+    """
+
+    def train(missing: list[TrainingJob]) -> None:
+        most = session.at_once(config.resources, where="proxy.resources", jobs=len(missing))
+        done = run_on_actors(session, SwarmTrainer, (config.resources,), missing, config.resources, (1, most))
+        for job, _ in zip(missing, done, strict=True):
+            progress(job.name)
+
+    return train_missing(artifacts, jobs, train)
 
 
 def train_trees(

@@ -1,8 +1,8 @@
-"""The run file on the mixture: what is minimised, within which limits, and how sure one wants to be."""
+"""The run file on the mixture: what is minimised, within which limits, how sure one wants to be, and other methods."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -156,3 +156,29 @@ class MixtureConfig(Section):
         if self.solver == "entropic" and self.over == "worst" and self.worst.tau == 0:
             raise Misfit("solver", "newton, or worst.tau > 0: a plain maximum has kinks")
         return self
+
+
+SizeMethod = Literal["balanced", "natural", "temperature", "unimax"]
+"""What needs no search."""
+SwarmMethod = Literal["random_search", "ridge", "regmix", "mixing_law", "gaussian_process", "mixmin_with_swarm"]
+"""What learns from a swarm."""
+Method = Literal["mixmin", SizeMethod, SwarmMethod]
+SIZE_METHODS: tuple[str, ...] = get_args(SizeMethod)
+SWARM_METHODS: tuple[str, ...] = get_args(SwarmMethod)
+
+
+class SwarmConfig(Section):
+    """Cheap models like the proxies, each trained on one mixture: they measure what the proxies only predict."""
+
+    mixtures: Annotated[int, Field(ge=0, le=100_000)] = 32
+    """How many mixtures of the design to train on. Methods such as regmix learn from them. 0: none."""
+    design: Literal["dirichlet", "sobol", "d_optimal", "around_answer"] = "dirichlet"
+    """Which mixtures: dirichlet are random ones, sobol cover all mixtures evenly, d_optimal are those of many random
+    ones that tell most, around_answer are near the computed mixtures and on the way from them to `mixture.prior`."""
+    replicates: Positive = 2
+    """How many models to train on each mixture, with the seeds `seed`, `seed` + 1 and so on. Two and more show how far
+    the seed alone changes a loss, which a forecast needs."""
+    tokens: Positive | None = None
+    """Training tokens (or examples) of each model. null: as many as a proxy."""
+    arms: bool = True
+    """Also train the mixture of every arm at this size, and forecast from it what retraining will bring."""

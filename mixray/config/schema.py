@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self, get_args
 from pydantic import Field, model_validator
 
 from mixray.config.data import TEXT_KEYS, ExamplesConfig, PoolConfig, SourceConfig, TargetConfig, TokenizerConfig
-from mixray.config.mixture import MixtureConfig, segment_tokens
+from mixray.config.mixture import SIZE_METHODS, SWARM_METHODS, Method, MixtureConfig, SwarmConfig, segment_tokens
 from mixray.config.objective import ErmConfig, GroupObjective, ObjectiveConfig
 from mixray.config.section import (
     KEY_COLUMNS,
@@ -35,9 +35,10 @@ from mixray.config.training import (
 )
 from mixray.numerics import NATS, SQUARED_ERROR
 
-Stage = Literal["data", "proxies", "cache", "mixture", "retrain", "report"]
+Stage = Literal["data", "proxies", "cache", "mixture", "swarm", "retrain", "report"]
 """The stages of a run, in their order."""
-Method = Literal["mixmin", "balanced", "natural", "temperature", "unimax"]
+FEWEST_MIXTURES = 4
+"""Of a swarm that methods learn from."""
 
 
 class ArmConfig(Section):
@@ -46,8 +47,8 @@ class ArmConfig(Section):
     name: Name
     """Name of the arm in tables, figures and files."""
     mixture: Method | None = None
-    """The mixture: mixmin is the computed one; balanced, natural, temperature and unimax are as in `retrain.arms`. Give
-    exactly one of `mixture`, `shares` and `file`."""
+    """The mixture: mixmin is the computed one; the others are as in `retrain.arms`. Give exactly one of `mixture`,
+    `shares` and `file`."""
     shares: dict[Name, Share] | None = None
     """A mixture of your own: a share of the training tokens for every source. Give exactly one of `mixture`, `shares`
     and `file`."""
@@ -69,16 +70,23 @@ class ArmConfig(Section):
     def models(self, mixtures: Iterable[str]) -> dict[str, str]:
         """Return mixture (a target, ``mean`` or ``worst``) -> name of the model that the arm is for it.
 
-        The mixture mixmin is another one for every target, and so has a model for each.
+        A mixture that is searched for is another one for every target, and so has a model for each.
         """
-        return {name: f"{self.name}-{name}" if self.mixture == "mixmin" else self.name for name in mixtures}
+        return {name: f"{self.name}-{name}" if self.is_searched else self.name for name in mixtures}
+
+    @property
+    def is_searched(self) -> bool:
+        """Whether the mixture depends on the targets."""
+        return self.mixture is not None and self.mixture not in SIZE_METHODS
 
 
 class RetrainConfig(TrainingConfig):
     arms: Annotated[list[Method | ArmConfig], Field(min_length=1)] = ["mixmin", "balanced", "natural"]
     """Which mixtures to retrain the model on: mixmin is the computed one, balanced gives every source the same share,
     natural gives shares in proportion to the sources' sizes, temperature in proportion to their square roots. unimax is
-    as even as `mixture.max_epochs` (else 4) passes over each source allow. {name: NAME, shares: {...}} is a mixture of
+    as even as `mixture.max_epochs` (else 4) passes over each source allow. With a `swarm`: random_search takes the best
+    of its mixtures; regmix (boosted trees), ridge, mixing_law and gaussian_process learn from it what the losses of
+    others are; mixmin_with_swarm learns what the proxies predict wrongly. {name: NAME, shares: {...}} is a mixture of
     your own. The others are compared with the first."""
     # Ids are made from what is dumped, and this key is younger than the first of them: the default leaves no trace.
     replicates: Annotated[Positive, Field(exclude_if=lambda value: value == 1)] = 1
@@ -181,6 +189,9 @@ class RunConfig(RunFile):
     """How the proxies score the targets."""
     mixture: MixtureConfig = MixtureConfig()
     """How the mixture is computed: the loss that is minimised, limits on shares, accuracy."""
+    # Ids are made from what is dumped, and this key is younger than the first of them: its absence leaves no trace.
+    swarm: Annotated[SwarmConfig | None, Field(exclude_if=lambda value: value is None)] = None
+    """Cheap models on mixtures, which other methods learn from and which a forecast is measured on. null: none."""
     retrain: RetrainConfig
     """The final models, which are trained on the mixtures to be compared."""
 
@@ -336,6 +347,24 @@ class RunConfig(RunFile):
             if both := names & models:
                 raise Misfit(f"retrain.arms.{number}.name", f"another name: {both.pop()} is the model of another arm")
             models |= names
+        return self
+
+    @model_validator(mode="after")
+    def _methods_have_a_swarm(self) -> Self:
+        if self.swarm is not None:
+            for key, section in (("proxy", self.proxy), ("retrain", self.retrain)):
+                if isinstance(section.model, TreesModel):
+                    raise Misfit("swarm", f"left out beside boosted_trees, which {key}.model are")
+        for number, arm in enumerate(self.retrain.named_arms.values()):
+            if arm.mixture not in SWARM_METHODS:
+                continue
+            if self.swarm is None or self.swarm.mixtures < FEWEST_MIXTURES:
+                raise Misfit(
+                    "swarm.mixtures" if self.swarm else "swarm",
+                    f"{{mixtures: N}} with N >= {FEWEST_MIXTURES}: the arm {arm.name} learns from a swarm",
+                )
+            if self.mixture.over == "worst":
+                raise Misfit(f"retrain.arms.{number}", f"left out beside over: worst, which {arm.mixture} lacks")
         return self
 
     @model_validator(mode="after")

@@ -8,6 +8,7 @@ Rows are joined by the run's id, never by their order.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 from collections.abc import Sequence
@@ -104,6 +105,20 @@ def store_swarm(storage: Storage, name: str, swarm: Swarm) -> str:
     path = f"swarms/{name}.json"
     storage.write(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
     return storage.location(path)
+
+
+def swarm_csv(swarm: Swarm) -> dict[str, bytes]:
+    """Return two CSV files, ``ratios.csv`` and ``metrics.csv``, joined by the column ``run``; ``mixray import`` reads
+    them."""
+
+    def text(header: Sequence[str], values: NDArray[np.float64]) -> bytes:
+        file = io.StringIO()
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["run", *header])
+        writer.writerows([run, *map(repr, row)] for run, row in zip(swarm.runs, values.tolist(), strict=True))
+        return file.getvalue().encode()
+
+    return {"ratios.csv": text(swarm.sources, swarm.shares), "metrics.csv": text(swarm.metrics, swarm.values)}
 
 
 @dataclass(frozen=True)

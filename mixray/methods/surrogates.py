@@ -88,6 +88,7 @@ def ridge(shares: Floats, losses: Floats) -> Predict:
 def mixing_law(shares: Floats, losses: Floats) -> Predict:
     """Learn the data mixing law, loss = exp(c) + exp(b + shares @ t) (Ye et al. 2024, arXiv 2403.16952).
 
+    Of one target, such a law is smallest at a single source; mixtures come from several targets, or from averaging.
     The Huber loss of the residuals is minimised from several starts, of which the best is taken. ``b`` is part of
     ``t``, because shares sum to 1.
     """

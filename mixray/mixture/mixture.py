@@ -37,6 +37,7 @@ from mixray.mixture.sections import (
     PathMixture,
     PredictedGain,
     RealisableShares,
+    RivalMixture,
     SearchCompute,
     SourceSize,
     SourceWorth,
@@ -120,6 +121,8 @@ class Mixture(BaseModel):
     """How shares too small to train on were settled; None (``{}`` in the file) where there were none."""
     path: list[PathMixture] = []
     """From the optimum to the prior."""
+    rivals: dict[str, RivalMixture] = {}
+    """Method -> what it chose from a swarm."""
     retrain: dict[str, ArmResult] = {}
     """Arm -> what its retrained model reached."""
     compute: Annotated[SearchCompute | None, BeforeValidator(_none_if_empty), WrapSerializer(_empty_if_none)] = None

@@ -204,6 +204,22 @@ class SearchCompute(MixtureSection):
     overhead: float
 
 
+class RivalMixture(MixtureSection):
+    """What another method chose from a swarm for the same targets.
+
+    ``weights``: source -> its share; ``expected``: the loss that the method expects of a model of the swarm, nats per
+    token; ``rank_correlation``: of its predictions with the measured losses of mixtures left out (Spearman); None
+    where it predicts nothing or the swarm is too small; ``models``: of the swarm that it learned from;
+    ``search_flops``: floating point operations of training and scoring these. mixmin_with_swarm needs the proxies, too.
+    """
+
+    weights: dict[str, float]
+    expected: float
+    rank_correlation: float | None
+    models: int
+    search_flops: float
+
+
 class MixtureWarning(MixtureSection):
     """Something to know before the mixture is used. ``code`` is for programs, ``message`` for people.
 

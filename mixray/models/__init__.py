@@ -5,7 +5,17 @@ from mixray.models.boosted_trees import BoostedTrees
 from mixray.models.building import build_model, count_parameters, model_identity
 from mixray.models.causal_lm import CausalLM
 from mixray.models.classifier import Classifier, ClassifierLoss, ExampleClassifier
-from mixray.models.job import ARM, PROXY, TrainingData, TrainingJob, arm_jobs, missing_jobs, proxy_jobs, train_missing
+from mixray.models.job import (
+    ARM,
+    PROXY,
+    TrainingData,
+    TrainingJob,
+    arm_jobs,
+    missing_jobs,
+    proxy_jobs,
+    swarm_jobs,
+    train_missing,
+)
 from mixray.models.kinds import classifier_size, load_model, model_size, new_model
 from mixray.models.protocol import Model, Scores
 from mixray.models.speed import measure_training, memory_bytes, visible_gpus
@@ -37,6 +47,7 @@ __all__ = [
     "model_size",
     "new_model",
     "proxy_jobs",
+    "swarm_jobs",
     "train_missing",
     "tree_jobs",
     "visible_gpus",

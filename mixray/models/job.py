@@ -36,7 +36,7 @@ from mixray.training import (
     step_count,
 )
 
-PROXY, ARM = "proxy", "model"
+PROXY, ARM, SWARM = "proxy", "model", "swarm_model"
 """The kinds of artifacts that jobs publish."""
 
 
@@ -53,9 +53,9 @@ class TrainingData:
 class TrainingJob:
     """Everything that is needed to train one model and to publish it, on any machine.
 
-    ``name`` is the arm or the proxy's source; progress is reported under it. ``source_shares`` are shares of training
-    tokens (or of examples), all positive. ``reference_losses`` are the losses, nats per token, that the sources'
-    proxies reached, where the objective measures excess losses.
+    ``name`` is the arm, the proxy's source or the model of a swarm; progress is reported under it. ``source_shares``
+    are shares of training tokens (or of examples), all positive. ``reference_losses`` are the losses, nats per token,
+    that the sources' proxies reached, where the objective measures excess losses.
     """
 
     name: str
@@ -97,10 +97,10 @@ class TrainingJob:
             curve=list(report.curve.items()),
             source=self.name if is_proxy else None,
             source_shares=None if is_proxy else dict(self.source_shares),
-            workers=None if is_proxy else world.size,
+            workers=world.size if self.draft.kind == ARM else None,
             group_losses=curves["losses"] or None,
             group_weights=curves["weights"] or None,
-            source_losses=None if is_proxy else source_losses(model, sources, stream, positions),
+            source_losses=source_losses(model, sources, stream, positions) if self.draft.kind == ARM else None,
         )
         with tempfile.TemporaryDirectory(prefix="mixray-") as folder:
             model.save(Path(folder))
@@ -192,6 +192,28 @@ def proxy_jobs(artifacts: Artifacts, config: ProxyConfig, data: TrainingData, *,
     return jobs
 
 
+def swarm_jobs(
+    artifacts: Artifacts,
+    config: ProxyConfig,
+    data: TrainingData,
+    mixtures: Mapping[str, Mapping[str, float]],
+    *,
+    tokens: int,
+) -> dict[str, TrainingJob]:
+    """Return one job per mixture (name -> shares of the sources) that trains a model like a proxy on it."""
+    steps = step_count(tokens, config.batch, data.inputs.row_tokens)
+    jobs = {}
+    model = model_identity(config.model)
+    pinned = config.model_copy(update={"model": pinned_model(config.model, model)})
+    for name, shares in mixtures.items():
+        positive = {source: shares[source] for source in sorted(data.sources) if shares[source] > 0}
+        mixture = [(source, share, data.sources[source].id) for source, share in positive.items()]
+        facts = [SWARM, 1, _proxy_settings(config), model, mixture, steps, data.seed, *config.resources.arithmetic]
+        draft = artifacts.draft(SWARM, fingerprint(facts))
+        jobs[name] = TrainingJob(name, pinned, ErmConfig(), positive, data, steps, draft)
+    return jobs
+
+
 def arm_jobs(
     artifacts: Artifacts,
     config: RetrainConfig,
@@ -225,11 +247,15 @@ def proxy_id(config: ProxyConfig, model: ModelIdentity, rows: Artifact, *, steps
 
     The artifact of the rows stands for the source, the tokenizer and the window. Proxies do not see groups of examples.
     """
-    settings = config.model_dump(
-        mode="json", exclude={"tokens", "fraction", "resources", "max_restarts", "checkpoints"}
-    )
     content = rows.meta.get("content", rows.id)
+    settings = _proxy_settings(config)
     return fingerprint([PROXY, 1, settings, model, content, steps, seed, *config.resources.arithmetic])
+
+
+def _proxy_settings(config: ProxyConfig) -> dict[str, object]:
+    """Return the settings that decide the weights of a proxy or of a swarm's model, beside the steps."""
+    not_weights = {"tokens", "fraction", "resources", "max_restarts", "checkpoints"}
+    return config.model_dump(mode="json", exclude=not_weights)
 
 
 def arm_id(

@@ -11,6 +11,7 @@ from typing import TypedDict
 
 from mixray.config import RobustConfig, RunConfig, RunFile, parse_config
 from mixray.errors import CorruptedArtifactError, InputError
+from mixray.export.swarm import Swarm, swarm_csv
 from mixray.mixture import Mixture, SourceSize
 from mixray.progress import Progress, SilentProgress
 from mixray.report import PAGE_FILE
@@ -99,6 +100,11 @@ class MixtureRun(Run):
         }
         self.storage.write(self._inside("cache.json"), json.dumps(content, indent=1).encode())
 
+    def save_swarm(self, swarm: Swarm) -> None:
+        """Write the mixtures of a swarm and what its models reached as two tables, which ``mixray import`` reads."""
+        for filename, content in swarm_csv(swarm).items():
+            self.storage.write(self._inside(f"swarm/{filename}"), content)
+
     def load_cache(self) -> tuple[dict[str, Artifact], dict[str, dict[str, Artifact]]]:
         """Return the prediction cache's artifacts: the rows of every target, and its columns by source."""
         content = self._cache_content()
@@ -151,10 +157,13 @@ class MixtureRun(Run):
             "proxies": all(f"proxy/{source}" in self.index.artifact_ids for source in self.config.sources),
             "cache": self.storage.exists(self._inside("cache.json")),
             "mixture": all(name in mixtures for name in names),
+            "swarm": self.storage.exists(self._inside("swarm/metrics.csv")),
             "retrain": all(name in mixtures and mixtures[name].retrain for name in names),
             "report": PAGE_FILE in reports,
         }
         # A stage is done where a later one is: folders of earlier versions have no index.
+        if self.config.swarm is None:
+            del stored["swarm"]
         done, later = {}, False
         for name in reversed(stored):
             later = done[name] = later or bool(stored[name])

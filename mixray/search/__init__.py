@@ -6,15 +6,20 @@ It computes on numbers alone: the same code serves ``mixray run`` on a cluster a
 from mixray.search.again import Sweep, solve_again
 from mixray.search.arms import ArmArtifacts, ArmModel, arm_models, with_files_read, with_held_out_results
 from mixray.search.problem import baseline_shares, feasible_set, problem_to_vary
+from mixray.search.rivals import with_rivals
 from mixray.search.solving import SolvedMixture, find_mixture, in_memory, mixture_targets, solve_once
+from mixray.search.swarm import MeasuredSwarm, NoiseFloor, design_mixtures, swarm_seeds, swarm_tokens
 
 __all__ = [
     "ArmArtifacts",
     "ArmModel",
+    "MeasuredSwarm",
+    "NoiseFloor",
     "SolvedMixture",
     "Sweep",
     "arm_models",
     "baseline_shares",
+    "design_mixtures",
     "feasible_set",
     "find_mixture",
     "in_memory",
@@ -22,6 +27,9 @@ __all__ = [
     "problem_to_vary",
     "solve_again",
     "solve_once",
+    "swarm_seeds",
+    "swarm_tokens",
     "with_files_read",
     "with_held_out_results",
+    "with_rivals",
 ]

@@ -94,7 +94,12 @@ def arm_models(
     for name, arm in config.retrain.named_arms.items():
         assert arm.objective is not None, "named arms have their objective"
         for mixture, model in arm.models(mixtures).items():
-            shares = mixtures[mixture].weights if arm.mixture == "mixmin" else baselines[arm.mixture or name]
+            if arm.mixture == "mixmin":
+                shares = mixtures[mixture].weights
+            elif arm.is_searched:
+                shares = mixtures[mixture].rivals[arm.mixture or name].weights
+            else:
+                shares = baselines[arm.mixture or name]
             models |= {each: ArmModel(shares, arm.objective, seed) for each, seed in _seeds(config, model).items()}
     return models
 

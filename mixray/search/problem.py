@@ -129,7 +129,7 @@ class SearchProblem:
             arm: np.array(list(shares.values()), np.float64)
             for arm, shares in baseline_shares(config, available_tokens).items()
         }
-        prior = _prior_shares(settings, sources, baselines)
+        prior = prior_shares(settings, sources, baselines)
         return cls(
             config=config,
             sources=sources,
@@ -308,7 +308,8 @@ def limits_broken(config: RunConfig, available_tokens: Mapping[str, int], shares
     return broken
 
 
-def _prior_shares(config: MixtureConfig, sources: Sequence[str], baselines: Mapping[str, Floats]) -> Floats:
+def prior_shares(config: MixtureConfig, sources: Sequence[str], baselines: Mapping[str, Floats]) -> Floats:
+    """Return the shares of ``mixture.prior``, float64 (sources,). ``baselines``: balanced and natural."""
     shares = config.prior.shares
     return baselines[shares] if isinstance(shares, str) else np.array([shares[source] for source in sources])
 

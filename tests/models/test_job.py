@@ -22,6 +22,7 @@ from mixray.models import (
     load_model,
     new_model,
     proxy_jobs,
+    swarm_jobs,
     train_missing,
 )
 from mixray.store import Artifact, Artifacts, ModelMeta, Storage
@@ -119,6 +120,19 @@ def test_a_proxy_is_published_with_its_facts_and_its_checkpoints_are_gone(
     assert [tuple(point) for point in meta.curve] == [(record.tokens, record.loss) for record in records]
     folder = Path(artifacts.storage.root, next(iter(proxy.files.values())).path).parent
     assert load_model(job.config, folder, device=CPU).parameter_count == meta.parameters
+
+
+def test_a_model_of_a_swarm_is_trained_like_a_proxy_on_a_mixture(artifacts: Artifacts, data: TrainingData) -> None:
+    mixtures = {"half": {"low": 0.5, "high": 0.5}, "twin": {"high": 0.5, "low": 0.5}, "one": {"low": 1.0, "high": 0.0}}
+    models, names = trained(artifacts, swarm_jobs(artifacts, proxy_config(), data, mixtures, tokens=20 * 4 * WINDOW))
+    assert names == ["twin", "one"]
+    assert models["half"] == models["twin"]
+    meta = ModelMeta.from_artifact(models["half"])
+    assert set(models["half"].meta) == {"source_shares", "group_losses", *COMMON}
+    assert (meta.source_shares, meta.tokens) == (mixtures["half"], 20 * 4 * WINDOW)
+    later = TrainingData(data.sources, data.inputs, 1)
+    other = swarm_jobs(artifacts, proxy_config(), later, mixtures, tokens=20 * 4 * WINDOW)
+    assert not {job.draft.id for job in other.values()} & {model.id for model in models.values()}
 
 
 def test_a_model_that_exists_is_not_trained_again_and_equal_ones_are_trained_once(
