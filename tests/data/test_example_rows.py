@@ -272,7 +272,10 @@ def test_max_tokens_of_a_target_is_a_sample_of_all_of_it(run: Run, monkeypatch: 
     ages = np.repeat(np.arange(45), 2) + 18
     goal = run.write("goal", table(90, 3, age=ages), row_group_size=80)
     everything = target_features(run, run.prepare(sources, goal))
-    sample = target_features(run, run.prepare(sources, goal | {"max_tokens": limit}))
+    prepared = run.prepare(sources, goal | {"max_tokens": limit})
+    short = [warning["message"] for warning in prepared.warnings if warning["code"] == "short_target"]
+    assert short == ["target goal: max_tokens is 1,000, but 90 are used: it has no more"] * (limit > 90)
+    sample = target_features(run, prepared)
     assert len(sample) == min(limit, 90)
     places = np.searchsorted(np.unique(everything), sample)
     assert abs(places.mean() - 22) < 7  # the mean of 40 of 90 rows has a standard deviation of 1.5

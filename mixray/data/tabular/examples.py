@@ -80,7 +80,7 @@ def prepare_examples(
         sources={name: encoded[f"source {name}"] for name in config.sources},
         targets={name: encoded[f"target {name}"] for name in config.targets},
         counts={label: _counts(listing, looks[label], encoded[label]) for label, listing in listings.items()},
-        warnings=list(_warnings(looks, encoder)),
+        warnings=[*_warnings(looks, encoder), *_too_short(config, looks)],
     )
 
 
@@ -220,3 +220,12 @@ def _warnings(looks: Mapping[str, TableSummary], encoder: RowEncoder) -> Iterato
             if unknown := sorted(set(values) - set(encoder.categories[column])):
                 message = f"{label} has values of {column} that no source has, all zeros: {', '.join(unknown[:NAMED])}"
                 yield {"code": "unknown_category", "message": message, "pools": [label], "column": column}
+
+
+def _too_short(config: RunConfig, looks: Mapping[str, TableSummary]) -> Iterator[DataWarning]:
+    """Yield a warning for each target that has fewer rows than its ``max_tokens``."""
+    for name, target in config.targets.items():
+        label, rows = f"target {name}", looks[f"target {name}"].rows
+        if target.max_tokens is not None and rows < target.max_tokens:
+            message = f"{label}: max_tokens is {target.max_tokens:,}, but {rows:,} are used: it has no more"
+            yield {"code": "short_target", "message": message, "pools": [label], "tokens": rows}
