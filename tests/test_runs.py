@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from mixray.config import RobustConfig, RunConfig, load_config, parse_config
-from mixray.errors import CorruptedArtifactError, InputError, Interrupted
+from mixray.errors import CorruptedArtifactError, InputError, Interrupted, StageError
 from mixray.mixture import ArmResult, Mixture
 from mixray.runs import MixtureRun, RobustRun, is_finished, open_run
 from mixray.store import Artifact
@@ -304,6 +305,16 @@ def test_an_interrupt_names_the_stage(make_config: MakeConfig) -> None:
     with pytest.raises(Interrupted, match=message) as caught, run.stage("retrain"):
         raise KeyboardInterrupt
     assert caught.value.stage == "retrain"
+
+
+def test_a_storage_that_does_not_answer_is_an_error_that_says_what_to_do(make_config: MakeConfig) -> None:
+    run = MixtureRun.create(make_config())
+    message = r"reading or writing failed\n  got: SlowDown\n  remedy: run again once"
+    with pytest.raises(StageError, match=message), run.stage("retrain"):
+        raise OSError("SlowDown")
+    for lasting in (FileNotFoundError("a bug"), BrokenPipeError(errno.EPIPE, "the reader of the output has ended")):
+        with pytest.raises(type(lasting)), run.stage("retrain"):
+            raise lasting
 
 
 def test_a_run_is_worked_on_once_at_a_time(make_config: MakeConfig) -> None:

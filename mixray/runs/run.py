@@ -20,6 +20,7 @@ from mixray.interrupts import working_on
 from mixray.progress import Progress, SilentProgress, Stage
 from mixray.store import Artifact, Artifacts, Lease, RunIndex, Storage, fingerprint
 from mixray.store.artifacts import new_attempt
+from mixray.store.retrying import failures_named
 from mixray.tracking import RunTracking, publish_folder
 
 NOT_THE_RUN: dict[str, Any] = {
@@ -119,9 +120,10 @@ class Run:
     def stage(self, name: str, total: int | None = None) -> Iterator[Stage]:
         """Show a stage while it works, and publish what it leaves. ``total``: how many things it has to do, if known.
 
-        Raises Interrupted, which names the stage, in place of KeyboardInterrupt.
+        Raises Interrupted, which names the stage, in place of KeyboardInterrupt, and StageError where the storage does
+        not answer.
         """
-        with working_on(name), self.progress.stage(name, total) as stage:
+        with working_on(name), self.progress.stage(name, total) as stage, failures_named():
             self._lease.require()
             yield stage
             if self._tracking is not None:

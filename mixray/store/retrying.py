@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from mixray.errors import MixrayError, StageError, first_line, without_credentials
@@ -13,6 +15,25 @@ Result = TypeVar("Result")
 TRIES, WAIT_SECONDS = 4, 1.0
 """How often work is tried, and the wait before the second try; it doubles with every further one."""
 LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+
+
+@contextmanager
+def failures_named() -> Iterator[None]:
+    """Raise StageError, which says that running again is safe, in place of an OSError that may pass."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, LASTING) or error.errno in (errno.EPIPE, errno.ENOSPC):  # of the output, in the end
+            raise
+        raise _failure(error) from error
+
+
+def _failure(error: OSError, times: str = "") -> StageError:
+    return StageError(
+        "reading or writing failed",
+        got=f"{without_credentials(first_line(error))}{times}",
+        remedy="run again once the storage answers: what is finished is not done again",
+    )
 
 
 def retried(work: Callable[[], Result], note: Callable[[str], None]) -> Result:
@@ -31,11 +52,7 @@ def retried(work: Callable[[], Result], note: Callable[[str], None]) -> Result:
             if attempt == TRIES:
                 if error is not cause:
                     raise
-                raise StageError(
-                    "reading or writing failed",
-                    got=f"{without_credentials(first_line(error))} ({TRIES} times)",
-                    remedy="run again once the storage answers: what is finished is not done again",
-                ) from error
+                raise _failure(cause, f" ({TRIES} times)") from error
             pause = WAIT_SECONDS * 2 ** (attempt - 1)
             reason = without_credentials(first_line(cause))
             note(f"reading or writing failed and is tried again in {pause:g} s: {reason}")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any, ClassVar, Generic, TypeVar
 
 from mixray.store.artifacts import Artifact, Artifacts, Draft
+from mixray.store.retrying import retried
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -57,7 +59,7 @@ def find_or_make(
     """
     keys = {name: (step.kind, step.id) for name, step in steps.items()}
     unique = {keys[name]: step for name, step in steps.items()}
-    published = artifacts.find_all(unique)
+    published = retried(lambda: artifacts.find_all(unique), note=lambda _: None)
     drafts = {key: artifacts.draft(*key) for key in unique if key not in published}
     tasks = {key: unique[key].tasks(draft) for key, draft in drafts.items()}
     calls = [(unique[key].run, task) for key, step_tasks in tasks.items() for task in step_tasks]
@@ -65,7 +67,7 @@ def find_or_make(
     for key, draft in drafts.items():
         step_results = list(islice(results, len(tasks[key])))
         assert len(step_results) == len(tasks[key]), "run_tasks gave fewer results than items"
-        published[key] = unique[key].publish(draft, step_results)
+        published[key] = retried(partial(unique[key].publish, draft, step_results), note=lambda _: None)
     for name, step in steps.items():
         step.check(published[keys[name]])
     return {name: published[key] for name, key in keys.items()}

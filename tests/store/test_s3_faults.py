@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from mixray.errors import CorruptedArtifactError, StageError
-from mixray.store import Artifact, Artifacts, Storage, fingerprint, retrying
+from mixray.store import Artifact, Artifacts, Storage, find_or_make, fingerprint, retrying
 from mixray.store.retrying import retried
 from tests.store.faulty_s3 import Fault, FaultyS3
+from tests.store.test_step import Squares
 
 ID = fingerprint("an artifact")
 DATA = bytes(range(256)) * 400
@@ -112,3 +113,15 @@ def test_a_write_that_fails_once_is_whole(server: FaultyS3, artifacts: Artifacts
     draft = artifacts.draft("proxy", ID)
     record = retried(lambda: draft.write("model", DATA), notes.append)
     assert artifacts.storage.read_record(record) == DATA
+
+
+@pytest.mark.parametrize("fault", [Fault("GET", "manifest.json", 404), Fault("GET", "list-type=2", 404)])
+def test_steps_go_on_where_the_storage_denies_for_a_moment_what_it_has(
+    server: FaultyS3, artifacts: Artifacts, fault: Fault
+) -> None:
+    steps = {"one": Squares((1, 2)), "two": Squares((3,))}
+    first = find_or_make(steps, artifacts, lambda function, items, _: map(function, items), "squares")
+    server.faults.append(replace(fault))
+    again = find_or_make(steps, artifacts, lambda *_: pytest.fail("they were made again"), "squares")
+    assert again == first
+    assert server.faults[0].times == 0
