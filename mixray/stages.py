@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 
 from mixray.cluster import Session
@@ -30,7 +31,15 @@ from mixray.models import (
     tree_jobs,
 )
 from mixray.progress import Stage
-from mixray.report import PAGE_FILE, ProblemToVary, curves_figure, mixture_figures, report_page, summary_lines
+from mixray.report import (
+    PAGE_FILE,
+    ProblemToVary,
+    curves_figure,
+    forecast_lines,
+    mixture_figures,
+    report_page,
+    summary_lines,
+)
 from mixray.runs import MixtureRun
 from mixray.search import (
     ArmArtifacts,
@@ -44,9 +53,11 @@ from mixray.search import (
     in_memory,
     mixture_targets,
     problem_to_vary,
+    rehearsed_mixtures,
     solve_once,
     swarm_seeds,
     swarm_tokens,
+    with_forecast,
     with_held_out_results,
     with_rivals,
 )
@@ -134,7 +145,12 @@ def measure_swarm(
     with run.stage("swarm") as stage:
         answers = {name: solved.mixture for name, solved in solutions.items()}
         design = design_mixtures(config, data.available_tokens, answers)
-        models, swarm = _measured(run, session, data, stage, design)
+        arms = len(config.retrain.arms) * len(answers) if config.swarm.arms else 0
+        stage.expect((len(design) + arms) * config.swarm.replicates)
+        models = _train_members(run, session, data, stage, design)
+        columns_of = partial(_member_columns, run, session, data)
+        parts: dict[TargetPart, Columns] = {part: columns_of(models, part) for part in PARTS}
+        swarm = MeasuredSwarm.read(run.storage, config, design, data.targets, parts)
         chosen = {}
         for name, solved in solutions.items():
             chosen[name] = with_rivals(
@@ -147,7 +163,12 @@ def measure_swarm(
                 models=models,
                 available_tokens=data.available_tokens,
             )
-            run.save_mixture(name, chosen[name].mixture, keep_results=True)
+        if config.swarm.arms:
+            chosen = _with_forecasts(run, session, data, stage, chosen, swarm)
+        for name, solved in chosen.items():
+            run.save_mixture(name, solved.mixture, keep_results=True)
+            for line in forecast_lines(solved.mixture):
+                stage.note(line)
         for target, losses in swarm.losses["held_out"].items():
             if (noise := NoiseFloor.of(losses)) is not None:
                 stage.note(noise.sentence(target, config.loss_unit))
@@ -155,24 +176,57 @@ def measure_swarm(
     return chosen
 
 
-def _measured(
-    run: MixtureRun, session: Session, data: Prepared, stage: Stage, mixtures: Mapping[str, dict[str, float]]
-) -> tuple[Models, MeasuredSwarm]:
-    """Train the models of a swarm on these mixtures, and score both parts of every target with them."""
+def _with_forecasts(
+    run: MixtureRun,
+    session: Session,
+    data: Prepared,
+    stage: Stage,
+    solutions: Mapping[str, SolvedMixture],
+    swarm: MeasuredSwarm,
+) -> dict[str, SolvedMixture]:
+    """Train cheap models on the mixture of every arm, and return the mixtures with what they let expect of the arms."""
+    mixtures = {name: solved.mixture for name, solved in solutions.items()}
+    rehearsed = rehearsed_mixtures(run.config, data.available_tokens, mixtures)
+    held_out = _member_columns(run, session, data, _train_members(run, session, data, stage, rehearsed), "held_out")
+    return {
+        name: replace(
+            solved,
+            mixture=with_forecast(
+                run.config,
+                run.storage,
+                name,
+                solved.mixture,
+                available_tokens=data.available_tokens,
+                rows=data.targets,
+                held_out=held_out,
+                swarm=swarm,
+            ),
+        )
+        for name, solved in solutions.items()
+    }
+
+
+def _train_members(
+    run: MixtureRun, session: Session, data: Prepared, stage: Stage, mixtures: Mapping[str, Mapping[str, float]]
+) -> Models:
+    """Train the models of a swarm on these mixtures."""
     config = run.config
     jobs: dict[str, TrainingJob] = {}
     for name, shares in mixtures.items():
         for model, seed in swarm_seeds(config, name).items():
             training = TrainingData(data.sources, data.inputs, seed)
             jobs |= swarm_jobs(run.artifacts, config.proxy, training, {model: shares}, tokens=swarm_tokens(config))
-    stage.expect(len(missing_jobs(run.artifacts, jobs)))
     models = train_swarm(session, run.artifacts, config.proxy, jobs, lambda name: stage.update(name, 1, 1))
     run.index.add({f"swarm/{name}": model for name, model in models.items()})
-    columns: dict[TargetPart, Columns] = {
-        part: score(session, run.artifacts, config.cache, config.proxy, models, data.targets, part, lambda *_: None)
-        for part in PARTS
-    }
-    return models, MeasuredSwarm.read(run.storage, config, mixtures, data.targets, columns)
+    return models
+
+
+def _member_columns(
+    run: MixtureRun, session: Session, data: Prepared, models: Models, part: TargetPart
+) -> dict[str, dict[str, Artifact]]:
+    """Score a part of every target with the models of a swarm."""
+    config = run.config
+    return score(session, run.artifacts, config.cache, config.proxy, models, data.targets, part, lambda *_: None)
 
 
 def retrain_arms(

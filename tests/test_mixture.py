@@ -66,6 +66,28 @@ FULL: dict[str, Any] = {
         "python": {"documents": 7, "tokens": 14_000, "tail_tokens": 28},
         "größe": {"documents": 2, "tokens": 1500},
     },
+    "rivals": {
+        "regmix": {
+            "weights": {"python": 1.0, "größe": 0.0},
+            "expected": 5.5,
+            "rank_correlation": None,
+            "models": 12,
+            "search_flops": 2e12,
+        }
+    },
+    "forecast": {
+        "balanced": {
+            "reference": "mixmin",
+            "measured": 0.05,
+            "measured_interval": [0.01, 0.09],
+            "documents": 9,
+            "seeds": 2,
+            "tokens": 500,
+            "expected": 0.08,
+            "interval": [-0.01, 0.2],
+            "probability": 0.93,
+        }
+    },
     "retrain": {
         "balanced": {
             "nll": 2.5,
@@ -89,7 +111,7 @@ FIELDS = [
     "gain",
     "target_loss", "target_weights", "gap", "rounds", "solver", "solver_why", "tolerance", "status", "epochs",
     "budget", "sizes", "effective_sources", "interchangeable", "worth", "prices", "choice", "realisable", "path",
-    "retrain", "compute", "warnings",
+    "rivals", "forecast", "retrain", "compute", "warnings",
 ]  # fmt: skip
 
 

@@ -3,10 +3,13 @@
 from mixray.methods.baselines import balanced, natural, temperature, unimax
 from mixray.methods.choosing import Choice, best_expected, best_of_swarm
 from mixray.methods.designs import random_mixtures, swarm_mixtures
+from mixray.methods.outlook import MeasuredDifference, Outlook, outlook
 from mixray.methods.surrogates import boosted_trees, gaussian_process, mixing_law, ridge
 
 __all__ = [
     "Choice",
+    "MeasuredDifference",
+    "Outlook",
     "balanced",
     "best_expected",
     "best_of_swarm",
@@ -14,6 +17,7 @@ __all__ = [
     "gaussian_process",
     "mixing_law",
     "natural",
+    "outlook",
     "random_mixtures",
     "ridge",
     "swarm_mixtures",

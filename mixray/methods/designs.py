@@ -85,6 +85,8 @@ def mixtures_around(count: int, answers: Floats, prior: Floats, seed: int) -> Fl
 
 def swarm_mixtures(design: Design, count: int, prior: Floats, answers: Floats, seed: int) -> Floats:
     """Return the mixtures of a swarm by the name of its design. ``answers``: only ``around_answer`` uses them."""
+    if count == 0:
+        return np.empty((0, len(prior)))
     if design == "around_answer":
         return mixtures_around(count, answers, prior, seed)
     if design == "sobol":

@@ -2,6 +2,7 @@
 
 from mixray.mixture.mixture import SCHEMA, SUM_TOLERANCE, TRAINING_TOKENS, Mixture, load_mixture
 from mixray.mixture.sections import (
+    ArmForecast,
     ArmResult,
     HeldOutLoss,
     InterchangeableSources,
@@ -26,6 +27,7 @@ __all__ = [
     "SCHEMA",
     "SUM_TOLERANCE",
     "TRAINING_TOKENS",
+    "ArmForecast",
     "ArmResult",
     "HeldOutLoss",
     "InterchangeableSources",

@@ -28,6 +28,7 @@ from pydantic import (
 from mixray.config.mixture import Unit
 from mixray.errors import InputError
 from mixray.mixture.sections import (
+    ArmForecast,
     ArmResult,
     InterchangeableSources,
     Interval,
@@ -123,6 +124,8 @@ class Mixture(BaseModel):
     """From the optimum to the prior."""
     rivals: dict[str, RivalMixture] = {}
     """Method -> what it chose from a swarm."""
+    forecast: dict[str, ArmForecast] = {}
+    """Arm -> what its difference to the first arm will be, estimated before the retraining."""
     retrain: dict[str, ArmResult] = {}
     """Arm -> what its retrained model reached."""
     compute: Annotated[SearchCompute | None, BeforeValidator(_none_if_empty), WrapSerializer(_empty_if_none)] = None

@@ -204,6 +204,30 @@ class SearchCompute(MixtureSection):
     overhead: float
 
 
+class ArmForecast(MixtureSection):
+    """What an arm's held-out loss minus that of the first arm, ``reference``, will be, nats per token.
+
+    ``measured``: by cheap models on the same mixtures, trained on ``tokens`` tokens each with so many ``seeds``, with
+    its 95 % interval over the held-out ``documents`` and the seeds. ``expected``: of the retrained models, with the
+    90 % interval of what will be measured; ``probability``: that the reference is truly better.
+    """
+
+    reference: str
+    measured: float
+    measured_interval: Interval
+    documents: int
+    seeds: int
+    tokens: int
+    expected: float
+    interval: Interval
+    probability: float
+
+    @property
+    def covers_zero(self) -> bool:
+        """Whether there may be no difference."""
+        return self.interval[0] <= 0 <= self.interval[1]
+
+
 class RivalMixture(MixtureSection):
     """What another method chose from a swarm for the same targets.
 

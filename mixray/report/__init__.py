@@ -1,12 +1,12 @@
 """Tables, figures and costs: pure functions of finished results. Importing it is cheap; a figure imports matplotlib."""
 
-from mixray.report.audit_table import audit_table
 from mixray.report.compute import SearchCost, Work
 from mixray.report.figures import curves_figure, mixture_figures
 from mixray.report.key_pages import key_pages
 from mixray.report.layout import count_text, new_table, print_report, titled
 from mixray.report.metrics import example_metrics
 from mixray.report.page import PAGE_FILE, ProblemToVary, report_page
+from mixray.report.realised import audit_table, forecast_lines
 from mixray.report.resources import Devices, ModelsToTrain, ResourceForecast, Speed, cost_tables
 from mixray.report.tables import (
     cache_table,
@@ -34,6 +34,7 @@ __all__ = [
     "curves_figure",
     "data_table",
     "example_metrics",
+    "forecast_lines",
     "key_pages",
     "mixture_figures",
     "mixture_tables",

@@ -34,6 +34,7 @@ from mixray.report.layout import (
     titled,
 )
 from mixray.report.metrics import metrics_table
+from mixray.report.realised import forecast_table
 from mixray.store import ModelMeta
 
 MOST_PRICES = 5
@@ -109,6 +110,8 @@ def closing_report(mixture: Mixture, arm_shares: ArmShares) -> RenderableType:
         parts.append(arms_table(mixture))
     if any(arm.metrics for arm in mixture.retrain.values()):
         parts.append(metrics_table(mixture))
+    if mixture.forecast:
+        parts.append(forecast_table(mixture))
     if mixture.gain:
         parts.append(gain_table(mixture))
     if mixture.target_loss:

@@ -5,6 +5,7 @@ It computes on numbers alone: the same code serves ``mixray run`` on a cluster a
 
 from mixray.search.again import Sweep, solve_again
 from mixray.search.arms import ArmArtifacts, ArmModel, arm_models, with_files_read, with_held_out_results
+from mixray.search.forecasts import rehearsed_mixtures, with_forecast
 from mixray.search.problem import baseline_shares, feasible_set, problem_to_vary
 from mixray.search.rivals import with_rivals
 from mixray.search.solving import SolvedMixture, find_mixture, in_memory, mixture_targets, solve_once
@@ -25,11 +26,13 @@ __all__ = [
     "in_memory",
     "mixture_targets",
     "problem_to_vary",
+    "rehearsed_mixtures",
     "solve_again",
     "solve_once",
     "swarm_seeds",
     "swarm_tokens",
     "with_files_read",
+    "with_forecast",
     "with_held_out_results",
     "with_rivals",
 ]

@@ -1,7 +1,7 @@
 """The swarm of a run: which mixtures its cheap models are trained on, and what they reached.
 
-A mixture of the design is named ``mixture0``, ``mixture1`` and so on, one of an arm as the arm's model. The model of a
-further replicate has its seed in its name, as in ``mixture0.seed1``.
+A mixture of the design is named ``mixture.0``, ``mixture.1`` and so on, one of an arm as the arm's model. The model of
+a further replicate has its seed in its name, as in ``mixture.0.seed1``.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def design_mixtures(
     least = config.row_tokens / swarm_tokens(config)
     settled = within_limits(feasible, without_small_shares(drawn, least))
     return {
-        f"mixture{number}": dict(zip(sources, shares, strict=True)) for number, shares in enumerate(settled.tolist())
+        f"mixture.{number}": dict(zip(sources, shares, strict=True)) for number, shares in enumerate(settled.tolist())
     }
 
 
@@ -112,9 +112,10 @@ class MeasuredSwarm:
         for part in PARTS:
             losses[part] = {}
             for target, by_model in columns[part].items():
-                reached = read_cache(storage, rows[target], part, by_model).losses()
-                table = [[reached[model][place] for model in swarm_seeds(config, name)] for name in mixtures]
-                losses[part][target] = np.array(table)
+                reached = read_cache(storage, rows[target], part, by_model).losses() if by_model else {}
+                models = [model for name in mixtures for model in swarm_seeds(config, name)]
+                table = np.array([reached[model][place] for model in models], np.float64)
+                losses[part][target] = table.reshape(len(mixtures), len(swarm_seeds(config, "")))
         shares = np.array([list(shares.values()) for shares in mixtures.values()])
         return cls(list(mixtures), list(config.sources), shares, losses)
 

@@ -78,7 +78,7 @@ def answer_of(weights: Floats) -> Mixture:
 def test_mixtures_of_every_design_keep_the_limits(configure: Configure, design: str, limits: str) -> None:
     config = configure(f"swarm.design={design}", f"mixture={limits}", "swarm.mixtures=25")
     mixtures = design_mixtures(config, AVAILABLE, {"one": answer_of(BEST)})
-    assert list(mixtures) == [f"mixture{number}" for number in range(25)]
+    assert list(mixtures) == [f"mixture.{number}" for number in range(25)]
     for shares in mixtures.values():
         assert list(shares) == SOURCES
         assert sum(shares.values()) == pytest.approx(1, abs=1e-12)
