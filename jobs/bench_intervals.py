@@ -32,10 +32,10 @@ from mixray.simplex import (
     Group,
     Problem,
     Worst,
-    bootstrap,
     gains,
     leave_one_out,
     nearest_to_prior,
+    profile_intervals,
     solve_problem,
 )
 from mixray.simplex.objectives.passes import blocks
@@ -206,7 +206,7 @@ def shares_held(cell: Cell, seed: int) -> Held:
     """The shares of the best mixture for the populations."""
     world = simulate(cell, seed)
     truth = solve_problem(world.truth, tolerance=1e-9).weights
-    low, high = bootstrap(world.problem, solve_problem(world.problem).weights, seed=seed).interval.T
+    low, high = profile_intervals(solve_problem(world.problem).point, seed=seed).T
     inside = (low - 1e-4 <= truth) & (truth <= high + 1e-4)
     return Held(int(inside.sum()), len(inside))
 

@@ -128,7 +128,8 @@ class MixtureConfig(Section):
     max_epochs: Annotated[float, Field(gt=0)] | None = None
     """How often the retraining budget may repeat any source: a limit on its share. null: no limit."""
     bootstrap: Annotated[int, Field(ge=0)] = 200
-    """Number of resampled data sets behind each 95 % interval of a share. 0: no intervals."""
+    """Number of resampled data sets that say which sources are interchangeable; the 95 % intervals of shares and gains
+    take at least 200. 0: neither."""
     prior: PriorConfig = PriorConfig()
     """Shares that the mixture is pulled to."""
     choose: ChooseConfig = ChooseConfig()

@@ -81,7 +81,7 @@ class Mixture(BaseModel):
     weights: dict[str, Share]
     """Source -> its share; in the order of ``sources``; the sum is 1 within 1e-12."""
     interval: dict[str, Interval] = {}
-    """Source -> 95 % interval of its share, by a bootstrap over documents."""
+    """Source -> 95 % interval of its share, over documents."""
     loss_unit: str = NATS
     """The unit of every loss, gain and gap in the file; where numbers are predicted, the square of their unit."""
     loss: dict[str, float] = {}

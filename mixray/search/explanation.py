@@ -34,20 +34,23 @@ from mixray.simplex import (
     interchangeable,
     leave_one_out,
     prior_path,
+    profile_intervals,
     shadow_prices,
 )
 from mixray.simplex.analysis.gain import REPLICATES
 
 FEW_DOCUMENTS = 50
-UNSOLVED_PART = 0.01
-"""Of the replicates: the ends of a 95 % interval are 0.025 of them away from the last one."""
 
 
 def share_intervals(
-    search: SearchProblem, replicates: Bootstrap, shares: NDArray[np.float64]
+    search: SearchProblem, optimum: Point, shares: NDArray[np.float64]
 ) -> dict[str, tuple[float, float]]:
-    """Return source -> 95 % interval of its share; it holds a share that was put at 0 or at the least one, too."""
-    ends = zip(search.sources, replicates.interval.tolist(), shares.tolist(), strict=True)
+    """Return source -> 95 % interval of its share; it holds a share that was put at 0 or at the least one, too.
+
+    ``optimum``: the mixture, as the optimum of its own problem, before shares were settled; ``shares``: after.
+    """
+    intervals = profile_intervals(optimum, seed=search.config.seed, replicates=_replicates(search))
+    ends = zip(search.sources, intervals.tolist(), shares.tolist(), strict=True)
     return {
         source: (low, high) if share > 1.001 * search.least_share else (min(low, share), max(high, share))
         for source, (low, high), share in ends
@@ -170,15 +173,9 @@ def document_warnings(search: SearchProblem) -> list[MixtureWarning]:
     return warnings
 
 
-def interval_warnings(replicates: Bootstrap | None) -> list[MixtureWarning]:
-    """Return a warning where so many replicates were not solved that the ends of an interval may be theirs."""
-    if replicates is None or replicates.unsolved <= UNSOLVED_PART * len(replicates.replicate_shares):
-        return []
-    message = (
-        f"{replicates.unsolved} of {len(replicates.replicate_shares)} replicates behind the intervals were solved to a "
-        f"gap of up to {replicates.gap:.2g} nats per token only: the intervals of the shares are rough"
-    )
-    return [MixtureWarning(code="rough_intervals", message=message, gap=replicates.gap)]
+def _replicates(search: SearchProblem) -> int:
+    """Return over how many samples of documents moments are taken."""
+    return max(REPLICATES, search.config.mixture.bootstrap)
 
 
 def predicted_gains(search: SearchProblem, chosen: Point) -> dict[str, PredictedGain]:
@@ -187,7 +184,6 @@ def predicted_gains(search: SearchProblem, chosen: Point) -> dict[str, Predicted
     ``chosen``: the mixture as the optimum of its own problem.
     """
     config = search.config
-    replicates = max(REPLICATES, config.mixture.bootstrap)
     baselines = {arm: search.baselines[arm] for arm in search.baseline_losses}
     return {
         arm: PredictedGain(
@@ -197,7 +193,7 @@ def predicted_gains(search: SearchProblem, chosen: Point) -> dict[str, Predicted
             interval=(gain.low, gain.high) if np.isfinite([gain.low, gain.high]).all() else None,
             more_documents=gain.more_documents,
         )
-        for arm, gain in gains(chosen, baselines, seed=config.seed, replicates=replicates).items()
+        for arm, gain in gains(chosen, baselines, seed=config.seed, replicates=_replicates(search)).items()
     }
 
 

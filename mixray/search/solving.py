@@ -17,7 +17,6 @@ from mixray.search.explanation import (
     document_warnings,
     gain_warnings,
     interchangeable_sources,
-    interval_warnings,
     limit_prices,
     mixture_choice,
     path_to_prior,
@@ -91,13 +90,11 @@ def find_mixture(
         start=None if start is None else [start[source] for source in search.sources],
     )
     near = _near_optimal(search, optimum)
-    settled = realisable(
-        optimum.point if near is None else near.point, search.least_share, tolerance=settings.tolerance
-    )
+    # A near-optimal mixture follows the documents less than the optimum: its intervals are its own.
+    chosen = optimum.point if near is None else near.point
+    settled = realisable(chosen, search.least_share, tolerance=settings.tolerance)
     point, shares = settled.point, settled.point.shares
     replicates = _bootstrap(search, optimum.point)
-    # A near-optimal mixture follows the documents less than the optimum: its intervals are its own.
-    own = replicates if near is None else _bootstrap(search, near.point)
     gain = predicted_gains(search, point) if settings.bootstrap else {}
     # With a pull to the prior, worth, prices and path would be of the loss and the pull together.
     pulled = settings.prior.strength > 0
@@ -112,7 +109,7 @@ def find_mixture(
         share_of=TRAINING_TOKENS if config.examples is None else "training examples",
         sources=search.sources,
         weights=weights,
-        interval=share_intervals(search, own, shares) if own else {},
+        interval=share_intervals(search, chosen, shares) if settings.bootstrap else {},
         loss={"mixmin": point.loss} | search.baseline_losses,
         gain=gain,
         target_loss=dict(zip(predictions, point.losses.tolist(), strict=True)) if several else {},
@@ -131,7 +128,7 @@ def find_mixture(
         choice=None if near is None else mixture_choice(search, optimum, near),
         realisable=realisable_shares(search, settled),
         path=path_to_prior(search, optimum) if explained else [],
-        warnings=_warnings(search, optimum, own, gain),
+        warnings=_warnings(search, optimum, gain),
     )
     return SolvedMixture(mixture, optimum.trace)
 
@@ -158,13 +155,10 @@ def _bootstrap(search: SearchProblem, optimum: Point) -> Bootstrap | None:
     )
 
 
-def _warnings(
-    search: SearchProblem, optimum: Solution, replicates: Bootstrap | None, gain: Mapping[str, PredictedGain]
-) -> list[MixtureWarning]:
+def _warnings(search: SearchProblem, optimum: Solution, gain: Mapping[str, PredictedGain]) -> list[MixtureWarning]:
     return [
         *solver_warnings(search, optimum),
         *document_warnings(search),
-        *interval_warnings(replicates),
         *gain_warnings(search, gain),
     ]
 

@@ -4,6 +4,7 @@ from mixray.simplex.analysis.bootstrap import Bootstrap, Interchangeable, bootst
 from mixray.simplex.analysis.gain import Gain, gains
 from mixray.simplex.analysis.near_optimal import NearOptimal, PathPoint, effective_number, nearest_to_prior, prior_path
 from mixray.simplex.analysis.offsets import BestMixture, BestSingle
+from mixray.simplex.analysis.profile import profile_intervals
 from mixray.simplex.analysis.realisable import Realisable, realisable
 from mixray.simplex.analysis.worth import Prices, Worth, leave_one_out, paired_difference, shadow_prices
 from mixray.simplex.feasible import FeasibleSet, Group
@@ -65,6 +66,7 @@ __all__ = [
     "nearest_to_prior",
     "paired_difference",
     "prior_path",
+    "profile_intervals",
     "realisable",
     "row_weights",
     "shadow_prices",

@@ -19,9 +19,8 @@ from mixray.errors import CorruptedArtifactError, InputError
 from mixray.mixture import Mixture, SourceSize
 from mixray.runs import MixtureRun
 from mixray.search import Sweep, baseline_shares, find_mixture, solve_again, solve_once
-from mixray.search.explanation import interval_warnings
 from mixray.search.problem import UnitRows, natural_tokens
-from mixray.simplex import Bootstrap, CrossEntropy
+from mixray.simplex import CrossEntropy
 from mixray.store import Artifact, FileRecord, Storage, encode
 
 PLANTED = {"a": 0.55, "b": 0.3, "c": 0.15}
@@ -361,16 +360,6 @@ def test_a_gain_that_is_nothing_but_fit_is_warned_of(config: Callable[..., RunCo
     assert gain.interval[0] < 0 < gain.interval[1]
     assert [warning.code for warning in mixture.warnings if "balanced" in warning.message] == ["flat"]
     assert find(cache, config()).gain == {}
-
-
-def test_replicates_that_were_not_solved_are_warned_of() -> None:
-    def resampled(unsolved: int) -> Bootstrap:
-        return Bootstrap(np.zeros((3, 2)), np.zeros((200, 3)), gap=0.5, unsolved=unsolved, documents=100)
-
-    assert interval_warnings(None) == interval_warnings(resampled(2)) == []
-    (warning,) = interval_warnings(resampled(3))
-    assert (warning.code, warning.gap) == ("rough_intervals", 0.5)
-    assert warning.message.startswith("3 of 200 replicates behind the intervals were solved to a gap of up to 0.5 ")
 
 
 def test_natural_is_in_proportion_to_the_real_sizes_where_they_are_stated(config: Callable[..., RunConfig]) -> None:

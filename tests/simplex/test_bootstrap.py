@@ -64,11 +64,9 @@ def regression(seed: int) -> Problem:
     return Problem((SquaredError.from_predictions(predictions, truth),), FeasibleSet.of(4))
 
 
-def test_intervals_of_proportions_are_those_of_the_binomial() -> None:
-    found = bootstrap(of_table(disjoint(1000)), SHARES, seed=0, replicates=2000)
-    half_widths = 1.96 * np.sqrt(SHARES * (1 - SHARES) / 1000)
-    np.testing.assert_allclose(found.interval, np.stack([SHARES - half_widths, SHARES + half_widths], 1), atol=2.5e-3)
-    assert found.documents == 1000
+def test_the_shares_of_replicates_spread_as_proportions_do() -> None:
+    resampled_shares = bootstrap(of_table(disjoint(1000)), SHARES, seed=0, replicates=2000).replicate_shares
+    np.testing.assert_allclose(resampled_shares.std(axis=0), np.sqrt(SHARES * (1 - SHARES) / 1000), rtol=0.06)
 
 
 PROBLEMS: dict[str, Callable[[], Problem]] = {
@@ -117,19 +115,15 @@ def test_every_replicate_is_the_optimum_of_its_draw(name: str) -> None:
 
 
 @pytest.mark.parametrize("unit", [1.0, 1e-2, 1e-4])
-def test_predictions_that_hardly_differ_get_the_intervals_of_any_unit(unit: float) -> None:
+def test_predictions_that_hardly_differ_are_resampled_in_any_unit(unit: float) -> None:
     """The sources' predictions differ by ``unit`` times what a standard normal does, around a truth of spread 0.5."""
     draw = np.random.default_rng(3)
     common, own = draw.normal(size=(300, 1)), draw.normal(size=(300, 3))
     errors = unit * draw.normal(0, 0.5, 300)
     in_units = SquaredError.from_predictions(common + unit * own, common[:, 0] + unit * own @ [0.5, 0.3, 0.2] + errors)
     of = Problem((in_units,), FeasibleSet.of(3))
-    widths = np.diff(bootstrap(of, solve_problem(of, tolerance=1e-15).weights, seed=0).interval, axis=1)
-    assert ((widths > 0.05) & (widths < 0.2)).all()
-    noisy = SquaredError.from_predictions(common + unit * own, common[:, 0] + draw.normal(0, 0.5, 300))
-    of = Problem((noisy,), FeasibleSet.of(3))
-    widths = np.diff(bootstrap(of, solve_problem(of, tolerance=1e-15).weights, seed=0).interval, axis=1)
-    assert (widths > (0.05 if unit == 1 else 0.5)).all()
+    spread = bootstrap(of, solve_problem(of, tolerance=1e-15).weights, seed=0).replicate_shares.std(axis=0)
+    assert ((spread > 0.012) & (spread < 0.05)).all()
 
 
 def test_rows_of_a_document_are_drawn_together() -> None:
@@ -164,13 +158,13 @@ def test_batches_change_the_memory_and_not_the_draws(name: str, monkeypatch: pyt
 
 def test_documents_without_weight_never_leave_a_replicate_empty() -> None:
     found = bootstrap(of_table(np.log([[0.9, 0.1], [0.2, 0.8]]), [1.0, 0.0]), [1.0, 0.0], seed=0)
-    np.testing.assert_allclose(found.interval, [[1, 1], [0, 0]], atol=1e-6)
+    np.testing.assert_allclose(found.replicate_shares, [[1, 0]] * 200, atol=1e-6)
 
 
 def test_a_source_that_a_replicate_never_sees_gets_no_share_in_it() -> None:
     found = bootstrap(of_table(disjoint(10)), SHARES, seed=0, replicates=400)
-    assert found.interval[2, 0] == pytest.approx(0, abs=1e-4)
-    assert found.interval[0, 1] < 1
+    assert found.replicate_shares[:, 2].min() == pytest.approx(0, abs=1e-4)
+    assert found.replicate_shares[:, 0].max() < 1
 
 
 @pytest.mark.parametrize(

@@ -198,7 +198,7 @@ def test_one_document_has_no_interval() -> None:
     assert not gain.is_separated
 
 
-def test_the_solutions_interval_is_that_of_the_bootstrap() -> None:
+def test_the_solutions_interval_holds_its_shares() -> None:
     solution = solve(documents_of(*world(8, 4, planted=True), 8, 200))
     low, high = solution.interval.T
     assert solution.interval.shape == (4, 2)

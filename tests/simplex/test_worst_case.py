@@ -17,8 +17,8 @@ from mixray.simplex import (
     Prior,
     Problem,
     Worst,
-    bootstrap,
     gains,
+    profile_intervals,
     solve_problem,
 )
 
@@ -75,11 +75,11 @@ def world(seed: int, documents: int, rule: str) -> Problem:
 def test_intervals_are_as_wide_as_fresh_samples_spread(rule: str) -> None:
     fresh = np.array([solve_problem(world(seed, 200, rule)).weights[0] for seed in range(40)])
     problem = world(1000, 200, rule)
-    low, high = bootstrap(problem, solve_problem(problem).weights, seed=0).interval[0]
+    low, high = profile_intervals(solve_problem(problem).point, seed=0)[0]
     assert (high - low) / (2 * 1.96) == pytest.approx(fresh.std(), rel=0.4)
     assert high - low < 0.5
     fixed = replace(problem, goal=replace(problem.goal, rule=None))
-    assert np.diff(bootstrap(fixed, solve_problem(fixed).weights, seed=0).interval[0])[0] > 1.5 * (high - low)
+    assert np.diff(profile_intervals(solve_problem(fixed).point, seed=0)[0])[0] > 1.5 * (high - low)
 
 
 def test_a_replicates_offsets_are_those_of_its_documents() -> None:

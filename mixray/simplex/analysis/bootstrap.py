@@ -1,4 +1,4 @@
-"""Error bars: how far the mixture would move with another sample of the targets' documents.
+"""The mixtures of other samples of the targets' documents, and which sources stand for each other in them.
 
 A replicate draws documents of every target with replacement (``objectives/draws.py`` says how); a row's weight is
 multiplied by how often its document was drawn, and the problem is solved again. A replicate's optimum is near the full
@@ -7,8 +7,9 @@ the few that have not reached their tolerance after some rounds are finished by 
 certified.
 
 A replicate is solved to a gap of a thousandth of what sampling does to the gradient, so that its own error does not
-show in the intervals. For D documents that is about W / sqrt(D), W the sum of the row weights (of a squared error: its
-value / sqrt(D)), or less where the sources' rows hardly differ: then it is measured.
+show. For D documents that is about W / sqrt(D), W the sum of the row weights (of a squared error: its value / sqrt(D)),
+or less where the sources' rows hardly differ: then it is measured. The spread of the replicates is no interval of a
+share: ``profile.py`` says why.
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ from mixray.simplex.solvers.loop import minimise
 from mixray.simplex.solvers.newton import Newton
 from mixray.simplex.solvers.quadratic import model_step, optimal_target_weights
 
-LEVELS = (0.025, 0.975)
 NOISE_SHARE = 1e-3
 """The gap of a replicate as a part of the gradient's sampling noise."""
 MEASURED = 16
@@ -49,22 +49,19 @@ ALIKE = 1e-6
 
 @dataclass(frozen=True, eq=False)
 class Bootstrap:
-    """The intervals of a mixture.
+    """The mixtures of other samples.
 
-    ``interval``: 95 % percentile interval of every share, ``(sources, 2)``. ``replicate_shares``: ``(replicates,
-    sources)``. ``gap``: the largest certified gap of a replicate, nats per token. ``unsolved``: replicates whose gap is
-    too large for their shares to be those of their sample. ``documents``: how many there are in all targets.
+    ``replicate_shares``: ``(replicates, sources)``. ``gap``: the largest certified gap of a replicate, nats per token.
+    ``documents``: how many there are in all targets.
     """
 
-    interval: Matrix
     replicate_shares: Matrix
     gap: float
-    unsolved: int
     documents: int
 
 
 def bootstrap(problem: Problem, source_shares: ArrayLike, *, seed: int, replicates: int = 200) -> Bootstrap:
-    """Return intervals, over documents, for the shares that solve ``problem``.
+    """Return the shares that solve ``problem`` on other samples of its documents.
 
     Args:
         problem: its objectives say which rows form a document.
@@ -87,10 +84,8 @@ def bootstrap(problem: Problem, source_shares: ArrayLike, *, seed: int, replicat
     replicate_shares = np.concatenate([shares for shares, _ in solved])
     gaps = np.concatenate([batch_gaps for _, batch_gaps in solved])
     return Bootstrap(
-        interval=np.quantile(replicate_shares, LEVELS, axis=0).T,
         replicate_shares=replicate_shares,
         gap=float(gaps.max()),
-        unsolved=int((gaps > tolerance).sum()),
         documents=sum(target.documents for target in problem.objectives),
     )
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixray.simplex.checks import Matrix, Vector
-from mixray.simplex.goal import Worst
+from mixray.simplex.goal import Goal, Worst
 from mixray.simplex.objectives.objective import Objective, Replicates
 from mixray.simplex.objectives.passes import Columns, block_rows
 from mixray.simplex.problem import Point, Problem
@@ -109,24 +109,18 @@ def response(optimum: Point) -> Response:
     assert curved.columns is not None
     places = np.searchsorted(curved.columns, columns)
     jacobian = curved.jacobian[:, columns]
-    coupling = goal.curvature(curved.losses)
-    if coupling is None:
-        coupling = np.zeros((len(weights), len(weights)))
     # In units of the shares' square roots the curvature of a rare source is no larger than that of a common one.
     unit = np.sqrt(shares[columns])
     sums = feasible.member @ shares
     held = (sums <= feasible.group_lower + AT_LIMIT) | (sums >= feasible.group_upper - AT_LIMIT)
     limits = np.vstack([np.ones(columns.size), feasible.member[held][:, columns]]) * unit
-    basis = unit[:, None] * _null_space(limits)
+    basis = unit[:, None] * null_space(limits)
     full = curved.curvature(weights)[np.ix_(places, places)]
     if problem.prior is not None:
         full = full + np.diag(problem.prior.curvature(shares)[columns])
     hessian = basis.T @ full @ basis
     slopes = jacobian @ basis
-    if isinstance(goal, Worst) and goal.tau == 0:
-        coupling = np.diag(weights) - np.outer(weights, weights)
-        edge = np.trace(slopes.T @ coupling @ slopes)
-        coupling = coupling * (KINK * np.trace(hessian) / edge if edge > 0 else 0.0)
+    coupling = target_coupling(goal, curved.losses, weights, hessian, slopes)
     curvatures, directions = np.linalg.eigh(hessian + slopes.T @ coupling @ slopes)
     curved_ones = curvatures > SMALLEST_CURVATURE * float(unit @ (full.diagonal() * unit))
     directions = basis @ directions[:, curved_ones]
@@ -137,6 +131,21 @@ def response(optimum: Point) -> Response:
         coupling @ jacobian,
         int(curved_ones.sum()),
     )
+
+
+def target_coupling(goal: Goal, losses: Vector, target_weights: Vector, hessian: Matrix, slopes: Matrix) -> Matrix:
+    """Return the curvature of the goal in the losses at an optimum, ``(targets, targets)``: 0 for a mean; for a plain
+    maximum, whose kink has none, one that is stiff beside the losses' own.
+
+    ``hessian``: that, ``(columns, columns)``; ``slopes``: the losses' gradients, ``(targets, columns)``.
+    """
+    if isinstance(goal, Worst) and goal.tau == 0:
+        kink = np.diag(target_weights) - np.outer(target_weights, target_weights)
+        edge = np.trace(slopes.T @ kink @ slopes)
+        stiff: Matrix = kink * (KINK * np.trace(hessian) / edge if edge > 0 else 0.0)
+        return stiff
+    curvature = goal.curvature(losses)
+    return np.zeros((len(losses), len(losses))) if curvature is None else curvature
 
 
 def _between(optimum: Point, shares: Vector) -> Columns:
@@ -157,7 +166,7 @@ def _settled(curved: Point) -> Columns:
     return np.intersect1d(curved.columns, _between(curved, curved.shares + step.direction))
 
 
-def _null_space(limits: Matrix) -> Matrix:
+def null_space(limits: Matrix) -> Matrix:
     """Return an orthonormal basis of the directions that keep all limits, ``(columns, directions)``."""
     _, singular, directions = np.linalg.svd(limits, full_matrices=True)
     rank = int((singular > 1e-12 * singular[0]).sum())

@@ -169,7 +169,7 @@ class _Model:
         if scale == 0:
             return None
         rows, upper, lower, senses = self._rows(moved)
-        solution = _solve(hessian / scale, gradient / scale, rows, upper, lower, senses)
+        solution = minimise_quadratic(hessian / scale, gradient / scale, rows, upper, lower, senses)
         return None if solution is None else (solution[0], -scale * solution[1][size + 1 :])
 
     def _epigraph(self, hessian: Matrix, above: Vector) -> tuple[Vector, Vector, Vector] | None:
@@ -214,7 +214,7 @@ class _Model:
         cuts = np.column_stack([slopes / scale, -np.ones(targets)])
         size_of_cut = np.abs(cuts).max(axis=1)
         cuts = cuts / size_of_cut[:, None]
-        solution = _solve(
+        solution = minimise_quadratic(
             wide,
             gradient,
             np.vstack([np.column_stack([rows * unit, np.zeros(len(rows))]), cuts]),
@@ -279,7 +279,7 @@ class _Model:
         )
 
 
-def _solve(
+def minimise_quadratic(
     hessian: Matrix, gradient: Vector, rows: Matrix, upper: Vector, lower: Vector, senses: Senses
 ) -> tuple[Vector, Vector] | None:
     """Solve by daqp with the smallest ridge that suffices; return the solution and all multipliers (> 0: at its upper

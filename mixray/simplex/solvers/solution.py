@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike
 
 from mixray.errors import InputError
 from mixray.mixture import Mixture
-from mixray.simplex.analysis.bootstrap import bootstrap
 from mixray.simplex.analysis.gain import Gain, gains
+from mixray.simplex.analysis.profile import profile_intervals
 from mixray.simplex.checks import Matrix, Vector
 from mixray.simplex.problem import Point
 from mixray.simplex.solvers.loop import Outcome, Status
@@ -87,8 +87,8 @@ class Solution:
 
     @cached_property
     def interval(self) -> Matrix:
-        """The shares' 95 % intervals over documents, by a bootstrap of 200 replicates, ``(sources, 2)``."""
-        return bootstrap(self.point.problem, self.weights, seed=0).interval
+        """The shares' 95 % intervals over documents, ``(sources, 2)``: see ``profile_intervals``."""
+        return profile_intervals(self.point, seed=0)
 
     def to_mixture(self, source_names: Sequence[str] | None = None) -> Mixture:
         """Return the solution as a ``Mixture``, which can be saved as a mixture file and exported.
