@@ -11,14 +11,20 @@ last checkpoint, and only that counts as a failure.
 
 from __future__ import annotations
 
+import os
+import socket
+import sys
 import time
 from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import Any
 
 import ray
 import ray.train
 import ray.train.collective
-from ray.train.torch import TorchTrainer
+import torch.distributed as dist
+from ray.train.backend import Backend
+from ray.train.torch import TorchConfig, TorchTrainer
 
 from mixray.cluster.session import Session
 from mixray.cluster.watching import POLL_SECONDS, News, Watcher, plain
@@ -29,6 +35,38 @@ from mixray.store import Artifact, Artifacts
 from mixray.training import Preempted, World, use_resources
 
 MEASURED_STEPS = 10
+SOCKET_INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+
+
+class LoopbackConfig(TorchConfig):  # type: ignore[misc]
+    """The workers of a local cluster talk over loopback. Torch listens on every network of the machine otherwise."""
+
+    @property
+    def backend_cls(self) -> type[Backend]:
+        return LoopbackBackend
+
+
+class LoopbackBackend(TorchConfig().backend_cls):  # type: ignore[misc]
+    """Ray's own backend, with every worker prepared before it joins the group."""
+
+    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        worker_group.execute(use_loopback)
+        super().on_start(worker_group, backend_config)
+
+
+def use_loopback() -> None:
+    """Make torch's process groups in this process listen on loopback alone."""
+    for loopback in [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]:
+        for variable in SOCKET_INTERFACES:
+            os.environ.setdefault(variable, loopback)
+    # The function of the same name hides the module from an import.
+    vars(sys.modules["torch.distributed.rendezvous"])["TCPStore"] = _store_on_loopback
+
+
+def _store_on_loopback(host_name: str, port: int, *, is_master: bool, **options: Any) -> Any:
+    if is_master:
+        options["master_listen_fd"] = socket.create_server((host_name, port)).detach()
+    return dist.TCPStore(host_name, port, is_master=is_master, **options)  # type: ignore[attr-defined]
 
 
 class Notices:
@@ -80,7 +118,10 @@ def _train_all(session: Session, config: RetrainConfig, jobs: list[TrainingJob],
     watcher = Watcher(news, session.moved)
     failed: dict[str, str] = {}
     pool = ThreadPoolExecutor(at_once, thread_name_prefix="mixray-arm")
-    running: dict[Future[None], TrainingJob] = {pool.submit(_fit, job, config, watcher.board): job for job in jobs}
+    torch_config = LoopbackConfig() if session.is_local else TorchConfig()
+    running: dict[Future[None], TrainingJob] = {
+        pool.submit(_fit, job, config, watcher.board, torch_config): job for job in jobs
+    }
     try:
         while running:
             finished, _ = wait(running, POLL_SECONDS, FIRST_COMPLETED)
@@ -102,13 +143,14 @@ def _train_all(session: Session, config: RetrainConfig, jobs: list[TrainingJob],
         )
 
 
-def _fit(job: TrainingJob, config: RetrainConfig, board: ray.actor.ActorHandle) -> None:
+def _fit(job: TrainingJob, config: RetrainConfig, board: ray.actor.ActorHandle, torch_config: TorchConfig) -> None:
     storage, folder, name = job.draft.storage, f"ray-train/{job.draft.attempt}", job.draft.id[:32]
     resources = {"CPU": config.resources_per_worker.cpus, "GPU": config.resources_per_worker.gpus}
     is_published = False
     while not is_published:  # a group that had to leave is followed by another one
         trainer = TorchTrainer(
             lambda: train_arm(job, config, board),
+            torch_config=torch_config,
             scaling_config=ray.train.ScalingConfig(
                 num_workers=config.workers,
                 use_gpu=config.resources_per_worker.gpus > 0,

@@ -137,11 +137,15 @@ class Session:
         count = targets * (shards.actors or 1)
         return self.fits(shards.resources, where="mixture.shards", count=count, memory=memory)
 
+    @property
+    def is_local(self) -> bool:
+        """Whether the session has started the cluster, on this machine alone."""
+        return self._ours and self._address is None
+
     @cached_property
     def _grows(self) -> bool:
         """Whether the cluster starts machines for work that waits. A local one of this process never does."""
-        is_local = self._ours and self._address is None
-        return not is_local and has_autoscaler()
+        return not self.is_local and has_autoscaler()
 
     def _check(self, config: RunConfig) -> None:
         self.fits(config.proxy.resources, where="proxy.resources")
