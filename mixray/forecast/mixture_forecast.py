@@ -21,7 +21,7 @@ from mixray.data import InputCheck, InputWarning
 from mixray.errors import InputError
 from mixray.forecast.checking import CheckedInputs
 from mixray.report import ModelsToTrain, ResourceForecast, SearchCost, Work, cost_tables, count_text, new_table, titled
-from mixray.search import feasible_set
+from mixray.search import feasible_set, swarm_tokens
 
 MOST_PASSES = 4.0
 """Of a model over a source: data that is repeated more often is worth little (Muennighoff et al. 2023)."""
@@ -40,6 +40,24 @@ class PoolForecast:
     tokens: int | None
     capped: bool
     bytes_per_token: float | None
+
+
+@dataclass(frozen=True)
+class SwarmForecast:
+    """The models of a swarm: ``design``, of which methods learn, and ``arms``, which the forecast of the retraining is
+    measured on. ``tokens``: of each; ``flops``: of training all."""
+
+    design: int
+    arms: int
+    tokens: int
+    flops: float
+
+    def line(self) -> str:
+        """Return the work in words."""
+        return (
+            f"swarm: {self.design} models for methods and {self.arms} for the forecast of the retraining "
+            f"x {self.tokens:,} tokens = {self.flops:.3g} FLOPs"
+        )
 
 
 @dataclass(frozen=True)
@@ -69,6 +87,8 @@ class Forecast:
     worker_bytes: int
     """The same for one retraining worker."""
     warnings: list[InputWarning]
+    swarm: SwarmForecast | None = None
+    """The cheap models on mixtures; None where there are none."""
     resources: ResourceForecast | None = None
     """Time, memory and disk; None where they were not asked for."""
 
@@ -100,6 +120,7 @@ class Forecast:
             f"proxies: {len(self.sources)} x {self.proxy_parameters:,} parameters x {self.proxy_tokens:,} tokens",
             f"retraining: {self.models} models{self._of_each()} x {self.retrain_parameters:,} parameters "
             f"x {self.retrain_tokens:,} tokens{self._in_all()}",
+            *([] if self.swarm is None else [self.swarm.line()]),
             f"prediction cache: {'unknown' if self.cache_bytes is None else _size(self.cache_bytes)}",
             *([] if self.cost is None else [self.cost.formula()]),
         ]
@@ -143,11 +164,23 @@ def forecast(config: RunConfig, checked: CheckedInputs) -> Forecast:
         epochs={name: budget / pool.tokens for name, pool in sources.items() if pool.tokens},
         cost=None if trees else SearchCost([Work(proxy, proxy_tokens)] * len(sources), scored, Work(model, budget)),
         models_to_train=(proxies, arms),
+        swarm=_swarm(config, proxy),
         cache_bytes=_cache_bytes(config, fit),
         proxy_bytes=proxies.memory_bytes,
         worker_bytes=arms.memory_bytes,
         warnings=[*checked.pools.warnings, *_small_sources(config, sources), *_too_few_tokens(config, sources)],
     )
+
+
+def _swarm(config: RunConfig, parameters: int) -> SwarmForecast | None:
+    """Return the work of the swarm. ``parameters``: of each of its models, as of a proxy."""
+    if config.swarm is None:
+        return None
+    arms = config.retrain.named_arms.values()
+    names = {model for arm in arms for model in arm.models(config.mixture_names).values()}
+    design, tokens = config.swarm.mixtures * config.swarm.replicates, swarm_tokens(config)
+    rehearsed = len(names) * config.swarm.replicates if config.swarm.arms else 0
+    return SwarmForecast(design, rehearsed, tokens, (design + rehearsed) * Work(parameters, tokens).training_flops)
 
 
 def _models_to_train(

@@ -14,6 +14,8 @@ from mixray.mixture import Interval, Mixture
 
 SEARCHED, PLAIN = "mixmin", "balanced"
 """The arm of the search, and the arm that costs nothing."""
+WITH_PROXIES = "mixmin_with_swarm"
+"""The method that needs the proxies and a swarm."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,20 @@ def reference_arm(mixture: Mixture) -> str | None:
     if len(references) == 1:
         return references[0]
     return SEARCHED if SEARCHED in held_out else winner(mixture)
+
+
+def search_overhead(mixture: Mixture, arm: str) -> float | None:
+    """Return the operations of an arm's search per operation of one retraining; None where they are not counted.
+
+    mixmin needs the proxies, other searched mixtures the swarm that they learn from, mixmin_with_swarm both.
+    """
+    compute, method = mixture.compute, mixture.retrain[arm].mixture or arm
+    if compute is None:
+        return None
+    if method not in mixture.rivals:
+        return compute.overhead if method == SEARCHED else 0.0
+    proxies = compute.search_flops if method == WITH_PROXIES else 0.0
+    return (mixture.rivals[method].search_flops + proxies) / compute.retrain_flops
 
 
 def difference(mixture: Mixture, arm: str, other: str) -> Difference:

@@ -20,6 +20,7 @@ from mixray.report.comparison import (
     difference,
     held_out_losses,
     reference_arm,
+    search_overhead,
     winner,
 )
 from mixray.report.layout import (
@@ -105,7 +106,8 @@ def mixture_tables(mixtures: Mapping[str, Mixture], arm_shares: ArmShares) -> li
 
 def closing_report(mixture: Mixture, arm_shares: ArmShares) -> RenderableType:
     """Return everything there is to say about one mixture: its shares, its arms, a summary, its warnings."""
-    parts: list[RenderableType] = [weights_table(mixture, arm_shares)]
+    rivals = {method: rival.weights for method, rival in mixture.rivals.items()}
+    parts: list[RenderableType] = [weights_table(mixture, {**arm_shares, **rivals})]
     if mixture.loss or mixture.retrain:
         parts.append(arms_table(mixture))
     if any(arm.metrics for arm in mixture.retrain.values()):
@@ -150,13 +152,17 @@ def arms_table(mixture: Mixture) -> RenderableType:
     held_out, reference, best = held_out_losses(mixture), reference_arm(mixture), winner(mixture)
     compared = () if reference is None else ("held-out", f"vs {reference}", "95 % interval", "in %")
     described = ("mixture", "objective") if any(result.objective for result in mixture.retrain.values()) else ()
-    table = new_table("arm", *described, "predicted", *compared)
+    searched = ("search",) if mixture.rivals and mixture.compute and held_out else ()
+    table = new_table("arm", *described, *searched, "predicted", *compared)
     arms = arms_best_first(mixture)
     separated = len(held_out) > 1 and difference(mixture, arms[0], arms[1]).is_separated is True
     for arm in arms:
         result = mixture.retrain.get(arm, ArmResult())
         cells = [arm + " *" * (arm == best) + " †" * bool(result.outside)]
         cells += [getattr(result, name) or "" for name in described]
+        if searched:
+            overhead = search_overhead(mixture, arm) if arm in mixture.retrain else None
+            cells.append("" if overhead is None else percent(overhead))
         # What the proxies predict depends on the shares alone.
         predicted = mixture.loss.get(arm, mixture.loss.get(result.mixture or ""))
         cells += ["" if loss is None else f"{loss:.4f}" for loss in (predicted, held_out.get(arm))]
@@ -186,6 +192,8 @@ def _arms_caption(mixture: Mixture) -> str:
         parts.append(f"{count_text(tokens.pop())} training tokens each")
     if winner(mixture) is not None:
         parts.append("* lowest held-out loss")
+    if mixture.rivals and mixture.compute:
+        parts.append("search: its FLOPs in % of those of one retraining")
     outside = [f"{arm}: {', '.join(result.outside)}" for arm, result in mixture.retrain.items() if result.outside]
     if outside:
         parts.append(f"† outside the limits ({'; '.join(outside)})")

@@ -110,6 +110,19 @@ def test_rows_are_guessed_from_the_first_part_that_has_any(
     assert found.sources["one"].capped == ("max_tokens" in pool)
 
 
+@pytest.mark.parametrize(("arms", "rehearsed"), [(True, 3 * 4), (False, 0)])
+def test_a_swarm_is_counted_by_hand(arms: bool, rehearsed: int, tmp_path: Path) -> None:
+    """Twelve mixtures with three seeds each; four arms of one target, at 50 rows of a model of 20 parameters each."""
+    swarm = {"mixtures": 12, "replicates": 3, "tokens": 50, "arms": arms}
+    retrain = {"model": {"head": "linear"}, "tokens": 400, "arms": ["mixmin", "balanced", "natural", "ridge"]}
+    found = forecast_of(config(tmp_path, swarm=swarm, retrain=retrain)).swarm
+    assert found is not None
+    assert (found.design, found.arms, found.tokens) == (36, rehearsed, 50)
+    assert found.flops == (36 + rehearsed) * 6 * 20 * 50
+    assert f"36 models for methods and {rehearsed} for the forecast" in found.line()
+    assert forecast_of(config(tmp_path)).swarm is None
+
+
 def test_every_replicate_of_every_arm_is_a_model(tmp_path: Path) -> None:
     arms = ["balanced", {"name": "own", "shares": {"one": 0.5, "two": 0.5}}]
     arms.append({"name": "dro", "mixture": "mixmin", "objective": {"kind": "also"}})

@@ -1,15 +1,19 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mixray.mixture import ArmResult, Mixture
+from mixray.mixture import ArmResult, Mixture, RivalMixture
 from mixray.report.comparison import (
     arms_best_first,
     compared_with_winner,
     difference,
     reference_arm,
+    search_overhead,
     winner,
 )
+from mixray.report.layout import print_report
+from mixray.report.tables import ArmShares, arms_table, closing_report
 
 
 def with_arms(mixture: Mixture, **changes: dict[str, Any]) -> Mixture:
@@ -65,3 +69,45 @@ def test_the_winner_is_compared_with_balanced_or_with_mixmin(mixture: Mixture) -
     assert compared_with_winner(mixture) == "balanced"
     assert compared_with_winner(with_arms(mixture, balanced={"nll": 2.9})) == "mixmin"
     assert compared_with_winner(mixture.model_copy(update={"retrain": {"mixmin": ArmResult(nll=3.0)}})) is None
+
+
+# ----------------------------------------------------------------------------------------------- what a search costs
+
+
+@pytest.fixture
+def with_rivals(mixture: Mixture) -> Mixture:
+    """Two methods learned from a swarm that cost a third of one retraining; the proxies cost 3.33e-4 of one."""
+    swarm = RivalMixture(
+        weights=mixture.weights, expected=5.0, rank_correlation=0.8, models=12, search_flops=6 * 100_000 * 30_000
+    )
+    rivals = {"regmix": swarm, "mixmin_with_swarm": swarm}
+    retrain = mixture.retrain | {arm: ArmResult(nll=3.2, difference=0.2) for arm in rivals}
+    retrain["again"] = ArmResult(nll=3.3, difference=0.3, mixture="regmix")
+    return mixture.model_copy(update={"rivals": rivals, "retrain": retrain})
+
+
+def test_every_arm_has_the_compute_of_its_own_search(with_rivals: Mixture) -> None:
+    proxies = 6 * (6 * 1000 * 500 + 2 * 1000 * 100) / (6 * 100_000 * 90_000)
+    expected = {"mixmin": proxies, "balanced": 0.0, "natural": 0.0, "regmix": 1 / 3, "again": 1 / 3}
+    expected["mixmin_with_swarm"] = proxies + 1 / 3
+    assert {arm: search_overhead(with_rivals, arm) for arm in with_rivals.retrain} == pytest.approx(expected)
+    assert search_overhead(with_rivals.model_copy(update={"compute": None}), "regmix") is None
+
+
+def test_the_comparison_prints_the_searches_only_where_methods_differ_in_them(
+    mixture: Mixture, with_rivals: Mixture, arm_shares: ArmShares, tmp_path: Path
+) -> None:
+    path = tmp_path / "table.txt"
+
+    def printed(*parts: Any) -> str:
+        with path.open("w") as file:
+            print_report(parts, file)
+        return path.read_text()
+
+    assert "search" not in printed(arms_table(mixture))
+    rows = {line.split()[0]: line for line in printed(arms_table(with_rivals)).splitlines() if line.strip()}
+    assert "33.3 %" in rows["regmix"]
+    assert "33.3 %" not in rows["balanced"]
+    assert rows["balanced"].split()[1:3] == ["0", "%"]
+    assert "FLOPs in % of those of one retraining" in printed(arms_table(with_rivals))
+    assert "regmix" in printed(closing_report(with_rivals, arm_shares)).split("Arms on")[0]
