@@ -16,6 +16,9 @@ from mixray.errors import InputError, first_line
 from mixray.mixture import Mixture, SourceSize
 from mixray.store import ModelMeta
 
+LONGEST_ROW = 1 << 28
+"""Bytes that a row of a JSONL file may have; Arrow's own limit, a megabyte, is less than a long document."""
+
 
 @dataclass(frozen=True)
 class SourceAudit:
@@ -102,7 +105,7 @@ def _read(path: str) -> Any:
             options = pyarrow.csv.ConvertOptions(column_types={"source": pa.string()})
             table = pyarrow.csv.read_csv(path, convert_options=options)
         elif path.endswith((".jsonl", ".json")):
-            table = pyarrow.json.read_json(path)
+            table = pyarrow.json.read_json(path, pyarrow.json.ReadOptions(block_size=LONGEST_ROW))
         else:
             table = pyarrow.parquet.read_table(path)
     except (OSError, pa.ArrowException) as error:
@@ -111,6 +114,8 @@ def _read(path: str) -> Any:
         ) from None
     names = table.column_names
     if "source" in names and "tokens" not in names and "input_ids" in names:
+        if not isinstance(table["input_ids"].type, pa.ListType | pa.LargeListType | pa.FixedSizeListType):
+            raise _wrong_type(path, table, "input_ids", "lists of token ids")
         table = table.append_column("tokens", pc.list_value_length(table["input_ids"]))
     if not {"source", "tokens"} <= set(table.column_names):
         raise InputError(
@@ -119,9 +124,18 @@ def _read(path: str) -> Any:
             got=f"the columns {', '.join(names)}",
             wanted="source, and tokens or input_ids",
         )
-    if not (pa.types.is_integer(table["tokens"].type) or pa.types.is_floating(table["tokens"].type)):
-        raise InputError("a column does not hold numbers", where=f"{path}: tokens", got=table["tokens"].type)
+    if not (pa.types.is_string(table["source"].type) or pa.types.is_large_string(table["source"].type)):
+        raise _wrong_type(path, table, "source", "the names of sources, as text")
+    for name in ("tokens", "documents") if path.endswith(".csv") else ("tokens",):
+        if name in names and not (pa.types.is_integer(table[name].type) or pa.types.is_floating(table[name].type)):
+            raise _wrong_type(path, table, name, "numbers")
     if not path.endswith(".csv"):
         ones = pa.array([1] * table.num_rows)
         table = table.drop_columns([name for name in ("documents",) if name in names]).append_column("documents", ones)
     return table.select([name for name in ("source", "tokens", "documents") if name in table.column_names])
+
+
+def _wrong_type(path: str, table: Any, name: str, wanted: str) -> InputError:
+    return InputError(
+        "a column of the log has the wrong type", where=f"{path}: {name}", got=table[name].type, wanted=wanted
+    )

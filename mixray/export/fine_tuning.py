@@ -21,7 +21,7 @@ def _warn_of_trl_cap(recipe: Recipe) -> list[str]:
     if not recipe.has_sizes:
         return warnings
     one_pass = {
-        each.name: size.tokens / each.share
+        each.name: size.all_tokens / each.share
         for each, size in zip(recipe.ingredients, recipe.require_sizes(), strict=True)
     }
     shortest = min(one_pass, key=lambda name: one_pass[name])

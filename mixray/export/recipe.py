@@ -150,7 +150,8 @@ class Recipe:
         """Return the passes over each source in the budget. Raises InputError where they are unknown."""
         budget = self.require_budget()
         return [
-            each.share * budget / size.tokens for each, size in zip(self.ingredients, self.require_sizes(), strict=True)
+            each.share * budget / size.all_tokens
+            for each, size in zip(self.ingredients, self.require_sizes(), strict=True)
         ]
 
     def document_counts(self) -> list[int]:

@@ -273,4 +273,9 @@ class SourceSize(MixtureSection):
     @property
     def mean_tokens(self) -> float:
         """The mean number of tokens per document."""
-        return (self.tokens + self.tail_tokens) / self.documents
+        return self.all_tokens / self.documents
+
+    @property
+    def all_tokens(self) -> int:
+        """The tokens of all documents to their ends, which an epoch of a trainer that does not cut windows reads."""
+        return self.tokens + self.tail_tokens

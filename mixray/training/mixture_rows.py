@@ -32,7 +32,9 @@ class MixtureRows(IterableDataset[Any]):
     stream (see ``mixray.data.stream``). A source's rows come in an order that is new in every epoch and the same in
     every mixture. The parts of ``world_size`` ranks, and within each those of a DataLoader's workers, are disjoint: the
     rows at every n-th position. ``state_dict`` and ``load_state_dict`` make a part go on where it stood; behind a
-    DataLoader with workers, each worker has its own state, as torchdata's StatefulDataLoader keeps it.
+    DataLoader with workers, each worker has its own state, as torchdata's StatefulDataLoader keeps it. Workers begin
+    where the data set stood when they were started, so a second loop over a DataLoader gives the same rows again unless
+    it has ``persistent_workers``.
 
     ``rows``: source -> anything with a length that is indexed by an int; ``source_shares``: source -> share of rows.
     """

@@ -76,6 +76,7 @@ WRONG: dict[str, tuple[str, str]] = {
     "no source": ("name,tokens\na,1\n", r"which source[\s\S]*name, tokens"),
     "no tokens": ("source,words\na,1\n", r"which source[\s\S]*source, words"),
     "text": ("source,tokens\na,many\n", r"tokens[\s\S]*got: string"),
+    "text for documents": ("source,tokens,documents\na,1,many\n", r"documents[\s\S]*got: string"),
     "nothing": ("source,tokens\na,0\n", "has no tokens"),
     "empty": ("", "cannot be read"),
 }
@@ -88,3 +89,28 @@ def test_wrong_logs_are_refused(name: str, tmp_path: Path) -> None:
     path.write_text(text)
     with pytest.raises(InputError, match=message):
         audit_log(MIXTURE, str(path))
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"source": "a", "input_ids": "1 2 3"}, r"input_ids[\s\S]*got: string[\s\S]*wanted: lists of token ids"),
+        ({"source": 1, "tokens": 3}, r"source[\s\S]*got: int64[\s\S]*wanted: the names of sources"),
+        ({"source": "a", "tokens": "3"}, r"tokens[\s\S]*got: string[\s\S]*wanted: numbers"),
+    ],
+)
+def test_a_data_set_with_columns_of_other_types_is_refused(
+    row: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    with pytest.raises(InputError, match=message):
+        audit_log(MIXTURE, str(path))
+
+
+def test_rows_of_long_documents_are_read(tmp_path: Path) -> None:
+    rows = [{"source": name, "input_ids": [12345] * 400_000} for name in ("a", "a", "a", "b")]
+    path = tmp_path / "data.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    a, b = audit_log(MIXTURE, str(path))
+    assert (a.tokens, b.tokens) == (1_200_000, 400_000)
