@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from html import escape
+from io import StringIO
 from typing import Literal, get_args
 
 from rich.console import RenderableType
@@ -15,7 +17,8 @@ from mixray.config import RunFile
 from mixray.config.schema import Stage
 from mixray.mixture import Mixture
 from mixray.progress import Progress
-from mixray.report import PAGE_FILE, cache_table, data_table, mixture_tables, proxy_table
+from mixray.report import PAGE_FILE, cache_table, data_table, mixture_tables, print_report, proxy_table, summary_lines
+from mixray.report.figures import losses_figure, weights_figure
 from mixray.report.robust_results import RobustResults
 from mixray.report.robust_tables import robust_report
 from mixray.runs import MixtureRun, RobustRun, open_run
@@ -99,6 +102,23 @@ class Result:
         if not stages["data"]:
             return []
         return [data_table({key.replace("/", " ", 1): counts for key, counts in run.index.counts.items()})]
+
+    def _repr_html_(self) -> str:
+        """Return the figures and tables of the mixtures, or the tables of another result, for notebooks."""
+        run, parts = self.run, []
+        if isinstance(run, MixtureRun) and self.mixtures:
+            arm_shares = baseline_shares(run.config, run.available_tokens())
+            for mixture in self.mixtures.values():
+                figures = [weights_figure(mixture, arm_shares, format="svg")]
+                figures += [losses_figure(mixture, format="svg")] if mixture.loss else []
+                parts += [figure.decode()[figure.index(b"<svg") :] for figure in figures]
+                parts += [f"<p>{escape(line)}</p>" for line in summary_lines(mixture)]
+                parts.append(mixture._repr_html_())
+        else:
+            text = StringIO()
+            print_report(self.tables(), text)
+            parts.append(f"<pre>{escape(text.getvalue())}</pre>")
+        return f"<h4>{escape(self.folder)}</h4>" + "".join(parts)
 
     def to_dict(self) -> dict[str, object]:
         """Return the results as JSON values, for ``--json``."""

@@ -220,3 +220,22 @@ def test_an_absent_section_is_an_empty_object() -> None:
 def test_shares_that_are_no_mixture_are_refused() -> None:
     with pytest.raises(InputError, match="this is not a valid mixture"):
         Mixture.from_weights({"a": 0.5, "b": 0.4})
+
+
+def test_a_mixture_is_two_tables_in_a_notebook() -> None:
+    content = CONTENT | {
+        "weights": {"a": 0.25, "b": 0.75},
+        "interval": {"a": [0.2, 0.3], "b": [0.7, 0.8]},
+        "loss": {"mixmin": 2.0, "<mine>": 2.5},
+        "retrain": {
+            "mixmin": {"nll": 1.5},
+            "<mine>": {"nll": 1.25, "difference": -0.25, "difference_low": -0.3, "difference_high": -0.2},
+        },
+    }
+    html = Mixture.model_validate(content)._repr_html_()
+    assert html.count("<table>") == 2
+    assert html.index("70.0 to 80.0 %") < html.index("25.0 %"), "the largest share stands first"
+    assert html.index("&lt;mine&gt;") < html.index("mixmin"), "the lowest held-out loss stands first"
+    assert "-0.3000 to -0.2000" in html
+    assert "<mine>" not in html
+    assert Mixture.from_weights({"a": 0.5, "b": 0.5})._repr_html_().count("<table>") == 1

@@ -46,6 +46,7 @@ def test_a_run_that_mlflow_lacks_is_published_when_it_is_shown(tmp_path: Path) -
     progress = Warnings()
     result = show(run.location, progress)
     assert (result.comparison, result.run.next_stage) == (results(), None)
+    assert "worst" in result._repr_html_()
     (warning,) = progress.messages
     assert nobody in warning
     assert "mixray show" in warning

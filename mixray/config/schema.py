@@ -220,6 +220,11 @@ class RunConfig(RunFile):
         """The mixtures that the run searches for: one for every target, or the one for all of them."""
         return list(self.targets) if self.mixture.over == "each" else [self.mixture.over]
 
+    def replicate_seeds(self, model: str) -> dict[str, int]:
+        """Return the replicates of a retrained model, name -> seed. The first has the model's own name."""
+        later = range(self.seed + 1, self.seed + self.retrain.replicates)
+        return {model: self.seed} | {f"{model}.seed{seed}": seed for seed in later}
+
     @property
     def row_tokens(self) -> int:
         """What a training row counts as: the tokens of a window; an example is one."""

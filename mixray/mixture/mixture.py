@@ -43,6 +43,7 @@ from mixray.mixture.sections import (
     SourceSize,
     SourceWorth,
 )
+from mixray.notebook import html_table
 from mixray.numerics import NATS
 
 if TYPE_CHECKING:
@@ -235,6 +236,42 @@ class Mixture(BaseModel):
         partial = final.with_name(f".{final.name}.{os.getpid()}.partial")
         partial.write_text(self.to_json(), encoding="utf-8")
         partial.replace(final)
+
+    def _repr_html_(self) -> str:
+        """Return the shares, largest first, and the arms, lowest held-out loss first, as tables for notebooks."""
+        return self._shares_table() + (self._arms_table() if self.loss or self.retrain else "")
+
+    def _shares_table(self) -> str:
+        columns = ["source", "share"] + ["95 % interval"] * bool(self.interval) + ["epochs"] * bool(self.epochs)
+        rows = []
+        for source in sorted(self.sources, key=lambda name: -self.weights[name]):
+            row = [source, f"{100 * self.weights[source]:.1f} %"]
+            if self.interval:
+                low, high = self.interval[source]
+                row.append(f"{100 * low:.1f} to {100 * high:.1f} %")
+            if self.epochs:
+                row.append(f"{self.epochs[source]:.2f}")
+            rows.append(row)
+        title = f"Mixture for {', '.join(self.targets)}" if self.targets else "Mixture"
+        return html_table(columns, rows, caption=f"{title}: shares of {self.share_of}")
+
+    def _arms_table(self) -> str:
+        held_out = {arm: result.nll for arm, result in self.retrain.items() if result.nll is not None}
+        rows = []
+        for arm in sorted({**self.loss, **self.retrain}, key=lambda arm: held_out.get(arm, math.inf)):
+            result = self.retrain.get(arm, ArmResult())
+            interval = result.difference_interval
+            rows.append(
+                [
+                    arm,
+                    f"{self.loss[arm]:.4f}" if arm in self.loss else "",
+                    f"{held_out[arm]:.4f}" if arm in held_out else "",
+                    "" if result.difference is None else f"{result.difference:+.4f}",
+                    "" if interval is None else f"{interval[0]:+.4f} to {interval[1]:+.4f}",
+                ]
+            )
+        columns = ("arm", "predicted", "held-out", "difference", "95 % interval")
+        return html_table(columns, rows, caption=f"Arms: loss in {self.loss_unit}")
 
 
 def load_mixture(path: str | os.PathLike[str]) -> Mixture:

@@ -79,12 +79,6 @@ def with_files_read(config: Kind) -> Kind:
     return config.model_copy(update={"retrain": config.retrain.model_copy(update={"arms": arms})})
 
 
-def _seeds(config: RunConfig, model: str) -> dict[str, int]:
-    """Return the models of all replicates of one: name -> seed."""
-    first, later = config.seed, range(config.seed + 1, config.seed + config.retrain.replicates)
-    return {model: first} | {f"{model}.seed{seed}": seed for seed in later}
-
-
 def arm_models(
     config: RunConfig, available_tokens: Mapping[str, int], mixtures: Mapping[str, Mixture]
 ) -> dict[str, ArmModel]:
@@ -100,7 +94,8 @@ def arm_models(
                 shares = mixtures[mixture].rivals[arm.mixture or name].weights
             else:
                 shares = baselines[arm.mixture or name]
-            models |= {each: ArmModel(shares, arm.objective, seed) for each, seed in _seeds(config, model).items()}
+            seeds = config.replicate_seeds(model)
+            models |= {each: ArmModel(shares, arm.objective, seed) for each, seed in seeds.items()}
     return models
 
 
@@ -132,7 +127,7 @@ def _with_results(
 ) -> Mixture:
     """Return one mixture with its arms. ``broken``: model -> the limits that its shares do not keep."""
     arms = config.retrain.named_arms
-    models = {arm: list(_seeds(config, settings.models([name])[name])) for arm, settings in arms.items()}
+    models = {arm: list(config.replicate_seeds(settings.models([name])[name])) for arm, settings in arms.items()}
     losses: dict[str, dict[str, ArmLoss]] = {arm: {} for arm in arms}
     records: dict[str, dict[str, HeldOutLoss]] = {arm: {} for arm in arms}
     for target in mixture.targets:

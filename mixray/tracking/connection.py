@@ -29,6 +29,8 @@ from mixray.store import Storage
 SERVERS = ("http", "https")
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 LOCAL_FOLDER = "mixray-runs"
+LOCAL_SERVER = "http://127.0.0.1:5000"
+"""Where `mlflow ui` serves its pages by default."""
 
 PATIENCE = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -95,13 +97,14 @@ def sqlite_path(uri: str) -> Path | None:
 
 
 def view_command(uri: str, page: str = "") -> str:
-    """Return what a person pastes to see the records: a shell command for a database, a web address for a server.
+    """Return what a person pastes to see the records: a web address, and for a database first a shell command.
 
     ``page``: the part of a server's address behind ``#``.
     """
     if is_server(uri):
         return f"{uri.rstrip('/')}/#{page}" if page else uri
-    return shlex.join(["mlflow", "ui", "--backend-store-uri", uri])
+    command = shlex.join(["mlflow", "ui", "--backend-store-uri", uri])
+    return f"{command}\nand then at {LOCAL_SERVER}/#{page}" if page else command
 
 
 def _home(storage: Storage) -> Path:

@@ -20,11 +20,15 @@ from typing import Any
 from mixray.errors import first_line
 from mixray.store.index import now_ms
 from mixray.tracking.connection import Refused, Unreachable, open_client, patience, sorted_errors
-from mixray.tracking.records import Point, TrackedDataset, TrackedRun
+from mixray.tracking.records import Point, TrackedDataset, TrackedModel, TrackedRun
 
 RUN_TAG, DATA_TAG, KEY_TAG = "mixray.run", "mixray.data", "mixray.key"
 FILE_TAG = "mixray.file."
 """Begins the tag that holds the digest of a file; its path follows. Tags are short, so each file has its own."""
+TABLES_TAG, KIND_TAG, TRAINING_KIND = "mlflow.loggedArtifacts", "mlflow.experimentKind", "custom_model_development"
+"""Tags that MLflow's pages read: which files are tables, and which of its views an experiment opens in."""
+TRAINING_VIEW = "workflowType=machine_learning"
+"""In an address: MLflow shows its pages for training, not those for agents, which it opens by default."""
 METRICS_PER_BATCH, PARAMS_PER_BATCH, PARAM_CHARS, DIGEST_CHARS = 1000, 100, 6000, 36  # MLflow's limits
 
 
@@ -54,6 +58,7 @@ class _StoredRun:
     steps: dict[str, set[int] | None] = field(default_factory=dict)
     datasets: set[tuple[str, str]] = field(default_factory=set)
     files: dict[str, str] = field(default_factory=dict)
+    has_model: bool = False
 
 
 class MlflowRuns:
@@ -76,7 +81,7 @@ class MlflowRuns:
     def page(self) -> str:
         """Return the run's own page, as the part of a server's address behind ``#``; empty before there is one."""
         parent = next((run for (key, _), run in reversed(self._runs.items()) if not key), None)
-        return f"/experiments/{self._experiment}/runs/{parent.id}" if parent else ""
+        return f"/experiments/{self._experiment}/runs/{parent.id}?{TRAINING_VIEW}" if parent else ""
 
     def publish(self, runs: Iterable[TrackedRun]) -> None:
         """Write what MLflow lacks of these runs. Raises Unreachable, after which a part may have been written."""
@@ -91,6 +96,8 @@ class MlflowRuns:
             (self._log_points, run.points),
             *((self._log_dataset, dataset) for dataset in run.datasets),
             *((self._log_file, file) for file in run.files.items()),
+            (self._log_tables, run.tables),
+            (self._log_model, run.model),
         ]
         has_changed = [self._attempt(run, log, content) for log, content in parts]
         # A run that has ended is running again only once something new is written to it.
@@ -167,6 +174,24 @@ class MlflowRuns:
         self._client.set_tag(stored.id, f"{FILE_TAG}{path}", digest)
         return True
 
+    def _log_tables(self, stored: _StoredRun, paths: tuple[str, ...]) -> bool:
+        """Mark files as tables, which MLflow's pages compare across runs."""
+        tables = [{"path": path, "type": "table"} for path in paths]
+        return bool(tables) and self._log_tags(stored, {TABLES_TAG: json.dumps(tables)})
+
+    def _log_model(self, stored: _StoredRun, model: TrackedModel | None) -> bool:
+        """List a model among the experiment's logged models. Its weights stay where they are."""
+        from mlflow.entities import LoggedModelOutput
+
+        if model is None or stored.has_model:
+            return False
+        tags = {RUN_TAG: self._run_name, "location": model.location}
+        logged = self._client.create_logged_model(self._experiment, model.name, stored.id, tags, model_type="mixray")
+        self._client.finalize_logged_model(logged.model_id, "READY")
+        self._client.log_outputs(stored.id, [LoggedModelOutput(logged.model_id, 0)])
+        stored.has_model = True
+        return True
+
     def _log_dataset(self, stored: _StoredRun, dataset: TrackedDataset) -> bool:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
@@ -195,9 +220,9 @@ class MlflowRuns:
     def _stored_run(self, key: str, data: str, started: int | None) -> _StoredRun:
         """Return the MLflow run of a key and its data, created where there is none; a child's parent first."""
         if (key, data) not in self._runs:
-            tags = {RUN_TAG: self._run_name, DATA_TAG: data, KEY_TAG: key, "mlflow.user": _user()}
+            tags = {RUN_TAG: self._run_name, DATA_TAG: data, "mlflow.user": _user()}
             if key:
-                tags["mlflow.parentRunId"] = self._stored_run("", data, started).id
+                tags |= {KEY_TAG: key, "mlflow.parentRunId": self._stored_run("", data, started).id}
             moment = now_ms() if started is None else started
             run = self._client.create_run(self._experiment, moment, tags, run_name=key or self._run_name)
             self._runs[key, data] = _StoredRun(run.info.run_id, run.info.status, tags=tags)
@@ -209,11 +234,13 @@ class MlflowRuns:
         experiment = self._client.get_experiment_by_name(name)
         if experiment is None:
             try:
-                return str(self._client.create_experiment(name, artifact_location))
+                return str(self._client.create_experiment(name, artifact_location, {KIND_TAG: TRAINING_KIND}))
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
                 experiment = self._client.get_experiment_by_name(name)  # another run has just created it
+        if KIND_TAG not in experiment.tags and experiment.lifecycle_stage == "active":
+            self._client.set_experiment_tag(experiment.experiment_id, KIND_TAG, TRAINING_KIND)
         return str(experiment.experiment_id)
 
     def _stored_runs(self) -> dict[tuple[str, str], _StoredRun]:
@@ -245,6 +272,7 @@ def _stored(run: Any) -> _StoredRun:
         steps=dict.fromkeys(run.data.metrics),
         datasets={(entry.dataset.name, entry.dataset.digest) for entry in run.inputs.dataset_inputs},
         files={name.removeprefix(FILE_TAG): digest for name, digest in tags.items() if name.startswith(FILE_TAG)},
+        has_model=bool(run.outputs and run.outputs.model_outputs),
     )
 
 

@@ -7,14 +7,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mixray.config import RunConfig, RunFile, dump_config
 from mixray.errors import without_credentials
 from mixray.mixture import Mixture
 from mixray.store import Artifact, ModelMeta
-from mixray.tracking.records import Point, TrackedDataset, TrackedRun, flatten, metric_names, numbered_name
+from mixray.tracking.mixture_records import ArmFacts, arm_facts, key_metrics, key_settings, tables
+from mixray.tracking.records import (
+    Point,
+    TrackedDataset,
+    TrackedModel,
+    TrackedRun,
+    flatten,
+    metric_names,
+    numbered_name,
+)
 
 CURVE_FIGURES = ("proxy_curves.png", "arm_curves.png")
 """Figures that stand at the top in MLflow; the others stand in the folder ``figures``."""
@@ -25,14 +34,15 @@ class RunContents:
     """What a run folder holds so far, and the folder's ``location`` as a person types it.
 
     ``pools``: ``source/NAME`` or ``target/NAME`` -> the artifact's id and the pool's counts. ``models``: key, such as
-    ``proxy/python``, ``arm/mixmin-zoo`` or (in a robust comparison) ``arm/erm-0`` -> artifact. ``figures``: name ->
-    content of the files in ``report/``. ``summary``: the answer in Markdown. ``results``: ``results.json`` of a robust
-    comparison.
+    ``proxy/python``, ``arm/mixmin-zoo`` or (in a robust comparison) ``arm/erm-0`` -> artifact. ``model_places``: the
+    same keys -> the folder of the model's files, a path or URI. ``figures``: name -> content of the files in
+    ``report/``. ``summary``: the answer in Markdown. ``results``: ``results.json`` of a robust comparison.
     """
 
     location: str
     pools: Mapping[str, tuple[str, Mapping[str, int]]] = field(default_factory=dict)
     models: Mapping[str, Artifact] = field(default_factory=dict)
+    model_places: Mapping[str, str] = field(default_factory=dict)
     mixtures: Mapping[str, Mixture] = field(default_factory=dict)
     figures: Mapping[str, bytes] = field(default_factory=dict)
     summary: str = ""
@@ -45,42 +55,70 @@ def records_of_run(config: RunFile, contents: RunContents) -> list[TrackedRun]:
     files |= {f"mixtures/{name}.json": mixture.to_json().encode() for name, mixture in contents.mixtures.items()}
     for name, data in contents.figures.items():
         files[name if name in CURVE_FIGURES else f"figures/{name}"] = data
-    points = [point for name, mixture in contents.mixtures.items() for point in _mixture_points(name, mixture)]
+    tags = {"mixray.folder": contents.location, "role": "run"}
+    if contents.summary:
+        tags["mlflow.note.content"] = contents.summary
+    if isinstance(config, RunConfig):
+        return _records_of_search(config, contents, tags, files)
+    points: list[Point] = []
     if contents.results is not None:
         files["results.json"] = contents.results
         points += _comparison_points(json.loads(contents.results))
-    tags = {"mixray.folder": contents.location}
-    if contents.summary:
-        tags["mlflow.note.content"] = contents.summary
     # Where results are kept and published may hold credentials; the tag says where without them.
     settings = config.model_dump(mode="json", exclude={"storage", "tracking"})
-    datasets = tuple(_dataset(config, pool, *facts) for pool, facts in contents.pools.items())
-    run = TrackedRun("", flatten(settings), tags, tuple(points), datasets, files)
-    record = _model_record if isinstance(config, RunConfig) else _classifier_record
-    return [run, *(record(key, model) for key, model in contents.models.items())]
+    run = TrackedRun("", flatten(settings), tags, tuple(points), files=files)
+    return [run, *(_classifier_record(key, model) for key, model in contents.models.items())]
 
 
-def _dataset(config: RunFile, pool: str, artifact_id: str, counts: Mapping[str, int]) -> TrackedDataset:
-    assert isinstance(config, RunConfig), "a robust comparison has no pools"
+def _records_of_search(
+    config: RunConfig, contents: RunContents, tags: Mapping[str, str], files: Mapping[str, bytes]
+) -> list[TrackedRun]:
+    """Return the record of a search for mixtures, then those of its proxies and arms."""
+    datasets = {pool: _dataset(config, pool, *facts) for pool, facts in contents.pools.items()}
+    meta = {key: ModelMeta.from_artifact(model) for key, model in contents.models.items()}
+    as_tables = tables(config, contents.mixtures, meta)
+    points = _present(0, key_metrics(contents.mixtures))
+    run = TrackedRun(
+        "",
+        key_settings(config),
+        tags,
+        tuple(points),
+        tuple(datasets.values()),
+        {**files, **as_tables},
+        tables=tuple(as_tables),
+    )
+    arms = arm_facts(config, contents.mixtures)
+    models = []
+    for key, model in contents.models.items():
+        role, _, name = key.partition("/")
+        facts = arms.get(key) or ArmFacts({"role": role, "source": name, "seed": str(config.seed)})
+        read = [source for source, share in (meta[key].source_shares or {name: 1.0}).items() if share]
+        pools = [f"source/{source}" for source in read] + [f"target/{target}" for target in facts.held_out]
+        record = _model_record(key, model)
+        shares = meta[key].source_shares
+        mixture = {} if shares is None else {source: shares.get(source, 0.0) for source in config.sources}
+        models.append(
+            replace(
+                record,
+                params={**record.params, **flatten({"share": mixture})},
+                tags={**record.tags, **facts.tags},
+                points=(*record.points, *_present(meta[key].tokens, _held_out(facts))),
+                datasets=tuple(datasets[pool] for pool in pools if pool in datasets),
+                model=TrackedModel(key.replace("/", "-"), contents.model_places.get(key, "")),
+            )
+        )
+    return [run, *models]
+
+
+def _held_out(facts: ArmFacts) -> dict[str, float | None]:
+    return {f"held_out/{target}": loss for target, loss in facts.held_out.items()}
+
+
+def _dataset(config: RunConfig, pool: str, artifact_id: str, counts: Mapping[str, int]) -> TrackedDataset:
     role, _, name = pool.partition("/")
     files = config.sources[name] if role == "source" else config.targets[name]
     place = f"hf://{files.dataset}" if files.dataset and "/" in files.dataset else ", ".join(files.locations)
     return TrackedDataset(name, artifact_id, place, "training" if role == "source" else "evaluation", counts)
-
-
-def _mixture_points(name: str, mixture: Mixture) -> list[Point]:
-    """Return shares, certificate, predicted losses and, after retraining, realised losses, in nats per token."""
-    facts: dict[str, float | None] = {f"weight/{name}/{source}": share for source, share in mixture.weights.items()}
-    facts |= {f"predicted/{name}/{arm}": loss for arm, loss in mixture.loss.items()}
-    facts |= {f"predicted/{name}/{target}": loss for target, loss in mixture.target_loss.items()}
-    facts |= {f"gap/{name}": mixture.gap, f"rounds/{name}": float(mixture.rounds or 0)}
-    facts[f"effective_sources/{name}"] = mixture.effective_sources
-    for arm, result in mixture.retrain.items():
-        facts[f"realised/{name}/{arm}"] = result.nll
-        facts |= {f"realised/{name}/{arm}/{target}": loss.nll for target, loss in result.targets.items()}
-    if mixture.compute is not None:
-        facts[f"overhead/{name}"] = mixture.compute.overhead
-    return _present(0, facts)
 
 
 # ------------------------------------------------------------------------------------------------------------ models

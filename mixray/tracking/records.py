@@ -46,13 +46,22 @@ class TrackedDataset:
 
 
 @dataclass(frozen=True)
+class TrackedModel:
+    """A stored model, which MLflow lists among its logged models. ``location``: path or URI of its folder."""
+
+    name: str
+    location: str
+
+
+@dataclass(frozen=True)
 class TrackedRun:
     """What one MLflow run should hold.
 
     ``key``: which run it is, empty for the parent. ``data``: identifies the run folder and the data that it reads;
     other data makes other MLflow runs, so that no curve goes on with them. ``files``: path in MLflow, such as
-    ``figures/pandas_weights.png`` ->
-    content. ``started``, ``ended``: milliseconds since 1970; None stands for the time of publication.
+    ``figures/pandas_weights.png`` -> content. ``tables``: those of the files that MLflow shows as tables. ``model``:
+    the model that the run trained. ``started``, ``ended``: milliseconds since 1970; None stands for the time of
+    publication.
     """
 
     key: str
@@ -65,6 +74,8 @@ class TrackedRun:
     started: int | None = None
     ended: int | None = None
     data: str = ""
+    tables: tuple[str, ...] = ()
+    model: TrackedModel | None = None
 
 
 def merge(runs: Iterable[TrackedRun]) -> list[TrackedRun]:
@@ -87,6 +98,8 @@ def _joined(before: TrackedRun, after: TrackedRun) -> TrackedRun:
         points=before.points + after.points,
         datasets=before.datasets + after.datasets,
         files={**before.files, **after.files},
+        tables=tuple(dict.fromkeys(before.tables + after.tables)),
+        model=after.model or before.model,
         started=before.started if before.started is not None else after.started,
     )
 

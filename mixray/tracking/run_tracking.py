@@ -11,7 +11,7 @@ from typing import Any, Self
 from mixray.config import RunFile
 from mixray.errors import InputError, canonical_uris
 from mixray.mixture import Mixture
-from mixray.store import RunIndex, Status, Storage, fingerprint
+from mixray.store import Artifact, RunIndex, Status, Storage, fingerprint
 from mixray.tracking.connection import Unreachable, artifact_location, is_server, resolve_uri, short_reason
 from mixray.tracking.mlflow_runs import Destination, MlflowRuns
 from mixray.tracking.projection import RunContents, records_of_run, training_points
@@ -100,18 +100,20 @@ def stored_records(config: RunFile, storage: Storage, run_folder: str, index: Ru
         with suppress(InputError, UnicodeDecodeError):  # a damaged file is written anew by the next run
             mixtures[name.removesuffix(".json")] = Mixture.from_json(text.decode())
     report = _files(storage, f"{run_folder}/report", "")
+    models = index.artifacts("proxy", "arm")
     contents = RunContents(
         location=storage.location(run_folder),
         pools={key: (artifact.id, index.counts[key]) for key, artifact in index.artifacts("source", "target").items()},
-        models=index.artifacts("proxy", "arm"),
+        models=models,
+        model_places={key: _place(storage, model) for key, model in models.items() if model.files},
         mixtures=mixtures,
         figures={name: data for name, data in report.items() if name.endswith(".png")},
         summary=report.get(SUMMARY_FILE, b"").decode(),
         results=_files(storage, run_folder, RESULTS_FILE).get(RESULTS_FILE),
     )
     data = data_identity(storage, run_folder, index)
-    run, *models = [replace(record, data=data) for record in records_of_run(config, contents)]
-    return [replace(run, status=index.status, started=index.started, ended=index.ended), *models]
+    run, *children = [replace(record, data=data) for record in records_of_run(config, contents)]
+    return [replace(run, status=index.status, started=index.started, ended=index.ended), *children]
 
 
 def data_identity(storage: Storage, run_folder: str, index: RunIndex) -> str:
@@ -130,6 +132,11 @@ def destination_of(config: RunFile, storage: Storage, run_folder: str) -> Destin
         None if is_server(uri) else artifact_location(storage),
         remedy=f"`mixray show {storage.location(run_folder)}` publishes the run once MLflow answers",
     )
+
+
+def _place(storage: Storage, model: Artifact) -> str:
+    """Return the folder of a model's files, as a path or URI."""
+    return storage.location(next(iter(model.files.values())).path.rpartition("/")[0])
 
 
 def _files(storage: Storage, folder: str, ending: str) -> dict[str, bytes]:

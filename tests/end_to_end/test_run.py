@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import mlflow
@@ -15,6 +16,7 @@ import mixray
 from mixray.cli import app
 from mixray.cluster import Session
 from mixray.methods import balanced
+from mixray.result import show
 from tests.end_to_end.conftest import content_of, results, small_run
 from tests.end_to_end.conftest import mixray as command
 
@@ -68,13 +70,18 @@ def test_mlflow_has_the_run_its_children_curves_and_figures(finished: Path) -> N
     assert set(runs) == children | {parent.info.run_name}
     assert {runs[name].data.tags["mlflow.parentRunId"] for name in children} == {parent.info.run_id}
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
-    assert parent.data.params["proxy.optimizer.learning_rate"] == "0.003"
+    assert parent.data.params["proxy.tokens"] == "30000"
     curve = client.get_metric_history(runs["proxy/animals"].info.run_id, "loss")
     steps = [point.step for point in curve]
     assert steps == sorted(set(steps))
     assert steps[-1] == 117 * 8 * 32
     assert curve[-1].value < curve[0].value - 1
-    assert parent.data.metrics["realised/zoo/mixmin"] < parent.data.metrics["realised/zoo/balanced"]
+    best, balanced = runs["arm/mixmin-zoo"].data, runs["arm/balanced"].data
+    assert parent.data.metrics["held_out/zoo"] == best.metrics["held_out/zoo"] < balanced.metrics["held_out/zoo"]
+    assert (best.tags["role"], best.tags["method"], best.tags["target"]) == ("arm", "mixmin", "zoo")
+    assert set(balanced.params) >= {"share.animals", "share.numbers", "share.colours"}
+    models = client.search_logged_models([experiment.experiment_id])
+    assert {model.source_run_id for model in models} == {runs[name].info.run_id for name in children}
     assert {entry.dataset.name for entry in parent.inputs.dataset_inputs} >= {"animals", "zoo"}
     figures = {Path(item.path).name for item in client.list_artifacts(parent.info.run_id, "figures")}
     assert figures == {
@@ -90,18 +97,21 @@ def test_a_second_run_trains_and_scores_nothing_and_starts_no_cluster(finished: 
     assert again.returncode == 0, again.stderr
     assert ({kind: content_of(storage, kind) for kind in kinds}, results(storage)) == before
     assert "tokens/s" not in again.stderr
-    *_, folder, page, view = again.stdout.rstrip().splitlines()
+    *_, folder, page, view, address = again.stdout.rstrip().splitlines()
     assert folder == f"run folder: {the_run(finished)}"
     assert page == f"report: {the_run(finished) / 'report' / 'report.html'}"
     text = (the_run(finished) / "report" / "report.html").read_text()
     assert text.count("has the lowest held-out loss") == text.count('class="what-if"') == 2
     assert view == f"open it in MLflow: mlflow ui --backend-store-uri sqlite:///{finished / 'runs-here' / 'mlflow.db'}"
+    assert re.fullmatch(r"and then at http://127.0.0.1:5000/#/experiments/1/runs/\w+\?workflowType=.*", address)
 
 
 def test_show_prints_what_the_files_hold(finished: Path) -> None:
     shown = command("show", the_run(finished))
     assert shown.returncode == 0, shown.stderr
     assert "lowest held-out loss" in shown.stdout
+    html = show(str(the_run(finished)))._repr_html_()
+    assert (html.count("<svg"), html.count("<table>")) == (4, 4), "figures and tables of two mixtures in a notebook"
     as_json = json.loads(command("show", the_run(finished), "--json").stdout)
     assert as_json == json.loads((finished / "stdout.json").read_text())
 

@@ -45,6 +45,10 @@ def test_other_addresses_are_refused(uri: str, storage: Storage) -> None:
 def test_the_command_for_a_database_is_quoted_for_the_shell() -> None:
     command = view_command("sqlite:////tmp/my runs/mlflow.db")
     assert command == "mlflow ui --backend-store-uri 'sqlite:////tmp/my runs/mlflow.db'"
+    assert view_command("sqlite:////tmp/mlflow.db", "/experiments/1").splitlines() == [
+        "mlflow ui --backend-store-uri sqlite:////tmp/mlflow.db",
+        "and then at http://127.0.0.1:5000/#/experiments/1",
+    ]
 
 
 def test_a_server_is_opened_at_the_page_of_the_run() -> None:

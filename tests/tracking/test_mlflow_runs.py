@@ -14,7 +14,7 @@ import pytest
 from mixray.store import Storage
 from mixray.tracking.connection import Unreachable
 from mixray.tracking.mlflow_runs import Destination, MlflowRuns
-from mixray.tracking.records import Context, Point, TrackedDataset, TrackedRun
+from mixray.tracking.records import Context, Point, TrackedDataset, TrackedModel, TrackedRun
 
 Connect = Callable[..., MlflowRuns]
 View = Callable[[], Any]
@@ -78,7 +78,7 @@ def test_children_are_nested_under_the_run(connect: Connect, view: View) -> None
     mlflow = view()
     parent, child = mlflow.run(RUN), mlflow.run(PROXY)
     assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
-    assert (parent.data.tags["mixray.key"], child.data.tags["mixray.key"]) == ("", PROXY)
+    assert (parent.data.tags.get("mixray.key"), child.data.tags["mixray.key"]) == (None, PROXY)
     assert {run.data.tags["mixray.run"] for run in mlflow.runs} == {RUN}
     assert parent.data.params == {"seed": "0", "proxy.tokens": "200000"}
     assert parent.data.tags["mixray.folder"] == "/store/runs/x"
@@ -261,3 +261,26 @@ def test_an_experiment_in_the_bin_is_reported_as_it_is(connect: Connect, view: V
     warnings: list[str] = []
     connect(warn=warnings.append).publish([TrackedRun("", {"seed": "0"})])
     assert "deleted" in warnings[0]
+
+
+def test_an_experiment_opens_in_the_view_of_training_runs(connect: Connect, view: View) -> None:
+    connect()
+    assert view().experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+
+
+def test_a_model_is_listed_once_with_where_it_is(connect: Connect, view: View) -> None:
+    record = TrackedRun(PROXY, model=TrackedModel("proxy-python", "/store/artifacts/proxy/1"))
+    for _ in range(2):
+        connect().publish([record])
+    mlflow = view()
+    (model,) = mlflow.client.search_logged_models([mlflow.experiment.experiment_id])
+    assert (model.name, model.tags["location"]) == ("proxy-python", "/store/artifacts/proxy/1")
+    assert (str(model.status), model.source_run_id) == ("READY", mlflow.run(PROXY).info.run_id)
+
+
+def test_a_table_is_marked_as_one(connect: Connect, view: View) -> None:
+    content = json.dumps({"columns": ["arm", "held_out"], "data": [["mixmin", 4.0]]}).encode()
+    connect().publish([TrackedRun("", files={"comparison.json": content}, tables=("comparison.json",))])
+    mlflow = view()
+    tags = mlflow.run(RUN).data.tags
+    assert json.loads(tags["mlflow.loggedArtifacts"]) == [{"path": "comparison.json", "type": "table"}]

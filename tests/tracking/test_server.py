@@ -85,6 +85,7 @@ def test_an_outage_leaves_no_gap_in_what_mlflow_holds(
     assert mlflow.file(RUN, "proxy_curves.png", tmp_path / "down") == b"\x89PNG curves"
     assert mlflow.file(RUN, "figures/sklearn_weights.png", tmp_path / "down") == b"\x89PNG weights"
     page = f"{server.uri}/#/experiments/{mlflow.experiment.experiment_id}/runs/{parent.info.run_id}"
+    page += "?workflowType=machine_learning"
     index = RunIndex.open(storage, FOLDER)
     with RunTracking(config, storage, FOLDER, index, pytest.fail) as tracking:
         pass

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from html import escape
 from typing import Self
 
 import numpy as np
@@ -13,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from mixray.errors import InputError
 from mixray.mixture import Mixture
+from mixray.notebook import html_table
 from mixray.simplex.analysis.gain import Gain, gains
 from mixray.simplex.analysis.profile import profile_intervals
 from mixray.simplex.checks import Matrix, Vector
@@ -131,9 +131,5 @@ class Solution:
 
     def _repr_html_(self) -> str:
         """Return a table of the shares, largest first, for notebooks."""
-        rows = "".join(
-            f"<tr><td style='text-align:left'>{escape(name)}</td><td>{100 * share:.1f} %</td></tr>"
-            for name, share in self._shares_by_size()
-        )
-        head = "<tr><th style='text-align:left'>source</th><th>share</th></tr>"
-        return f"<table><caption>{escape(self._facts())}</caption>{head}{rows}</table>"
+        rows = [(name, f"{100 * share:.1f} %") for name, share in self._shares_by_size()]
+        return html_table(("source", "share"), rows, caption=self._facts())
