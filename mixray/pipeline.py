@@ -104,7 +104,7 @@ def search_mixtures(run: MixtureRun, session: Session, until: Stage) -> None:
     columns = score_targets(run, session, data, proxies)
     if until == "cache":
         return
-    solutions = solve_mixtures(run, session, data, columns)
+    solutions = solve_mixtures(run, session, data, proxies, columns)
     if until == "mixture":
         return
     solutions = measure_swarm(run, session, data, columns, solutions)

@@ -17,8 +17,10 @@ from mixray.cluster.scoring import score
 from mixray.cluster.shards import on_shards
 from mixray.cluster.watching import News
 from mixray.config import dump_config
-from mixray.data import ExampleInputs, Prepared, prepare
+from mixray.data import ExampleInputs, Prepared, TextInputs, prepare
+from mixray.diagnose import retraining_against_prediction
 from mixray.errors import without_credentials
+from mixray.mixture import Mixture, MixtureWarning
 from mixray.models import (
     ARM,
     PROXY,
@@ -55,12 +57,15 @@ from mixray.search import (
     problem_to_vary,
     rehearsed_mixtures,
     solve_once,
+    source_warnings,
     swarm_seeds,
     swarm_tokens,
+    target_warnings,
     with_forecast,
     with_held_out_results,
     with_rivals,
 )
+from mixray.search.solving import StoredCaches
 from mixray.store import Artifact, ModelMeta
 from mixray.store.target_parts import PARTS, TargetPart
 from mixray.tracking import SUMMARY_FILE
@@ -111,23 +116,29 @@ def score_targets(run: MixtureRun, session: Session, data: Prepared, proxies: Mo
     return columns
 
 
-def solve_mixtures(run: MixtureRun, session: Session, data: Prepared, columns: Columns) -> dict[str, SolvedMixture]:
-    """Solve the convex problem of every mixture."""
+def solve_mixtures(
+    run: MixtureRun, session: Session, data: Prepared, proxies: Models, columns: Columns
+) -> dict[str, SolvedMixture]:
+    """Solve the convex problem of every mixture, and look for signs that the answer should not be trusted."""
     config, solutions = run.config, {}
     targets_of = mixture_targets(config)
     with run.stage("mixture", len(targets_of)) as stage:
         on_actors = partial(on_shards, session, config.mixture, stage.update)
+        of_sources = _source_warnings(run, data, proxies)
         for name, targets in targets_of.items():
-            solutions[name] = solve_once(
+            caches = {target: (data.targets[target], columns[target]) for target in targets}
+            solved = solve_once(
                 run.artifacts,
                 config,
                 in_memory if config.mixture.shards is None else on_actors,
-                targets={target: (data.targets[target], columns[target]) for target in targets},
+                targets=caches,
                 available_tokens=data.available_tokens,
                 sizes=run.source_sizes(),
                 run=run.name,
             )
-            mixture = solutions[name].mixture
+            signs = [*of_sources, *_target_warnings(run, data, solved.mixture, caches)]
+            mixture = solved.mixture.model_copy(update={"warnings": [*solved.mixture.warnings, *signs]})
+            solutions[name] = SolvedMixture(mixture, solved.trace)
             run.save_mixture(name, mixture, keep_results=True)
             leaders = sorted(mixture.weights.items(), key=lambda item: -item[1])[:3]
             shares = ", ".join(f"{source} {share:.1%}" for source, share in leaders)
@@ -229,6 +240,20 @@ def _member_columns(
     return score(session, run.artifacts, config.cache, config.proxy, models, data.targets, part, lambda *_: None)
 
 
+def _source_warnings(run: MixtureRun, data: Prepared, proxies: Models) -> list[MixtureWarning]:
+    """Return warnings about proxies that have learned little; only texts have token frequencies to compare with."""
+    if not isinstance(data.inputs, TextInputs):
+        return []
+    return source_warnings(run.config, run.storage, data.inputs, data.sources, proxies)
+
+
+def _target_warnings(run: MixtureRun, data: Prepared, mixture: Mixture, caches: StoredCaches) -> list[MixtureWarning]:
+    """Return warnings about the targets; none where their predictions are on shards, larger than memory."""
+    if not isinstance(data.inputs, TextInputs) or run.config.mixture.shards is not None:
+        return []
+    return target_warnings(run.config, run.storage, data.inputs, mixture, caches)
+
+
 def retrain_arms(
     run: MixtureRun, session: Session, data: Prepared, proxies: Models, solutions: Mapping[str, SolvedMixture]
 ) -> Models:
@@ -274,7 +299,8 @@ def judge_arms(
         for name, mixture in with_held_out_results(
             config, run.storage, mixtures, results, data.available_tokens
         ).items():
-            run.save_mixture(name, mixture)
+            signs = retraining_against_prediction(mixture)
+            run.save_mixture(name, mixture.model_copy(update={"warnings": [*mixture.warnings, *signs]}))
 
 
 def write_report(run: MixtureRun, data: Prepared, columns: Columns, solutions: Mapping[str, SolvedMixture]) -> None:

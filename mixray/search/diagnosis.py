@@ -1,0 +1,80 @@
+"""What the signs of ``mixray.diagnose`` are worked out from: models, stored rows and predictions of a run of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from mixray.cache import PredictionCache, read_cache
+from mixray.config import RunConfig
+from mixray.data import TextInputs, open_rows
+from mixray.diagnose import concentration, proxies_without_signal, target_out_of_reach, token_frequency_loss
+from mixray.mixture import Mixture, MixtureWarning
+from mixray.store import Artifact, ModelMeta, Storage
+from mixray.store.tables import read_table
+from mixray.store.target_parts import part_files
+
+MOST_WINDOWS = 1024
+"""Of each source: enough to know how frequent its tokens are, and little to read."""
+
+
+def source_warnings(
+    config: RunConfig,
+    storage: Storage,
+    inputs: TextInputs,
+    sources: Mapping[str, Artifact],
+    proxies: Mapping[str, Artifact],
+) -> list[MixtureWarning]:
+    """Return warnings about proxies that have learned little. ``sources``: the training windows of each."""
+    frequencies = {}
+    for name, artifact in sources.items():
+        windows = open_rows(storage, artifact)
+        if len(windows) >= 2:
+            rows = windows.read(np.arange(min(len(windows), MOST_WINDOWS)))
+            frequencies[name] = token_frequency_loss(rows, inputs.vocab_size)
+    losses = {name: ModelMeta.from_artifact(proxy).final_loss for name, proxy in proxies.items()}
+    return proxies_without_signal(losses, frequencies, config.loss_unit)
+
+
+def target_warnings(
+    config: RunConfig,
+    storage: Storage,
+    inputs: TextInputs,
+    mixture: Mixture,
+    caches: Mapping[str, tuple[Artifact, Mapping[str, Artifact]]],
+) -> list[MixtureWarning]:
+    """Return warnings about a mixture's targets, as their fit parts show them.
+
+    ``caches``: target -> its rows and its columns by source. Reads the predictions of one target at a time.
+    """
+    warnings = []
+    for target in mixture.targets:
+        rows, columns = caches[target]
+        cache = read_cache(storage, rows, "fit", columns)
+        by_token = {source: token_mean for source, (_, token_mean) in cache.losses().items()}
+        frequency_loss = _target_frequency_loss(storage, rows, inputs)
+        if frequency_loss is not None:
+            warnings += target_out_of_reach(target, by_token, frequency_loss, config.loss_unit)
+        if len(mixture.targets) == 1:
+            warnings += concentration(mixture, _document_losses(cache), cache.document_counts())
+    return warnings
+
+
+def _document_losses(cache: PredictionCache) -> np.ndarray:
+    """Return the total loss of every document under every model, float64 (documents, models)."""
+    losses = np.zeros((len(cache.document_ids), len(cache.models)))
+    np.add.at(losses, cache.documents, -cache.log_probs)
+    return losses
+
+
+def _target_frequency_loss(storage: Storage, rows: Artifact, inputs: TextInputs) -> float | None:
+    """Return the loss of the token frequencies of a target's fit part; None where that has too few rows."""
+    tokens = read_table(storage, rows.files[part_files(rows, "fit")[0]])["tokens"].to_pylist()
+    labels = [np.array(row[1:]) for row in tokens]
+    if len(labels) < 2:
+        return None
+    # Halves of whole rows: the frequencies that predict a row come from other rows.
+    even, odd = np.concatenate(labels[::2]), np.concatenate(labels[1::2])
+    size = min(len(even), len(odd))
+    return token_frequency_loss(np.stack([even[:size], odd[:size]]), inputs.vocab_size)
