@@ -47,6 +47,7 @@ from mixray.search import (
     ArmArtifacts,
     MeasuredSwarm,
     NoiseFloor,
+    ProxyTraining,
     SolvedMixture,
     arm_models,
     baseline_shares,
@@ -57,7 +58,6 @@ from mixray.search import (
     problem_to_vary,
     rehearsed_mixtures,
     solve_once,
-    source_warnings,
     swarm_seeds,
     swarm_tokens,
     target_warnings,
@@ -124,7 +124,7 @@ def solve_mixtures(
     targets_of = mixture_targets(config)
     with run.stage("mixture", len(targets_of)) as stage:
         on_actors = partial(on_shards, session, config.mixture, stage.update)
-        of_sources = _source_warnings(run, data, proxies)
+        training = _proxy_training(run, data, proxies)
         for name, targets in targets_of.items():
             caches = {target: (data.targets[target], columns[target]) for target in targets}
             solved = solve_once(
@@ -136,7 +136,7 @@ def solve_mixtures(
                 sizes=run.source_sizes(),
                 run=run.name,
             )
-            signs = [*of_sources, *_target_warnings(run, data, solved.mixture, caches)]
+            signs = _signs(run, data, solved.mixture, caches, training)
             mixture = solved.mixture.model_copy(update={"warnings": [*solved.mixture.warnings, *signs]})
             solutions[name] = SolvedMixture(mixture, solved.trace)
             run.save_mixture(name, mixture, keep_results=True)
@@ -240,18 +240,23 @@ def _member_columns(
     return score(session, run.artifacts, config.cache, config.proxy, models, data.targets, part, lambda *_: None)
 
 
-def _source_warnings(run: MixtureRun, data: Prepared, proxies: Models) -> list[MixtureWarning]:
-    """Return warnings about proxies that have learned little; only texts have token frequencies to compare with."""
+def _proxy_training(run: MixtureRun, data: Prepared, proxies: Models) -> ProxyTraining | None:
+    """Return what the proxies have learned; None for examples, which have no token frequencies to compare with."""
     if not isinstance(data.inputs, TextInputs):
-        return []
-    return source_warnings(run.config, run.storage, data.inputs, data.sources, proxies)
+        return None
+    return ProxyTraining.read(run.storage, data.inputs, data.sources, proxies)
 
 
-def _target_warnings(run: MixtureRun, data: Prepared, mixture: Mixture, caches: StoredCaches) -> list[MixtureWarning]:
-    """Return warnings about the targets; none where their predictions are on shards, larger than memory."""
-    if not isinstance(data.inputs, TextInputs) or run.config.mixture.shards is not None:
+def _signs(
+    run: MixtureRun, data: Prepared, mixture: Mixture, caches: StoredCaches, training: ProxyTraining | None
+) -> list[MixtureWarning]:
+    """Return the signs that a mixture of texts should not be trusted."""
+    if not isinstance(data.inputs, TextInputs) or training is None:
         return []
-    return target_warnings(run.config, run.storage, data.inputs, mixture, caches)
+    warnings = training.warnings(run.config.loss_unit)
+    if run.config.mixture.shards is None:  # on shards, predictions are larger than memory
+        warnings += target_warnings(run.config, run.storage, data.inputs, mixture, caches, training)
+    return warnings
 
 
 def retrain_arms(

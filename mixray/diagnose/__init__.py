@@ -6,6 +6,7 @@ from mixray.diagnose.signs import (
     retraining_against_prediction,
     target_out_of_reach,
     token_frequency_loss,
+    weak_proxies,
 )
 
 __all__ = [
@@ -14,4 +15,5 @@ __all__ = [
     "retraining_against_prediction",
     "target_out_of_reach",
     "token_frequency_loss",
+    "weak_proxies",
 ]

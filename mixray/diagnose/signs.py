@@ -41,19 +41,27 @@ def token_frequency_loss(rows: NDArray[np.integer[Any]], vocabulary: int) -> flo
     return total / sum(half.size for half in halves)
 
 
-def proxies_without_signal(
-    proxy_losses: Mapping[str, float], frequency_losses: Mapping[str, float], unit: str
-) -> list[MixtureWarning]:
-    """Return a warning where proxies have hardly learned more than how frequent each token of their source is.
+def weak_proxies(proxy_losses: Mapping[str, float], frequency_losses: Mapping[str, float]) -> list[str]:
+    """Return the sources whose proxies have hardly learned more than how frequent each token of the source is.
 
     ``proxy_losses``: source -> the last loss of its proxy's training; ``frequency_losses``: source -> that of token
-    frequencies; both in ``unit``, nats per token. Mixtures of such proxies rank sources by vocabulary alone.
+    frequencies.
     """
-    weak = [
+    return [
         source
         for source, loss in proxy_losses.items()
         if source in frequency_losses and loss > (1 - LEAST_ADVANTAGE) * frequency_losses[source]
     ]
+
+
+def proxies_without_signal(
+    proxy_losses: Mapping[str, float], frequency_losses: Mapping[str, float], unit: str
+) -> list[MixtureWarning]:
+    """Return a warning where there are weak proxies. Their mixtures compare sources by vocabulary alone.
+
+    Arguments: see ``weak_proxies``; both in ``unit``, nats per token.
+    """
+    weak = weak_proxies(proxy_losses, frequency_losses)
     if not weak:
         return []
     named = ", ".join(f"{source} {proxy_losses[source]:.2f} ({frequency_losses[source]:.2f})" for source in weak[:5])
@@ -70,9 +78,11 @@ def target_out_of_reach(
 ) -> list[MixtureWarning]:
     """Return a warning where no proxy predicts a target better than the target's own token frequencies do.
 
-    ``proxy_losses``: source -> mean loss of its proxy over the target's tokens; ``frequency_loss``: that of the
-    target's own token frequencies; nats per token.
+    ``proxy_losses``: source -> mean loss over the target's tokens of its proxy, of those that are not weak (a weak one
+    is near no target); ``frequency_loss``: that of the target's own token frequencies; nats per token.
     """
+    if not proxy_losses:
+        return []
     best = min(proxy_losses, key=lambda source: proxy_losses[source])
     if proxy_losses[best] < frequency_loss:
         return []

@@ -5,7 +5,7 @@ It computes on numbers alone: the same code serves ``mixray run`` on a cluster a
 
 from mixray.search.again import Sweep, solve_again
 from mixray.search.arms import ArmArtifacts, ArmModel, arm_models, with_files_read, with_held_out_results
-from mixray.search.diagnosis import source_warnings, target_warnings
+from mixray.search.diagnosis import ProxyTraining, target_warnings
 from mixray.search.forecasts import rehearsed_mixtures, with_forecast
 from mixray.search.problem import baseline_shares, feasible_set, problem_to_vary
 from mixray.search.rivals import with_rivals
@@ -17,6 +17,7 @@ __all__ = [
     "ArmModel",
     "MeasuredSwarm",
     "NoiseFloor",
+    "ProxyTraining",
     "SolvedMixture",
     "Sweep",
     "arm_models",
@@ -30,7 +31,6 @@ __all__ = [
     "rehearsed_mixtures",
     "solve_again",
     "solve_once",
-    "source_warnings",
     "swarm_seeds",
     "swarm_tokens",
     "target_warnings",

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
 from mixray.cache import PredictionCache, read_cache
 from mixray.config import RunConfig
 from mixray.data import TextInputs, open_rows
-from mixray.diagnose import concentration, proxies_without_signal, target_out_of_reach, token_frequency_loss
+from mixray.diagnose import (
+    concentration,
+    proxies_without_signal,
+    target_out_of_reach,
+    token_frequency_loss,
+    weak_proxies,
+)
 from mixray.mixture import Mixture, MixtureWarning
+from mixray.search.solving import StoredCaches
 from mixray.store import Artifact, ModelMeta, Storage
 from mixray.store.tables import read_table
 from mixray.store.target_parts import part_files
@@ -19,22 +27,38 @@ MOST_WINDOWS = 1024
 """Of each source: enough to know how frequent its tokens are, and little to read."""
 
 
-def source_warnings(
-    config: RunConfig,
-    storage: Storage,
-    inputs: TextInputs,
-    sources: Mapping[str, Artifact],
-    proxies: Mapping[str, Artifact],
-) -> list[MixtureWarning]:
-    """Return warnings about proxies that have learned little. ``sources``: the training windows of each."""
-    frequencies = {}
-    for name, artifact in sources.items():
-        windows = open_rows(storage, artifact)
-        if len(windows) >= 2:
-            rows = windows.read(np.arange(min(len(windows), MOST_WINDOWS)))
-            frequencies[name] = token_frequency_loss(rows, inputs.vocab_size)
-    losses = {name: ModelMeta.from_artifact(proxy).final_loss for name, proxy in proxies.items()}
-    return proxies_without_signal(losses, frequencies, config.loss_unit)
+@dataclass(frozen=True)
+class ProxyTraining:
+    """Source -> the last loss of its proxy's training, and that of predicting its tokens by their frequency alone.
+
+    Both are in nats per token.
+    """
+
+    losses: Mapping[str, float]
+    frequency_losses: Mapping[str, float]
+
+    @classmethod
+    def read(
+        cls, storage: Storage, inputs: TextInputs, sources: Mapping[str, Artifact], proxies: Mapping[str, Artifact]
+    ) -> ProxyTraining:
+        """Read what the proxies' trainings recorded, and the first windows of every source."""
+        frequencies = {}
+        for name, artifact in sources.items():
+            windows = open_rows(storage, artifact)
+            if len(windows) >= 2:
+                rows = windows.read(np.arange(min(len(windows), MOST_WINDOWS)))
+                frequencies[name] = token_frequency_loss(rows, inputs.vocab_size)
+        losses = {name: ModelMeta.from_artifact(proxy).final_loss for name, proxy in proxies.items()}
+        return cls(losses, frequencies)
+
+    def warnings(self, unit: str) -> list[MixtureWarning]:
+        """Return a warning about proxies that have learned little."""
+        return proxies_without_signal(self.losses, self.frequency_losses, unit)
+
+    def with_signal(self) -> list[str]:
+        """Return the sources whose proxies have learned something."""
+        weak = weak_proxies(self.losses, self.frequency_losses)
+        return [source for source in self.losses if source not in weak]
 
 
 def target_warnings(
@@ -42,17 +66,19 @@ def target_warnings(
     storage: Storage,
     inputs: TextInputs,
     mixture: Mixture,
-    caches: Mapping[str, tuple[Artifact, Mapping[str, Artifact]]],
+    caches: StoredCaches,
+    proxies: ProxyTraining,
 ) -> list[MixtureWarning]:
     """Return warnings about a mixture's targets, as their fit parts show them.
 
-    ``caches``: target -> its rows and its columns by source. Reads the predictions of one target at a time.
+    Reads the predictions of one target at a time.
     """
     warnings = []
     for target in mixture.targets:
         rows, columns = caches[target]
         cache = read_cache(storage, rows, "fit", columns)
-        by_token = {source: token_mean for source, (_, token_mean) in cache.losses().items()}
+        losses = cache.losses()
+        by_token = {source: losses[source][1] for source in proxies.with_signal()}
         frequency_loss = _target_frequency_loss(storage, rows, inputs)
         if frequency_loss is not None:
             warnings += target_out_of_reach(target, by_token, frequency_loss, config.loss_unit)
