@@ -37,6 +37,15 @@ def held_out_losses(mixture: Mixture) -> dict[str, float]:
     return {arm: result.nll for arm, result in mixture.retrain.items() if result.nll is not None}
 
 
+def arm_on(mixture: Mixture, method: str) -> str | None:
+    """Return the retrained arm on a method's mixture: that of its name or, of those that have another name, the first;
+    None where there is none."""
+    held_out = held_out_losses(mixture)
+    if method in held_out:
+        return method
+    return next((arm for arm in held_out if mixture.retrain[arm].mixture == method), None)
+
+
 def arms_best_first(mixture: Mixture) -> list[str]:
     """Return the arms by held-out loss; those without one come last, by predicted loss."""
     held_out, infinity = held_out_losses(mixture), float("inf")

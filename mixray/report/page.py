@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mixray.mixture import Mixture
-from mixray.report.comparison import SEARCHED, arms_best_first, difference, held_out_losses, reference_arm
+from mixray.report.comparison import SEARCHED, arm_on, arms_best_first, difference, held_out_losses, reference_arm
 from mixray.report.tables import ArmShares, closing_report, summary_lines
 
 PAGE_FILE = "report.html"
@@ -164,15 +164,17 @@ def _differences_chart(mixture: Mixture) -> Chart:
     values = [each.value for each in differences]
     reach = _reach(values, [each.interval or (each.value, each.value) for each in differences])
     data = [{**_points("held-out", values, arms), "error_x": reach, "marker": _marker(0)}]
-    if reference == SEARCHED and mixture.gain:
-        predicted = [arm for arm in arms if arm in mixture.gain]
-        gains = [mixture.gain[arm] for arm in predicted]
+    if reference == arm_on(mixture, SEARCHED) and mixture.gain:
+        baseline_of = {arm: mixture.retrain[arm].mixture or arm for arm in arms}
+        predicted = [arm for arm in arms if baseline_of[arm] in mixture.gain]
+        gains = [mixture.gain[baseline_of[arm]] for arm in predicted]
         values = [gain.estimate for gain in gains]
         reach = _reach(values, [gain.interval or (gain.estimate, gain.estimate) for gain in gains])
         data.append({**_points("predicted", values, predicted), "error_x": reach, "marker": _marker(1)})
+    seeds = " and seeds" if any(len(result.nll_by_seed) > 1 for result in mixture.retrain.values()) else ""
     return Chart(
         title=f"Loss above that of {reference}, {mixture.loss_unit}",
-        note=f"Right of zero: worse than {reference}. Lines: paired 95 % intervals over documents.",
+        note=f"Right of zero: worse than {reference}. Lines: paired 95 % intervals over documents{seeds}.",
         data=data,
         layout={
             **NAMES_AT_LEFT,
@@ -246,15 +248,18 @@ def _reach(values: Sequence[float], intervals: Sequence[tuple[float, float]]) ->
 
 
 def _what_if(mixture: Mixture, problem: ProblemToVary) -> PlotlyJson:
-    """Return the problem as the page reads it: likelihoods relative to each row's best source, float32, little-endian.
+    """Return the problem as the page reads it: log-probabilities above each row's largest of a source that may have a
+    share, float32, little-endian.
 
-    The maximum of every row is added to the loss again as a constant.
+    That of every row is added to the loss again as a constant. The page divides by the largest likelihood of a source
+    that its own limits allow.
     """
-    best = problem.log_probs.max(axis=1)
-    relative = np.exp(problem.log_probs - best[:, None]).astype("<f4")
+    allowed = [problem.limits.get(source, (0.0, 1.0))[1] > 0 for source in mixture.sources]
+    best = problem.log_probs[:, allowed].max(axis=1)
+    relative = (problem.log_probs - best[:, None]).astype("<f4")
     return {
         "sources": mixture.sources,
-        "likelihoods": base64.b64encode(relative.tobytes()).decode(),
+        "log_probs": base64.b64encode(relative.tobytes()).decode(),
         "weights": base64.b64encode(problem.row_weights.astype("<f8").tobytes()).decode(),
         "constant": float(-(problem.row_weights * best).sum()),
         "limits": [problem.limits.get(source, (0.0, 1.0)) for source in mixture.sources],

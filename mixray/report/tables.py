@@ -15,6 +15,7 @@ from mixray.numerics import NATS
 from mixray.report.comparison import (
     PLAIN,
     SEARCHED,
+    arm_on,
     arms_best_first,
     compared_with_winner,
     difference,
@@ -205,25 +206,25 @@ def gain_table(mixture: Mixture) -> RenderableType:
 
     Before the retraining, how the prediction was corrected stands in place of what came out.
     """
-    held_out = held_out_losses(mixture)
-    is_retrained = SEARCHED in held_out
-    names = ("predicted", "came out", "95 % interval") if is_retrained else ("gain", "of the fit", "more documents")
+    searched = arm_on(mixture, SEARCHED)
+    names = ("predicted", "came out", "95 % interval") if searched else ("gain", "of the fit", "more documents")
     table = new_table("over", names[0], "95 % interval", *names[1:])
     for arm, gain in mixture.gain.items():
         cells = [arm, difference_text(gain.estimate), _interval_text(gain.interval)]
-        if not is_retrained:
+        if searched is None:
             more = "no number" if gain.more_documents is None else f"{gain.more_documents:,}"
             cells += [difference_text(-gain.optimism), more]
-        elif arm in held_out:
-            realised = difference(mixture, arm, SEARCHED)
+        elif (retrained := arm_on(mixture, arm)) is not None:
+            realised = difference(mixture, retrained, searched)
             cells += [difference_text(realised.value), _interval_text(realised.interval)]
         table.add_row(*cells)
-    if is_retrained:
+    if searched is not None:
         caption = (
             "predicted: at the size of the proxies, on documents that did not choose the mixture; came out: of the "
             "retrained models, on the held-out documents"
         )
-        return titled(f"Gain on {_targets(mixture)}: nats per token, as predicted and as it came out", table, caption)
+        title = f"Gain on {_targets(mixture)}: {mixture.loss_unit}, as predicted and as it came out"
+        return titled(title, table, caption)
     caption = (
         "gain: what remains on documents that did not choose the mixture; of the fit: what these documents took off; "
         "more documents: of the target, expected to tell the gain from zero"
@@ -271,7 +272,7 @@ def sources_table(mixture: Mixture) -> RenderableType:
     number = f"n = {min(rows)}" if len(set(rows)) == 1 else f"n = {min(rows)} to {max(rows)}" if rows else "n = 0"
     unit = "windows" if mixture.share_of == TRAINING_TOKENS else "examples"
     caption = f"{number} {unit} that the arm's training did not read; ± reach of the 95 % interval over them"
-    return titled("Sources: realised share, and loss in nats per token", table, caption)
+    return titled(f"Sources: realised share, and loss in {mixture.loss_unit}", table, caption)
 
 
 def _loss_with_reach(result: SourceResult) -> str:
@@ -300,17 +301,17 @@ def sweep_tables(
 def _sweep_table(key: str, values: Sequence[object], mixtures: Sequence[Mixture | None]) -> RenderableType:
     table = new_table(key, "loss", "gap", "sources")
     table.add_column("largest shares", overflow="fold")
-    title = ""
+    title, unit = "", NATS
     for value, mixture in zip(values, mixtures, strict=True):
         if mixture is None:
             table.add_row(str(value), "", "", "", "no mixture satisfies the constraints")
             continue
-        title = _targets(mixture)
+        title, unit = _targets(mixture), mixture.loss_unit
         largest = sorted(mixture.weights.items(), key=lambda item: -item[1])[:3]
         shares = ", ".join(f"{source} {share_text(share)}" for source, share in largest)
         effective = "" if mixture.effective_sources is None else f"{mixture.effective_sources:.1f}"
         table.add_row(str(value), f"{mixture.loss[SEARCHED]:.6f}", small_text(mixture.gap or 0.0), effective, shares)
-    return titled(f"Sweep for {title}: predicted loss in nats per token", table, "sources: their effective number")
+    return titled(f"Sweep for {title}: predicted loss in {unit}", table, "sources: their effective number")
 
 
 # ------------------------------------------------------------------------------------------------------------ in words

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import mixray
-from mixray.mixture import Mixture
+from mixray.mixture import Mixture, PredictedGain
 from mixray.report import ProblemToVary, report_page
 from mixray.report.page import MOST_PREDICTIONS
 from mixray.report.tables import ArmShares
@@ -110,3 +110,30 @@ def test_the_panel_solves_the_problem_as_the_solver_does(
     assert float(outcome[1]) == pytest.approx(solution.loss, abs=2e-4)
     shares = [float(share) / 100 for share in re.findall(r"<output>([\d.]+) % \(", document)]
     assert shares == pytest.approx(solution.weights.tolist(), abs=5e-3)
+
+
+@needs_a_browser
+def test_a_source_without_a_share_does_not_scale_the_panels_rows(
+    page: Page, problem: ProblemToVary, tmp_path: Path
+) -> None:
+    """The first source, which the limits exclude, is 400 nats above the others: beside it they are 0 in float32."""
+    log_probs = problem.log_probs + np.eye(1, len(problem.limits))[0] * 400
+    limits = {source: (0.0, float(place > 0)) for place, source in enumerate(problem.limits)}
+    document = in_browser(page(replace(problem, log_probs=log_probs, limits=limits)), tmp_path)
+    outcome = re.search(r"Predicted loss ([\d.]+) nats per token", document)
+    assert outcome is not None
+    assert float(outcome[1]) == pytest.approx(mixray.solve(problem.log_probs[:, 1:]).loss, abs=2e-4)
+
+
+def test_the_chart_of_differences_names_what_its_intervals_cover_and_what_was_predicted(
+    page: Page, mixture: Mixture
+) -> None:
+    assert "paired 95 % intervals over documents." in page()
+    gain = PredictedGain(estimate=0.18, optimism=0.01, interval=None, more_documents=0)
+    arms = {
+        name: mixture.retrain[method].model_copy(update={"mixture": method, "nll_by_seed": [3.0, 3.1]})
+        for name, method in {"dro": "mixmin", "even": "balanced"}.items()
+    }
+    text = html.unescape(page(mixture=mixture.model_copy(update={"gain": {"balanced": gain}, "retrain": arms})))
+    assert "paired 95 % intervals over documents and seeds." in text
+    assert '"name": "predicted"' in text

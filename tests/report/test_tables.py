@@ -14,6 +14,7 @@ from mixray.report.tables import (
     gain_table,
     sources_table,
     summary_lines,
+    sweep_tables,
     warning_lines,
     weights_table,
 )
@@ -118,6 +119,22 @@ def test_after_the_retraining_a_predicted_gain_stands_beside_what_came_out(mixtu
         "predicted: at the size of the proxies, on documents that did not choose the",
         "mixture; came out: of the retrained models, on the held-out documents",
     ]
+
+
+def test_arms_of_other_names_on_the_same_mixtures_say_what_came_out(mixture: Mixture) -> None:
+    gain = PredictedGain(estimate=0.1809, optimism=0.01, interval=(0.15, 0.2118), more_documents=0)
+    plain, robust = mixture.retrain["balanced"], mixture.retrain["mixmin"]
+    arms = {"dro": robust.model_copy(update={"mixture": "mixmin", "objective": "group_dro"})}
+    arms["even"] = plain.model_copy(update={"mixture": "balanced", "objective": "group_dro"})
+    lines = printed(gain_table(mixture.model_copy(update={"gain": {"balanced": gain}, "retrain": arms})))
+    assert lines[2] == " balanced     +0.1809   +0.1500 to +0.2118    +0.1391   +0.1200 to +0.1580"
+
+
+def test_tables_of_a_regression_are_in_its_unit(mixture: Mixture) -> None:
+    gain = {"balanced": PredictedGain(estimate=0.18, optimism=0.01, interval=None, more_documents=0)}
+    of = mixture.model_copy(update={"loss_unit": "squared error", "gain": gain})
+    for table in (gain_table(of), sources_table(of), *sweep_tables("mixture.tau", [1], [{"sklearn": of}])):
+        assert "squared error" in printed(table, width=120)[0]
 
 
 def test_a_prediction_is_that_of_fresh_documents_where_there_is_one(mixture: Mixture) -> None:

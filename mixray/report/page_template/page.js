@@ -37,14 +37,29 @@ class Problem {
   constructor(content) {
     Object.assign(this, content);
     this.count = this.sources.length;
-    this.F = new Float32Array(bytes(content.likelihoods));
+    this.logs = new Float32Array(bytes(content.log_probs));
+    this.F = new Float64Array(this.logs.length);
     this.w = new Float64Array(bytes(content.weights));
+  }
+
+  /** Divide every row's likelihoods by the largest of a source that may have a share: another's may be out of reach. */
+  scaleTo(allowed) {
+    const p = this.count;
+    this.offset = this.constant;
+    for (let i = 0, row = 0; i < this.w.length; i++, row += p) {
+      let best = -Infinity;
+      for (let k = 0; k < p; k++) if (allowed[k]) best = Math.max(best, this.logs[row + k]);
+      for (let k = 0; k < p; k++) {
+        this.F[row + k] = allowed[k] && best > -Infinity ? Math.exp(this.logs[row + k] - best) : 0;
+      }
+      this.offset -= this.w[i] * best;
+    }
   }
 
   /** Return value (loss and pull), loss and the value's gradient. */
   evaluate(shares, strength) {
     const p = this.count, gradient = new Float64Array(p);
-    let loss = this.constant;
+    let loss = this.offset;
     for (let i = 0, row = 0; i < this.w.length; i++, row += p) {
       let mixed = 0;
       for (let k = 0; k < p; k++) mixed += this.F[row + k] * shares[k];
@@ -64,6 +79,7 @@ class Problem {
 
   /** Exponentiated gradient descent with a step size that adapts; ends on a certified gap, nats per token. */
   solve(low, high, strength, tolerance = 1e-5, most = 3000) {
+    this.scaleTo(high.map((limit) => limit > 0));
     let shares = project(new Array(this.count).fill(1), low, high), at = this.evaluate(shares, strength), step = 1;
     let gap = Infinity;
     for (let round = 0; round < most; round++) {
