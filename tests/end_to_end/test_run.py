@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import mlflow
@@ -104,6 +105,38 @@ def test_a_second_run_trains_and_scores_nothing_and_starts_no_cluster(finished: 
     assert text.count("has the lowest held-out loss") == text.count('class="what-if"') == 2
     assert view == f"open it in MLflow: mlflow ui --backend-store-uri sqlite:///{finished / 'runs-here' / 'mlflow.db'}"
     assert re.fullmatch(r"and then at http://127.0.0.1:5000/#/experiments/1/runs/\w+\?workflowType=.*", address)
+
+
+def test_a_damaged_artifact_of_every_kind_is_named_and_the_run_makes_it_anew(finished: Path, tmp_path: Path) -> None:
+    """Of each kind one file is truncated and, in another copy of the storage, one bit of it is turned."""
+    copy = tmp_path / "runs-here"
+    kinds = sorted(path.name for path in (finished / "runs-here" / "artifacts").iterdir())
+    assert kinds == ["column", "model", "proxy", "rows", "scan", "selection", "solution", "tokenizer", "tokens"]
+    sound = {kind: content_of(finished / "runs-here", kind) for kind in kinds}
+    for damage in (lambda data: data[:-1], lambda data: data[:-1] + bytes([data[-1] ^ 1])):
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(finished / "runs-here", copy)
+        (copy / "artifacts" / ".DS_Store").write_bytes(b"")
+        hurt: set[str] = set()
+        for kind in kinds:
+            id = sorted(sound[kind])[0]
+            manifest = json.loads((copy / "artifacts" / kind / id / "manifest.json").read_text())
+            name, record = max(manifest["files"].items(), key=lambda entry: int(entry[1]["bytes"]))
+            (copy / record["path"]).write_bytes(damage((copy / record["path"]).read_bytes()))
+            hurt.add(f"{copy}/artifacts/{kind}/{id}: {name}: ")
+        checked = command("verify", copy, "--json")
+        assert checked.returncode == 2
+        printed = json.loads(checked.stdout)
+        assert printed["not_mixray"] == [f"{copy}/artifacts/.DS_Store"]
+        for fault in printed["corrupted"]:
+            hurt.remove(next(start for start in hurt if fault.startswith(start)))
+        assert not hurt, "not named"
+    again = command("run", finished / "run.yaml", f"storage={copy}", "--rebuild")
+    assert again.returncode == 0, again.stderr
+    assert {kind: content_of(copy, kind) for kind in kinds} == sound
+    whole = command("verify", copy)
+    assert whole.returncode == 0, whole.stderr
+    assert f"not mixray's, left alone: {copy}/artifacts/.DS_Store" in whole.stdout
 
 
 def test_show_prints_what_the_files_hold(finished: Path) -> None:
