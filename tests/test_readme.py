@@ -37,9 +37,8 @@ def test_an_example_is_valid(language: str, block: str) -> None:
         ast.parse(block)
         return
     example = yaml.safe_load(block)
-    if "name" not in example:  # one section of a run file
-        ((section, settings),) = example.items()
-        example = REST | {section: REST.get(section, {}) | settings}
+    if "name" not in example:  # sections of a run file
+        example = REST | {section: REST.get(section, {}) | settings for section, settings in example.items()}
     assert parse_config(yaml.safe_dump(example)).name == example["name"]
 
 

@@ -71,13 +71,15 @@ def with_forecast(
         arm: mean_over_targets({target: each[arm] for target, each in by_target.items()}, config.mixture.target_weights)
         for arm in arms
     }
-    noise = NoiseFloor.of(_losses_by_seed(config, mixture.targets, losses, swarm))
+    by_mixture = _losses_by_seed(config, mixture.targets, losses, swarm)
+    noise = NoiseFloor.of(by_mixture)
     if noise is None:
         return mixture
+    spread = float(by_mixture.mean(axis=1).std(ddof=1))
     token_ratio = config.retrain_tokens(available_tokens) / swarm_tokens(config)
     forecasts = {}
     for arm in arms:
-        measured = _measured_difference(losses[arm].differences, noise)
+        measured = _measured_difference(losses[arm].differences, noise, spread)
         if arm != reference and measured is not None:
             expected = outlook(
                 measured, token_ratio=token_ratio, replicates=config.retrain.replicates, seed=config.seed
@@ -112,8 +114,11 @@ def _losses_by_seed(
     return np.unique(np.vstack([np.asarray(design), *(loss.nll for loss in arms.values())]), axis=0)
 
 
-def _measured_difference(seeds: Sequence[SeedEstimate], noise: NoiseFloor) -> MeasuredDifference | None:
-    """Return the mean difference over seeds; None where the documents do not tell its standard error."""
+def _measured_difference(seeds: Sequence[SeedEstimate], noise: NoiseFloor, spread: float) -> MeasuredDifference | None:
+    """Return the mean difference over seeds; None where the documents do not tell its standard error.
+
+    ``spread``: the standard deviation of the losses over mixtures, nats per token.
+    """
     if not seeds:
         return None
     influences = np.mean([each.influences for each in seeds], axis=0)
@@ -121,4 +126,4 @@ def _measured_difference(seeds: Sequence[SeedEstimate], noise: NoiseFloor) -> Me
     if not np.isfinite(document_se):
         return None
     value = float(np.mean([each.value for each in seeds]))
-    return MeasuredDifference(value, document_se, noise.difference_sd, noise.degrees, len(seeds))
+    return MeasuredDifference(value, document_se, noise.difference_sd, noise.degrees, len(seeds), spread)

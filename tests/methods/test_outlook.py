@@ -9,7 +9,7 @@ import pytest
 
 from mixray.errors import InputError
 from mixray.methods import MeasuredDifference, outlook
-from mixray.methods.outlook import GROWTH, GROWTH_SD
+from mixray.methods.outlook import DRIFT_SD, GROWTH, GROWTH_SD
 
 SURE = MeasuredDifference(0.5, 0.0, 0.0, 10, 1)
 
@@ -17,15 +17,16 @@ SURE = MeasuredDifference(0.5, 0.0, 0.0, 10, 1)
 @pytest.mark.parametrize("token_ratio", [1.0, 5.0, 50.0])
 @pytest.mark.parametrize(("replicates", "degrees"), [(1, 3), (2, 8), (2, 40)])
 def test_nine_of_ten_forecasts_hold_what_comes_out(token_ratio: float, replicates: int, degrees: int) -> None:
-    """600 problems of true difference 0.2: documents, seeds and growth are drawn as the module says they vary."""
+    """600 problems of true difference 0.2: documents, seeds, growth and drift vary as the module says."""
     draw = np.random.default_rng([int(token_ratio), degrees])
     covered = measured_covered = 0
     for number in range(600):
-        true, document_se, seed_sd = 0.2, 0.03, 0.05
+        true, document_se, seed_sd, spread = 0.2, 0.03, 0.05, 0.3
         estimated_sd = seed_sd * (draw.chisquare(degrees) / degrees) ** 0.5
         value = true + draw.normal(0, document_se) + draw.normal(0, seed_sd / replicates**0.5)
-        realised = true * token_ratio ** draw.normal(GROWTH, GROWTH_SD) + draw.normal(0, seed_sd)
-        measured = MeasuredDifference(value, document_se, estimated_sd, degrees, replicates)
+        drift = draw.normal(0, DRIFT_SD * spread) * np.log(token_ratio)
+        realised = true * token_ratio ** draw.normal(GROWTH, GROWTH_SD) + drift + draw.normal(0, seed_sd)
+        measured = MeasuredDifference(value, document_se, estimated_sd, degrees, replicates, spread)
         forecast = outlook(measured, token_ratio=token_ratio, replicates=1, seed=number)
         covered += forecast.low <= realised <= forecast.high
         measured_covered += measured.interval[0] <= true <= measured.interval[1]
@@ -44,6 +45,13 @@ def test_a_larger_budget_widens_the_forecast_and_keeps_the_sign() -> None:
     assert far.low > 0
     assert near.probability == far.probability == 1
     assert near.expected == pytest.approx(0.5 * 2**GROWTH, rel=0.02)
+
+
+def test_what_is_better_for_little_training_may_be_worse_for_much() -> None:
+    spread = replace(SURE, spread=0.5)
+    short, long = (outlook(spread, token_ratio=ratio, replicates=1) for ratio in (1.0, 1000.0))
+    assert short.probability == 1
+    assert 0.8 < long.probability < 0.99
 
 
 def test_a_difference_within_the_noise_is_not_told_from_none() -> None:
