@@ -17,7 +17,7 @@ import ray
 
 from mixray.cluster import Session
 from mixray.cluster.mapping import run_tasks
-from mixray.cluster.proxies import train_proxies
+from mixray.cluster.proxies import train_proxies, train_swarm
 from mixray.cluster.retraining import retrain
 from mixray.cluster.watching import News, Watcher
 from mixray.config.schema import RetrainConfig
@@ -25,7 +25,7 @@ from mixray.config.training import ProxyConfig, Resources
 from mixray.data import TextInputs
 from mixray.data.text.windows import stored_windows
 from mixray.errors import InputError, StageError
-from mixray.models import TrainingData, arm_jobs, proxy_jobs
+from mixray.models import TrainingData, arm_jobs, proxy_jobs, swarm_jobs
 from mixray.store import Artifact, Artifacts, Storage
 
 MODEL = {"architecture": "gpt_neox", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -160,6 +160,23 @@ def test_proxies_that_exist_are_not_trained_again(
     other_resources = proxy_config(resources=Resources(cpus=0.5), max_restarts=0)
     again = proxies_of(ray_session, artifacts, sources, refuse, config=other_resources)
     assert {name: artifact.id for name, artifact in again.items()} == {name: a.id for name, a in first.items()}
+
+
+def test_the_models_of_a_swarm_are_trained_one_after_another_and_once(
+    ray_session: Session, artifacts: Artifacts, sources: dict[str, Artifact]
+) -> None:
+    mixtures = {f"mixture{number}": {"low": number / 4, "high": 1 - number / 4} for number in range(4)}
+    done: list[str] = []
+
+    def models() -> dict[str, Artifact]:
+        jobs = swarm_jobs(artifacts, proxy_config(), data_of(sources), mixtures, tokens=3 * 4 * WINDOW)
+        return train_swarm(ray_session, artifacts, proxy_config(), jobs, done.append)
+
+    first = models()
+    assert done == list(first) == list(mixtures)
+    assert len({weights_of(model) for model in first.values()}) == 4
+    assert models() == first
+    assert done == list(mixtures)
 
 
 def test_sources_of_equal_content_share_one_proxy(
