@@ -46,8 +46,17 @@ class PriorConfig(Section):
     shares: Literal["balanced", "natural"] | dict[Name, Annotated[float, Field(gt=0, le=1)]] = "balanced"
     """The shares that the mixture is pulled to: balanced (equal), natural (in proportion to the sources' sizes), or a
     share for every source."""
+    file: str | None = None
+    """A local file with the shares, in place of `shares`: the same files as an arm of `retrain.arms` may name. Every
+    source must have some share in it. The run folder's config holds the shares instead."""
     strength: Annotated[float, Field(ge=0)] = 0.0
     """Adds strength x KL(shares || prior), in nats per token, to the loss that is minimised. 0: no pull."""
+
+    @model_validator(mode="after")
+    def _shares_once(self) -> Self:
+        if self.file is not None and self.shares != "balanced":
+            raise Misfit("shares", "left out beside file")
+        return self
 
 
 class ChooseConfig(Section):

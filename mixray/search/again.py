@@ -19,6 +19,7 @@ from mixray.config.mixture import MixtureConfig
 from mixray.errors import InputError
 from mixray.mixture import Mixture
 from mixray.runs import MixtureRun
+from mixray.search.arms import with_files_read
 from mixray.search.solving import find_mixture, in_memory, mixture_targets
 
 NUMBER = r"((?:\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+)?)"
@@ -83,7 +84,9 @@ def _require_mixture_settings(settings: Mapping[str, object]) -> None:
 
 def _config(run: MixtureRun, settings: Mapping[str, object]) -> RunConfig:
     in_memory_settings = {**settings, "mixture.shards": None}
-    return parse_config(dump_config(run.config), in_memory_settings, name=f"{run.location}/config.yaml")
+    return with_files_read(
+        parse_config(dump_config(run.config), in_memory_settings, name=f"{run.location}/config.yaml")
+    )
 
 
 def _solve(run: MixtureRun, configs: Sequence[RunConfig], target: str | None) -> list[dict[str, Mixture] | InputError]:

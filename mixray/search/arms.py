@@ -57,7 +57,8 @@ class ArmArtifacts:
 
 
 def with_files_read(config: Kind) -> Kind:
-    """Return the config with shares in place of the files that arms name: what a run means then depends on no file.
+    """Return the config with shares in place of the files that arms and the prior name: what a run means then depends
+    on no file.
 
     Raises InputError where a file cannot be read or does not hold a mixture of the run's sources.
     """
@@ -66,17 +67,36 @@ def with_files_read(config: Kind) -> Kind:
     arms: list[object] = []
     for number, arm in enumerate(config.retrain.arms):
         if isinstance(arm, ArmConfig) and arm.file is not None:
-            mixture, warnings = read_mixture(str(Path(arm.file).expanduser()))
-            if fault := shares_fault(mixture.weights, config.sources) or next(iter(warnings), None):
-                raise InputError(
-                    "the mixture in this file does not fit the run file",
-                    where=f"retrain.arms.{number}.file",
-                    got=f"{arm.file}: shares of {', '.join(mixture.weights)}",
-                    wanted=fault,
-                )
-            arm = arm.model_copy(update={"shares": mixture.weights, "file": None})
+            shares = _shares_in(arm.file, f"retrain.arms.{number}.file", config)
+            arm = arm.model_copy(update={"shares": shares, "file": None})
         arms.append(arm)
-    return config.model_copy(update={"retrain": config.retrain.model_copy(update={"arms": arms})})
+    updates: dict[str, object] = {"retrain": config.retrain.model_copy(update={"arms": arms})}
+    if (prior := config.mixture.prior).file is not None:
+        shares = _shares_in(prior.file, "mixture.prior.file", config)
+        if excluded := [source for source, share in shares.items() if share == 0]:
+            raise InputError(
+                "the prior excludes sources, from which no mixture with them has a divergence",
+                where="mixture.prior.file",
+                got=f"{prior.file}: a share of 0 for {', '.join(excluded)}",
+                wanted="shares > 0",
+                remedy="give these sources a small share in the file, and exclude them by mixture.bounds",
+            )
+        prior = prior.model_copy(update={"shares": shares, "file": None})
+        updates["mixture"] = config.mixture.model_copy(update={"prior": prior})
+    return config.model_copy(update=updates)
+
+
+def _shares_in(file: str, key: str, config: RunConfig) -> Shares:
+    """Return the shares in a file that a key of the run file names. Raises InputError."""
+    mixture, warnings = read_mixture(str(Path(file).expanduser()))
+    if fault := shares_fault(mixture.weights, config.sources) or next(iter(warnings), None):
+        raise InputError(
+            "the mixture in this file does not fit the run file",
+            where=key,
+            got=f"{file}: shares of {', '.join(mixture.weights)}",
+            wanted=fault,
+        )
+    return mixture.weights
 
 
 def arm_models(

@@ -1,4 +1,4 @@
-"""Mixtures that a person brings in files, as arms."""
+"""Mixtures that a person brings in files, as arms and as the prior."""
 
 from __future__ import annotations
 
@@ -94,3 +94,37 @@ def test_a_file_that_is_not_there_is_named_with_its_key(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read") as caught:
         with_files_read(config_of(tmp_path / "nowhere.json"))
     assert caught.value.where == str(tmp_path / "nowhere.json")
+
+
+def with_prior(folder: Path, shares: str) -> RunConfig:
+    config = config_of(written(folder, json.dumps(SHARES)))
+    (folder / "prior.json").write_text(shares)
+    return parse_config(dump_config(config), {"mixture.prior": {"file": str(folder / "prior.json"), "strength": 0.1}})
+
+
+def test_the_prior_is_read_from_such_a_file_too(tmp_path: Path) -> None:
+    prior = with_files_read(
+        with_prior(tmp_path, Mixture.from_weights({"cpp": 0.3, "python": 0.7}).to_json())
+    ).mixture.prior
+    assert prior.shares == pytest.approx({"python": 0.7, "cpp": 0.3}, rel=1e-15)
+    assert (prior.file, prior.strength) == (None, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("content", "what", "got"),
+    [
+        ('{"python": 0.6}', "does not fit the run file", "cpp missing"),
+        ('{"python": 1, "cpp": 0}', "the prior excludes sources", "a share of 0 for cpp"),
+    ],
+)
+def test_a_prior_that_holds_no_share_of_a_source_is_refused(content: str, what: str, got: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=what) as caught:
+        with_files_read(with_prior(tmp_path, content))
+    assert got in str(caught.value)
+    assert caught.value.where == "mixture.prior.file"
+
+
+def test_a_prior_has_shares_or_a_file(tmp_path: Path) -> None:
+    config = dump_config(config_of(written(tmp_path, json.dumps(SHARES))))
+    with pytest.raises(InputError, match="left out beside file"):
+        parse_config(config, {"mixture.prior": {"file": "a.json", "shares": "natural"}})
