@@ -172,8 +172,11 @@ SizeMethod = Literal["balanced", "natural", "temperature", "unimax"]
 """What needs no search."""
 SwarmMethod = Literal["random_search", "ridge", "regmix", "mixing_law", "gaussian_process", "mixmin_with_swarm"]
 """What learns from a swarm."""
-Method = Literal["mixmin", SizeMethod, SwarmMethod]
+SolverMethod = Literal["nearest_to_prior", "mixmin_reference"]
+"""What chooses otherwise from the same predictions as mixmin."""
+Method = Literal["mixmin", SizeMethod, SolverMethod, SwarmMethod]
 SIZE_METHODS: tuple[str, ...] = get_args(SizeMethod)
+SOLVER_METHODS: tuple[str, ...] = get_args(SolverMethod)
 SWARM_METHODS: tuple[str, ...] = get_args(SwarmMethod)
 
 

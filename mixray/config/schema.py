@@ -11,7 +11,15 @@ from typing import Annotated, Literal, Self, get_args
 from pydantic import Field, model_validator
 
 from mixray.config.data import TEXT_KEYS, ExamplesConfig, PoolConfig, SourceConfig, TargetConfig, TokenizerConfig
-from mixray.config.mixture import SIZE_METHODS, SWARM_METHODS, Method, MixtureConfig, SwarmConfig, segment_tokens
+from mixray.config.mixture import (
+    SIZE_METHODS,
+    SOLVER_METHODS,
+    SWARM_METHODS,
+    Method,
+    MixtureConfig,
+    SwarmConfig,
+    segment_tokens,
+)
 from mixray.config.objective import ErmConfig, GroupObjective, ObjectiveConfig
 from mixray.config.section import (
     KEY_COLUMNS,
@@ -84,7 +92,9 @@ class RetrainConfig(TrainingConfig):
     arms: Annotated[list[Method | ArmConfig], Field(min_length=1)] = ["mixmin", "balanced", "natural"]
     """Which mixtures to retrain the model on: mixmin is the computed one, balanced gives every source the same share,
     natural gives shares in proportion to the sources' sizes, temperature in proportion to their square roots. unimax is
-    as even as `mixture.max_epochs` (else 4) passes over each source allow. With a `swarm`: random_search takes the best
+    as even as `mixture.max_epochs` (else 4) passes over each source allow. nearest_to_prior is the mixture nearest to
+    `mixture.prior` of those about as good as mixmin; mixmin_reference takes the 100 steps of the method's released
+    code, wherever they end. With a `swarm`: random_search takes the best
     of its mixtures; regmix (boosted trees), ridge, mixing_law and gaussian_process learn from it what the losses of
     others are; mixmin_with_swarm learns what the proxies predict wrongly. {name: NAME, shares: {...}} is a mixture of
     your own. The others are compared with the first."""
@@ -361,15 +371,18 @@ class RunConfig(RunFile):
                 if isinstance(section.model, TreesModel):
                     raise Misfit("swarm", f"left out beside boosted_trees, which {key}.model are")
         for number, arm in enumerate(self.retrain.named_arms.values()):
-            if arm.mixture not in SWARM_METHODS:
+            is_solved, is_learned = arm.mixture in SOLVER_METHODS, arm.mixture in SWARM_METHODS
+            if (is_solved or is_learned) and self.mixture.over == "worst":
+                raise Misfit(f"retrain.arms.{number}", f"left out beside over: worst, which {arm.mixture} lacks")
+            if is_solved and self.mixture.prior.strength > 0:
+                raise Misfit(f"retrain.arms.{number}", f"left out beside prior.strength, which {arm.mixture} lacks")
+            if not is_learned:
                 continue
             if self.swarm is None or self.swarm.mixtures < FEWEST_MIXTURES:
                 raise Misfit(
                     "swarm.mixtures" if self.swarm else "swarm",
                     f"{{mixtures: N}} with N >= {FEWEST_MIXTURES}: the arm {arm.name} learns from a swarm",
                 )
-            if self.mixture.over == "worst":
-                raise Misfit(f"retrain.arms.{number}", f"left out beside over: worst, which {arm.mixture} lacks")
         return self
 
     @model_validator(mode="after")

@@ -14,8 +14,8 @@ from mixray.mixture import Interval, Mixture
 
 SEARCHED, PLAIN = "mixmin", "balanced"
 """The arm of the search, and the arm that costs nothing."""
-WITH_PROXIES = "mixmin_with_swarm"
-"""The method that needs the proxies and a swarm."""
+WITH_PROXIES = ("mixmin_with_swarm", "nearest_to_prior", "mixmin_reference")
+"""The other methods that need the proxies."""
 
 
 @dataclass(frozen=True)
@@ -74,14 +74,14 @@ def reference_arm(mixture: Mixture) -> str | None:
 def search_overhead(mixture: Mixture, arm: str) -> float | None:
     """Return the operations of an arm's search per operation of one retraining; None where they are not counted.
 
-    mixmin needs the proxies, other searched mixtures the swarm that they learn from, mixmin_with_swarm both.
+    mixmin needs the proxies, methods that learn from a swarm the swarm, mixmin_with_swarm both.
     """
     compute, method = mixture.compute, mixture.retrain[arm].mixture or arm
     if compute is None:
         return None
     if method not in mixture.rivals:
         return compute.overhead if method == SEARCHED else 0.0
-    proxies = compute.search_flops if method == WITH_PROXIES else 0.0
+    proxies = compute.search_flops if method in WITH_PROXIES else 0.0
     return (mixture.rivals[method].search_flops + proxies) / compute.retrain_flops
 
 

@@ -85,7 +85,8 @@ def with_rivals(
         return solved
     columns = [[column.id for column in by_source.values()] for _, by_source in targets.values()]
     limits = config.mixture.model_dump(mode="json", exclude={"shards"})
-    facts = [methods, [model.id for model in models.values()], columns, limits, solved.mixture.weights]
+    budget = config.retrain_tokens(available_tokens)
+    facts = [methods, [model.id for model in models.values()], columns, limits, budget, solved.mixture.weights]
     draft = artifacts.draft("rivals", fingerprint(["rivals", 1, *facts, list(available_tokens.items()), config.seed]))
     stored = artifacts.find(draft.kind, draft.id)
     if stored is None:
@@ -101,7 +102,7 @@ def with_rivals(
         for method, facts in described["rivals"].items()
     }
     losses = solved.mixture.loss | described["loss"]
-    mixture = solved.mixture.model_copy(update={"rivals": rivals, "loss": losses})
+    mixture = solved.mixture.model_copy(update={"rivals": solved.mixture.rivals | rivals, "loss": losses})
     return SolvedMixture(mixture, solved.trace)
 
 

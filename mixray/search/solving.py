@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from mixray.cache import PredictionCache, read_cache
 from mixray.config import RunConfig
-from mixray.mixture import TRAINING_TOKENS, Mixture, MixtureWarning, PredictedGain, SourceSize
+from mixray.config.mixture import SOLVER_METHODS
+from mixray.mixture import TRAINING_TOKENS, Mixture, MixtureWarning, PredictedGain, RivalMixture, SourceSize
 from mixray.search.explanation import (
     document_warnings,
     gain_warnings,
@@ -30,6 +31,7 @@ from mixray.search.problem import SearchProblem, natural_tokens, optional_shares
 from mixray.simplex import (
     Bootstrap,
     CrossEntropy,
+    Entropic,
     NearOptimal,
     Point,
     Solution,
@@ -41,6 +43,9 @@ from mixray.simplex import (
 )
 from mixray.store import Artifact, Artifacts, Storage, fingerprint
 
+REFERENCE_STEPS, REFERENCE_STEP, NEVER = 100, 1.0, 1e-300
+"""The released code of the MixMin paper takes all of its 100 entropic steps of 1.0: its rule for stopping cannot come
+true, as a gap of NEVER cannot."""
 MOST_EXPLAINED = 100
 """Sources up to which the worth of each and the path to the prior are worked out, at one solve each."""
 
@@ -100,6 +105,7 @@ def find_mixture(
     pulled = settings.prior.strength > 0
     explained = len(search.sources) <= MOST_EXPLAINED and not pulled
     weights, several = search.by_source(shares), len(predictions) > 1
+    rivals = _solver_rivals(search, optimum)
     mixture = Mixture(
         run=run,
         targets=list(predictions),
@@ -110,7 +116,8 @@ def find_mixture(
         sources=search.sources,
         weights=weights,
         interval=share_intervals(search, chosen, shares) if settings.bootstrap else {},
-        loss={"mixmin": point.loss} | search.baseline_losses,
+        loss={"mixmin": point.loss} | search.baseline_losses | {name: each.expected for name, each in rivals.items()},
+        rivals=rivals,
         gain=gain,
         target_loss=dict(zip(predictions, point.losses.tolist(), strict=True)) if several else {},
         target_weights=dict(zip(predictions, optimum.target_weights.tolist(), strict=True)) if several else {},
@@ -131,6 +138,29 @@ def find_mixture(
         warnings=_warnings(search, optimum, gain),
     )
     return SolvedMixture(mixture, optimum.trace)
+
+
+def _solver_rivals(search: SearchProblem, optimum: Solution) -> dict[str, RivalMixture]:
+    """Return what the methods that arms name choose from the same predictions: they cost what the proxies do."""
+    named = {arm.mixture for arm in search.config.retrain.named_arms.values()}
+    chosen = {}
+    if "nearest_to_prior" in named:
+        tolerance = search.config.mixture.tolerance
+        chosen["nearest_to_prior"] = nearest_to_prior(optimum, search.prior, within=None, tolerance=tolerance).weights
+    if "mixmin_reference" in named:
+        steps = Entropic(fixed_step=REFERENCE_STEP)
+        reference = solve_problem(search.convex, solver=steps, tolerance=NEVER, max_rounds=REFERENCE_STEPS)
+        chosen["mixmin_reference"] = reference.weights
+    return {
+        method: RivalMixture(
+            weights=search.by_source(shares),
+            expected=search.convex.loss(shares),
+            rank_correlation=None,
+            models=0,
+            search_flops=0.0,
+        )
+        for method, shares in chosen.items()
+    }
 
 
 def _near_optimal(search: SearchProblem, optimum: Solution) -> NearOptimal | None:
@@ -222,5 +252,7 @@ def _solution_id(config: RunConfig, targets: StoredCaches, available_tokens: Map
     sizes = [list(available_tokens.items()), list(natural_sizes.items()), config.retrain_tokens(available_tokens)]
     names = list(targets) if len(targets) > 1 else []  # the name of a single target decides nothing
     optional = optional_shares(config, available_tokens)
-    stated = [optional] if optional else []  # other arms leave no trace
+    named = {arm.mixture for arm in config.retrain.named_arms.values() if arm.mixture is not None}
+    rivals = sorted(named & set(SOLVER_METHODS))
+    stated = [*([optional] if optional else []), *rivals]  # other arms leave no trace
     return fingerprint(["solution", 4, settings, names, cache_ids, sizes, config.seed, *stated])

@@ -80,7 +80,8 @@ def with_rivals(mixture: Mixture) -> Mixture:
     swarm = RivalMixture(
         weights=mixture.weights, expected=5.0, rank_correlation=0.8, models=12, search_flops=6 * 100_000 * 30_000
     )
-    rivals = {"regmix": swarm, "mixmin_with_swarm": swarm}
+    reference = swarm.model_copy(update={"models": 0, "search_flops": 0.0})
+    rivals = {"regmix": swarm, "mixmin_with_swarm": swarm, "mixmin_reference": reference}
     retrain = mixture.retrain | {arm: ArmResult(nll=3.2, difference=0.2) for arm in rivals}
     retrain["again"] = ArmResult(nll=3.3, difference=0.3, mixture="regmix")
     return mixture.model_copy(update={"rivals": rivals, "retrain": retrain})
@@ -89,7 +90,7 @@ def with_rivals(mixture: Mixture) -> Mixture:
 def test_every_arm_has_the_compute_of_its_own_search(with_rivals: Mixture) -> None:
     proxies = 6 * (6 * 1000 * 500 + 2 * 1000 * 100) / (6 * 100_000 * 90_000)
     expected = {"mixmin": proxies, "balanced": 0.0, "natural": 0.0, "regmix": 1 / 3, "again": 1 / 3}
-    expected["mixmin_with_swarm"] = proxies + 1 / 3
+    expected |= {"mixmin_with_swarm": proxies + 1 / 3, "mixmin_reference": proxies}
     assert {arm: search_overhead(with_rivals, arm) for arm in with_rivals.retrain} == pytest.approx(expected)
     assert search_overhead(with_rivals.model_copy(update={"compute": None}), "regmix") is None
 

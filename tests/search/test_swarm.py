@@ -173,7 +173,7 @@ def chosen(configure: Configure, tmp_path_factory: pytest.TempPathFactory) -> tu
     mixtures = design_mixtures(config, AVAILABLE, {})
     solved = find_mixture({"one": cache}, config, available_tokens=AVAILABLE)
     meta = ModelMeta(parameters=100, tokens=8_000, seconds=1.0, curve=[(1, 2.0)]).to_meta()
-    models = {name: artifacts.draft("swarm_model", name).publish({}, meta) for name in mixtures}
+    models = {name: artifacts.draft("swarm_model", name.replace(".", "-")).publish({}, meta) for name in mixtures}
     rows = artifacts.draft("rows", "rows").publish({}, {"fit": {"tokens": 600}})
     columns = {source: artifacts.draft("column", source).publish({}, {}) for source in SOURCES}
 
@@ -216,15 +216,42 @@ def test_arms_are_trained_on_what_the_methods_chose(chosen: tuple[RunConfig, lis
     assert set(baseline_shares(config, AVAILABLE)) == {"balanced", "natural"}
 
 
+def test_the_steps_of_the_released_code_are_an_arm(configure: Configure) -> None:
+    """By hand: 100 steps shares * exp(-gradient), from balanced."""
+    cache, config = synthetic_cache(), configure("retrain.arms=[mixmin, mixmin_reference]")
+    mixture = find_mixture({"one": cache}, config, available_tokens=AVAILABLE).mixture
+    likelihoods, shares = np.exp(cache.log_probs), np.full(3, 1 / 3)
+    for _ in range(100):
+        shares = shares * np.exp((likelihoods / (likelihoods @ shares)[:, None]).mean(axis=0))
+        shares /= shares.sum()
+    rival = mixture.rivals["mixmin_reference"]
+    assert list(rival.weights.values()) == pytest.approx(shares.tolist(), abs=1e-9)
+    assert rival.expected == mixture.loss["mixmin_reference"] == pytest.approx(-np.log(likelihoods @ shares).mean())
+    models = arm_models(config, AVAILABLE, {"one": mixture})
+    assert models["mixmin_reference-one"].source_shares == rival.weights
+
+
+def test_the_mixture_nearest_to_the_prior_is_an_arm_beside_the_optimum(configure: Configure) -> None:
+    cache = {"one": synthetic_cache()}
+    config = configure("retrain.arms=[mixmin, {name: simple, mixture: nearest_to_prior}]")
+    mixture = find_mixture(cache, config, available_tokens=AVAILABLE).mixture
+    chosen = find_mixture(cache, configure("mixture.choose.rule=nearest_to_prior"), available_tokens=AVAILABLE).mixture
+    assert mixture.rivals["nearest_to_prior"].weights == pytest.approx(chosen.weights, abs=1e-6)
+    assert mixture.weights != pytest.approx(chosen.weights, abs=1e-3)
+    assert mixture.loss["nearest_to_prior"] == pytest.approx(chosen.loss["mixmin"], abs=1e-8)
+
+
 @pytest.mark.parametrize(
     ("overrides", "key"),
     [
+        (["mixture.over=worst", "retrain.arms=[mixmin, mixmin_reference]"], "retrain.arms.1"),
+        (["mixture.prior.strength=0.1", "retrain.arms=[nearest_to_prior, mixmin]"], "retrain.arms.0"),
         (["swarm=null", "retrain.arms=[mixmin, regmix]"], "swarm"),
         (["swarm.mixtures=3", "retrain.arms=[mixmin, {name: a, mixture: ridge}]"], "swarm.mixtures"),
         (["mixture.over=worst", "retrain.arms=[mixmin, regmix]"], "retrain.arms.1"),
     ],
 )
-def test_methods_without_a_swarm_are_refused(configure: Configure, overrides: list[str], key: str) -> None:
+def test_methods_that_do_not_fit_the_run_are_refused(configure: Configure, overrides: list[str], key: str) -> None:
     with pytest.raises(InputError, match=f"{key} is not valid"):
         configure(*overrides)
 
