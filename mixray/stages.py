@@ -156,34 +156,35 @@ def measure_swarm(
     with run.stage("swarm") as stage:
         answers = {name: solved.mixture for name, solved in solutions.items()}
         design = design_mixtures(config, data.available_tokens, answers)
-        arms = len(config.retrain.arms) * len(answers) if config.swarm.arms else 0
-        stage.expect((len(design) + arms) * config.swarm.replicates)
         models = _train_members(run, session, data, stage, design)
         columns_of = partial(_member_columns, run, session, data)
         parts: dict[TargetPart, Columns] = {part: columns_of(models, part) for part in PARTS}
         swarm = MeasuredSwarm.read(run.storage, config, design, data.targets, parts)
-        chosen = {}
-        for name, solved in solutions.items():
-            chosen[name] = with_rivals(
+        on_actors = partial(on_shards, session, config.mixture, stage.update)
+        chosen = {
+            name: with_rivals(
                 run.artifacts,
                 config,
-                in_memory,
+                in_memory if config.mixture.shards is None else on_actors,
                 solved,
                 targets={target: (data.targets[target], columns[target]) for target in solved.mixture.targets},
                 swarm=swarm,
                 models=models,
                 available_tokens=data.available_tokens,
             )
-        if config.swarm.arms:
-            chosen = _with_forecasts(run, session, data, stage, chosen, swarm)
-        for name, solved in chosen.items():
-            run.save_mixture(name, solved.mixture, keep_results=True)
-            for line in forecast_lines(solved.mixture):
-                stage.note(line)
+            for name, solved in solutions.items()
+        }
         for target, losses in swarm.losses["held_out"].items():
             if (noise := NoiseFloor.of(losses)) is not None:
                 stage.note(noise.sentence(target, config.loss_unit))
-        run.save_swarm(swarm.table())
+    if config.swarm.forecast:
+        with run.stage("forecast") as stage:
+            chosen = _with_forecasts(run, session, data, stage, chosen, swarm)
+            for line in (line for solved in chosen.values() for line in forecast_lines(solved.mixture)):
+                stage.note(line)
+    for name, solved in chosen.items():
+        run.save_mixture(name, solved.mixture, keep_results=True)
+    run.save_swarm(swarm.table())
     return chosen
 
 
@@ -227,6 +228,7 @@ def _train_members(
         for model, seed in swarm_seeds(config, name).items():
             training = TrainingData(data.sources, data.inputs, seed)
             jobs |= swarm_jobs(run.artifacts, config.proxy, training, {model: shares}, tokens=swarm_tokens(config))
+    stage.expect(len(missing_jobs(run.artifacts, jobs)))
     models = train_swarm(session, run.artifacts, config.proxy, jobs, lambda name: stage.update(name, 1, 1))
     run.index.add({f"swarm/{name}": model for name, model in models.items()})
     return models

@@ -193,5 +193,5 @@ class SwarmConfig(Section):
     the seed alone changes a loss, which a forecast needs."""
     tokens: Positive | None = None
     """Training tokens (or examples) of each model. null: as many as a proxy."""
-    arms: bool = True
+    forecast: bool = True
     """Also train the mixture of every arm at this size, and forecast from it what retraining will bring."""

@@ -179,7 +179,7 @@ def _swarm(config: RunConfig, parameters: int) -> SwarmForecast | None:
     arms = config.retrain.named_arms.values()
     names = {model for arm in arms for model in arm.models(config.mixture_names).values()}
     design, tokens = config.swarm.mixtures * config.swarm.replicates, swarm_tokens(config)
-    rehearsed = len(names) * config.swarm.replicates if config.swarm.arms else 0
+    rehearsed = len(names) * config.swarm.replicates if config.swarm.forecast else 0
     return SwarmForecast(design, rehearsed, tokens, (design + rehearsed) * Work(parameters, tokens).training_flops)
 
 

@@ -110,10 +110,10 @@ def test_rows_are_guessed_from_the_first_part_that_has_any(
     assert found.sources["one"].capped == ("max_tokens" in pool)
 
 
-@pytest.mark.parametrize(("arms", "rehearsed"), [(True, 3 * 4), (False, 0)])
-def test_a_swarm_is_counted_by_hand(arms: bool, rehearsed: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("is_forecast", "rehearsed"), [(True, 3 * 4), (False, 0)])
+def test_a_swarm_is_counted_by_hand(is_forecast: bool, rehearsed: int, tmp_path: Path) -> None:
     """Twelve mixtures with three seeds each; four arms of one target, at 50 rows of a model of 20 parameters each."""
-    swarm = {"mixtures": 12, "replicates": 3, "tokens": 50, "arms": arms}
+    swarm = {"mixtures": 12, "replicates": 3, "tokens": 50, "forecast": is_forecast}
     retrain = {"model": {"head": "linear"}, "tokens": 400, "arms": ["mixmin", "balanced", "natural", "ridge"]}
     found = forecast_of(config(tmp_path, swarm=swarm, retrain=retrain)).swarm
     assert found is not None
