@@ -16,7 +16,7 @@ from mixray.cluster.retraining import retrain
 from mixray.cluster.scoring import score
 from mixray.cluster.shards import on_shards
 from mixray.cluster.watching import News
-from mixray.config import dump_config
+from mixray.config import RunConfig, dump_config
 from mixray.data import ExampleInputs, Prepared, TextInputs, prepare
 from mixray.diagnose import retraining_against_prediction
 from mixray.errors import without_credentials
@@ -38,6 +38,7 @@ from mixray.report import (
     ProblemToVary,
     curves_figure,
     forecast_lines,
+    gains_over_targets,
     mixture_figures,
     report_page,
     summary_lines,
@@ -46,6 +47,7 @@ from mixray.runs import MixtureRun
 from mixray.search import (
     ArmArtifacts,
     MeasuredSwarm,
+    MixtureProblems,
     NoiseFloor,
     ProxyTraining,
     SolvedMixture,
@@ -57,7 +59,6 @@ from mixray.search import (
     mixture_targets,
     problem_to_vary,
     rehearsed_mixtures,
-    solve_once,
     swarm_seeds,
     swarm_tokens,
     target_warnings,
@@ -71,6 +72,8 @@ from mixray.store.target_parts import PARTS, TargetPart
 from mixray.tracking import SUMMARY_FILE
 from mixray.training import Progress as TrainingRecord
 
+MOST_FIGURES = 24
+"""Mixtures up to which each has figures of its own."""
 Models = Mapping[str, Artifact]
 """Name of a source or of an arm -> its trained model."""
 Columns = Mapping[str, Mapping[str, Artifact]]
@@ -121,22 +124,19 @@ def solve_mixtures(
 ) -> dict[str, SolvedMixture]:
     """Solve the convex problem of every mixture, and look for signs that the answer should not be trusted."""
     config, solutions = run.config, {}
-    targets_of = mixture_targets(config)
-    with run.stage("mixture", len(targets_of)) as stage:
+    names = list(mixture_targets(config))
+    with run.stage("mixture", len(names)) as stage:
         on_actors = partial(on_shards, session, config.mixture, stage.update)
         training = _proxy_training(run, data, proxies)
-        for name, targets in targets_of.items():
-            caches = {target: (data.targets[target], columns[target]) for target in targets}
-            solved = solve_once(
-                run.artifacts,
-                config,
-                in_memory if config.mixture.shards is None else on_actors,
-                targets=caches,
-                available_tokens=data.available_tokens,
-                sizes=run.source_sizes(),
-                run=run.name,
-            )
-            signs = _signs(run, data, solved.mixture, caches, training)
+        problems = MixtureProblems(
+            run.artifacts, config, data.targets, columns, data.available_tokens, run.source_sizes(), run.name
+        )
+        if config.leaves_out:  # hundreds of problems: workers store the answers, which are read here one by one
+            for _ in run_tasks(session, problems.store, names, "solved", progress=stage.update):
+                pass
+        for name in names:
+            solved = problems.solve(name, in_memory if config.mixture.shards is None else on_actors)
+            signs = _signs(run, data, solved.mixture, problems.caches(name), training)
             mixture = solved.mixture.model_copy(update={"warnings": [*solved.mixture.warnings, *signs]})
             solutions[name] = SolvedMixture(mixture, solved.trace)
             run.save_mixture(name, mixture, keep_results=True)
@@ -266,7 +266,7 @@ def retrain_arms(
 ) -> Models:
     """Train the models of every arm, one for each replicate."""
     config = run.config
-    arms = arm_models(config, data.available_tokens, {name: solved.mixture for name, solved in solutions.items()})
+    arms = arm_models(config, data.available_tokens, _retrained(config, solutions))
     with run.stage("retrain", len(arms)) as stage:
         if config.retrain.tokens is None:
             training = TrainingData(data.sources, data.inputs, config.seed)
@@ -286,6 +286,11 @@ def retrain_arms(
     return models
 
 
+def _retrained(config: RunConfig, solutions: Mapping[str, SolvedMixture]) -> dict[str, Mixture]:
+    """Return the mixtures that models are retrained on."""
+    return {name: solutions[name].mixture for name in config.retrained_mixtures}
+
+
 def judge_arms(
     run: MixtureRun,
     session: Session,
@@ -297,12 +302,11 @@ def judge_arms(
     """Score the arms on the held-out parts, and add their losses to the mixture files."""
     config = run.config
     with run.stage("held-out") as stage:
-        columns = score(
-            session, run.artifacts, config.cache, config.retrain, models, data.targets, "held_out", stage.update
-        )
+        targets = {name: rows for name, rows in data.targets.items() if config.targets[name].is_retrained}
+        columns = score(session, run.artifacts, config.cache, config.retrain, models, targets, "held_out", stage.update)
         classes = len(data.inputs.label_names) if isinstance(data.inputs, ExampleInputs) else None
         results = ArmArtifacts(data.targets, proxies, models, columns, classes)
-        mixtures = {name: solved.mixture for name, solved in solutions.items()}
+        mixtures = _retrained(config, solutions)
         for name, mixture in with_held_out_results(
             config, run.storage, mixtures, results, data.available_tokens
         ).items():
@@ -316,13 +320,16 @@ def write_report(run: MixtureRun, data: Prepared, columns: Columns, solutions: M
         mixtures = run.mixtures()
         shares = baseline_shares(run.config, data.available_tokens)
         trained_on = [arm.mixture or name for name, arm in run.config.retrain.named_arms.items()]
-        baselines = {name: shares[name] for name in trained_on if name in shares}
+        # Where targets leave sources out, no baseline is the same for all of them.
+        baselines = {name: shares[name] for name in trained_on if name in shares and not run.config.leaves_out}
+        lines = gains_over_targets(mixtures)
         for name, solution in solutions.items():
-            tolerance = run.config.mixture.tolerance
-            for filename, png in mixture_figures(name, mixtures[name], solution.trace, tolerance, baselines).items():
-                run.save_report(filename, png)
+            if len(solutions) <= MOST_FIGURES:
+                tolerance, mixture = run.config.mixture.tolerance, mixtures[name]
+                for filename, png in mixture_figures(name, mixture, solution.trace, tolerance, baselines).items():
+                    run.save_report(filename, png)
             stage.update(name, 1, 1)
-        lines = [line for name in solutions for line in summary_lines(mixtures[name])]
+            lines += summary_lines(mixtures[name])
         run.save_report(SUMMARY_FILE, "\n\n".join(lines).encode())
         problems = _problems_to_vary(run, data, columns)
         run_file = without_credentials(dump_config(run.config))
@@ -332,7 +339,7 @@ def write_report(run: MixtureRun, data: Prepared, columns: Columns, solutions: M
 def _problems_to_vary(run: MixtureRun, data: Prepared, columns: Columns) -> dict[str, ProblemToVary]:
     """Return the problems of one target each that fit into memory, by the name of the mixture."""
     config = run.config
-    if config.mixture.shards is not None or config.mixture.over != "each":
+    if config.mixture.shards is not None or config.mixture.over != "each" or config.leaves_out:
         return {}
     caches = in_memory(run.storage, {target: (data.targets[target], columns[target]) for target in columns})
     with caches as predictions:

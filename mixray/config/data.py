@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Annotated, Literal, Self, get_args
@@ -46,6 +46,11 @@ class AnswerConfig(Section):
 
 Reader = Literal["files", "jsonl", "parquet", "csv", "dataset"]
 READERS: tuple[Reader, ...] = get_args(Reader)
+
+
+def one_reader(readers: Sequence[str]) -> str:
+    """Return what a pool needs that has these readers."""
+    return f"exactly one of {', '.join(READERS)}; it has {', '.join(readers) or 'none'}"
 
 
 class PoolConfig(Section):
@@ -108,8 +113,10 @@ class PoolConfig(Section):
     @model_validator(mode="after")
     def _one_reader(self) -> Self:
         readers = [kind for kind in READERS if getattr(self, kind) is not None]
+        if isinstance(self, TargetConfig) and not readers and self.model_fields_set:
+            return self  # the run file knows whether it is each_source
         if len(readers) != 1:
-            raise ValueError(f"exactly one of {', '.join(READERS)}; it has {', '.join(readers) or 'none'}")
+            raise ValueError(one_reader(readers))
         if self.reader != "dataset" and (self.streaming or self.subset or self.revision):
             raise ValueError("streaming, subset and revision belong to 'dataset'")
         if self.reader == "files" and self.where:
@@ -127,6 +134,31 @@ class SourceConfig(PoolConfig):
     natural_tokens: Positive | None = None
     """The real size of the source in tokens (or examples), where `max_tokens` keeps less of it. Natural shares are in
     proportion to it. null: the size that was read."""
+    # Ids are made from what is dumped, and these keys are younger than the first of them: defaults leave no trace.
+    labels: Annotated[str | Globs | None, Field(exclude_if=lambda value: value is None)] = None
+    """Patterns of columns, such as "*" or [NR-*, SR-*]: the source stands for as many sources as the table has columns
+    of labels that match, each with the rows that have its label and named as its column. "*" leaves out columns of
+    text."""
+    min_rows: Annotated[Positive, Field(exclude_if=lambda value: value == 1)] = 1
+    """Beside `labels`: columns with fewer labels are left out."""
+    min_positive: Annotated[Positive, Field(exclude_if=lambda value: value == 1)] = 1
+    """Beside `labels`: columns are left out unless two classes have so many labels each."""
+    without_held_out_of: Annotated[Name | None, Field(exclude_if=lambda value: value is None)] = None
+    """The target whose held-out rows are left out of this source's training rows."""
+
+    @model_validator(mode="after")
+    def _one_table(self) -> Self:
+        if self.labels is None:
+            for key in ("min_rows", "min_positive"):
+                if getattr(self, key) != 1:
+                    raise Misfit(key, "left out where 'labels' is not given")
+            return self
+        for key in ("label", "natural_tokens", "without_held_out_of"):
+            if getattr(self, key) is not None:
+                raise Misfit(key, "left out beside 'labels', which stands for many sources")
+        if self.where:
+            raise Misfit("where", "left out beside 'labels': every row with a label counts")
+        return self
 
 
 class TargetConfig(PoolConfig):
@@ -134,6 +166,46 @@ class TargetConfig(PoolConfig):
 
     held_out: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
     """The fraction of the documents that is held out to judge the retrained models. The rest determines the mixture."""
+    # Ids are made from what is dumped, and these keys are younger than the first of them: defaults leave no trace.
+    leave_out: Annotated[Name | None, Field(exclude_if=lambda value: value is None)] = None
+    """The source that has no share in this target's mixtures."""
+    held_out_of: Annotated[Literal["all", "target"], Field(exclude_if=lambda value: value == "all")] = "all"
+    """Of molecules, and of a target that leaves a source out. all: every target with the same `held_out` holds out the
+    same inputs, so that no source is trained on them. target: every target draws its own, and other sources may have
+    rows with the same inputs and labels of their own."""
+    sample: Annotated[Positive | None, Field(exclude_if=lambda value: value is None)] = None
+    """Of `each_source`: for how many of the targets models are retrained, drawn by the seed. null: for all."""
+    is_retrained: Annotated[bool, Field(exclude_if=lambda value: value)] = True
+    """Whether models are retrained for this target."""
+
+    @property
+    def is_each_source(self) -> bool:
+        """Whether it stands for every source in turn: the target ``each_source``, which has no data of its own."""
+        return not any(getattr(self, kind) is not None for kind in READERS)
+
+
+def check_pools(
+    sources: Mapping[str, SourceConfig], targets: Mapping[str, TargetConfig], *, has_examples: bool
+) -> None:
+    """Check the names that pools have of each other, and what stands for many pools. Raises Misfit."""
+    for name, target in targets.items():
+        if not target.is_each_source and target.sample is not None:
+            raise Misfit(f"targets.{name}.sample", "left out: only the target each_source has it")
+        if target.is_each_source and name != "each_source":
+            raise Misfit(f"targets.{name}", one_reader([]))
+        if target.leave_out is not None and (target.leave_out not in sources or len(sources) < 2):
+            raise Misfit(f"targets.{name}.leave_out", f"one of two sources or more: {', '.join(sources)}")
+        if not target.is_retrained and target.leave_out is None:
+            raise Misfit(
+                f"targets.{name}.is_retrained", "true; only of targets that leave sources out a sample will do"
+            )
+        if not has_examples and (target.is_each_source or target.leave_out is not None):
+            raise Misfit(f"targets.{name}", "a target of texts; only sources of examples are left out")
+    for name, source in sources.items():
+        if source.without_held_out_of not in (None, *targets):
+            raise Misfit(f"sources.{name}.without_held_out_of", f"the name of a target: {', '.join(targets)}")
+        if source.labels is not None and not has_examples:
+            raise Misfit(f"sources.{name}.labels", "left out: only a run file with examples has labels")
 
 
 TEXT_KEYS = ("text", "answer", "document_chars", "subset", "revision", "streaming")

@@ -5,12 +5,20 @@ A config means the same on every machine: nothing here looks at files, GPUs or t
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from mixray.config.data import TEXT_KEYS, ExamplesConfig, PoolConfig, SourceConfig, TargetConfig, TokenizerConfig
+from mixray.config.data import (
+    TEXT_KEYS,
+    ExamplesConfig,
+    PoolConfig,
+    SourceConfig,
+    TargetConfig,
+    TokenizerConfig,
+    check_pools,
+)
 from mixray.config.mixture import (
     SIZE_METHODS,
     SOLVER_METHODS,
@@ -23,7 +31,6 @@ from mixray.config.mixture import (
 from mixray.config.objective import ErmConfig, GroupObjective, ObjectiveConfig
 from mixray.config.section import (
     KEY_COLUMNS,
-    PRIOR_ROUNDING,
     SHARE_ROUNDING,
     Misfit,
     Name,
@@ -31,6 +38,7 @@ from mixray.config.section import (
     RunFile,
     Section,
     Share,
+    shares_fault,
 )
 from mixray.config.training import (
     CacheConfig,
@@ -75,12 +83,13 @@ class ArmConfig(Section):
             raise Misfit("name", f"another name: the arm {self.name} is trained on the mixture of that name")
         return self
 
-    def models(self, mixtures: Iterable[str]) -> dict[str, str]:
+    def models(self, mixtures: Iterable[str], *, apart: bool = False) -> dict[str, str]:
         """Return mixture (a target, ``mean`` or ``worst``) -> name of the model that the arm is for it.
 
-        A mixture that is searched for is another one for every target, and so has a model for each.
+        A mixture that is searched for is another one for every target, and so has a model for each. ``apart``: so has
+        every arm, because targets have different sources.
         """
-        return {name: f"{self.name}-{name}" if self.is_searched else self.name for name in mixtures}
+        return {name: f"{self.name}-{name}" if apart or self.is_searched else self.name for name in mixtures}
 
     @property
     def is_searched(self) -> bool:
@@ -240,6 +249,45 @@ class RunConfig(RunFile):
         """What a training row counts as: the tokens of a window; an example is one."""
         return self.window or 1
 
+    @property
+    def is_open(self) -> bool:
+        """Whether tables have yet to be read for the names of all sources and targets."""
+        tables = any(source.labels is not None for source in self.sources.values())
+        return tables or any(target.is_each_source for target in self.targets.values())
+
+    @property
+    def leaves_out(self) -> bool:
+        """Whether targets have mixtures of different sources, and so arms of their own."""
+        return any(target.leave_out is not None for target in self.targets.values())
+
+    def sources_for(self, mixture: str) -> list[str]:
+        """Return the sources that may have a share in a mixture, by its name."""
+        left_out = self.targets[mixture].leave_out if mixture in self.targets else None
+        return [source for source in self.sources if source != left_out]
+
+    @property
+    def retrained_mixtures(self) -> list[str]:
+        """The mixtures that models are retrained on, by name."""
+        return [name for name in self.mixture_names if name not in self.targets or self.targets[name].is_retrained]
+
+    @model_validator(mode="after")
+    def _sources_are_left_out(self) -> Self:
+        """Check what goes with targets that have mixtures of different sources."""
+        check_pools(self.sources, self.targets, has_examples=self.examples is not None)
+        if not self.leaves_out and not any(target.is_each_source for target in self.targets.values()):
+            return self
+        if self.mixture.over != "each":
+            raise Misfit("mixture.over", "each, because targets leave sources out")
+        if self.swarm is not None:
+            raise Misfit("swarm", "left out: targets have mixtures of different sources")
+        arms = [
+            f"retrain.arms.{place}" for place, arm in enumerate(self.retrain.named_arms.values()) if not arm.mixture
+        ]
+        arms += ["mixture.groups"] * bool(self.mixture.groups)
+        if arms or isinstance(self.mixture.prior.shares, dict):
+            raise Misfit([*arms, "mixture.prior.shares"][0], "left out: targets have mixtures of different sources")
+        return self
+
     @model_validator(mode="after")
     def _texts_or_examples(self) -> Self:
         if self.examples is not None:
@@ -270,9 +318,12 @@ class RunConfig(RunFile):
                 raise Misfit(key, "left out beside examples, which have no tokens")
         for role, pools in (("sources", self.sources), ("targets", self.targets)):
             for name, pool in pools.items():
+                if isinstance(pool, TargetConfig) and pool.is_each_source:
+                    continue
                 if pool.reader not in ("parquet", "csv"):
                     raise Misfit(f"{role}.{name}.{pool.reader}", "parquet or csv, because the run file has examples")
-                if self.examples.label is None and pool.label is None:
+                stands_for_many = isinstance(pool, SourceConfig) and pool.labels is not None
+                if self.examples.label is None and pool.label is None and not stands_for_many:
                     raise Misfit("examples.label", f"a value; the pool {role}.{name} has no label of its own")
                 for key in TEXT_KEYS:
                     if getattr(pool, key) != PoolConfig.model_fields[key].default:
@@ -303,6 +354,8 @@ class RunConfig(RunFile):
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:
+        if self.is_open:
+            return self
         for source in self.sources:
             if source in KEY_COLUMNS:
                 raise Misfit(
@@ -342,6 +395,8 @@ class RunConfig(RunFile):
 
     @model_validator(mode="after")
     def _objective_knows_the_sources(self) -> Self:
+        if self.is_open:
+            return self
         for key, objective in self.retrain.objectives.items():
             if (
                 isinstance(objective, GroupObjective)
@@ -354,11 +409,13 @@ class RunConfig(RunFile):
 
     @model_validator(mode="after")
     def _arms_fit_the_run(self) -> Self:
+        if self.is_open:
+            return self
         models: set[str] = set()
         for number, arm in enumerate(self.retrain.named_arms.values()):
             if arm.shares is not None and (fault := shares_fault(arm.shares, self.sources)):
                 raise Misfit(f"retrain.arms.{number}.shares", fault)
-            names = set(arm.models(self.mixture_names).values())
+            names = set(arm.models(self.mixture_names, apart=self.leaves_out).values())
             if both := names & models:
                 raise Misfit(f"retrain.arms.{number}.name", f"another name: {both.pop()} is the model of another arm")
             models |= names
@@ -387,6 +444,8 @@ class RunConfig(RunFile):
 
     @model_validator(mode="after")
     def _bounds_leave_a_mixture(self) -> Self:
+        if self.is_open:
+            return self
         pairs = [self.mixture.bounds.get(source, (0.0, 1.0)) for source in self.sources]
         low, high = (math.fsum(bounds) for bounds in zip(*pairs, strict=True))
         if low > 1 + SHARE_ROUNDING:
@@ -394,16 +453,3 @@ class RunConfig(RunFile):
         if high < 1 - SHARE_ROUNDING:
             raise Misfit("mixture.bounds", f"upper bounds that sum to at least 1; they sum to {high:.6g}")
         return self
-
-
-def shares_fault(shares: Mapping[str, float], sources: Collection[str]) -> str | None:
-    """Return what shares that a person has written lack, None where they are a mixture of the sources."""
-    missing = [source for source in sources if source not in shares]
-    unknown = [source for source in shares if source not in sources]
-    if missing or unknown:
-        parts = [
-            f"{', '.join(names)} {fault}" for names, fault in ((missing, "missing"), (unknown, "unknown")) if names
-        ]
-        return f"a share for every source: {', '.join(sources)}; {' and '.join(parts)}"
-    total = math.fsum(shares.values())
-    return None if abs(total - 1) <= PRIOR_ROUNDING else f"shares that sum to 1; they sum to {total:.6g}"

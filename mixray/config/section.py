@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Collection, Iterator, Mapping
 from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
@@ -84,3 +85,16 @@ def _secret_place(uri: str) -> str:
     else:
         place = "a URI without a password; put it where the server's own client looks, such as PGPASSWORD or ~/.pgpass"
     return f"{place} (options that are no secrets: {', '.join(sorted(PUBLIC_OPTIONS))})" if "?" in uri else place
+
+
+def shares_fault(shares: Mapping[str, float], sources: Collection[str]) -> str | None:
+    """Return what shares that a person has written lack, None where they are a mixture of the sources."""
+    missing = [source for source in sources if source not in shares]
+    unknown = [source for source in shares if source not in sources]
+    if missing or unknown:
+        parts = [
+            f"{', '.join(names)} {fault}" for names, fault in ((missing, "missing"), (unknown, "unknown")) if names
+        ]
+        return f"a share for every source: {', '.join(sources)}; {' and '.join(parts)}"
+    total = math.fsum(shares.values())
+    return None if abs(total - 1) <= PRIOR_ROUNDING else f"shares that sum to 1; they sum to {total:.6g}"

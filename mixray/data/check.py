@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TypeVar
 
-from mixray.config.data import ExamplesConfig, TargetConfig
+from mixray.config.data import ExamplesConfig, SourceConfig, TargetConfig
 from mixray.config.schema import RunConfig
 from mixray.data.pools import ExampleInputs, Pool, pools_of
 from mixray.data.reading.hugging_face import HubUnreachableError, snapshot
@@ -196,6 +196,10 @@ def _shared_files(source: Listing, target: Listing, examples: ExamplesConfig | N
     Raises InputError where the source has nothing else: documents that occur in a target are dropped from sources.
     """
     one, other = source.pool.config, target.pool.config
+    if one.label != other.label:
+        return None  # rows of other labels, which no model is judged by
+    if isinstance(one, SourceConfig) and one.without_held_out_of == target.pool.name:
+        return None
     if any(one.where[column] != other.where[column] for column in one.where.keys() & other.where.keys()):
         return None
     count, shared = _shared(source, target)

@@ -193,7 +193,11 @@ def _models_to_train(
 ) -> tuple[ModelsToTrain, ModelsToTrain]:
     """Return the proxies and the retrained models. ``fit``: target -> tokens of its fit part."""
     proxy, retrain = config.proxy, config.retrain
-    names = {model for arm in retrain.named_arms.values() for model in arm.models(config.mixture_names).values()}
+    names = {
+        model
+        for arm in retrain.named_arms.values()
+        for model in arm.models(config.retrained_mixtures, apart=config.leaves_out).values()
+    }
     models = len(names) * retrain.replicates
     fit_tokens = held_out_tokens = None
     if None not in fit.values():

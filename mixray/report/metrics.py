@@ -137,3 +137,34 @@ def metrics_table(mixture: Mixture) -> RenderableType:
     reference = next((arm for arm, metrics in arms.items() if next(iter(metrics.values())).difference is None), "")
     caption = f"difference: to {reference}; intervals: over held-out examples"
     return titled(f"Metrics on {', '.join(mixture.targets)}", table, caption)
+
+
+LEAST_TARGETS = 5
+"""Targets from which on the median over them is told."""
+
+
+def gains_over_targets(mixtures: Mapping[str, Mixture]) -> list[str]:
+    """Return in words, for every arm, what the first arm gains over it: the median over targets with its interval, and
+    on how many targets more, or less, than examples explain. Empty below LEAST_TARGETS targets.
+
+    Intervals of the median: 2.5 and 97.5 % quantiles of bootstrap samples of the targets.
+    """
+    metrics = {name: mixture.retrain for name, mixture in mixtures.items() if mixture.retrain}
+    lines = []
+    for name, title in TITLES.items():
+        sign = -1 if name in ("average_precision", "auroc") else 1  # a larger value is better
+        for arm in dict.fromkeys(arm for arms in metrics.values() for arm in arms):
+            results = [arms[arm].metrics.get(name) for arms in metrics.values() if arm in arms]
+            compared = [each for each in results if each is not None and each.difference is not None]
+            if len(compared) < LEAST_TARGETS:
+                continue
+            gains = np.array([sign * (each.difference or 0.0) for each in compared])
+            draws = np.random.default_rng(len(gains)).integers(0, len(gains), (REPLICATES, len(gains)))
+            low, high = np.quantile(np.median(gains[draws], axis=1), [0.025, 0.975])
+            ends = [sorted(sign * end for end in each.difference_interval or (0.0, 0.0)) for each in compared]
+            better, worse = sum(end[0] > 0 for end in ends), sum(end[1] < 0 for end in ends)
+            lines.append(
+                f"{title}: gain over {arm}: median {np.median(gains):+.3f} (95 % interval {low:+.3f} to {high:+.3f}, "
+                f"n = {len(gains)} targets); {better} better and {worse} worse beyond their intervals"
+            )
+    return lines

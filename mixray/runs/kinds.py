@@ -158,7 +158,7 @@ class MixtureRun(Run):
             "cache": self.storage.exists(self._inside("cache.json")),
             "mixture": all(name in mixtures for name in names),
             "swarm": self.storage.exists(self._inside("swarm/metrics.csv")),
-            "retrain": all(name in mixtures and mixtures[name].retrain for name in names),
+            "retrain": all(name in mixtures and mixtures[name].retrain for name in self.config.retrained_mixtures),
             "report": PAGE_FILE in reports,
         }
         # A stage is done where a later one is: folders of earlier versions have no index.

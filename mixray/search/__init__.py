@@ -9,13 +9,14 @@ from mixray.search.diagnosis import ProxyTraining, target_warnings
 from mixray.search.forecasts import rehearsed_mixtures, with_forecast
 from mixray.search.problem import baseline_shares, feasible_set, problem_to_vary
 from mixray.search.rivals import with_rivals
-from mixray.search.solving import SolvedMixture, find_mixture, in_memory, mixture_targets, solve_once
+from mixray.search.solving import MixtureProblems, SolvedMixture, find_mixture, in_memory, mixture_targets, solve_once
 from mixray.search.swarm import MeasuredSwarm, NoiseFloor, design_mixtures, swarm_seeds, swarm_tokens
 
 __all__ = [
     "ArmArtifacts",
     "ArmModel",
     "MeasuredSwarm",
+    "MixtureProblems",
     "NoiseFloor",
     "ProxyTraining",
     "SolvedMixture",

@@ -17,7 +17,7 @@ from mixray.config import RunConfig, dump_config, parse_config
 from mixray.config.loading import Overrides, override_items
 from mixray.config.mixture import MixtureConfig
 from mixray.errors import InputError
-from mixray.mixture import Mixture
+from mixray.mixture import Mixture, SourceSize
 from mixray.runs import MixtureRun
 from mixray.search.arms import with_files_read
 from mixray.search.solving import find_mixture, in_memory, mixture_targets
@@ -106,8 +106,9 @@ def _solve(run: MixtureRun, configs: Sequence[RunConfig], target: str | None) ->
     available = run.available_tokens()
     solutions: list[dict[str, Mixture] | InputError] = [{} for _ in configs]
     for name, targets in mixture_targets(first, rows if target is None else [target]).items():
-        caches = {each: (rows[each], columns[each]) for each in targets}
-        assert all(list(columns[each]) == list(available) for each in targets), "other columns than sources"
+        sources = first.sources_for(name)
+        caches = {each: (rows[each], {source: columns[each][source] for source in sources}) for each in targets}
+        available_here = {source: available[source] for source in sources}
         neighbour: Mapping[str, float] | None = None
         with in_memory(run.storage, caches) as predictions:
             for place, config in enumerate(configs):
@@ -116,12 +117,12 @@ def _solve(run: MixtureRun, configs: Sequence[RunConfig], target: str | None) ->
                     continue
                 try:
                     mixture = find_mixture(
-                        predictions, config, available_tokens=available, run=run.name, start=neighbour
+                        predictions, config, available_tokens=available_here, run=run.name, start=neighbour
                     ).mixture
                 except InputError as error:
                     solutions[place] = error
                     continue
-                facts = {"budget": config.retrain_tokens(available), "sizes": run.source_sizes()}
+                facts = {"budget": config.retrain_tokens(available_here), "sizes": _sizes(run, sources)}
                 solved[name], neighbour = mixture.model_copy(update=facts), mixture.weights
     return solutions
 
@@ -163,3 +164,7 @@ def _exponent(number: Decimal) -> int:
     exponent = number.as_tuple().exponent
     assert isinstance(exponent, int)
     return exponent
+
+
+def _sizes(run: MixtureRun, sources: Sequence[str]) -> dict[str, SourceSize]:
+    return {source: size for source, size in run.source_sizes().items() if source in sources}

@@ -10,15 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 
 from mixray.cache import ArmLoss, PredictionCache, compare, mean_over_targets, read_cache, read_labels
 from mixray.config import RunConfig, RunFile
 from mixray.config.objective import ObjectiveConfig
-from mixray.config.schema import ArmConfig, shares_fault
+from mixray.config.schema import ArmConfig
+from mixray.config.section import shares_fault
 from mixray.config.training import TreesModel
+from mixray.data.tabular.assays import with_tables_read
 from mixray.errors import InputError
 from mixray.export import read_mixture
 from mixray.mixture import ArmResult, HeldOutLoss, MetricResult, Mixture, SearchCompute, SourceResult
@@ -57,22 +59,24 @@ class ArmArtifacts:
 
 
 def with_files_read(config: Kind) -> Kind:
-    """Return the config with shares in place of the files that arms and the prior name: what a run means then depends
-    on no file.
+    """Return the config with shares in place of the files that arms and the prior name, and with the sources of tables
+    by their names: what a run means then depends on no file.
 
-    Raises InputError where a file cannot be read or does not hold a mixture of the run's sources.
+    Raises InputError where a file cannot be read or does not hold a mixture of the run's sources, and those of
+    ``with_tables_read``.
     """
     if not isinstance(config, RunConfig):
         return config
+    search = with_tables_read(config)
     arms: list[object] = []
-    for number, arm in enumerate(config.retrain.arms):
+    for number, arm in enumerate(search.retrain.arms):
         if isinstance(arm, ArmConfig) and arm.file is not None:
-            shares = _shares_in(arm.file, f"retrain.arms.{number}.file", config)
+            shares = _shares_in(arm.file, f"retrain.arms.{number}.file", search)
             arm = arm.model_copy(update={"shares": shares, "file": None})
         arms.append(arm)
-    updates: dict[str, object] = {"retrain": config.retrain.model_copy(update={"arms": arms})}
-    if (prior := config.mixture.prior).file is not None:
-        shares = _shares_in(prior.file, "mixture.prior.file", config)
+    updates: dict[str, object] = {"retrain": search.retrain.model_copy(update={"arms": arms})}
+    if (prior := search.mixture.prior).file is not None:
+        shares = _shares_in(prior.file, "mixture.prior.file", search)
         if excluded := [source for source, share in shares.items() if share == 0]:
             raise InputError(
                 "the prior excludes sources, from which no mixture with them has a divergence",
@@ -82,8 +86,8 @@ def with_files_read(config: Kind) -> Kind:
                 remedy="give these sources a small share in the file, and exclude them by mixture.bounds",
             )
         prior = prior.model_copy(update={"shares": shares, "file": None})
-        updates["mixture"] = config.mixture.model_copy(update={"prior": prior})
-    return config.model_copy(update=updates)
+        updates["mixture"] = search.mixture.model_copy(update={"prior": prior})
+    return cast("Kind", search.model_copy(update=updates))
 
 
 def _shares_in(file: str, key: str, config: RunConfig) -> Shares:
@@ -103,17 +107,20 @@ def arm_models(
     config: RunConfig, available_tokens: Mapping[str, int], mixtures: Mapping[str, Mixture]
 ) -> dict[str, ArmModel]:
     """Return every model to retrain, by name. Replicates of all arms have the same seeds."""
-    baselines = baseline_shares(config, available_tokens)
+    baselines = {
+        mixture: baseline_shares(config, {source: available_tokens[source] for source in config.sources_for(mixture)})
+        for mixture in mixtures
+    }
     models: dict[str, ArmModel] = {}
     for name, arm in config.retrain.named_arms.items():
         assert arm.objective is not None, "named arms have their objective"
-        for mixture, model in arm.models(mixtures).items():
+        for mixture, model in arm.models(mixtures, apart=config.leaves_out).items():
             if arm.mixture == "mixmin":
                 shares = mixtures[mixture].weights
             elif arm.is_searched:
                 shares = mixtures[mixture].rivals[arm.mixture or name].weights
             else:
-                shares = baselines[arm.mixture or name]
+                shares = baselines[mixture][arm.mixture or name]
             seeds = config.replicate_seeds(model)
             models |= {each: ArmModel(shares, arm.objective, seed) for each, seed in seeds.items()}
     return models
@@ -131,7 +138,12 @@ def with_held_out_results(
     ``available_tokens``: source -> its training tokens.
     """
     models = arm_models(config, available_tokens, mixtures)
-    broken = {name: limits_broken(config, available_tokens, model.source_shares) for name, model in models.items()}
+    broken = {
+        name: limits_broken(
+            config, {source: available_tokens[source] for source in model.source_shares}, model.source_shares
+        )
+        for name, model in models.items()
+    }
     return {
         name: _with_results(config, storage, name, mixture, artifacts, broken) for name, mixture in mixtures.items()
     }
@@ -147,7 +159,8 @@ def _with_results(
 ) -> Mixture:
     """Return one mixture with its arms. ``broken``: model -> the limits that its shares do not keep."""
     arms = config.retrain.named_arms
-    models = {arm: list(config.replicate_seeds(settings.models([name])[name])) for arm, settings in arms.items()}
+    names_of = {arm: settings.models([name], apart=config.leaves_out)[name] for arm, settings in arms.items()}
+    models = {arm: list(config.replicate_seeds(model)) for arm, model in names_of.items()}
     losses: dict[str, dict[str, ArmLoss]] = {arm: {} for arm in arms}
     records: dict[str, dict[str, HeldOutLoss]] = {arm: {} for arm in arms}
     for target in mixture.targets:

@@ -297,6 +297,8 @@ def limits_broken(config: RunConfig, available_tokens: Mapping[str, int], shares
     limits += [(group.sources, group.min, group.max) for group in settings.groups]
     broken = []
     for sources, low, high in limits:
+        if not shares.keys() >= set(sources):
+            continue  # the bound of a source that is left out
         total, names = math.fsum(shares[source] for source in sources), " + ".join(sources)
         if total < low - PRIOR_ROUNDING or total > high + PRIOR_ROUNDING:
             limit = f"at least {low:g}" if total < low else f"at most {high:g}"

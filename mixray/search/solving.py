@@ -243,6 +243,48 @@ def solve_once(
     return SolvedMixture(mixture, np.array(json.loads(trace)))
 
 
+@dataclass(frozen=True)
+class MixtureProblems:
+    """The stored problems of all mixtures of a run, each over the sources that may have a share in it.
+
+    ``rows``: of every target; ``columns``: target -> source -> the column of the prediction cache; the rest is as of
+    ``solve_once``.
+    """
+
+    artifacts: Artifacts
+    config: RunConfig
+    rows: Mapping[str, Artifact]
+    columns: Mapping[str, Mapping[str, Artifact]]
+    available_tokens: Mapping[str, int]
+    sizes: Mapping[str, SourceSize]
+    run: str
+
+    def caches(self, name: str) -> StoredCaches:
+        """Return the artifacts that a mixture is solved from."""
+        sources = self.config.sources_for(name)
+        return {
+            target: (self.rows[target], {each: self.columns[target][each] for each in sources})
+            for target in mixture_targets(self.config)[name]
+        }
+
+    def solve(self, name: str, open_predictions: OpenPredictions = in_memory) -> SolvedMixture:
+        """Return ``solve_once``'s answer for a mixture by its name."""
+        sources = self.config.sources_for(name)
+        return solve_once(
+            self.artifacts,
+            self.config,
+            open_predictions,
+            targets=self.caches(name),
+            available_tokens={source: self.available_tokens[source] for source in sources},
+            sizes={source: self.sizes[source] for source in sources if source in self.sizes},
+            run=self.run,
+        )
+
+    def store(self, name: str) -> None:
+        """Solve on a worker: the answer is stored, not returned."""
+        self.solve(name)
+
+
 def _solution_id(config: RunConfig, targets: StoredCaches, available_tokens: Mapping[str, int]) -> str:
     settings = config.mixture.model_dump(mode="json", exclude={"shards"})
     if config.mixture.shards is not None:  # their number and size change nothing

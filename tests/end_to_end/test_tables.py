@@ -27,18 +27,24 @@ TREES = {"rounds": 40, "depth": 3}
 Columns = dict[str, np.ndarray]
 
 
-@pytest.fixture(autouse=True)
-def _in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def in_process(patch: pytest.MonkeyPatch) -> None:
+    """Call here what Ray calls elsewhere."""
+
     def on_actors(_session: Session, worker: type, arguments: Any, items: Sequence[Any], *_: Any) -> Any:
         return map(worker(*arguments), items)
 
     def tasks(_session: Session, function: Callable[[Any], Any], items: Sequence[Any], _label: str, **_: Any) -> Any:
         return map(function, items)
 
-    monkeypatch.setattr("mixray.stages.run_tasks", tasks)
+    patch.setattr("mixray.stages.run_tasks", tasks)
     for module in ("proxies", "scoring"):
-        monkeypatch.setattr(f"mixray.cluster.{module}.run_on_actors", on_actors)
-    monkeypatch.setattr(Session, "at_once", lambda *_, **__: 1)
+        patch.setattr(f"mixray.cluster.{module}.run_on_actors", on_actors)
+    patch.setattr(Session, "at_once", lambda *_, **__: 1)
+
+
+@pytest.fixture(autouse=True)
+def _in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    in_process(monkeypatch)
 
 
 def rows(rule: str, task: str, count: int, seed: int) -> Columns:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from mixray.config.data import ExamplesConfig
+from mixray.config.data import ExamplesConfig, SourceConfig
 from mixray.config.objective import GroupObjective
 from mixray.config.schema import RunConfig
 from mixray.data.pools import DataWarning, ExampleInputs, Notify, Pool, Prepared, pools_of
@@ -31,9 +31,10 @@ from mixray.data.tabular.molecules import FingerprintMolecules, first_molecules,
 from mixray.data.tabular.tables import NAMED, FileKind, TableColumns, listed, read_part
 from mixray.data.target_rows import target_config
 from mixray.errors import InputError
-from mixray.store import Artifact, Artifacts, RunTasks, find_or_make, fingerprint
+from mixray.store import Artifact, Artifacts, RunTasks, Storage, find_or_make, fingerprint
 from mixray.store.retrying import retried
-from mixray.store.target_parts import PARTS
+from mixray.store.tables import read_table
+from mixray.store.target_parts import PARTS, part_files
 
 
 def prepare_examples(
@@ -70,6 +71,10 @@ def prepare_examples(
         for label, listing in listings.items()
     }
     encoded = find_or_make(encoding, artifacts, run_tasks, "encode")
+    if encoder.label_names:
+        for name, target in config.targets.items():
+            if target.leave_out is not None:
+                _check_classes(listings[f"target {name}"].pool, encoded[f"target {name}"], artifacts.storage)
     for label in listings:
         notify(f"{label}: {looks[label].rows} examples")
     classes = f", {len(encoder.label_names)} classes" if encoder.label_names else ""
@@ -80,7 +85,7 @@ def prepare_examples(
         sources={name: encoded[f"source {name}"] for name in config.sources},
         targets={name: encoded[f"target {name}"] for name in config.targets},
         counts={label: _counts(listing, looks[label], encoded[label]) for label, listing in listings.items()},
-        warnings=[*_warnings(looks, encoder), *_too_short(config, looks)],
+        warnings=[*_warnings(config, looks, encoder), *_too_short(config, looks)],
     )
 
 
@@ -123,14 +128,22 @@ def columns_of_pool(pool: Pool, examples: ExamplesConfig, config: RunConfig) -> 
 
 
 def split_of(pool: Pool, config: RunConfig) -> Split | None:
-    """Return how a target is split. None for sources, all rows of which are trained on.
+    """Return how a target is split, and of a source how the target is whose held-out rows it leaves out; else None.
 
-    Molecules are split by the molecule, so that rows of one molecule stay together.
+    Molecules, and targets that leave a source out, are split by the inputs, so that rows with the same inputs stay
+    together. The seed draws the inputs that are held out, and where ``held_out_of`` is ``target`` so does the target.
     """
-    if pool.role == "source":
-        return None
-    is_salted = config.examples is not None and config.examples.smiles is not None
-    return Split(target_config(pool).held_out, str(config.seed) if is_salted else None)
+    if pool.role == "target":
+        name, target = pool.name, target_config(pool)
+    else:
+        assert isinstance(pool.config, SourceConfig)
+        if pool.config.without_held_out_of is None:
+            return None
+        name = pool.config.without_held_out_of
+        target = config.targets[name]
+    is_salted = target.leave_out is not None or (config.examples is not None and config.examples.smiles is not None)
+    salt = str(config.seed) if target.held_out_of == "all" else f"{config.seed}/{name}"
+    return Split(target.held_out, salt if is_salted else None)
 
 
 def _no_molecules(pool: Pool, examples: ExamplesConfig) -> InputError:
@@ -188,6 +201,20 @@ def _check_fit(pool: Pool, look: TableSummary, encoder: RowEncoder) -> None:
         )
 
 
+def _check_classes(pool: Pool, rows: Artifact, storage: Storage) -> None:
+    """Raise InputError where a part of a target has one class alone: nothing is learned from it, or judged by it."""
+    for part in PARTS:
+        files = [read_table(storage, rows.files[name]) for name in part_files(rows, part)]
+        if len({label for table in files for label in table["label"].unique().to_pylist()}) < 2:
+            raise InputError(
+                f"the {pool.label} has one class alone after the split",
+                where=pool.key("held_out"),
+                got=f"{sum(map(len, files))} rows in the part {part}",
+                wanted="two classes in both parts",
+                remedy="leave the target out, by a larger min_positive of its source, or take another held_out or seed",
+            )
+
+
 def _counts(listing: Listing, look: TableSummary, encoded: Artifact) -> dict[str, int]:
     """Return the counts that texts have. A row is a document of one token, and no duplicates are dropped."""
     zeros = dict.fromkeys(("skipped_not_utf8", "skipped_empty", "split", "duplicates", "in_target"), 0)
@@ -203,10 +230,14 @@ def _counts(listing: Listing, look: TableSummary, encoded: Artifact) -> dict[str
     return counts | parts
 
 
-def _warnings(looks: Mapping[str, TableSummary], encoder: RowEncoder) -> Iterator[DataWarning]:
+def _warnings(config: RunConfig, looks: Mapping[str, TableSummary], encoder: RowEncoder) -> Iterator[DataWarning]:
     first_with: dict[str, str] = {}
     for label, look in looks.items():
-        if (other := first_with.setdefault(fingerprint(look.digests), label)) != label:
+        other = first_with.setdefault(fingerprint(look.digests), label)
+        # A source without the rows that the target holds out is what leaving one out means.
+        role, _, name = other.partition(" ")
+        is_left_out = role == "source" and config.sources[name].without_held_out_of is not None
+        if other != label and not (is_left_out and label == f"target {config.sources[name].without_held_out_of}"):
             one_role = other.split()[0] == label.split()[0]
             so = "shares between them mean nothing" if one_role else "models are judged by what they have learnt"
             message = f"{other} and {label} hold the same rows: {so}"
