@@ -284,8 +284,10 @@ class RunConfig(RunFile):
             f"retrain.arms.{place}" for place, arm in enumerate(self.retrain.named_arms.values()) if not arm.mixture
         ]
         arms += ["mixture.groups"] * bool(self.mixture.groups)
-        if arms or isinstance(self.mixture.prior.shares, dict):
-            raise Misfit([*arms, "mixture.prior.shares"][0], "left out: targets have mixtures of different sources")
+        arms += ["mixture.prior.shares"] * isinstance(self.mixture.prior.shares, dict)
+        arms += ["mixture.prior.file"] * (self.mixture.prior.file is not None)
+        if arms:
+            raise Misfit(arms[0], "left out: targets have mixtures of different sources")
         return self
 
     @model_validator(mode="after")
