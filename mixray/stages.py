@@ -199,6 +199,9 @@ def _with_forecasts(
     """Train cheap models on the mixture of every arm, and return the mixtures with what they let expect of the arms."""
     mixtures = {name: solved.mixture for name, solved in solutions.items()}
     rehearsed = rehearsed_mixtures(run.config, data.available_tokens, mixtures)
+    if not rehearsed:
+        stage.note("no forecast: it needs swarm.replicates >= 2, a first arm with objective erm, and no over: worst")
+        return dict(solutions)
     held_out = _member_columns(run, session, data, _train_members(run, session, data, stage, rehearsed), "held_out")
     return {
         name: replace(

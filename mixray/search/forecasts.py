@@ -25,8 +25,12 @@ def rehearsed_mixtures(
 ) -> dict[str, Shares]:
     """Return the mixtures to train cheap models on so that arms can be compared before they are retrained, by model.
 
-    Arms with a robust objective are left out, for the swarm is trained on the mean loss.
+    Arms with a robust objective are left out, for the swarm is trained on the mean loss. There are none where nothing
+    can be forecast; see ``with_forecast``.
     """
+    assert config.swarm is not None, "only a run with a swarm forecasts"
+    if not _can_forecast(config) or config.swarm.replicates < 2:
+        return {}
     models = arm_models(config, available_tokens, mixtures)
     names = [model for arm in _plain_arms(config) for model in config.retrain.named_arms[arm].models(mixtures).values()]
     return {name: models[name].source_shares for name in dict.fromkeys(names)}
@@ -59,7 +63,7 @@ def with_forecast(
         swarm: the mixtures of the design, which show the noise of seeds, too.
     """
     reference, arms = next(iter(config.retrain.named_arms)), _plain_arms(config)
-    if reference not in arms or config.mixture.over == "worst":
+    if not _can_forecast(config):
         return mixture
     models = {arm: list(swarm_seeds(config, config.retrain.named_arms[arm].models([name])[name])) for arm in arms}
     by_target = {}
@@ -96,6 +100,11 @@ def with_forecast(
                 probability=expected.probability,
             )
     return mixture.model_copy(update={"forecast": forecasts})
+
+
+def _can_forecast(config: RunConfig) -> bool:
+    """Return whether the first arm is trained on the mean loss, for targets whose losses are averaged."""
+    return next(iter(config.retrain.named_arms)) in _plain_arms(config) and config.mixture.over != "worst"
 
 
 def _plain_arms(config: RunConfig) -> list[str]:

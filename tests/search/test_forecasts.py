@@ -140,4 +140,7 @@ def test_two_mixtures_of_one_seed_tell_no_noise(forecast: Forecast) -> None:
 def test_arms_with_a_robust_objective_are_not_rehearsed(configure: Configure) -> None:
     mixture = Mixture(sources=list(AVAILABLE), weights={"python": 0.9, "cpp": 0.1}, targets=["one"])
     rehearsed = rehearsed_mixtures(configure(f"retrain.arms=[mixmin, {DRO}, natural]"), AVAILABLE, {"one": mixture})
+    for override in ("swarm.replicates=1", "mixture.over=worst", "retrain.objective={kind: also}"):
+        config = configure("retrain.arms=[mixmin, natural]", override)
+        assert rehearsed_mixtures(config, AVAILABLE, {config.mixture_names[0]: mixture}) == {}
     assert rehearsed == {"mixmin-one": {"python": 0.9, "cpp": 0.1}, "natural": {"python": 0.75, "cpp": 0.25}}
