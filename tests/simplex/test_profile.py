@@ -121,6 +121,18 @@ def test_a_pull_to_a_prior_leaves_the_documents_less_to_say() -> None:
     assert (np.diff(pulled) < np.diff(free)).all()
 
 
+@pytest.mark.parametrize("name", ["one target", "prior"])
+def test_many_sources_follow_as_if_without_limits_and_no_interval_is_shorter(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limited = intervals(PROBLEMS[name])
+    monkeypatch.setattr("mixray.simplex.analysis.profile.MOST_LIMITED", 1)
+    free = intervals(PROBLEMS[name])
+    assert (np.diff(free) > 0.97 * np.diff(limited)).all()
+    middle = (limited[:, 0] > 0) & (limited[:, 1] < 1)
+    np.testing.assert_allclose(np.diff(free)[middle], np.diff(limited)[middle], rtol=0.15)
+
+
 def test_one_document_rules_nothing_out() -> None:
     limits = FeasibleSet.of(2, 0.0, 0.7)
     problem = Problem((CrossEntropy.from_log_probs([[-1.0, -2.0]]),), limits)

@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -41,6 +42,9 @@ from mixray.simplex.solvers.quadratic import minimise_quadratic, optimal_target_
 
 MOST_MODELLED = 64
 """Sources that follow a change of one share, at least those between their bounds; with more the work grows fast."""
+MOST_LIMITED = 128
+"""So many sources between their bounds keep to these while they follow; of more, a quadratic program for each of some
+trials of every end would take minutes, and they follow as if there were no limits, which makes intervals no shorter."""
 PRECISION = 0.01
 """Of an end: how far the rise there may be from the limit, in its square root."""
 ROUNDS = 30
@@ -174,8 +178,32 @@ class _Profile:
         bent = float(direction @ self.curvature @ direction)
         return Z95**2 / 2 * float(direction @ self.moment @ direction) / bent if bent > 0 else 0.0
 
+    @cached_property
+    def _inverse(self) -> Matrix:
+        """The inverse of H over ``others``, bordered by the sum of their shares, ``(others + 1, others + 1)``."""
+        size = self.others.size
+        bordered = np.ones((size + 1, size + 1))
+        bordered[:size, :size] = self.curvature[np.ix_(self.others, self.others)]
+        bordered[size, size] = 0.0
+        return np.asarray(np.linalg.pinv(bordered, hermitian=True), np.float64)
+
+    def _without_limits(self, place: int) -> Vector:
+        """Return how the others best follow a change of one share by 1 where nothing limits them, ``(columns,)``."""
+        direction, size = np.zeros(self.columns.size), self.others.size
+        if place in self.others:
+            column = self._inverse[:size, np.searchsorted(self.others, place)]
+            direction[self.others] = column
+            direction /= direction[place] or 1.0
+        else:
+            pushes = np.append(-self.curvature[self.others, place], -1.0)
+            direction[self.others] = self._inverse[:size] @ pushes
+        direction[place] = 1.0
+        return direction
+
     def _direction(self, place: int, change: float) -> Vector | None:
         """Return how the shares best follow a change of one of them, ``(columns,)``; None where they cannot."""
+        if self.others.size > MOST_LIMITED:
+            return change * self._without_limits(place)
         followers = self.others[self.others != place]
         feasible, shares = self.optimum.problem.feasible, self.optimum.shares
         sources = self.columns[followers]
