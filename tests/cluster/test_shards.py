@@ -20,7 +20,17 @@ from mixray.config.mixture import MixtureConfig, SegmentUnit
 from mixray.config.training import Resources
 from mixray.errors import InputError, StageError
 from mixray.search.problem import UnitRows
-from mixray.simplex import CrossEntropy, FeasibleSet, Group, Problem, Solution, bootstrap, gains, solve_problem
+from mixray.simplex import (
+    CrossEntropy,
+    FeasibleSet,
+    Group,
+    Problem,
+    Solution,
+    bootstrap,
+    gains,
+    profile_intervals,
+    solve_problem,
+)
 from mixray.simplex.objectives.objective import Columns, Evaluation
 from mixray.simplex.objectives.passes import block_rows
 from mixray.simplex.objectives.shard import WORKING_BYTES
@@ -158,15 +168,21 @@ def test_error_bars_have_the_same_bits_and_those_of_one_process(ray_session: Ses
     for shards in (1, 3):
         with open_shards(ray_session, ranges, shards=shards) as objective:
             problem = Problem((objective,), here.feasible)
+            point = problem.at(shares)
             found.append(
-                (bootstrap(problem, shares, seed=0, replicates=80), gains(problem.at(shares), baselines)["balanced"])
+                (
+                    bootstrap(problem, shares, seed=0, replicates=20),
+                    gains(point, baselines)["balanced"],
+                    profile_intervals(point, seed=0),
+                )
             )
-    (one, one_gain), (three, three_gain) = found
+    (one, one_gain, one_interval), (three, three_gain, three_interval) = found
     assert one.replicate_shares.tobytes() == three.replicate_shares.tobytes()
     assert (one_gain, one.gap) == (three_gain, three.gap)
+    assert one_interval.tobytes() == three_interval.tobytes()
     assert one.documents == rows
-    alone = bootstrap(here, shares, seed=0, replicates=80)
-    assert (abs(one.interval - alone.interval) < 0.4 * np.diff(alone.interval) + 1e-6).all()
+    alone = profile_intervals(here.at(shares), seed=0)
+    np.testing.assert_allclose(one_interval, alone, atol=0.02 * np.diff(alone).max())
     alone_gain = gains(here.at(shares), baselines)["balanced"]
     assert (one_gain.estimate, one_gain.low) == pytest.approx((alone_gain.estimate, alone_gain.low), rel=1e-4)
     assert one_gain.is_separated
