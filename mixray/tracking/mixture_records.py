@@ -91,7 +91,7 @@ def arm_facts(config: RunConfig, mixtures: Mapping[str, Mixture]) -> dict[str, A
             "role": "arm",
             "method": arm_config.mixture or "shares",
             "objective": arm_config.objective.kind if arm_config.objective else "erm",
-            "target": ", ".join(targets if arm_config.mixture == SEARCHED else config.targets),
+            "target": ", ".join(targets if arm_config.is_searched or config.leaves_out else config.targets),
             "seed": str(seed),
         }
         model = facts.setdefault(key, ArmFacts(tags))
@@ -108,7 +108,7 @@ def arm_facts(config: RunConfig, mixtures: Mapping[str, Mixture]) -> dict[str, A
 def _models(config: RunConfig) -> Iterator[tuple[str, str, str, int, int]]:
     """Yield arm, mixture, key, seed and number of the replicate, for every retrained model and mixture."""
     for arm, settings in config.retrain.named_arms.items():
-        for mixture, model in settings.models(config.mixture_names).items():
+        for mixture, model in settings.models(config.retrained_mixtures, apart=config.leaves_out).items():
             for replicate, (name, seed) in enumerate(config.replicate_seeds(model).items()):
                 yield arm, mixture, f"arm/{name}", seed, replicate
 
@@ -122,11 +122,12 @@ def _losses_by_target(mixture: Mixture, result: HeldOutLoss) -> dict[str, HeldOu
 def _share_rows(
     config: RunConfig, name: str, mixture: Mixture, models: Mapping[str, ModelMeta]
 ) -> Iterable[dict[str, Cell]]:
-    trained = {
-        arm: models[f"arm/{settings.models([name])[name]}"].source_shares or {}
+    keys = {
+        arm: f"arm/{settings.models([name], apart=config.leaves_out)[name]}"
         for arm, settings in config.retrain.named_arms.items()
-        if arm != SEARCHED and f"arm/{settings.models([name])[name]}" in models
+        if arm != SEARCHED
     }
+    trained = {arm: models[key].source_shares or {} for arm, key in keys.items() if key in models}
     for source, share in mixture.weights.items():
         low, high = mixture.interval.get(source, (None, None))
         row: dict[str, Cell] = {"mixture": name, "source": source, SEARCHED: share, "low": low, "high": high}

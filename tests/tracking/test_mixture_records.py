@@ -111,3 +111,16 @@ def test_an_arm_names_its_data_its_shares_and_its_model(config: RunConfig) -> No
     assert arm.model is not None
     assert (arm.model.name, arm.model.location) == ("arm-balanced", "/store/artifacts/model/1")
     assert [(point.value, point.step) for point in arm.points if point.metric == "held_out/sklearn"] == [(4.4, 64)]
+
+
+def test_where_every_source_is_a_target_each_arm_is_of_one_target(config: RunConfig) -> None:
+    target = config.targets["sklearn"]
+    targets = {name: target.model_copy(update={"leave_out": name}) for name in ("a", "b")}
+    apart = config.model_copy(update={"targets": targets})
+    facts = arm_facts(apart, {})
+    assert {key: arm.tags["target"] for key, arm in facts.items() if "seed1" not in key} == {
+        "arm/mixmin-a": "a",
+        "arm/mixmin-b": "b",
+        "arm/balanced-a": "a",
+        "arm/balanced-b": "b",
+    }
