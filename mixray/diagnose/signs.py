@@ -73,23 +73,18 @@ def proxies_without_signal(
     return [MixtureWarning(code="proxies_without_signal", message=message, unit=unit)]
 
 
-def target_out_of_reach(
-    target: str, proxy_losses: Mapping[str, float], frequency_loss: float, unit: str
-) -> list[MixtureWarning]:
-    """Return a warning where no proxy predicts a target better than the target's own token frequencies do.
+def target_out_of_reach(target: str, least_loss: float, frequency_loss: float, unit: str) -> list[MixtureWarning]:
+    """Return a warning where no mixture of the proxies predicts a target better than its own token frequencies do.
 
-    ``proxy_losses``: source -> mean loss over the target's tokens of its proxy, of those that are not weak (a weak one
-    is near no target); ``frequency_loss``: that of the target's own token frequencies; nats per token.
+    ``least_loss``: that of the best proxy for each piece of the target, which no mixture's can be below;
+    ``frequency_loss``: that of the target's own token frequencies; nats per token.
     """
-    if not proxy_losses:
-        return []
-    best = min(proxy_losses, key=lambda source: proxy_losses[source])
-    if proxy_losses[best] < frequency_loss:
+    if least_loss < frequency_loss:
         return []
     message = (
-        f"no source comes near {target}: the best proxy, of {best}, has a loss of {proxy_losses[best]:.2f} {unit} on "
-        f"it, where the target's own token frequencies have {frequency_loss:.2f}. Look for a source that is more like "
-        "the target, or train the proxies longer"
+        f"no mixture of the proxies comes near {target}: even the best one for each piece of it has a loss of "
+        f"{least_loss:.2f} {unit}, where the target's own token frequencies have {frequency_loss:.2f}. Look for a "
+        "source that is more like the target, or train the proxies longer"
     )
     return [MixtureWarning(code="target_out_of_reach", message=message, unit=unit)]
 

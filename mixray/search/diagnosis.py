@@ -77,14 +77,25 @@ def target_warnings(
     for target in mixture.targets:
         rows, columns = caches[target]
         cache = read_cache(storage, rows, "fit", columns)
-        losses = cache.losses()
-        by_token = {source: losses[source][1] for source in proxies.with_signal()}
-        frequency_loss = _target_frequency_loss(storage, rows, inputs)
-        if frequency_loss is not None:
-            warnings += target_out_of_reach(target, by_token, frequency_loss, config.loss_unit)
+        least_loss, frequency_loss = (
+            _least_loss(cache, proxies.with_signal()),
+            _target_frequency_loss(storage, rows, inputs),
+        )
+        if least_loss is not None and frequency_loss is not None:
+            warnings += target_out_of_reach(target, least_loss, frequency_loss, config.loss_unit)
         if len(mixture.targets) == 1:
             warnings += concentration(mixture, _document_losses(cache), cache.document_counts())
     return warnings
+
+
+def _least_loss(cache: PredictionCache, sources: list[str]) -> float | None:
+    """Return the loss of the best of some proxies for each segment (each window, where no segments are stored), nats
+    per token; None of no proxies."""
+    if not sources:
+        return None
+    log_probs = cache.log_probs if cache.segments is None else cache.segments
+    best = log_probs[:, [cache.models.index(source) for source in sources]].max(axis=1)
+    return -float(best.sum(dtype=np.float64)) / float(cache.counts.sum())
 
 
 def _document_losses(cache: PredictionCache) -> np.ndarray:
