@@ -61,14 +61,14 @@ def _minimised(problem: Problem, solver: Solver, start: Vector, tolerance: float
             # At the optimum's shares a step may still bring the prices that prove it.
             if not np.array_equal(moved.shares, point.shares) or moved.gap < point.gap:
                 point = moved
-                best = _better(point, best)
+                best = better(point, best)
                 trace.append((point.value, point.gap))
                 continue
             status = "stalled"
         return Outcome(point if status == "converged" else best, status, np.array(trace))
 
 
-def _better(point: Point, best: Point) -> Point:
+def better(point: Point, best: Point) -> Point:
     """Return the point of the lower value or, where rounding hides which that is, of the smaller gap."""
     rounding = 16 * float(np.spacing(abs(best.value)))
     if abs(point.value - best.value) <= rounding:

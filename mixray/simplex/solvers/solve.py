@@ -18,6 +18,7 @@ from mixray.simplex.problem import Problem
 from mixray.simplex.solvers.first_order import Entropic, is_multiplicative
 from mixray.simplex.solvers.loop import Solver, minimise
 from mixray.simplex.solvers.newton import Newton
+from mixray.simplex.solvers.smoothing import minimise_worst
 from mixray.simplex.solvers.solution import Solution
 from mixray.simplex.solvers.working_set import WorkingSet
 
@@ -103,7 +104,11 @@ def solve_problem(
     """The same for any ``Problem``: other objectives, several targets, rows that live elsewhere."""
     chosen, why = _chosen(solver, problem)
     first = problem.centre() if start is None else problem.inside(start)
-    outcome = minimise(problem, chosen, first, tolerance, max_rounds)
+    has_kinks = isinstance(problem.goal, Worst) and problem.goal.tau == 0
+    if has_kinks and chosen == SOLVERS["newton"]:
+        outcome = minimise_worst(problem, first, tolerance, max_rounds)
+    else:
+        outcome = minimise(problem, chosen, first, tolerance, max_rounds)
     name = next((name for name, known_solver in SOLVERS.items() if known_solver == chosen), type(chosen).__name__)
     return Solution.of(outcome, solver=name, why=why)
 
