@@ -154,9 +154,10 @@ def _score_molecules(
 ) -> dict[str, dict[str, Artifact]]:
     """Return target -> model -> what the model predicts for all molecules of the target's files."""
     molecules = {target: str(rows.meta[MOLECULES]) for target, rows in targets.items()}
+    settings = [training.precision, config.batch_tokens, *config.resources.arithmetic]
     drafts = {
         (model, artifact_id): artifacts.draft(
-            "column", fingerprint(["predictions", 1, artifact.id, artifact_id, training.precision, config.batch_tokens])
+            "column", fingerprint(["predictions", 1, artifact.id, artifact_id, *settings])
         )
         for model, artifact in models.items()
         for artifact_id in dict.fromkeys(molecules.values())

@@ -140,7 +140,8 @@ class FingerprintMolecules(Step[FingerprintTask, tuple[FileRecord, int, str]]):
     def publish(self, draft: Draft, results: Sequence[tuple[FileRecord, int, str]]) -> Artifact:
         settings = self.config.model_dump(mode="json")
         files = {f"{index:06d}.parquet": record for index, (record, _, _) in enumerate(results)}
-        content = fingerprint([settings, [content for _, _, content in results]])
+        # Another RDKit may make other bits of the same molecules.
+        content = fingerprint([settings, version("rdkit"), [content for _, _, content in results]])
         return draft.publish(
             files, {"rows": [rows for _, rows, _ in results], "content": content, "settings": settings}
         )
