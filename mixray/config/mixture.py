@@ -46,7 +46,8 @@ class PriorConfig(Section):
     shares: Literal["balanced", "natural"] | dict[Name, Annotated[float, Field(gt=0, le=1)]] = "balanced"
     """The shares that the mixture is pulled to: balanced (equal), natural (in proportion to the sources' sizes), or a
     share for every source."""
-    file: str | None = None
+    # Ids are made from what is dumped, and this key is younger than the first of them: the default leaves no trace.
+    file: Annotated[str | None, Field(exclude_if=lambda value: value is None)] = None
     """A local file with the shares, in place of `shares`: the same files as an arm of `retrain.arms` may name. Every
     source must have some share in it. The run folder's config holds the shares instead."""
     strength: Annotated[float, Field(ge=0)] = 0.0

@@ -258,3 +258,4 @@ def test_methods_that_do_not_fit_the_run_are_refused(configure: Configure, overr
 
 def test_a_run_without_a_swarm_has_the_same_resolved_config_as_before(configure: Configure) -> None:
     assert "swarm" not in configure("swarm=null").model_dump()
+    assert configure().model_dump()["mixture"]["prior"] == {"shares": "balanced", "strength": 0.0}
