@@ -54,11 +54,11 @@ from mixray.search import (
     arm_models,
     baseline_shares,
     design_mixtures,
-    feasible_set,
     in_memory,
     mixture_targets,
     problem_to_vary,
     rehearsed_mixtures,
+    require_mixtures,
     swarm_seeds,
     swarm_tokens,
     target_warnings,
@@ -88,8 +88,7 @@ def prepare_data(run: MixtureRun, session: Session) -> Prepared:
             run.progress.warn(warning["message"])
         run.index.add_pools(data.sources, data.targets, data.counts)
     # Limits that no mixture satisfies are refused before anything is trained.
-    available = data.available_tokens
-    feasible_set(run.config.mixture, list(available), available, run.config.retrain_tokens(available))
+    require_mixtures(run.config, data.available_tokens)
     return data
 
 

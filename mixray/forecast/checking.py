@@ -8,7 +8,7 @@ from mixray.config import RunConfig
 from mixray.config.training import ModelConfig, NewModel, PretrainedModel
 from mixray.data import InputCheck, ModelInputs, TextInputs, check_inputs, vocabulary
 from mixray.models import model_size
-from mixray.search import feasible_set
+from mixray.search import require_mixtures
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ def check(config: RunConfig) -> CheckedInputs:
     Returns the sizes of its inputs. Raises InputError for missing files, wrong columns, impossible models and limits on
     shares that no mixture satisfies.
     """
-    feasible_set(config.mixture, list(config.sources))
+    require_mixtures(config)
     pools = check_inputs(config)
     proxy, model = (pools.examples or _text_inputs(config, section.model) for section in (config.proxy, config.retrain))
     return CheckedInputs(pools, proxy, model, model_size(config.proxy, proxy), model_size(config.retrain, model))

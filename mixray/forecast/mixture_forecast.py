@@ -21,7 +21,7 @@ from mixray.data import InputCheck, InputWarning
 from mixray.errors import InputError
 from mixray.forecast.checking import CheckedInputs
 from mixray.report import ModelsToTrain, ResourceForecast, SearchCost, Work, cost_tables, count_text, new_table, titled
-from mixray.search import feasible_set, swarm_tokens
+from mixray.search import require_mixtures, swarm_tokens
 
 MOST_PASSES = 4.0
 """Of a model over a source: data that is repeated more often is worth little (Muennighoff et al. 2023)."""
@@ -259,7 +259,7 @@ def _too_few_tokens(config: RunConfig, sources: Mapping[str, PoolForecast]) -> I
     if len(available) < len(sources):
         return
     try:
-        feasible_set(config.mixture, list(sources), available, config.retrain_tokens(available))
+        require_mixtures(config, available)
     except InputError as error:
         yield InputWarning(
             "too_few_tokens", f"by the estimated sizes of the sources, {error.what}: {error.got}; {error.remedy}"

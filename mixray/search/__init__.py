@@ -7,7 +7,7 @@ from mixray.search.again import Sweep, solve_again
 from mixray.search.arms import ArmArtifacts, ArmModel, arm_models, with_files_read, with_held_out_results
 from mixray.search.diagnosis import ProxyTraining, target_warnings
 from mixray.search.forecasts import rehearsed_mixtures, with_forecast
-from mixray.search.problem import baseline_shares, feasible_set, problem_to_vary
+from mixray.search.problem import baseline_shares, feasible_set, problem_to_vary, require_mixtures
 from mixray.search.rivals import with_rivals
 from mixray.search.solving import MixtureProblems, SolvedMixture, find_mixture, in_memory, mixture_targets, solve_once
 from mixray.search.swarm import MeasuredSwarm, NoiseFloor, design_mixtures, swarm_seeds, swarm_tokens
@@ -30,6 +30,7 @@ __all__ = [
     "mixture_targets",
     "problem_to_vary",
     "rehearsed_mixtures",
+    "require_mixtures",
     "solve_again",
     "solve_once",
     "swarm_seeds",

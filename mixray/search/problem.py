@@ -218,6 +218,30 @@ def feasible_set(
     return feasible
 
 
+def require_mixtures(config: RunConfig, available_tokens: Mapping[str, int] | None = None) -> None:
+    """Raise InputError where the limits allow no mixture of the sources of some target.
+
+    ``available_tokens``: source -> its training tokens, where sizes are known.
+    """
+    checked = set()
+    for name in config.mixture_names:
+        sources = tuple(config.sources_for(name))
+        if sources in checked:
+            continue
+        checked.add(sources)
+        available = None if available_tokens is None else {source: available_tokens[source] for source in sources}
+        budget = None if available is None else config.retrain_tokens(available)
+        try:
+            feasible_set(config.mixture, sources, available, budget)
+        except InputError as error:
+            if len(sources) < len(config.sources):
+                what = f"{error.what}, for the target {name}, which leaves out {config.targets[name].leave_out}"
+                raise InputError(
+                    what, where=error.where, got=error.got, wanted=error.wanted, remedy=error.remedy
+                ) from None
+            raise
+
+
 def _limited_by_epochs(
     max_epochs: float,
     lower: Floats,
