@@ -193,6 +193,10 @@ def check_pools(
             raise Misfit(f"targets.{name}.sample", "left out: only the target each_source has it")
         if target.is_each_source and name != "each_source":
             raise Misfit(f"targets.{name}", one_reader([]))
+        if target.is_each_source:
+            set_keys = target.model_dump(exclude_defaults=True).keys() - {"held_out", "held_out_of", "sample"}
+            if set_keys:
+                raise Misfit(f"targets.{name}.{min(set_keys)}", "left out: each target has the rows of its source")
         if target.leave_out is not None and (target.leave_out not in sources or len(sources) < 2):
             raise Misfit(f"targets.{name}.leave_out", f"one of two sources or more: {', '.join(sources)}")
         if not target.is_retrained and target.leave_out is None:

@@ -35,3 +35,10 @@ def test_limits_are_those_of_the_sources_that_a_target_keeps() -> None:
     with pytest.raises(InputError, match="for the target a, which leaves out a"):
         require_mixtures(epochs, AVAILABLE)  # 200 examples, of which 800 would be four epochs
     require_mixtures(configure("mixture.max_epochs=2", "targets={all: {csv: all.csv}}"), AVAILABLE)
+
+
+@pytest.mark.parametrize("key", ["max_tokens: 5", "label: z", "where: {x: 1}", "is_retrained: false"])
+def test_each_source_has_no_rows_of_its_own(key: str) -> None:
+    configure("targets={each_source: {held_out: 0.3}}")
+    with pytest.raises(InputError, match=f"targets.each_source.{key.split(':')[0]} is not valid"):
+        configure(f"targets={{each_source: {{held_out: 0.3, {key}}}}}")
