@@ -9,15 +9,19 @@ models are the same trees on all other assays. Held-out are a fifth of the molec
 own (the target's proxy), ensemble (the proxies, mixed as mixmin says, not retrained).
 
 Every target's held-out predictions are kept in the second folder, and what is there is not made again: a run that was
-cut off continues, and --summary prints the tables of what there is. One process, one thread, without Ray.
+cut off continues, and --summary prints the tables of what there is. Other settings need another folder. One process,
+one thread, without Ray.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -61,7 +65,9 @@ def read_assays(path: Path, min_rows: int, min_positive: int) -> Assays:
     numeric = [name for name in table.column_names if str(table.schema.field(name).type).startswith(("int", "float"))]
     labels = np.full((len(molecules), len(numeric)), np.nan)
     for place, name in enumerate(numeric):
-        labels[rows, place] = table[name].cast("float64").to_numpy()
+        values = table[name].cast("float64").to_numpy()
+        measured = ~np.isnan(values)  # a molecule may be written twice, once without this label
+        labels[rows[measured], place] = values[measured]
     counts = [(labels[valid] == value).sum(axis=0) for value in (0, 1)]
     used = (sum(counts) >= min_rows) & (np.minimum(*counts) >= min_positive)
     ids = np.array([int.from_bytes(each[:8], "little") for each in molecules["molecule"].drop_null().to_pylist()])
@@ -89,13 +95,24 @@ def class_counts(assays: Assays, is_fit: NDArray[np.bool_]) -> Floats:
     return is_measured.transpose(1, 0, 2).astype(np.float64)
 
 
+@contextmanager
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """Yield a file that gets its name once it is written, so that one that was cut off is made again."""
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    with unfinished.open("wb") as file:
+        yield file
+    unfinished.replace(path)
+
+
 def judge(assays: Assays, folder: Path, seed: int, of_all: bool, targets: list[int]) -> None:
     """Write every target's held-out predictions."""
     is_held_out = held_out(assays, seed, of_all)
     counts = class_counts(assays, ~is_held_out)
     store = folder / f"proxies-{seed}.npy"
     if not store.exists():
-        np.save(store, [fit(assays, each).predictions(assays.bits, batch_tokens=1) for each in counts])
+        table = np.array([fit(assays, each).predictions(assays.bits, batch_tokens=1) for each in counts])
+        with whole_file(store) as file:
+            np.save(file, table)
     predictions = np.load(store)  # (assays, molecules, 2)
     for target in targets:
         path = folder / f"{assays.names[target]}-{seed}.npz"
@@ -129,10 +146,31 @@ def judge(assays: Assays, folder: Path, seed: int, of_all: bool, targets: list[i
             values[arm] = model.log_probs((assays.bits[test_rows], labels), batch_tokens=1).totals
         values["own"] = log_probs(test_rows, np.array([target]))[:, 0]
         values["ensemble"] = mixed_log_probs(log_probs(test_rows, others), solution.weights)
-        np.savez(path, labels=labels, shares=solution.weights, gap=solution.gap, **values)
+        with whole_file(path) as file:
+            np.savez(file, labels=labels, shares=solution.weights, gap=solution.gap, **values)
         metrics = example_metrics(values, labels, classes=2, reference="mixmin", seed=seed)
         precisions = " ".join(f"{arm} {metrics[arm]['average_precision'].value:.3f}" for arm in ARMS)
         print(f"seed {seed} {assays.names[target]}: {precisions}", flush=True)
+
+
+def results_of(folder: Path, name: str | None = None) -> list[Path]:
+    """Return the files of one target, one for each seed, or of all targets. Names may begin with other names."""
+    return sorted(path for path in folder.glob("*.npz") if name in (None, target_of(path)))
+
+
+def target_of(path: Path) -> str:
+    """Return the target whose predictions a file holds."""
+    return path.stem.rpartition("-")[0]
+
+
+def require_same_settings(folder: Path, settings: dict[str, object]) -> None:
+    """Note what decides the results in a folder. Exits where the results there are of other settings."""
+    path = folder / "settings.json"
+    if path.exists() and (stored := json.loads(path.read_text())) != settings:
+        raise SystemExit(f"{folder} holds results of other settings: {stored}; these are {settings}")
+    if not path.exists() and results_of(folder):
+        raise SystemExit(f"{folder} holds results, but no settings.json that says of which settings")
+    path.write_text(json.dumps(settings))
 
 
 def gains(folder: Path, name: str, other: str, arm: str) -> tuple[float, float, float, int]:
@@ -142,7 +180,7 @@ def gains(folder: Path, name: str, other: str, arm: str) -> tuple[float, float, 
     is t (seeds - 1 degrees) x the standard error of the mean, or that over examples where it is larger.
     """
     differences, errors = [], []
-    for path in sorted(folder.glob(f"{name}-*.npz")):
+    for path in results_of(folder, name):
         stored = np.load(path)
         values = {each: stored[each] for each in (arm, other)}
         metrics = example_metrics(values, stored["labels"], classes=2, reference=other, seed=0)
@@ -161,7 +199,7 @@ def gains(folder: Path, name: str, other: str, arm: str) -> tuple[float, float, 
 
 def summary(folder: Path, *, every_target: bool) -> Iterator[str]:
     """Yield the lines of the tables: gains of mixmin and of nearest over the other arms, over all targets."""
-    names = sorted({path.stem.rpartition("-")[0] for path in folder.glob("*.npz")})
+    names = sorted(set(map(target_of, results_of(folder))))
     for arm in ("mixmin", "nearest"):
         for other in ("natural", "balanced", "own", "ensemble", "mixmin"):
             if arm == other:
@@ -184,7 +222,7 @@ def summary(folder: Path, *, every_target: bool) -> Iterator[str]:
     for arm in ARMS:
         values = [
             example_metrics({arm: stored[arm]}, stored["labels"], classes=2, reference=arm, seed=0)
-            for stored in map(np.load, sorted(folder.glob("*.npz")))
+            for stored in map(np.load, results_of(folder))
         ]
         yield f"{arm}: mean average precision {np.mean([each[arm]['average_precision'].value for each in values]):.3f}"
 
@@ -212,6 +250,10 @@ def main() -> None:
         settings.folder.mkdir(parents=True, exist_ok=True)
         assays = read_assays(settings.table, settings.min_rows, settings.min_positive)
         print(f"{len(assays.names)} assays, {len(assays.ids)} molecules", flush=True)
+        facts = (settings.table.name, len(assays.ids), assays.names, settings.held_out_of)
+        require_same_settings(
+            settings.folder, dict(zip(("table", "molecules", "assays", "held_out_of"), facts, strict=True))
+        )
         order = np.random.default_rng(0).permutation(len(assays.names))[: settings.targets].tolist()
         for seed in settings.seeds:
             judge(assays, settings.folder, seed, settings.held_out_of == "all", order)
