@@ -11,9 +11,10 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import rdFingerprintGenerator
 
-from mixray.config.data import FingerprintConfig
+from mixray.config.data import FingerprintConfig, TargetConfig
 from mixray.config.schema import RunConfig
 from mixray.data import Prepared, check_inputs, look_ahead, molecule_features, prepare
+from mixray.data.tabular.assays import with_tables_read
 from mixray.data.tabular.molecules import features, fingerprint_table
 from mixray.errors import InputError
 from mixray.store.artifacts import read_artifact
@@ -174,3 +175,11 @@ def test_a_changed_fingerprint_is_another_source_and_a_touched_file_is_not(run: 
     radius = {"fingerprint": {"bits": 256, "radius": 1}}
     after = prepare(run.config(sources, goal, **radius), run.artifacts, run.mapper, lambda _: None)
     assert after.sources["one"].id != before.sources["one"].id
+
+
+def test_a_target_of_its_own_is_not_replaced_by_one_of_each_source(run: MoleculeRun) -> None:
+    sources, goal = run.pools()
+    config = run.config({**sources, "two": sources["one"]}, goal)
+    each = {"one": config.targets["goal"], "each_source": TargetConfig(held_out=0.3)}
+    with pytest.raises(InputError, match="a target has the name of a source"):
+        with_tables_read(config.model_copy(update={"targets": each}))

@@ -47,6 +47,13 @@ def with_tables_read(config: RunConfig) -> RunConfig:
         if not target.is_each_source:
             targets[name] = target
             continue
+        if clash := [each for each in sources if each in config.targets]:
+            raise InputError(
+                "a target has the name of a source, which each_source needs",
+                where=f"targets.{clash[0]}",
+                got=clash[0],
+                wanted="a name that no source has",
+            )
         targets |= _of_sources(target, sources, config.seed)
         sources = {each: source.model_copy(update={"without_held_out_of": each}) for each, source in sources.items()}
     pools = {"sources": _written(sources), "targets": _written(targets)}
