@@ -387,8 +387,10 @@ class RunConfig(RunFile):
         if unit is not None and (stored is None or unit % stored):
             multiple = f"{{segment: a multiple of {stored}}}, " if stored else ""
             raise Misfit(self._unit_key, f"{multiple}document or window; or cache.segment: {unit} beside it")
-        for section, tokens in (("proxy", self.proxy_tokens), ("retrain", self.retrain.tokens)):
-            step = self.row_tokens * getattr(self, section).batch
+        budgets = {"proxy": self.proxy_tokens, "retrain": self.retrain.tokens}
+        budgets |= {"swarm": self.swarm.tokens} if self.swarm else {}
+        for section, tokens in budgets.items():
+            step = self.row_tokens * (self.retrain if section == "retrain" else self.proxy).batch
             if tokens is not None and tokens < step:
                 key = "fraction" if section == "proxy" and self.proxy.tokens is None else "tokens"
                 what = "tokens (batch x window)" if self.window else "examples (batch)"

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from mixray.config import RunConfig
 from mixray.config.training import ModelConfig, NewModel, PretrainedModel
 from mixray.data import InputCheck, ModelInputs, TextInputs, check_inputs, vocabulary
+from mixray.methods import require_lightgbm
 from mixray.models import model_size
 from mixray.search import require_mixtures
+from mixray.search.rivals import swarm_methods
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ def check(config: RunConfig) -> CheckedInputs:
     shares that no mixture satisfies.
     """
     require_mixtures(config)
+    if "regmix" in swarm_methods(config):
+        require_lightgbm()
     pools = check_inputs(config)
     proxy, model = (pools.examples or _text_inputs(config, section.model) for section in (config.proxy, config.retrain))
     return CheckedInputs(pools, proxy, model, model_size(config.proxy, proxy), model_size(config.retrain, model))

@@ -4,7 +4,7 @@ from mixray.methods.baselines import balanced, natural, temperature, unimax
 from mixray.methods.choosing import Choice, best_expected, best_of_swarm
 from mixray.methods.designs import random_mixtures, swarm_mixtures
 from mixray.methods.outlook import MeasuredDifference, Outlook, outlook
-from mixray.methods.surrogates import boosted_trees, gaussian_process, mixing_law, ridge
+from mixray.methods.surrogates import boosted_trees, gaussian_process, mixing_law, require_lightgbm, ridge
 
 __all__ = [
     "Choice",
@@ -19,6 +19,7 @@ __all__ = [
     "natural",
     "outlook",
     "random_mixtures",
+    "require_lightgbm",
     "ridge",
     "swarm_mixtures",
     "temperature",

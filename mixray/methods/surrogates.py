@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -120,18 +121,23 @@ def mixing_law(shares: Floats, losses: Floats) -> Predict:
     return lambda mixtures: np.exp(law[0]) + np.exp(np.minimum(mixtures @ law[1:], 50.0))
 
 
+def require_lightgbm() -> None:
+    """Raise InputError where LightGBM is not installed."""
+    if find_spec("lightgbm") is None:
+        raise InputError(
+            "the method regmix needs LightGBM", got="it is not installed", remedy="pip install 'mixray[trees]'"
+        )
+
+
 def boosted_trees(shares: Floats, losses: Floats) -> Predict:
     """Learn gradient boosted trees, as RegMix does (Liu et al. 2024, arXiv 2407.01492).
 
     A sixth of the runs decides after how many trees to stop; those are runs of the swarm, never runs to predict.
     Raises InputError where LightGBM is not installed.
     """
-    try:
-        import lightgbm
-    except ImportError:
-        raise InputError(
-            "the method regmix needs LightGBM", got="it is not installed", remedy="pip install 'mixray[trees]'"
-        ) from None
+    require_lightgbm()
+    import lightgbm
+
     _require_runs(shares, losses)
     order = np.random.default_rng(0).permutation(len(losses))
     judged, taught = np.split(order, [max(1, len(order) // 6)])

@@ -29,7 +29,7 @@ from mixray.methods.designs import mixtures_around
 from mixray.methods.surrogates import Fit, Predict
 from mixray.mixture import Mixture, RivalMixture
 from mixray.report import Work
-from mixray.search.problem import SearchProblem
+from mixray.search.problem import SearchProblem, natural_tokens
 from mixray.search.solving import OpenPredictions, SolvedMixture, StoredCaches
 from mixray.search.swarm import MeasuredSwarm, random_prior, within_limits, without_small_shares
 from mixray.store import Artifact, Artifacts, ModelMeta, fingerprint
@@ -86,8 +86,9 @@ def with_rivals(
     columns = [[column.id for column in by_source.values()] for _, by_source in targets.values()]
     limits = config.mixture.model_dump(mode="json", exclude={"shards"})
     budget = config.retrain_tokens(available_tokens)
+    sizes = [list(available_tokens.items()), list(natural_tokens(config, available_tokens).items())]
     facts = [methods, [model.id for model in models.values()], columns, limits, budget, solved.mixture.weights]
-    draft = artifacts.draft("rivals", fingerprint(["rivals", 1, *facts, list(available_tokens.items()), config.seed]))
+    draft = artifacts.draft("rivals", fingerprint(["rivals", 2, *facts, *sizes, config.seed]))
     stored = artifacts.find(draft.kind, draft.id)
     if stored is None:
         with open_predictions(artifacts.storage, targets) as predictions:

@@ -6,7 +6,7 @@ The whole configuration and the mixture files are published beside them, as file
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mixray.config import RunConfig
@@ -74,11 +74,14 @@ def tables(config: RunConfig, mixtures: Mapping[str, Mixture], models: Mapping[s
     """
     shares = [row for name, mixture in mixtures.items() for row in _share_rows(config, name, mixture, models)]
     arms = [row for mixture in mixtures.values() for row in _arm_rows(mixture)]
-    return {
-        name: json.dumps({"columns": list(rows[0]), "data": [list(row.values()) for row in rows]}).encode()
-        for name, rows in ((SHARES_TABLE, shares), (COMPARISON_TABLE, arms))
-        if rows
-    }
+    return {name: _table(rows) for name, rows in ((SHARES_TABLE, shares), (COMPARISON_TABLE, arms)) if rows}
+
+
+def _table(rows: Sequence[Mapping[str, Cell]]) -> bytes:
+    """Return rows as MLflow stores a table. A row has an empty cell for a column that only others have."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    data = [[row.get(column) for column in columns] for row in rows]
+    return json.dumps({"columns": columns, "data": data}).encode()
 
 
 def arm_facts(config: RunConfig, mixtures: Mapping[str, Mixture]) -> dict[str, ArmFacts]:

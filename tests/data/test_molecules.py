@@ -183,3 +183,13 @@ def test_a_target_of_its_own_is_not_replaced_by_one_of_each_source(run: Molecule
     each = {"one": config.targets["goal"], "each_source": TargetConfig(held_out=0.3)}
     with pytest.raises(InputError, match="a target has the name of a source"):
         with_tables_read(config.model_copy(update={"targets": each}))
+
+
+def test_a_source_that_is_kept_from_another_target_is_not_kept_from_its_own_instead(run: MoleculeRun) -> None:
+    sources, goal = run.pools()
+    config = run.config({**sources, "two": sources["one"]}, goal)
+    kept = config.sources["one"].model_copy(update={"without_held_out_of": "goal"})
+    targets = {"goal": config.targets["goal"], "each_source": TargetConfig(held_out=0.3)}
+    changed = config.model_copy(update={"sources": {**config.sources, "one": kept}, "targets": targets})
+    with pytest.raises(InputError, match=r"sources.one.without_held_out_of[\s\S]*got: goal"):
+        with_tables_read(changed)

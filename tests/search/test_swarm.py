@@ -85,6 +85,11 @@ def test_mixtures_of_every_design_keep_the_limits(configure: Configure, design: 
         assert limits == "{}" or not limits_broken(config, AVAILABLE, shares)
 
 
+def test_a_budget_below_one_step_is_refused(configure: Configure) -> None:
+    with pytest.raises(InputError, match=r"swarm.tokens[\s\S]*at least one step"):
+        configure("swarm.tokens=7")
+
+
 def test_shares_below_a_window_are_left_out(configure: Configure) -> None:
     config = configure("swarm.tokens=800")  # a window of 8 tokens is a hundredth
     shares = np.array([list(each.values()) for each in design_mixtures(config, AVAILABLE, {}).values()])

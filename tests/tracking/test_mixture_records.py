@@ -10,7 +10,7 @@ import pytest
 
 from mixray.config import RunConfig
 from mixray.mixture import Mixture
-from mixray.store import Artifact
+from mixray.store import Artifact, ModelMeta
 from mixray.tracking.mixture_records import arm_facts, key_metrics, key_settings, tables
 from mixray.tracking.projection import RunContents, records_of_run
 
@@ -89,6 +89,15 @@ def test_shares_and_arms_are_tables(config: RunConfig) -> None:
         ("mixmin", 4.0, None),
         ("balanced", 4.5, 0.5),
     ]
+
+
+def test_a_mixture_without_retrained_arms_has_empty_cells_for_theirs(config: RunConfig) -> None:
+    trained = ModelMeta(parameters=7, tokens=64, seconds=1.0, curve=[(64, 2.0)], source_shares={"python": 1.0})
+    other = mixture().model_copy(update={"sources": ["c"], "weights": {"c": 1.0}, "interval": {}})
+    content = tables(config, {"other": other, "sklearn": mixture()}, {"arm/balanced": trained})
+    shares = json.loads(content["shares.json"])
+    assert {len(row) for row in shares["data"]} == {len(shares["columns"])}
+    assert [row[shares["columns"].index("balanced")] for row in shares["data"]] == [None, 1.0]
 
 
 def test_an_arm_names_its_data_its_shares_and_its_model(config: RunConfig) -> None:

@@ -54,6 +54,13 @@ def with_tables_read(config: RunConfig) -> RunConfig:
                 got=clash[0],
                 wanted="a name that no source has",
             )
+        if taken := [each for each, source in sources.items() if source.without_held_out_of is not None]:
+            raise InputError(
+                "a source is kept from the held-out rows of a target of your own, and each_source needs that key",
+                where=f"sources.{taken[0]}.without_held_out_of",
+                got=sources[taken[0]].without_held_out_of,
+                wanted="sources without it",
+            )
         targets |= _of_sources(target, sources, config.seed)
         sources = {each: source.model_copy(update={"without_held_out_of": each}) for each, source in sources.items()}
     pools = {"sources": _written(sources), "targets": _written(targets)}
