@@ -44,6 +44,7 @@ def run_as_job(
         try:
             ended = _follow(client, job, write)
         except KeyboardInterrupt:
+            write("\n")  # the output may have come to the middle of a line
             stop = f"ray job stop --address {shlex.quote(address)} {job}"
             raise KeyboardInterrupt(
                 f"the run goes on as the job {job}; the same command shows it again, {stop} ends it"
