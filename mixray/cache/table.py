@@ -119,12 +119,19 @@ class PredictionCache:
 
     def losses(self) -> dict[str, tuple[float, float]]:
         """Return for each model, in nats per token: (mean over documents, total nats / total tokens)."""
-        lengths = self.document_counts()
-        losses = {}
-        for index, model in enumerate(self.models):
-            totals = np.bincount(self.documents, weights=self.log_probs[:, index], minlength=len(lengths))
-            losses[model] = (float(-(totals / lengths).mean()), float(-totals.sum() / lengths.sum()))
-        return losses
+        lengths, losses = self.document_counts(), self.document_losses()
+        return {
+            model: (float((totals / lengths).mean()), float(totals.sum() / lengths.sum()))
+            for model, totals in zip(self.models, losses.T, strict=True)
+        }
+
+    def document_losses(self) -> np.ndarray:
+        """Return the total loss of every document under every model, nats, float64 (documents, models)."""
+        totals = [
+            np.bincount(self.documents, weights=-values, minlength=len(self.document_ids))
+            for values in self.log_probs.T
+        ]
+        return np.stack(totals, axis=1)
 
 
 def stored_segment(columns: Mapping[str, Artifact]) -> int | None:

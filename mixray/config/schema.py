@@ -239,9 +239,9 @@ class RunConfig(RunFile):
         """The mixtures that the run searches for: one for every target, or the one for all of them."""
         return list(self.targets) if self.mixture.over == "each" else [self.mixture.over]
 
-    def replicate_seeds(self, model: str) -> dict[str, int]:
-        """Return the replicates of a retrained model, name -> seed. The first has the model's own name."""
-        later = range(self.seed + 1, self.seed + self.retrain.replicates)
+    def replicate_seeds(self, model: str, replicates: int | None = None) -> dict[str, int]:
+        """Return a model's replicates, by default of a retrained one: name -> seed. The first has its own name."""
+        later = range(self.seed + 1, self.seed + (replicates or self.retrain.replicates))
         return {model: self.seed} | {f"{model}.seed{seed}": seed for seed in later}
 
     @property

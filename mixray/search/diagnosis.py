@@ -77,14 +77,12 @@ def target_warnings(
     for target in mixture.targets:
         rows, columns = caches[target]
         cache = read_cache(storage, rows, "fit", columns)
-        least_loss, frequency_loss = (
-            _least_loss(cache, proxies.with_signal()),
-            _target_frequency_loss(storage, rows, inputs),
-        )
+        least_loss = _least_loss(cache, proxies.with_signal())
+        frequency_loss = _target_frequency_loss(storage, rows, inputs)
         if least_loss is not None and frequency_loss is not None:
             warnings += target_out_of_reach(target, least_loss, frequency_loss, config.loss_unit)
         if len(mixture.targets) == 1:
-            warnings += concentration(mixture, _document_losses(cache), cache.document_counts())
+            warnings += concentration(mixture, cache.document_losses(), cache.document_counts())
     return warnings
 
 
@@ -96,13 +94,6 @@ def _least_loss(cache: PredictionCache, sources: list[str]) -> float | None:
     log_probs = cache.log_probs if cache.segments is None else cache.segments
     best = log_probs[:, [cache.models.index(source) for source in sources]].max(axis=1)
     return -float(best.sum(dtype=np.float64)) / float(cache.counts.sum())
-
-
-def _document_losses(cache: PredictionCache) -> np.ndarray:
-    """Return the total loss of every document under every model, float64 (documents, models)."""
-    losses = np.zeros((len(cache.document_ids), len(cache.models)))
-    np.add.at(losses, cache.documents, -cache.log_probs)
-    return losses
 
 
 def _target_frequency_loss(storage: Storage, rows: Artifact, inputs: TextInputs) -> float | None:

@@ -37,8 +37,7 @@ def swarm_tokens(config: RunConfig) -> int:
 def swarm_seeds(config: RunConfig, mixture: str) -> dict[str, int]:
     """Return the models on one mixture: name -> seed."""
     assert config.swarm is not None, "only a run with a swarm asks"
-    later = range(config.seed + 1, config.seed + config.swarm.replicates)
-    return {mixture: config.seed} | {f"{mixture}.seed{seed}": seed for seed in later}
+    return config.replicate_seeds(mixture, config.swarm.replicates)
 
 
 def design_mixtures(

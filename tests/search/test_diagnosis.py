@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mixray.cache import PredictionCache
-from mixray.search.diagnosis import _document_losses, _least_loss
+from mixray.search.diagnosis import _least_loss
 
 
 def cache(segments: np.ndarray | None) -> PredictionCache:
@@ -32,4 +32,4 @@ def test_the_least_loss_takes_the_best_proxy_for_each_piece() -> None:
 
 
 def test_a_documents_loss_is_the_sum_over_its_windows() -> None:
-    assert _document_losses(cache(None)).tolist() == [[12.0, 11.0], [8.0, 8.0]]
+    assert cache(None).document_losses().tolist() == [[12.0, 11.0], [8.0, 8.0]]
