@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mixray.arguments import Json
 from mixray.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ MixtureArgument = Annotated[
     str, typer.Argument(metavar="MIXTURE", help="a mixture file, of mixray or published by others, or a run folder")
 ]
 Target = Annotated[str | None, typer.Option(help="of a run folder: which of its mixtures")]
-Json = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout")]
 
 
 def export_mixture(

@@ -20,7 +20,7 @@ from mixray.config import RunConfig, dump_config
 from mixray.data import ExampleInputs, Prepared, TextInputs, prepare
 from mixray.diagnose import retraining_against_prediction
 from mixray.errors import without_credentials
-from mixray.mixture import Mixture, MixtureWarning
+from mixray.mixture import Mixture
 from mixray.models import (
     ARM,
     PROXY,
@@ -49,7 +49,6 @@ from mixray.search import (
     MeasuredSwarm,
     MixtureProblems,
     NoiseFloor,
-    ProxyTraining,
     SolvedMixture,
     arm_models,
     baseline_shares,
@@ -59,14 +58,13 @@ from mixray.search import (
     problem_to_vary,
     rehearsed_mixtures,
     require_mixtures,
+    signs_once,
     swarm_seeds,
     swarm_tokens,
-    target_warnings,
     with_forecast,
     with_held_out_results,
     with_rivals,
 )
-from mixray.search.solving import StoredCaches
 from mixray.store import Artifact, ModelMeta
 from mixray.store.target_parts import PARTS, TargetPart
 from mixray.tracking import SUMMARY_FILE
@@ -126,7 +124,6 @@ def solve_mixtures(
     names = list(mixture_targets(config))
     with run.stage("mixture", len(names)) as stage:
         on_actors = partial(on_shards, session, config.mixture, stage.update)
-        training = _proxy_training(run, data, proxies)
         problems = MixtureProblems(
             run.artifacts, config, data.targets, columns, data.available_tokens, run.source_sizes(), run.name
         )
@@ -135,8 +132,13 @@ def solve_mixtures(
                 pass
         for name in names:
             solved = problems.solve(name, in_memory if config.mixture.shards is None else on_actors)
-            signs = _signs(run, data, solved.mixture, problems.caches(name), training)
-            mixture = solved.mixture.model_copy(update={"warnings": [*solved.mixture.warnings, *signs]})
+            mixture = solved.mixture
+            if isinstance(data.inputs, TextInputs):  # examples have no token frequencies to compare with
+                caches = problems.caches(name)
+                signs = signs_once(
+                    run.artifacts, config, data.inputs, mixture, sources=data.sources, proxies=proxies, caches=caches
+                )
+                mixture = mixture.model_copy(update={"warnings": [*mixture.warnings, *signs]})
             solutions[name] = SolvedMixture(mixture, solved.trace)
             run.save_mixture(name, mixture, keep_results=True)
             leaders = sorted(mixture.weights.items(), key=lambda item: -item[1])[:3]
@@ -242,25 +244,6 @@ def _member_columns(
     """Score a part of every target with the models of a swarm."""
     config = run.config
     return score(session, run.artifacts, config.cache, config.proxy, models, data.targets, part, lambda *_: None)
-
-
-def _proxy_training(run: MixtureRun, data: Prepared, proxies: Models) -> ProxyTraining | None:
-    """Return what the proxies have learned; None for examples, which have no token frequencies to compare with."""
-    if not isinstance(data.inputs, TextInputs):
-        return None
-    return ProxyTraining.read(run.storage, data.inputs, data.sources, proxies)
-
-
-def _signs(
-    run: MixtureRun, data: Prepared, mixture: Mixture, caches: StoredCaches, training: ProxyTraining | None
-) -> list[MixtureWarning]:
-    """Return the signs that a mixture of texts should not be trusted."""
-    if not isinstance(data.inputs, TextInputs) or training is None:
-        return []
-    warnings = training.warnings(run.config.loss_unit)
-    if run.config.mixture.shards is None:  # on shards, predictions are larger than memory
-        warnings += target_warnings(run.config, run.storage, data.inputs, mixture, caches, training)
-    return warnings
 
 
 def retrain_arms(

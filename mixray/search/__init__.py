@@ -5,7 +5,7 @@ It computes on numbers alone: the same code serves ``mixray run`` on a cluster a
 
 from mixray.search.again import Sweep, solve_again
 from mixray.search.arms import ArmArtifacts, ArmModel, arm_models, with_files_read, with_held_out_results
-from mixray.search.diagnosis import ProxyTraining, target_warnings
+from mixray.search.diagnosis import signs_once
 from mixray.search.forecasts import rehearsed_mixtures, with_forecast
 from mixray.search.problem import baseline_shares, feasible_set, problem_to_vary, require_mixtures
 from mixray.search.rivals import with_rivals
@@ -18,7 +18,6 @@ __all__ = [
     "MeasuredSwarm",
     "MixtureProblems",
     "NoiseFloor",
-    "ProxyTraining",
     "SolvedMixture",
     "Sweep",
     "arm_models",
@@ -31,11 +30,11 @@ __all__ = [
     "problem_to_vary",
     "rehearsed_mixtures",
     "require_mixtures",
+    "signs_once",
     "solve_again",
     "solve_once",
     "swarm_seeds",
     "swarm_tokens",
-    "target_warnings",
     "with_files_read",
     "with_forecast",
     "with_held_out_results",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -19,10 +20,11 @@ from mixray.diagnose import (
 )
 from mixray.mixture import Mixture, MixtureWarning
 from mixray.search.solving import StoredCaches
-from mixray.store import Artifact, ModelMeta, Storage
+from mixray.store import Artifact, Artifacts, ModelMeta, Storage, fingerprint
 from mixray.store.tables import read_table
 from mixray.store.target_parts import part_files
 
+FILE = "signs.json"
 MOST_WINDOWS = 1024
 """Of each source: enough to know how frequent its tokens are, and little to read."""
 
@@ -59,6 +61,40 @@ class ProxyTraining:
         """Return the sources whose proxies have learned something."""
         weak = weak_proxies(self.losses, self.frequency_losses)
         return [source for source in self.losses if source not in weak]
+
+
+def signs_once(
+    artifacts: Artifacts,
+    config: RunConfig,
+    inputs: TextInputs,
+    mixture: Mixture,
+    *,
+    sources: Mapping[str, Artifact],
+    proxies: Mapping[str, Artifact],
+    caches: StoredCaches,
+) -> list[MixtureWarning]:
+    """Return the signs against a mixture of texts; work them out, and read what they take, only once.
+
+    ``sources``, ``proxies``: by source; ``caches``: of the mixture's targets, which are left out where their
+    predictions are on shards, larger than memory.
+    """
+    columns = [[column.id for column in by_source.values()] for _, by_source in caches.values()]
+    models = [[name, sources[name].id, proxies[name].id] for name in sources]
+    on_shards = config.mixture.shards is not None
+    draft = artifacts.draft(
+        "signs", fingerprint(["signs", 1, mixture.weights, list(caches), columns, models, on_shards])
+    )
+    stored = artifacts.find(draft.kind, draft.id)
+    if stored is None:
+        training = ProxyTraining.read(artifacts.storage, inputs, sources, proxies)
+        signs = training.warnings(config.loss_unit)
+        if not on_shards:
+            signs += target_warnings(config, artifacts.storage, inputs, mixture, caches, training)
+        content = json.dumps([sign.model_dump(mode="json") for sign in signs]).encode()
+        stored = draft.publish({FILE: draft.write(FILE, content)}, {})
+    return [
+        MixtureWarning.model_validate(sign) for sign in json.loads(artifacts.storage.read_record(stored.files[FILE]))
+    ]
 
 
 def target_warnings(

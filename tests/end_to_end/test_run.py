@@ -92,7 +92,7 @@ def test_mlflow_has_the_run_its_children_curves_and_figures(finished: Path) -> N
 
 def test_a_second_run_trains_and_scores_nothing_and_starts_no_cluster(finished: Path) -> None:
     storage = finished / "runs-here"
-    kinds = ("tokens", "rows", "proxy", "column", "model")
+    kinds = ("tokens", "rows", "proxy", "column", "solution", "signs", "model")
     before = {kind: content_of(storage, kind) for kind in kinds}, results(storage)
     again = command("run", finished / "run.yaml", "--address", "127.0.0.1:1")  # where no cluster is
     assert again.returncode == 0, again.stderr
@@ -111,7 +111,18 @@ def test_a_damaged_artifact_of_every_kind_is_named_and_the_run_makes_it_anew(fin
     """Of each kind one file is truncated and, in another copy of the storage, one bit of it is turned."""
     copy = tmp_path / "runs-here"
     kinds = sorted(path.name for path in (finished / "runs-here" / "artifacts").iterdir())
-    assert kinds == ["column", "model", "proxy", "rows", "scan", "selection", "solution", "tokenizer", "tokens"]
+    assert kinds == [
+        "column",
+        "model",
+        "proxy",
+        "rows",
+        "scan",
+        "selection",
+        "signs",
+        "solution",
+        "tokenizer",
+        "tokens",
+    ]
     sound = {kind: content_of(finished / "runs-here", kind) for kind in kinds}
     for damage in (lambda data: data[:-1], lambda data: data[:-1] + bytes([data[-1] ^ 1])):
         shutil.rmtree(copy, ignore_errors=True)

@@ -13,19 +13,20 @@ from dataclasses import replace
 
 import numpy as np
 
+from mixray.simplex.checks import Vector
 from mixray.simplex.goal import Worst
 from mixray.simplex.problem import Point, Problem, Proof
 from mixray.simplex.solvers.loop import Outcome, better, minimise
 from mixray.simplex.solvers.newton import Newton
 
 HIGHEST = 1.0
-"""Nats per token: the temperature to begin with."""
+"""Nats per token: the temperature to begin with, at most."""
 ROUNDS_ALONE, ROUNDS_EACH = 100, 60
 """Rounds after which Newton's method alone is taken to stall, and of every problem on the way."""
 NEWTON = Newton()
 
 
-def minimise_worst(problem: Problem, start: np.ndarray, tolerance: float, max_rounds: int) -> Outcome:
+def minimise_worst(problem: Problem, start: Vector, tolerance: float, max_rounds: int) -> Outcome:
     """Minimise a worst case with tau = 0 as ``minimise`` does, by Newton's method and then by smooth problems.
 
     In the trace, each smooth problem counts as one round.
@@ -34,7 +35,7 @@ def minimise_worst(problem: Problem, start: np.ndarray, tolerance: float, max_ro
     assert isinstance(goal, Worst)
     outcome = minimise(problem, NEWTON, start, tolerance, min(max_rounds, ROUNDS_ALONE))
     traces, rounds = [outcome.trace], len(outcome.trace) - 1
-    for temperature in _temperatures(goal, tolerance):
+    for temperature in _temperatures(goal, outcome.point.gap, tolerance):
         left = max_rounds - rounds
         if outcome.status == "converged" or left <= 0:
             break
@@ -49,10 +50,11 @@ def minimise_worst(problem: Problem, start: np.ndarray, tolerance: float, max_ro
     return outcome
 
 
-def _temperatures(goal: Worst, tolerance: float) -> Iterator[float]:
-    """Yield falling temperatures, the last of which is below the plain maximum by at most half of the tolerance."""
+def _temperatures(goal: Worst, gap: float, tolerance: float) -> Iterator[float]:
+    """Yield falling temperatures: the first is above the gap, which is as far as there is to go, and the last is below
+    the plain maximum by at most half of the tolerance."""
     lowest = tolerance / 2 / max(float(np.log(1 / goal.prior.min())), 1.0)
-    temperature = HIGHEST
+    temperature = min(HIGHEST, 10 * gap)
     while temperature > lowest:
         yield temperature
         temperature /= 10
