@@ -57,7 +57,7 @@ def d_optimal_mixtures(count: int, prior: Floats, seed: int) -> Floats:
     inverse = np.eye(features.shape[1]) / 1e-3
     chosen: list[int] = []
     for _ in range(count):
-        leverage = np.einsum("ij,jk,ik->i", features, inverse, features)
+        leverage = ((features @ inverse) * features).sum(axis=1)
         leverage[chosen] = -1.0
         best = int(leverage.argmax())
         chosen.append(best)

@@ -68,7 +68,7 @@ def forecast_table(mixture: Mixture) -> RenderableType:
     caption = (
         f"measured: by models of {count_text(first.tokens)} tokens on the same mixtures, n = "
         f"{counted(first.documents, 'held-out document')}, {counted(first.seeds, 'seed')}; expected: of the retrained "
-        "models, of one of which the seed alone changes the difference, too"
+        "models, the chance of their own seeds included"
     )
     title = f"Forecast for {', '.join(mixture.targets)}: loss above {reference}, {mixture.loss_unit}"
     return titled(title, table, caption)
@@ -87,8 +87,8 @@ def forecast_lines(mixture: Mixture) -> list[str]:
         if forecast.covers_zero:
             low, high = forecast.measured_interval
             is_hidden = low <= 0 <= high
-            noise = "documents and seeds vary as much" if is_hidden else "the retrained models' seeds may hide it"
-            text += f"; not worth retraining for: {noise}"
+            reason = "documents and seeds vary as much" if is_hidden else "it may be gone with so many more tokens"
+            text += f"; not worth retraining for: {reason}"
         lines.append(text)
     return lines
 

@@ -33,6 +33,13 @@ class CacheContent(TypedDict):
     available_tokens: dict[str, int]
 
 
+def _cache_keys(content: CacheContent) -> list[tuple[str, str]]:
+    """Return kind and id of the artifacts of a prediction cache, each once: targets of molecules share columns."""
+    keys = [("rows", id) for id in content["rows"].values()]
+    keys += [("column", id) for ids in content["columns"].values() for id in ids.values()]
+    return list(dict.fromkeys(keys))
+
+
 @dataclass(eq=False)
 class MixtureRun(Run):
     """A run that searches for mixtures."""
@@ -108,9 +115,10 @@ class MixtureRun(Run):
     def load_cache(self) -> tuple[dict[str, Artifact], dict[str, dict[str, Artifact]]]:
         """Return the prediction cache's artifacts: the rows of every target, and its columns by source."""
         content = self._cache_content()
-        rows = {target: self.artifacts.get("rows", id) for target, id in content["rows"].items()}
+        artifacts = self.artifacts.get_all(_cache_keys(content))
+        rows = {target: artifacts["rows", id] for target, id in content["rows"].items()}
         columns = {
-            target: {source: self.artifacts.get("column", id) for source, id in ids.items()}
+            target: {source: artifacts["column", id] for source, id in ids.items()}
             for target, ids in content["columns"].items()
         }
         return rows, columns
@@ -119,9 +127,7 @@ class MixtureRun(Run):
         """Return kind and id of the prepared data, the models, and the prediction cache as far as they exist."""
         keys = super().artifact_keys()
         if self.storage.exists(self._inside("cache.json")):
-            content = self._cache_content()
-            keys += [("rows", id) for id in content["rows"].values()]
-            keys += [("column", id) for ids in content["columns"].values() for id in ids.values()]
+            keys += _cache_keys(self._cache_content())
         return list(dict.fromkeys(keys))
 
     def available_tokens(self) -> dict[str, int]:

@@ -165,12 +165,18 @@ class Artifacts:
             artifacts = threads.map(lambda key: self.find(*key), keys)
             return {key: artifact for key, artifact in zip(keys, artifacts, strict=True) if artifact is not None}
 
+    def get_all(self, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Artifact]:
+        """Like ``find_all`` for artifacts that must exist."""
+        keys = list(dict.fromkeys(keys))
+        artifacts = self.find_all(keys)
+        for kind, id in keys:
+            if (kind, id) not in artifacts:
+                raise _corrupted(self.storage, kind, id, "it is missing", "a published artifact")
+        return artifacts
+
     def get(self, kind: str, id: str) -> Artifact:
         """Like ``find`` for an artifact that must exist."""
-        artifact = self.find(kind, id)
-        if artifact is None:
-            raise _corrupted(self.storage, kind, id, "it is missing", "a published artifact")
-        return artifact
+        return self.get_all([(kind, id)])[kind, id]
 
 
 def check_artifact(storage: Storage, artifact: Artifact, *, digests: bool) -> None:
