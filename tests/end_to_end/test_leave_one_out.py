@@ -184,6 +184,16 @@ def test_labels_that_are_none_are_refused_before_work_starts(
     assert not (tmp_path / "runs-here").exists()
 
 
+@pytest.mark.parametrize("other", [[True, False], [0, 1, 2]], ids=["truth values", "three classes"])
+def test_columns_with_different_classes_are_refused(other: list[Any], tmp_path: Path) -> None:
+    """Every model would have the classes of all columns, and no metric of two classes."""
+    column = [other[row % len(other)] for row in range(len(SMILES))]
+    pq.write_table(pa.table(assays() | {"other": column}), tmp_path / "assays.parquet")
+    with pytest.raises(InputError, match=r"different classes[\s\S]*oxygen \(6 such columns\): 0.0, 1.0; other \(1"):
+        run(tmp_path)
+    assert not (tmp_path / "runs-here").exists()
+
+
 def test_an_assay_with_one_class_after_the_split_is_refused_before_a_proxy_is_trained(tmp_path: Path) -> None:
     table = assays()
     rare = [0] * len(SMILES)

@@ -111,6 +111,8 @@ def _by_label(pool: Pool, config: RunConfig) -> dict[str, SourceConfig]:
             + (f", and two classes with {source.min_positive} or more each" if is_class else ""),
             remedy=f"lower {pool.key('min_rows')} or {pool.key('min_positive')}",
         )
+    if is_class:
+        _require_equal_classes(pool, {column: counts[column] for column in enough})
     named: dict[str, SourceConfig] = {}
     stands_alone = {"labels": None, "min_rows": 1, "min_positive": 1}
     for column in enough:
@@ -122,6 +124,24 @@ def _by_label(pool: Pool, config: RunConfig) -> dict[str, SourceConfig]:
             )
         named[name] = source.model_copy(update={**stands_alone, "label": column})
     return named
+
+
+def _require_equal_classes(pool: Pool, counts: Mapping[str, Counter[object]]) -> None:
+    """Raise InputError where columns differ in their classes: every model would have those of all columns."""
+    columns_of: dict[frozenset[object], list[str]] = {}
+    for column, values in counts.items():
+        columns_of.setdefault(frozenset(values), []).append(column)
+    if len(columns_of) > 1:
+        most, *others = sorted(columns_of.items(), key=lambda item: -len(item[1]))
+        classes = {", ".join(sorted(map(str, values)))[:200]: names for values, names in (most, others[0])}
+        groups = [f"{names[0]} ({len(names)} such columns): {values}" for values, names in classes.items()]
+        raise InputError(
+            "columns of labels have different classes",
+            where=pool.key("labels"),
+            got="; ".join(groups),
+            wanted="columns with the same classes, such as 0 and 1",
+            remedy=f"name the columns to take: {pool.key('labels')}: [{most[1][0]}, ...]",
+        )
 
 
 def _label_counts(pool: Pool, source: SourceConfig, inputs: set[str]) -> dict[str, Counter[object]]:
@@ -146,7 +166,9 @@ def _label_counts(pool: Pool, source: SourceConfig, inputs: set[str]) -> dict[st
                 )
             values = counts.setdefault(name, Counter())
             for pair in pc.value_counts(column.filter(pc.invert(pc.is_null(column, nan_is_null=True)))).to_pylist():
-                values[pair["values"]] += pair["counts"]
+                # As the classes are told apart later: 1 and 1.0 are one, true is another.
+                value = str(pair["values"]).lower() if pa.types.is_boolean(kind) else float(pair["values"])
+                values[value] += pair["counts"]
     if missing := [each for each in patterns if not any(fnmatchcase(name, each) for name in [*counts, *skipped])]:
         raise InputError(
             f"the {pool.label} has no such column of labels",
