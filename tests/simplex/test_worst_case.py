@@ -21,6 +21,8 @@ from mixray.simplex import (
     profile_intervals,
     solve_problem,
 )
+from mixray.simplex.solvers.loop import minimise
+from mixray.simplex.solvers.newton import Newton
 
 Array = NDArray[np.float64]
 
@@ -43,19 +45,29 @@ def test_long_documents_are_solved(documents: int, spread: float, tau: float, st
         assert solution.status == "converged", seed
 
 
-def test_the_answer_is_the_best_certified_point_and_no_round_raises_the_value() -> None:
+def kinked(seed: int) -> Problem:
+    """A plain maximum of three targets, which Newton's method often leaves before it is solved."""
+    draw = np.random.default_rng([seed, 15])
+    objectives = tuple(CrossEntropy.from_log_probs(draw.normal(-3000, 30, (10, 15))) for _ in range(3))
+    return Problem(objectives, FeasibleSet.of(15), Worst.of(3))
+
+
+def test_the_answer_is_the_best_certified_point() -> None:
     ended_early = 0
     for seed in range(12):
-        draw = np.random.default_rng([seed, 15])
-        objectives = tuple(CrossEntropy.from_log_probs(draw.normal(-3000, 30, (10, 15))) for _ in range(3))
-        solution = solve_problem(Problem(objectives, FeasibleSet.of(15), Worst.of(3)), max_rounds=25)
+        solution = solve_problem(kinked(seed), max_rounds=25)
         rounding = 32 * np.spacing(solution.trace[0, 0])
-        assert solution.point.value <= solution.trace[:, 0].min() + rounding
+        assert solution.point.value <= solution.trace[:, 0].min() + max(rounding, solution.gap)
         level = solution.trace[:, 0] <= solution.point.value
         assert solution.gap <= solution.trace[level, 1].min()
-        assert (np.diff(solution.trace[:, 0]) <= 64 * np.spacing(solution.trace[0, 0])).all()
         ended_early += solution.status != "converged"
     assert ended_early > 0
+
+
+def test_no_round_of_newtons_method_raises_the_value() -> None:
+    for seed in range(12):
+        trace = minimise(kinked(seed), Newton(), np.full(15, 1 / 15), 1e-9, 25).trace
+        assert (np.diff(trace[:, 0]) <= 64 * np.spacing(trace[0, 0])).all()
 
 
 def world(seed: int, documents: int, rule: str) -> Problem:

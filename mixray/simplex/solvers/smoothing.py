@@ -29,7 +29,7 @@ NEWTON = Newton()
 def minimise_worst(problem: Problem, start: Vector, tolerance: float, max_rounds: int) -> Outcome:
     """Minimise a worst case with tau = 0 as ``minimise`` does, by Newton's method and then by smooth problems.
 
-    In the trace, each smooth problem counts as one round.
+    In the trace, each smooth problem counts as one round; its value may lie above that of the round before.
     """
     goal = problem.goal
     assert isinstance(goal, Worst)
