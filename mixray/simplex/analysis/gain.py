@@ -6,6 +6,9 @@ the sources that have a share, with H the curvature of the loss and V the covari
     gain = gain on the documents - tr(H^-1 V)          variance = that of the paired difference + 2 tr((H^-1 V)^2)
 
 (Takeuchi's information criterion, 1976; the second term is that of the quadratic form whose mean is the optimism).
+The documents lie nearer to their own fit than others do, so that V and the paired variance come out too small: both are
+multiplied by n / (n - k - 1), for n documents and k directions in which the shares can move (as in least squares;
+MacKinnon and White 1985, whose leverages are here all taken at their mean).
 Both moments are taken over bootstrap replicates, in each of which the shares follow the gradient by H^-1 without
 another solve (``sampling.py``): so they hold for several targets, limits, a pull to a prior and rows on shards, too. A
 worst case adds that its losses, equal on the documents that chose the mixture, are not equal on others.
@@ -75,14 +78,22 @@ def gains(
     shares = {name: checked_baseline(chosen, name, baseline) for name, baseline in baselines.items()}
     mixtures = np.array([*shares.values(), chosen.shares])
     noise = sampled_noise(problem, chosen.shares, mixtures, seed=seed, replicates=replicates)
+    follows = response(chosen)
     counts = [objective.documents for objective in problem.objectives]
-    mixture = _Judged.of(chosen, noise, response(chosen))
+    noise = noise.scaled(math.sqrt(_variance_factor(follows, counts)))
+    mixture = _Judged.of(chosen, noise, follows)
     return {
         name: mixture.gain_over(
             np.array([objective.loss(each) for objective in problem.objectives]), noise.losses[:, :, place], counts
         )
         for place, (name, each) in enumerate(shares.items())
     }
+
+
+def _variance_factor(follows: Response, documents: list[int]) -> float:
+    """Return n / (n - k - 1): n documents, of all targets as much as they count, and k free directions."""
+    effective = 1 / sum(weight**2 / n for weight, n in zip(follows.target_weights, documents, strict=True))
+    return effective / max(effective - follows.free - 1, 1.0)
 
 
 def checked_baseline(chosen: Point, name: str, baseline: ArrayLike) -> Vector:
@@ -113,7 +124,7 @@ class _Judged:
 
     def gain_over(self, baseline_losses: Vector, baseline_noise: Samples, documents: list[int]) -> Gain:
         """Return the gain. ``baseline_noise``: deviations of the baseline's losses, ``(replicates, targets)``."""
-        unbiased = len(self.noise) / (len(self.noise) - 1)
+        unbiased = len(self.noise) / (len(self.noise) - 1)  # the replicates are centred on their own mean
         rise = _rises(self.goal, self.losses, self.noise + self.fit)
         # Which loss of the baseline is the largest the documents decided, of those of the mixture the fit made equal.
         baseline_rise = -_rises(self.goal, baseline_losses, baseline_noise)

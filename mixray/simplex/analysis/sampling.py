@@ -44,6 +44,9 @@ class Noise:
     gradients: Samples
     losses: Samples
 
+    def scaled(self, factor: float) -> Noise:
+        return Noise(factor * self.gradients, factor * self.losses)
+
 
 def replicate_batches(objectives: Sequence[Objective], seed: int, replicates: int) -> Iterator[list[Replicates]]:
     """Yield the replicates of every target, as many at a time as a thread can work on at once."""
