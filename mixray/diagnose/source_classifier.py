@@ -1,0 +1,157 @@
+"""A classifier of the source of an example from its features x, and the densities of the sources that it implies.
+
+Every source counts as much as any other in training, so the classifier's probability of source k at x is proportional
+to p_k(x). It is a logistic regression on the columns and, in dense tables, their squares: it notices differences in
+location and in scale, not those in how columns go together.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix, vstack
+
+from mixray.errors import InputError
+
+Floats: TypeAlias = NDArray[np.float64]
+Integers: TypeAlias = NDArray[np.integer[Any]]
+Features: TypeAlias = NDArray[np.floating[Any]] | csr_matrix
+"""(rows, columns), finite numbers."""
+FOLDS = 5
+LEAST_EXAMPLES = 2 * FOLDS
+"""Of a source, so that in all likelihood every fold has some to be judged by."""
+MOST_STEPS = 200
+"""Of the classifier's training, which need not reach its optimum: it is judged by what it does."""
+
+
+@dataclass(frozen=True, eq=False)
+class CrossFitted:
+    """What classifiers of the source say about examples that they were not trained on.
+
+    ``log_densities``: float64 (rows, sources): log p_k(x), up to a number for each row that makes ``exp`` sum to 1.
+    ``source_ids``: (rows,). ``folds``: (rows,), which classifier judged the row. ``example_ids``: (rows,), equal where
+    rows are the same example.
+    """
+
+    log_densities: Floats
+    source_ids: Integers
+    folds: Integers
+    example_ids: Integers
+
+
+def cross_fitted(
+    features: Sequence[Features], example_ids: Sequence[Integers] | None = None, *, seed: int
+) -> CrossFitted:
+    """Return what classifiers say about the source of examples, of each fold those trained on the other folds.
+
+    Arguments and errors: see ``input_shift``; ``features``, ``example_ids``: by source.
+    """
+    table, source_ids = _stacked(features)
+    examples = _example_numbers(table, example_ids, len(source_ids))
+    folds = np.random.default_rng(seed).permutation(examples.max() + 1)[examples] % FOLDS
+    log_densities = np.empty((len(source_ids), len(features)))
+    for fold in range(FOLDS):
+        judged = folds == fold
+        present = np.bincount(source_ids[~judged], minlength=len(features))
+        if not present.all():
+            raise InputError(
+                "covariate shift: a source has too few different examples",
+                got=f"source {int(present.argmin())}: all of its examples in one of {FOLDS} folds",
+                wanted=f"{LEAST_EXAMPLES} examples or more",
+            )
+        classify = _classifier(table[~judged], source_ids[~judged])
+        log_densities[judged] = classify(table[judged])
+    return CrossFitted(log_densities, source_ids, folds, examples)
+
+
+def log_densities_at(features: Sequence[Features], new_features: Features) -> Floats:
+    """Return log p_k(x) of new examples, (rows, sources), up to a number for each row that makes ``exp`` sum to 1.
+
+    The classifier is trained on all examples of the sources, ``features``: the new ones must not be among them.
+    Raises InputError as ``input_shift``.
+    """
+    table, source_ids = _stacked(features)
+    return _classifier(table, source_ids)(_checked(new_features, table.shape[1]))
+
+
+def _stacked(features: Sequence[Features]) -> tuple[Features, Integers]:
+    """Return the rows of all sources in one table, and the number of each row's source. Raises InputError."""
+    columns = features[0].shape[-1]
+    tables = [_checked(each, columns) for each in features]
+    source_ids = np.repeat(np.arange(len(tables)), [table.shape[0] for table in tables])
+    if all(isinstance(table, csr_matrix) for table in tables):
+        return csr_matrix(vstack(tables)), source_ids
+    return np.concatenate([np.asarray(table, np.float64) for table in tables]), source_ids
+
+
+def _checked(features: Features, columns: int) -> Features:
+    """Return a table of finite numbers. Raises InputError."""
+    if features.ndim != 2 or features.shape[1] != columns or not features.shape[0]:
+        raise InputError(
+            "features: tables with the same columns are needed",
+            got=f"shape {features.shape}",
+            wanted=f"(rows, {columns}), one row or more",
+        )
+    if not np.isfinite(features.data if isinstance(features, csr_matrix) else features).all():
+        raise InputError(
+            "features: not all numbers are finite", remedy="encode missing values as a column of their own"
+        )
+    return features
+
+
+def _example_numbers(table: Features, example_ids: Sequence[Integers] | None, rows: int) -> Integers:
+    """Return the number of each row's example, from 0. Raises InputError for ids that do not fit the rows."""
+    if example_ids is not None:
+        ids = np.concatenate(list(example_ids))
+        if ids.shape != (rows,):
+            raise InputError("example_ids: one per row is needed", got=f"shape {ids.shape}", wanted=f"({rows},)")
+        numbers: Integers = np.unique(ids, return_inverse=True)[1]
+        return numbers
+    if isinstance(table, csr_matrix):
+        table.sort_indices()
+        spans = list(pairwise(table.indptr))
+        keys = [table.indices[start:end].tobytes() + table.data[start:end].tobytes() for start, end in spans]
+    else:
+        keys = [row.tobytes() for row in table + 0.0]  # -0 becomes 0
+    first: dict[bytes, int] = {}
+    return np.array([first.setdefault(key, len(first)) for key in keys])
+
+
+def _classifier(table: Features, source_ids: Integers) -> Callable[[Features], Floats]:
+    """Return a function from examples to the log-probabilities of their sources, (rows, sources), if all sources were
+    as frequent."""
+    from sklearn.exceptions import ConvergenceWarning  # start-up is lazy: only this measure needs it
+    from sklearn.linear_model import LogisticRegression
+
+    if isinstance(table, csr_matrix):
+        encoded = _same
+    else:
+        centre, scale = table.mean(axis=0), table.std(axis=0)
+        encoded = partial(_with_squares, centre, np.where(scale > 0, scale, 1.0))
+    model = LogisticRegression(class_weight="balanced", max_iter=MOST_STEPS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(encoded(table), source_ids)
+
+    def log_probs(rows: Features) -> Floats:
+        log_probs: Floats = model.predict_log_proba(encoded(rows))
+        return log_probs
+
+    return log_probs
+
+
+def _same(rows: Features) -> Features:
+    return rows
+
+
+def _with_squares(centre: Floats, scale: Floats, rows: Features) -> Features:
+    """Return standardised columns and their squares."""
+    standard = (np.asarray(rows, np.float64) - centre) / scale
+    return np.hstack([standard, standard**2])
