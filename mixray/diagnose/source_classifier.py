@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, vstack
+from scipy.special import log_softmax
 
 from mixray.errors import InputError
 
@@ -141,7 +142,11 @@ def _classifier(table: Features, source_ids: Integers) -> Callable[[Features], F
         model.fit(encoded(table), source_ids)
 
     def log_probs(rows: Features) -> Floats:
-        log_probs: Floats = model.predict_log_proba(encoded(rows))
+        margins = model.decision_function(encoded(rows))
+        if margins.ndim == 1:  # of two sources there is one margin, the logit of the second
+            margins = np.column_stack([np.zeros(len(margins)), margins])
+        # scikit-learn takes the logarithm of probabilities, which may round to 0.
+        log_probs: Floats = log_softmax(margins, axis=1)
         return log_probs
 
     return log_probs

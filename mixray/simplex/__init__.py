@@ -23,6 +23,7 @@ from mixray.simplex.problem import Point, Problem
 from mixray.simplex.solvers.first_order import Entropic
 from mixray.simplex.solvers.loop import Solver
 from mixray.simplex.solvers.newton import Newton
+from mixray.simplex.solvers.reweighted import Reweighted, reweighted_log_probs, solve_reweighted
 from mixray.simplex.solvers.solution import Solution
 from mixray.simplex.solvers.solve import solve, solve_problem
 from mixray.simplex.solvers.working_set import WorkingSet
@@ -49,6 +50,7 @@ __all__ = [
     "Prior",
     "Problem",
     "Realisable",
+    "Reweighted",
     "Solution",
     "Solver",
     "SquaredError",
@@ -68,9 +70,11 @@ __all__ = [
     "prior_path",
     "profile_intervals",
     "realisable",
+    "reweighted_log_probs",
     "row_weights",
     "shadow_prices",
     "solve",
     "solve_problem",
+    "solve_reweighted",
     "sum_by_document",
 ]

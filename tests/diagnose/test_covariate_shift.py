@@ -87,6 +87,13 @@ def test_densities_at_new_examples_are_the_known_ones() -> None:
     assert np.abs(np.exp(fitted) - np.exp(truth)).max() < 0.04
 
 
+@pytest.mark.parametrize("sources", [2, 3])
+def test_densities_far_away_stay_finite(sources: int) -> None:
+    fitted = log_densities_at([gaussian(seed, seed) for seed in range(sources)], np.array([[1e4, 0.0], [-1e4, 0.0]]))
+    assert np.isfinite(fitted).all()
+    assert fitted.min() < -1000
+
+
 def test_the_auc_is_the_part_of_pairs_in_order_and_its_interval_holds_95_percent() -> None:
     generator = np.random.default_rng(0)
     truth = norm.cdf(1 / np.sqrt(2))
