@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import ray
+from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mixray.cluster.growing import Machines, WaitingNotes, count_text, has_autoscaler
@@ -167,9 +168,10 @@ class Session:
         sees: Any = ray.remote(num_cpus=0)(_sees)
         placed = [sees.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)) for node in nodes]
         try:
-            visible = ray.get([task.remote(storage, probe) for task in placed])
+            answers = [_answer(reference) for reference in [task.remote(storage, probe) for task in placed]]
         finally:
             storage.delete(probe)
+        visible = [answer for answer in answers if answer is not None]
         if not all(visible):
             raise InputError(
                 "the storage is a folder that not every machine of the cluster sees",
@@ -202,3 +204,14 @@ def _asks_in(machine: Mapping[str, float], request: Mapping[str, float]) -> int:
 
 def _sees(storage: Storage, path: str) -> bool:
     return storage.exists(path)
+
+
+def _answer(reference: ray.ObjectRef) -> bool | None:
+    """Return what ``_sees`` returns on a machine; None where the machine is leaving or dead, which Ray learns late."""
+    try:
+        answer: bool = ray.get(reference)
+    except RayTaskError:
+        raise
+    except RayError:
+        return None
+    return answer
