@@ -43,6 +43,25 @@ def interval95(estimate: float, standard_error: float) -> tuple[float, float]:
     return estimate - Z95 * standard_error, estimate + Z95 * standard_error
 
 
+def wilson_interval(hits: int, trials: int) -> tuple[float, float]:
+    """Return the 95 % interval of a probability that was met in ``hits`` of ``trials`` (Wilson 1927)."""
+    share, square = hits / trials, Z95**2 / trials
+    half = Z95 * math.sqrt((share * (1 - share) + square / 4) / trials)
+    return max(0.0, (share + square / 2 - half) / (1 + square)), min(1.0, (share + square / 2 + half) / (1 + square))
+
+
+def paired_difference_interval(only_one: int, only_other: int, trials: int) -> tuple[float, float]:
+    """Return the 95 % interval of the difference of two probabilities that were met in the same ``trials``.
+
+    ``only_one``, ``only_other``: trials in which one of the two was met alone. Half a trial is added to each of the
+    four outcomes (Agresti and Min 2005, Statistics in Medicine 24, section 3), so that it has a width where both agree.
+    """
+    count, above = trials + 2, only_one - only_other
+    error = math.sqrt(only_one + only_other + 1 - above**2 / count) / count
+    low, high = interval95(above / count, error)
+    return max(-1.0, low), min(1.0, high)
+
+
 @dataclass(frozen=True, eq=False)
 class SeedEstimate:
     """A number under one seed, and how much each row contributes to its deviation.

@@ -66,7 +66,7 @@ from mixray.search import (
     with_rivals,
 )
 from mixray.store import Artifact, ModelMeta
-from mixray.store.target_parts import PARTS, TargetPart
+from mixray.store.target_parts import OPTIONS, PARTS, TargetPart
 from mixray.tracking import SUMMARY_FILE
 from mixray.training import Progress as TrainingRecord
 
@@ -289,8 +289,12 @@ def judge_arms(
     with run.stage("held-out") as stage:
         targets = {name: rows for name, rows in data.targets.items() if config.targets[name].is_retrained}
         columns = score(session, run.artifacts, config.cache, config.retrain, models, targets, "held_out", stage.update)
+        with_options = {name: rows for name, rows in targets.items() if OPTIONS in rows.meta}
+        options = score(
+            session, run.artifacts, config.cache, config.retrain, models, with_options, OPTIONS, stage.update
+        )
         classes = len(data.inputs.label_names) if isinstance(data.inputs, ExampleInputs) else None
-        results = ArmArtifacts(data.targets, proxies, models, columns, classes)
+        results = ArmArtifacts(data.targets, proxies, models, columns, classes, options)
         mixtures = _retrained(config, solutions)
         for name, mixture in with_held_out_results(
             config, run.storage, mixtures, results, data.available_tokens

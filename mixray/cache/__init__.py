@@ -1,6 +1,7 @@
 """The prediction cache: per target, one row per window of text and one column of log-probabilities per proxy."""
 
 from mixray.cache.cache_rows import CacheRows
+from mixray.cache.choices import read_choices
 from mixray.cache.comparison import ArmLoss, compare, mean_over_targets
 from mixray.cache.row_ranges import NpyRows, RowRanges
 from mixray.cache.table import (
@@ -25,6 +26,7 @@ __all__ = [
     "compare",
     "mean_over_targets",
     "read_cache",
+    "read_choices",
     "read_file",
     "read_labels",
 ]

@@ -23,6 +23,7 @@ from mixray.store.target_parts import (
     MOLECULE,
     MOLECULES,
     ROW_KEY,
+    RowGroup,
     TargetPart,
     document_ids,
     parent_ids,
@@ -39,7 +40,7 @@ number, (molecules, 1). It serves all targets with molecules of the same files."
 def column_id(
     model_id: str,
     rows_id: str,
-    part: TargetPart,
+    part: RowGroup,
     *,
     precision: str,
     on_gpu: bool,

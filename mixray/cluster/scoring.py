@@ -24,7 +24,7 @@ from mixray.data import molecule_features
 from mixray.models import BoostedTrees, ExampleClassifier, Model, load_model
 from mixray.store import Artifact, Artifacts, Draft, FileRecord, encode, fingerprint
 from mixray.store.artifacts import fetch_folder
-from mixray.store.target_parts import MOLECULES, ROW_KEY, TargetPart, part_files
+from mixray.store.target_parts import MOLECULES, ROW_KEY, RowGroup, part_files
 from mixray.training import use_resources
 
 ScoringProgress = Callable[[str, int, int], None]
@@ -99,10 +99,11 @@ def score(
     training: TrainingConfig,
     models: Mapping[str, Artifact],
     targets: Mapping[str, Artifact],
-    part: TargetPart,
+    part: RowGroup,
     progress: ScoringProgress,
 ) -> dict[str, dict[str, Artifact]]:
-    """Every model's column on one part (fit, held_out) of every target: target -> model -> column artifact.
+    """Every model's column on one part (fit, held_out) of every target, or on the options of items: target -> model ->
+    column artifact.
 
     ``training``: how the models were trained; they are run in the same precision.
     Columns that exist are not made again; each new one is published as soon as its last file is in. Of molecules, every
@@ -179,7 +180,7 @@ def _score_molecules(
     }
 
 
-def _column_id(model: Artifact, rows: Artifact, part: TargetPart, config: CacheConfig, training: TrainingConfig) -> str:
+def _column_id(model: Artifact, rows: Artifact, part: RowGroup, config: CacheConfig, training: TrainingConfig) -> str:
     return column_id(
         model.id,
         rows.id,

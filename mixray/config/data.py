@@ -33,7 +33,7 @@ def _written(value: object) -> object:
 
 
 class AnswerConfig(Section):
-    """The right answer of a multiple-choice item, for ``{answer}`` in ``text``."""
+    """The right answer of a multiple-choice item, for ``{answer}`` in ``text`` or ``completion``."""
 
     options: str | Annotated[list[str], Field(min_length=2)]
     """The columns that hold the options, one each, or the one column that holds the list of them. Dots reach into
@@ -76,7 +76,7 @@ class PoolConfig(Section):
     text: str = "text"
     """The column that holds the text, or a template such as "{question} {answer}". Not used for `files`."""
     answer: AnswerConfig | None = None
-    """The right answer of a multiple-choice item, for {answer} in `text`."""
+    """The right answer of a multiple-choice item, for {answer} in `text` or, of a target, in `completion`."""
     subset: str | None = None
     """The configuration name of a data set on the hub. null: its only one."""
     split: str = "train"
@@ -99,7 +99,7 @@ class PoolConfig(Section):
     out."""
     document_chars: Positive = 100_000
     """Longer documents are split into documents of at most this many characters, at line ends where possible. Those of
-    a target that were split from one stay in one part, and intervals count them once."""
+    a target that were split from one stay in one part, and intervals count them once. Completions are never split."""
 
     @property
     def reader(self) -> Reader:
@@ -109,6 +109,11 @@ class PoolConfig(Section):
     def locations(self) -> list[str]:
         value = getattr(self, self.reader)
         return [value] if isinstance(value, str) else list(value)
+
+    @property
+    def templates(self) -> dict[str, str]:
+        """Key -> the column or template that it names, of everything that a row's text is made of, in its order."""
+        return {"text": self.text}
 
     @model_validator(mode="after")
     def _one_reader(self) -> Self:
@@ -121,8 +126,9 @@ class PoolConfig(Section):
             raise ValueError("streaming, subset and revision belong to 'dataset'")
         if self.reader == "files" and self.where:
             raise Misfit("where", "a source with columns; text files have none")
-        if self.answer is not None and "{answer}" not in self.text:
-            raise Misfit("text", "a template with {answer}, because 'answer' is given")
+        key, template = list(self.templates.items())[-1]
+        if self.answer is not None and "{answer}" not in template:
+            raise Misfit(key, "a template with {answer}, because 'answer' is given")
         if self.exclude and self.reader == "dataset":
             raise Misfit("exclude", "a source of files; a data set has none")
         return self
@@ -167,6 +173,15 @@ class TargetConfig(PoolConfig):
     held_out: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
     """The fraction of the documents that is held out to judge the retrained models. The rest determines the mixture."""
     # Ids are made from what is dumped, and these keys are younger than the first of them: defaults leave no trace.
+    prompt: Annotated[str | None, Field(exclude_if=lambda value: value is None)] = None
+    """The column that holds the prompt, or a template such as "Question: {question} Answer:". Models read it before
+    they predict `completion`, and it counts no loss and no tokens. A prompt that does not fit into the window is cut at
+    its beginning. Used with `completion`, in place of `text`."""
+    completion: Annotated[str | None, Field(exclude_if=lambda value: value is None)] = None
+    """The column that holds what shall follow the prompt, or a template such as " {answer}", which begins with the
+    space that stands after the prompt. Losses are those of its tokens alone; rows whose completion is empty are left
+    out. With `answer`, the loss is that of the right option, and the retrained models are also judged by how often they
+    find it the likeliest."""
     leave_out: Annotated[Name | None, Field(exclude_if=lambda value: value is None)] = None
     """The source that has no share in this target's mixtures."""
     held_out_of: Annotated[Literal["all", "target"], Field(exclude_if=lambda value: value == "all")] = "all"
@@ -182,6 +197,27 @@ class TargetConfig(PoolConfig):
     def is_each_source(self) -> bool:
         """Whether it stands for every source in turn: the target ``each_source``, which has no data of its own."""
         return not any(getattr(self, kind) is not None for kind in READERS)
+
+    @property
+    def templates(self) -> dict[str, str]:
+        if self.prompt is None or self.completion is None:
+            return super().templates
+        return {"prompt": self.prompt, "completion": self.completion}
+
+    @model_validator(mode="after")
+    def _prompt_and_completion(self) -> Self:
+        if self.prompt is None and self.completion is None:
+            return self
+        for key, other in (("prompt", "completion"), ("completion", "prompt")):
+            if getattr(self, key) is None:
+                raise Misfit(key, f"a column or a template, because '{other}' is given")
+        if self.text != PoolConfig.model_fields["text"].default:
+            raise Misfit("text", "left out beside 'prompt' and 'completion'")
+        if not self.is_each_source and self.reader not in ("jsonl", "parquet", "dataset"):
+            raise Misfit("prompt", f"a target with columns; '{self.reader}' has none for it")
+        if self.answer is not None and "{answer}" in str(self.prompt):
+            raise Misfit("prompt", "a template without {answer}, which 'completion' has")
+        return self
 
 
 def check_pools(
@@ -212,7 +248,7 @@ def check_pools(
             raise Misfit(f"sources.{name}.labels", "left out: only a run file with examples has labels")
 
 
-TEXT_KEYS = ("text", "answer", "document_chars", "subset", "revision", "streaming")
+TEXT_KEYS = ("text", "prompt", "completion", "answer", "document_chars", "subset", "revision", "streaming")
 """Of a pool: what means nothing where it holds examples."""
 
 

@@ -13,7 +13,6 @@ from pydantic import Field, model_validator
 from mixray.config.data import (
     TEXT_KEYS,
     ExamplesConfig,
-    PoolConfig,
     SourceConfig,
     TargetConfig,
     TokenizerConfig,
@@ -327,8 +326,9 @@ class RunConfig(RunFile):
                 stands_for_many = isinstance(pool, SourceConfig) and pool.labels is not None
                 if self.examples.label is None and pool.label is None and not stands_for_many:
                     raise Misfit("examples.label", f"a value; the pool {role}.{name} has no label of its own")
-                for key in TEXT_KEYS:
-                    if getattr(pool, key) != PoolConfig.model_fields[key].default:
+                fields = type(pool).model_fields
+                for key in (key for key in TEXT_KEYS if key in fields):
+                    if getattr(pool, key) != fields[key].default:
                         raise Misfit(f"{role}.{name}.{key}", "left out: it is for texts, and the run file has examples")
         for section, training in (("proxy", self.proxy), ("retrain", self.retrain)):
             if not isinstance(training.model, HeadConfig | TreesModel):

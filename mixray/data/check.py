@@ -206,7 +206,7 @@ def _shared_files(source: Listing, target: Listing, examples: ExamplesConfig | N
     if not shared:
         return None
     place = f"{shared}, also in {target.pool.files_key}"
-    settings = ("text", "answer", "where", "split")
+    settings = ("templates", "answer", "where", "split")
     same_documents = all(getattr(one, name) == getattr(other, name) for name in settings)
     everything = count == max(1, len(source.files))
     if examples is None and everything and same_documents and one.reader == other.reader and other.max_tokens is None:

@@ -3,6 +3,10 @@
 A document with tokens t_1..t_T is the sequence [end of document, t_1, ..., t_T]. Every token of it is predicted once.
 Window j of it holds ids j w .. j w + n of that sequence: the first n are inputs, the last n are labels, n <= w.
 
+Of a prompt with its completion only the completion's tokens are labels: of a row, the last ``count``. A prompt is cut
+at its beginning so that its completion fits into the first window, or, where the completion alone does not, to half of
+it. What then remains goes on in further windows, as a document does.
+
 The hash of a document's parent, the text that it was cut from, alone decides whether it belongs to the ``fit`` or to
 the ``held_out`` part. So pieces of one text stay together, and stay in their part when documents are added or the seed
 changes.
@@ -10,7 +14,7 @@ changes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
@@ -19,12 +23,14 @@ import pyarrow as pa
 
 from mixray.config.data import TargetConfig
 from mixray.data.pools import Pool
+from mixray.data.reading.row_texts import Example
 from mixray.data.text.budget import Size, last_rank, rank
+from mixray.data.text.tokenizer import Encoder
 from mixray.data.text.windows import TokenizePool, TokenizeTask
 from mixray.errors import InputError
 from mixray.store import Artifact, Draft, FileRecord, RunTasks, fingerprint
 from mixray.store.tables import write_rows
-from mixray.store.target_parts import HASH_BYTES, PARENT_BYTES, PARTS, TargetPart, part_file
+from mixray.store.target_parts import HASH_BYTES, OPTIONS, PARENT_BYTES, PARTS, RowGroup, TargetPart, part_file
 
 KIND = "rows"
 FILE_ROWS = 2048
@@ -39,20 +45,25 @@ SCHEMA = pa.schema(
 )
 Row = tuple[bytes, int, list[int], int]
 """Id of the document, number of the window, token ids, number of labels: the columns of SCHEMA."""
+OptionRow = tuple[bytes, int, list[int], int, int, bool]
+OPTION_SCHEMA = pa.schema([*SCHEMA, ("option", pa.int32()), ("is_right", pa.bool_())])
+"""Of the rows of an item's options, whose windows are numbered one option after another."""
 
 
 @dataclass
 class PartResult:
-    """The files of one part of a target, and how much they hold. ``bytes``: of the documents' text; 0 of examples."""
+    """The files of one part of a target, and how much they hold. ``bytes``: of the documents' text; 0 of examples.
+    ``context_tokens``: of prompts."""
 
     files: list[FileRecord] = field(default_factory=list)
     rows: int = 0
     documents: int = 0
     tokens: int = 0
     bytes: int = 0
+    context_tokens: int = 0
 
 
-RowsResult = dict[TargetPart, PartResult]
+RowsResult = dict[RowGroup, PartResult]
 
 
 @dataclass(frozen=True)
@@ -67,6 +78,8 @@ class TargetRows(TokenizePool[RowsResult]):
         held_out = target_config(self.listing.pool).held_out
         numbers = {"window": self.window, "held_out": held_out, "max_tokens": self.max_tokens}
         sample = {} if self.max_tokens is None else {"sample": 1}
+        if "completion" in self.listing.pool.config.templates:
+            sample |= {"completions": 1}
         content = {"tokenizer": self.encoder.digest, "documents": self.selection.meta["digest"]}
         return fingerprint({"rows": 1, **numbers, **sample, **content})
 
@@ -81,21 +94,16 @@ class TargetRows(TokenizePool[RowsResult]):
     @staticmethod
     def run(task: TokenizeTask) -> RowsResult:
         """Write the rows of the documents that are used, at most FILE_ROWS a file."""
-        results: RowsResult = {part: PartResult() for part in PARTS}
-        pending: dict[TargetPart, list[Row]] = {part: [] for part in PARTS}
+        writer = _RowWriter(task)
         held_out = target_config(task.pool).held_out
-        for document, ids in task.token_lists():
+        for document, ids, context in task.encoder.encode_examples(task.documents()):
             part = part_of(document.id, held_out)
-            results[part].documents += bool(ids)
-            results[part].bytes += document.bytes
-            for row in document_rows(document.id, ids, task.encoder.end_of_document, task.window):
-                pending[part].append(row)
-                if len(pending[part]) == FILE_ROWS:
-                    _flush(task, part, pending[part], results[part])
-        for part in PARTS:
-            if pending[part]:
-                _flush(task, part, pending[part], results[part])
-        return results
+            writer.results[part].documents += len(ids) > context
+            writer.results[part].bytes += document.bytes
+            writer.add(part, document_rows(document.id, ids, task.encoder.end_of_document, task.window, context))
+            if part == "held_out" and document.example is not None and document.example.options:
+                writer.add(OPTIONS, option_rows(document.id, document.example, task.encoder, task.window))
+        return writer.close()
 
     def publish(self, draft: Draft, results: Sequence[RowsResult]) -> Artifact:
         return publish_rows(draft, self.window, results)
@@ -110,9 +118,15 @@ def target_config(pool: Pool) -> TargetConfig:
     return pool.config
 
 
+def has_options(pool: Pool) -> bool:
+    """Return whether a pool holds multiple-choice items whose options are scored."""
+    return pool.config.answer is not None and "completion" in pool.config.templates
+
+
 def count_tokens(task: TokenizeTask) -> list[Size]:
     """Return how many tokens every document has that may be used."""
-    return [(rank(document.content), len(ids)) for document, ids in task.token_lists()]
+    encoded = task.encoder.encode_examples(task.documents())
+    return [(rank(document.content), len(ids) - context) for document, ids, context in encoded]
 
 
 def part_of(document: bytes, held_out: float) -> TargetPart:
@@ -120,12 +134,24 @@ def part_of(document: bytes, held_out: float) -> TargetPart:
     return "held_out" if int.from_bytes(document[:PARENT_BYTES], "little") < held_out * 2**64 else "fit"
 
 
-def document_rows(document: bytes, ids: Sequence[int], end_of_document: int, window: int) -> Iterator[Row]:
-    """Yield the rows of one document."""
-    sequence = [end_of_document, *ids]
-    for number, start in enumerate(range(0, len(ids), window)):
+def document_rows(
+    document: bytes, ids: Sequence[int], end_of_document: int, window: int, context: int = 0
+) -> Iterator[Row]:
+    """Yield the rows of one document. ``context``: how many tokens at its beginning are its prompt's."""
+    sequence, scored = [end_of_document, *ids], len(ids) - context
+    begin = max(0, context - (window - scored if scored <= window else window // 2))
+    for number, start in enumerate(range(begin, len(ids), window)):
         piece = sequence[start : start + window + 1]
-        yield document, number, piece, len(piece) - 1
+        yield document, number, piece, len(piece) - 1 - max(0, context - start)
+
+
+def option_rows(document: bytes, example: Example, encoder: Encoder, window: int) -> Iterator[OptionRow]:
+    """Yield the rows of all options of a multiple-choice item."""
+    number = 0
+    for option, (ids, context) in enumerate(encoder.encode_options(example)):
+        for _, _, piece, count in document_rows(document, ids, encoder.end_of_document, window, context):
+            yield document, number, piece, count, option, option == example.right
+            number += 1
 
 
 def publish_rows(
@@ -135,14 +161,16 @@ def publish_rows(
     ``tokens`` and ``bytes``, and other ``facts``."""
     files: dict[str, FileRecord] = {}
     meta: dict[str, Any] = {"window": window, **(facts or {})}
-    for part in PARTS:
+    for part in dict.fromkeys([*PARTS, *(part for result in results for part in result)]):
         records = [record for result in results for record in result[part].files]
         named = {part_file(part, index): record for index, record in enumerate(records)}
         files |= named
         sums = {
             key: sum(getattr(result[part], key) for result in results)
-            for key in ("rows", "documents", "tokens", "bytes")
+            for key in ("rows", "documents", "tokens", "bytes", "context_tokens")
         }
+        if not sums["context_tokens"]:  # Metas are older than prompts.
+            del sums["context_tokens"]
         meta[part] = {"files": list(named), **sums}
     return draft.publish(files, meta)
 
@@ -167,10 +195,34 @@ def check_split(pool: Pool, documents: Mapping[TargetPart, int], remedy: str = T
     )
 
 
-def _flush(task: TokenizeTask, part: TargetPart, rows: list[Row], result: PartResult) -> None:
-    """Write the rows as one file and empty the list."""
-    name = f"{part}-{task.index:06d}-{len(result.files):05d}.parquet"
-    result.files.append(write_rows(task.draft, name, SCHEMA, rows))
-    result.rows += len(rows)
-    result.tokens += sum(count for _, _, _, count in rows)
-    rows.clear()
+class _RowWriter:
+    """Writes rows into the files of their parts, at most FILE_ROWS a file."""
+
+    def __init__(self, task: TokenizeTask) -> None:
+        self.task = task
+        groups: list[RowGroup] = [*PARTS, *([OPTIONS] if has_options(task.pool) else [])]
+        self.results: RowsResult = {part: PartResult() for part in groups}
+        self.pending: dict[RowGroup, list[Row | OptionRow]] = {part: [] for part in groups}
+
+    def add(self, part: RowGroup, rows: Iterable[Row | OptionRow]) -> None:
+        for row in rows:
+            self.pending[part].append(row)
+            if len(self.pending[part]) == FILE_ROWS:
+                self._flush(part)
+
+    def close(self) -> RowsResult:
+        """Write what is left, and return what all files hold."""
+        for part, rows in self.pending.items():
+            if rows:
+                self._flush(part)
+        return self.results
+
+    def _flush(self, part: RowGroup) -> None:
+        rows, result = self.pending[part], self.results[part]
+        name = f"{part}-{self.task.index:06d}-{len(result.files):05d}.parquet"
+        schema = OPTION_SCHEMA if part == OPTIONS else SCHEMA
+        result.files.append(write_rows(self.task.draft, name, schema, rows))
+        result.rows += len(rows)
+        result.tokens += sum(row[3] for row in rows)
+        result.context_tokens += sum(len(row[2]) - 1 - row[3] for row in rows)
+        rows.clear()

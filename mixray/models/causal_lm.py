@@ -14,7 +14,7 @@ from mixray.config.training import Precision
 from mixray.errors import InputError
 from mixray.models.building import LanguageModel, build_model, quieten
 from mixray.models.protocol import Network, Scores
-from mixray.models.scoring import Rows, score
+from mixray.models.scoring import Rows, TokenRows, score
 from mixray.training.loss import NextTokenLoss, NextTokenNll
 
 if TYPE_CHECKING:
@@ -26,9 +26,9 @@ SCORED_TOKENS = 8192
 
 
 class CausalLM(Network):
-    """A model whose rows are sequences of token ids; a row's log-probability is that of every id after the first."""
+    """A model whose rows are sequences of token ids; a row's log-probability is that of its last ``count`` ids."""
 
-    row_columns = ("tokens",)
+    row_columns = ("tokens", "count")
     network: PreTrainedModel
 
     @classmethod
@@ -70,8 +70,8 @@ class CausalLM(Network):
         self.network.save_pretrained(folder)
 
     @staticmethod
-    def rows_of(table: Any) -> list[NDArray[np.integer[Any]]]:
-        return [row.values.to_numpy() for row in table["tokens"]]
+    def rows_of(table: Any) -> TokenRows:
+        return TokenRows([row.values.to_numpy() for row in table["tokens"]], table["count"].to_numpy().astype(np.int64))
 
     def training_losses(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the mean loss of the predicted tokens of every window, nats. ``rows``: int64 (windows, window)."""
@@ -79,12 +79,14 @@ class CausalLM(Network):
         losses: NDArray[np.float64] = -totals / (rows.shape[1] - 1)
         return losses
 
-    def log_probs(self, rows: Rows, *, batch_tokens: int, segment: int | None = None) -> Scores:
-        """Score rows of n + 1 ids, 1 <= n <= window; see ``mixray.models.scoring.score``.
+    def log_probs(self, rows: Rows | TokenRows, *, batch_tokens: int, segment: int | None = None) -> Scores:
+        """Score rows of n + 1 ids, 1 <= n <= window; see ``mixray.models.scoring.score``. Of sequences alone every id
+        after the first counts.
 
         Raises InputError for a row that is longer than the model can read or holds an id that it does not know.
         """
-        self._check(rows)
+        rows = rows if isinstance(rows, TokenRows) else TokenRows.whole(rows)
+        self._check(rows.ids)
         self.network.eval()
         return score(self._nll, rows, batch_tokens=batch_tokens, precision=self.precision, segment=segment)
 

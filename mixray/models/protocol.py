@@ -38,7 +38,7 @@ Value = Literal["log_prob", "error"]
 class Scores:
     """Log-probabilities of rows, in nats and in the order of the rows.
 
-    ``totals``: float64, shape (rows,), each the sum over the row's predicted tokens, or the row's error (``Value``).
+    ``totals``: float64, shape (rows,), each the sum over the row's tokens that count, or the row's error (``Value``).
     ``segments``: one float32 array of shape (segments,) per row, each the sum over a segment's tokens; None unless
     ``log_probs`` was called with ``segment``.
     """
@@ -79,7 +79,8 @@ class Model(ABC):
         """Return the log-probabilities of rows as ``rows_of`` returns them.
 
         ``batch_tokens``: the largest number of tokens in one forward pass. ``segment``: the tokens of the pieces whose
-        log-probabilities are returned too, which a row is cut into from its start on; its last one may be shorter.
+        log-probabilities are returned too, which what counts of a row is cut into from its start on; its last one may
+        be shorter.
         """
 
 

@@ -4,7 +4,7 @@ from mixray.report.compute import SearchCost, Work
 from mixray.report.figures import curves_figure, mixture_figures
 from mixray.report.key_pages import key_pages
 from mixray.report.layout import count_text, new_table, print_report, titled
-from mixray.report.metrics import example_metrics, gains_over_targets
+from mixray.report.metrics import choice_metrics, example_metrics, gains_over_targets
 from mixray.report.page import PAGE_FILE, ProblemToVary, report_page
 from mixray.report.realised import audit_table, forecast_lines
 from mixray.report.resources import Devices, ModelsToTrain, ResourceForecast, Speed, cost_tables
@@ -29,6 +29,7 @@ __all__ = [
     "Work",
     "audit_table",
     "cache_table",
+    "choice_metrics",
     "cost_tables",
     "count_text",
     "curves_figure",

@@ -1,6 +1,7 @@
 """How well arms predict held-out examples: metrics beside the loss, each with an interval over the examples.
 
-Of two classes there are the average precision, the area under the ROC curve, the negative log-likelihood and the
+Of multiple-choice items there is the accuracy, of which both the interval and the difference are about the items. Of
+two classes there are the average precision, the area under the ROC curve, the negative log-likelihood and the
 calibration error; of more classes the negative log-likelihood; of numbers the root of the mean squared error. The
 second class in the order of the names is the one to be found. An interval is the estimate plus and minus 1.96 standard
 errors, which come from bootstrap samples of the examples; differences between arms are taken on the same samples.
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from rich.console import RenderableType
 
 from mixray.mixture import Interval, MetricResult, Mixture
-from mixray.numerics import interval95
+from mixray.numerics import interval95, paired_difference_interval, wilson_interval
 from mixray.report.layout import difference_text, new_table, number_text, titled
 
 Floats = NDArray[np.float64]
@@ -29,8 +30,11 @@ TITLES = {
     "nll": "NLL, nats",
     "calibration_error": "calibration error",
     "rmse": "RMSE",
+    "accuracy": "accuracy",
+    "accuracy_per_token": "accuracy, per token",
 }
 OF_TWO_CLASSES = ("average_precision", "auroc", "nll", "calibration_error")
+LARGER_IS_BETTER = ("average_precision", "auroc", "accuracy", "accuracy_per_token")
 LARGEST = {"average_precision": 1.0, "auroc": 1.0, "calibration_error": 1.0}
 
 
@@ -71,6 +75,28 @@ def example_metrics(
                     compared = {"difference": value - base, "difference_interval": ends}
                     result = result.model_copy(update=compared)
                 results[arm][name] = result
+    return results
+
+
+def choice_metrics(
+    finds: Mapping[str, Mapping[str, NDArray[np.bool_]]], reference: str
+) -> dict[str, dict[str, MetricResult]]:
+    """Return arm -> metric -> how often the arm finds the right option, with 95 % intervals over the items.
+
+    ``finds``: metric -> arm -> whether it finds the option of each item, bool (items,); ``reference``: the arm that the
+    others are compared with.
+    """
+    results: dict[str, dict[str, MetricResult]] = {}
+    for name, by_arm in finds.items():
+        base = by_arm[reference]
+        for arm, found in by_arm.items():
+            result = MetricResult(value=float(found.mean()), interval=wilson_interval(int(found.sum()), len(found)))
+            if arm != reference:
+                alone, base_alone = int((found & ~base).sum()), int((base & ~found).sum())
+                ends = paired_difference_interval(alone, base_alone, len(found))
+                compared = {"difference": (alone - base_alone) / len(found), "difference_interval": ends}
+                result = result.model_copy(update=compared)
+            results.setdefault(arm, {})[name] = result
     return results
 
 
@@ -152,7 +178,7 @@ def gains_over_targets(mixtures: Mapping[str, Mixture]) -> list[str]:
     metrics = {name: mixture.retrain for name, mixture in mixtures.items() if mixture.retrain}
     lines = []
     for name, title in TITLES.items():
-        sign = -1 if name in ("average_precision", "auroc") else 1  # a larger value is better
+        sign = -1 if name in LARGER_IS_BETTER else 1
         for arm in dict.fromkeys(arm for arms in metrics.values() for arm in arms):
             results = [arms[arm].metrics.get(name) for arms in metrics.values() if arm in arms]
             compared = [each for each in results if each is not None and each.difference is not None]

@@ -7,14 +7,22 @@ named as the arm. The model of a further replicate has its seed in its name, as 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
 from typing import TypeVar, cast
 
 import numpy as np
 
-from mixray.cache import ArmLoss, PredictionCache, compare, mean_over_targets, read_cache, read_labels
+from mixray.cache import (
+    ArmLoss,
+    PredictionCache,
+    compare,
+    mean_over_targets,
+    read_cache,
+    read_choices,
+    read_labels,
+)
 from mixray.config import RunConfig, RunFile
 from mixray.config.objective import ObjectiveConfig
 from mixray.config.schema import ArmConfig
@@ -25,9 +33,10 @@ from mixray.errors import InputError
 from mixray.export import read_mixture
 from mixray.mixture import ArmResult, HeldOutLoss, MetricResult, Mixture, SearchCompute, SourceResult
 from mixray.numerics import Z95, SeedEstimate, interval_of_mean
-from mixray.report import SearchCost, Work, example_metrics
+from mixray.report import SearchCost, Work, choice_metrics, example_metrics
 from mixray.search.problem import baseline_shares, limits_broken
 from mixray.store import Artifact, ModelMeta, SourceLoss, Storage
+from mixray.store.target_parts import tokens_read
 
 Shares = dict[str, float]
 Kind = TypeVar("Kind", bound=RunFile)
@@ -48,7 +57,8 @@ class ArmArtifacts:
 
     ``rows``: target -> its rows; ``proxies``: source -> its proxy; ``models``: name -> retrained model;
     ``held_out``: target -> model -> the model's column of the prediction cache of the held-out part; ``classes``: how
-    many classes examples have, 0 where their labels are numbers, None for texts.
+    many classes examples have, 0 where their labels are numbers, None for texts; ``options``: as ``held_out``, of the
+    options of targets of multiple-choice items.
     """
 
     rows: Mapping[str, Artifact]
@@ -56,6 +66,7 @@ class ArmArtifacts:
     models: Mapping[str, Artifact]
     held_out: Mapping[str, Mapping[str, Artifact]]
     classes: int | None = None
+    options: Mapping[str, Mapping[str, Artifact]] = field(default_factory=dict)
 
 
 def with_files_read(config: Kind) -> Kind:
@@ -193,7 +204,13 @@ def _metrics(
     cache: PredictionCache,
     models: Mapping[str, str],
 ) -> dict[str, dict[str, MetricResult]]:
-    """Return arm -> metric -> its value on the held-out examples of a target; empty for texts. ``models``: by arm."""
+    """Return arm -> metric -> its value on the held-out examples or multiple-choice items of a target; empty for other
+    texts. ``models``: by arm."""
+    if target in artifacts.options:
+        columns = {arm: artifacts.options[target][model] for arm, model in models.items()}
+        finds = read_choices(storage, artifacts.rows[target], columns)
+        by_arm = {name: dict(zip(columns, found.T, strict=True)) for name, found in finds.items()}
+        return choice_metrics(by_arm, next(iter(models)))
     if artifacts.classes is None:
         return {}
     values = cache.log_probs if cache.errors is None else cache.errors
@@ -261,7 +278,7 @@ def _compute(config: RunConfig, mixture: Mixture, artifacts: ArmArtifacts) -> Se
         return None
     retrained = ModelMeta.from_artifact(next(iter(artifacts.models.values())))
     proxies = [ModelMeta.from_artifact(proxy) for proxy in artifacts.proxies.values()]
-    scored_tokens = sum(artifacts.rows[target].meta["fit"]["tokens"] for target in mixture.targets)
+    scored_tokens = sum(tokens_read(artifacts.rows[target], "fit") for target in mixture.targets)
     return SearchCost(
         proxies=[Work(proxy.parameters, proxy.tokens) for proxy in proxies],
         scored=[Work(proxy.parameters, scored_tokens) for proxy in proxies],

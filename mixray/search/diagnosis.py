@@ -134,8 +134,9 @@ def _least_loss(cache: PredictionCache, sources: list[str]) -> float | None:
 
 def _target_frequency_loss(storage: Storage, rows: Artifact, inputs: TextInputs) -> float | None:
     """Return the loss of the token frequencies of a target's fit part; None where that has too few rows."""
-    tokens = read_table(storage, rows.files[part_files(rows, "fit")[0]])["tokens"].to_pylist()
-    labels = [np.array(row[1:]) for row in tokens]
+    table = read_table(storage, rows.files[part_files(rows, "fit")[0]])
+    counted = zip(table["tokens"].to_pylist(), table["count"].to_pylist(), strict=True)
+    labels = [np.array(tokens[-count:]) for tokens, count in counted]
     if len(labels) < 2:
         return None
     # Halves of whole rows: the frequencies that predict a row come from other rows.

@@ -33,6 +33,7 @@ from mixray.search.problem import SearchProblem, natural_tokens
 from mixray.search.solving import OpenPredictions, SolvedMixture, StoredCaches
 from mixray.search.swarm import MeasuredSwarm, random_prior, within_limits, without_small_shares
 from mixray.store import Artifact, Artifacts, ModelMeta, fingerprint
+from mixray.store.target_parts import tokens_read
 
 Floats = NDArray[np.float64]
 
@@ -97,7 +98,7 @@ def with_rivals(
         record = draft.write("rivals.json", json.dumps(content).encode())
         stored = draft.publish({"rivals.json": record}, {"methods": methods})
     described = json.loads(artifacts.storage.read_record(stored.files["rivals.json"]))
-    cost = swarm_flops(models, sum(rows.meta["fit"]["tokens"] for rows, _ in targets.values()))
+    cost = swarm_flops(models, sum(tokens_read(rows, "fit") for rows, _ in targets.values()))
     rivals = {
         method: RivalMixture.model_validate(facts | {"search_flops": cost, "models": len(models)})
         for method, facts in described["rivals"].items()

@@ -16,6 +16,10 @@ from mixray.store.artifacts import Artifact
 
 TargetPart = Literal["fit", "held_out"]
 PARTS: tuple[TargetPart, ...] = ("fit", "held_out")
+OPTIONS: Literal["options"] = "options"
+"""Of multiple-choice items, the rows of all options of the held-out ones, which lie beside those of the two parts."""
+RowGroup = TargetPart | Literal["options"]
+"""The rows that have files of their own."""
 ROW_KEY = ("document", "window")
 """The columns that identify a row: the hash of its document, and the number of the window in the document."""
 HASH_BYTES = 16
@@ -29,14 +33,20 @@ MOLECULES, MOLECULE = "molecules", "molecule"
 record, and the column of a target's rows, that holds a molecule's number."""
 
 
-def part_file(part: TargetPart, number: int) -> str:
+def part_file(part: RowGroup, number: int) -> str:
     """Return the name of a file of rows."""
     return f"{part}-{number:05d}.parquet"
 
 
-def part_files(rows: Artifact, part: TargetPart) -> list[str]:
+def part_files(rows: Artifact, part: RowGroup) -> list[str]:
     """Return the names of the files that hold a part of a target's rows, in order."""
     return sorted(name for name in rows.files if name.startswith(f"{part}-"))
+
+
+def tokens_read(rows: Artifact, part: TargetPart) -> int:
+    """Return how many tokens a model reads that scores a part: those that are scored, and those of their prompts."""
+    meta = rows.meta[part]
+    return int(meta["tokens"]) + int(meta.get("context_tokens", 0))
 
 
 def hash_bytes(hashes: Any) -> NDArray[np.uint8]:

@@ -59,6 +59,24 @@ def test_every_token_is_a_label_once_and_inputs_are_one_behind(ids: list[int], w
     assert all(len(tokens) == count + 1 <= window + 1 for _, _, tokens, count in pieces)
 
 
+@given(st.integers(0, 30), st.integers(1, 30), st.integers(2, 12))
+def test_every_token_of_a_completion_is_a_label_once(context: int, scored: int, window: int) -> None:
+    ids = list(range(1, context + scored + 1))
+    pieces = list(document_rows(b"x", ids, 0, window, context))
+    assert [number for _, number, _, _ in pieces] == list(range(len(pieces)))
+    assert [label for _, _, tokens, count in pieces for label in tokens[-count:]] == ids[context:]
+    assert all(1 <= count < len(tokens) <= window + 1 for _, _, tokens, count in pieces)
+    first, count = pieces[0][2:]
+    before = len(first) - count
+    assert first[:before] == [0, *ids][: context + 1][-before:], "the end of the prompt stands before it"
+    if scored <= window:
+        assert len(pieces) == 1
+        assert before == min(context + 1, window + 1 - scored)
+    else:
+        assert before == min(context, window // 2) + 1
+        assert all(len(tokens) == count + 1 for _, _, tokens, count in pieces[1:])
+
+
 @pytest.mark.parametrize(("part_bytes", "file_rows"), [(2000, 2048), (1 << 24, 20), (1 << 24, 2048)])
 def test_rows_hold_every_document_of_its_part(
     part_bytes: int, file_rows: int, made: Any, artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch

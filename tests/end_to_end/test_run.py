@@ -18,7 +18,7 @@ from mixray.cli import app
 from mixray.cluster import Session
 from mixray.methods import balanced
 from mixray.result import show
-from tests.end_to_end.conftest import content_of, results, small_run
+from tests.end_to_end.conftest import WORDS, content_of, results, small_run
 from tests.end_to_end.conftest import mixray as command
 
 
@@ -204,19 +204,39 @@ def test_python_shows_progress_unless_another_is_named(finished: Path, capsys: p
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_a_new_target_costs_scoring_alone(finished: Path, tmp_path: Path) -> None:
-    """Nothing is trained again: the tokens, and so the proxies, are the same artifacts."""
+def test_new_targets_cost_scoring_alone(finished: Path, tmp_path: Path) -> None:
+    """Nothing is trained again: the tokens, and so the models, are the same artifacts. One target has options."""
     path = small_run(tmp_path, storage=str(finished / "runs-here"))
     content = yaml.safe_load(path.read_text())
-    content["targets"] = {"numerals": {"jsonl": str(tmp_path / "numerals.jsonl")}}
+    answer = {"options": "options", "label": "label"}
+    quiz = {"prompt": "{start}", "completion": " {answer}", "answer": answer}
+    content["targets"] = {
+        "numerals": {"jsonl": str(tmp_path / "numerals.jsonl")},
+        "quiz": {"jsonl": str(tmp_path / "quiz.jsonl"), **quiz},
+    }
+    content["retrain"]["arms"] = ["balanced"]
     content["name"] = "another"
     path.write_text(yaml.safe_dump(content))
     lines = [json.dumps({"text": f"seven {' eight' * (index % 5)} nine {index}"}) for index in range(40)]
     (tmp_path / "numerals.jsonl").write_text("\n".join(lines))
-    before = content_of(finished / "runs-here", "proxy")
-    found = mixray.run(path, until="mixture").mixtures
-    assert content_of(finished / "runs-here", "proxy") == before
-    assert found["numerals"].weights["numbers"] > 0.9
+    draws, others = np.random.default_rng(0), WORDS["numbers"] + WORDS["colours"]
+    items = []
+    for number in range(80):
+        options = [f"{draws.choice(others)} {draws.choice(others)}" for _ in range(3)]
+        options[number % 3] = " ".join(draws.choice(WORDS["animals"], 2))
+        start = " ".join(draws.choice(WORDS["animals"], 6))
+        items.append(json.dumps({"start": start, "options": options, "label": number % 3}))
+    (tmp_path / "quiz.jsonl").write_text("\n".join(items))
+    before = [content_of(finished / "runs-here", kind) for kind in ("proxy", "model")]
+    done = mixray.run(path)
+    assert [content_of(finished / "runs-here", kind) for kind in ("proxy", "model")] == before
+    assert done.mixtures["numerals"].weights["numbers"] > 0.9
+    assert done.mixtures["quiz"].weights["animals"] > 0.9
+    arm = done.mixtures["quiz"].retrain["balanced"]
+    assert arm.metrics["accuracy"].value > 0.6, "a third by chance"
+    assert (arm.metrics["accuracy"].interval or (0.0,))[0] > 1 / 3
+    assert arm.nll is not None
+    assert "accuracy, per token balanced" in " ".join(command("show", done.folder).stdout.split())
 
 
 @pytest.mark.usefixtures("ray_session")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mixray.config.training import NewModel, TrainingConfig
 from mixray.errors import InputError, StageError
 from mixray.models import CausalLM, build_model
-from mixray.models.scoring import batches
+from mixray.models.scoring import TokenRows, batches
 
 VOCABULARY, WINDOW = 40, 24
 CPU = torch.device("cpu")
@@ -97,6 +97,27 @@ def test_segments_are_sums_of_tokens(proxy: CausalLM, rows: list[np.ndarray], se
         np.testing.assert_allclose(of_segments, by_hand, rtol=1e-6)
 
 
+@pytest.mark.parametrize("segment", [None, 1, 4])
+def test_completions_are_scored_after_their_prompts(
+    proxy: CausalLM, rows: list[np.ndarray], segment: int | None
+) -> None:
+    """Against the sum of the network's own log-softmax at the places of the completion."""
+    draws = np.random.default_rng(0)
+    counts = np.array([draws.integers(1, len(row)) for row in rows])
+    assert (counts < [len(row) - 1 for row in rows]).sum() > 20
+    scores = proxy.log_probs(TokenRows(rows, counts), batch_tokens=60, segment=segment)
+    for index, (row, count) in enumerate(zip(rows, counts.tolist(), strict=True)):
+        ids = torch.from_numpy(row.astype(np.int64))
+        with torch.inference_mode():
+            logits = proxy.network(input_ids=ids[None, :-1], use_cache=False).logits[0]
+        by_token = logits.log_softmax(1).gather(1, ids[1:, None]).squeeze(1)[-count:]
+        assert scores.totals[index] == pytest.approx(float(by_token.sum()), rel=1e-4, abs=1e-5)
+        if segment is not None:
+            assert scores.segments is not None
+            sums = [float(piece.sum()) for piece in by_token.split(segment)]
+            np.testing.assert_allclose(scores.segments[index], sums, rtol=1e-4, atol=1e-5)
+
+
 def test_totals_alone_carry_no_segments(plain: CausalLM, rows: list[np.ndarray]) -> None:
     assert plain.log_probs(rows, batch_tokens=60).segments is None
 
@@ -126,6 +147,12 @@ def test_scoring_leaves_a_training_models_dropout_out(neox: dict[str, Any], rows
     proxy.network.train()
     one, other = (proxy.log_probs(rows, batch_tokens=60).totals for _ in range(2))
     assert (one == other).all()
+
+
+@pytest.mark.parametrize("count", [0, 4])
+def test_a_row_without_a_label_is_named(plain: CausalLM, count: int) -> None:
+    with pytest.raises(InputError, match="no token to predict"):
+        plain.log_probs(TokenRows([np.array([1, 2, 3, 4])], np.array([count])), batch_tokens=100)
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from mixray.mixture import ArmResult, MetricResult, Mixture
+from mixray.numerics import paired_difference_interval
 from mixray.report import print_report
-from mixray.report.metrics import OF_TWO_CLASSES, _Arm, example_metrics
+from mixray.report.metrics import OF_TWO_CLASSES, _Arm, choice_metrics, example_metrics
 from mixray.report.tables import closing_report
 
 
@@ -140,3 +142,31 @@ def test_a_model_that_predicts_the_same_for_all_ranks_nothing(negatives: int, po
     metrics = example_metrics({"constant": values}, labels, classes=2, reference="constant", seed=0)["constant"]
     assert metrics["auroc"].value == pytest.approx(0.5)
     assert metrics["average_precision"].value == pytest.approx(positives / len(labels))
+
+
+def test_accuracies_have_wilsons_interval_and_paired_differences() -> None:
+    """Intervals against scipy's; the second arm finds 6 items that the first does not, and misses 2."""
+    first, second = np.arange(40) < 20, (np.arange(40) >= 2) & (np.arange(40) < 26)
+    metrics = choice_metrics({"accuracy": {"first": first, "second": second, "same": first}}, "first")
+    for arm, found in (("first", first), ("second", second)):
+        result = metrics[arm]["accuracy"]
+        expected = binomtest(int(found.sum()), 40).proportion_ci(method="wilson")
+        assert result.value == found.mean()
+        assert result.interval == pytest.approx((expected.low, expected.high))
+    assert metrics["first"]["accuracy"].difference is None
+    assert metrics["second"]["accuracy"].difference == pytest.approx(0.1)
+    low, high = metrics["second"]["accuracy"].difference_interval or (0.0, 0.0)
+    assert low < 0 < 0.1 < high
+    same = metrics["same"]["accuracy"]
+    assert same.difference == 0
+    assert same.difference_interval is not None
+    assert same.difference_interval[0] == -same.difference_interval[1] < 0, "forty equal answers leave a doubt"
+
+
+@pytest.mark.parametrize(("items", "one", "other"), [(30, 0.1, 0.1), (30, 0.3, 0.05), (200, 0.02, 0.05)])
+def test_intervals_of_paired_differences_cover(items: int, one: float, other: float) -> None:
+    """Of 4,000 samples in which so many items are found by one arm alone: nominal 95 %."""
+    outcomes = np.random.default_rng(0).multinomial(items, [one, other, 1 - one - other], 4000)
+    ends = np.array([paired_difference_interval(int(b), int(c), items) for b, c, _ in outcomes])
+    covered = ((ends[:, 0] <= one - other) & (one - other <= ends[:, 1])).mean()
+    assert 0.935 <= covered <= 0.99

@@ -1,4 +1,4 @@
-"""The text of a row: a column or a template of several, of the rows that ``where`` keeps.
+"""The text of a row, or its prompt and completion: columns or templates of several, of the rows that ``where`` keeps.
 
 ``text: "{question} {answer}"`` with ``answer: {options: [sol1, sol2], label: label}`` gives the question and the option
 whose number, or whose label, the row says is right. In names of columns dots reach into structs, and a column whose own
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from string import Formatter
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,6 +19,7 @@ from mixray.config.data import AnswerConfig, written
 from mixray.data.pools import Pool
 from mixray.errors import InputError
 
+Content = TypeVar("Content")
 Row = Mapping[str, Any]
 Place = Callable[[], str]
 """Names a row in an error. It is called only when there is an error, because counting lines takes time."""
@@ -35,30 +36,80 @@ _TEXT_TYPES = (
 )
 
 
+class Example(NamedTuple):
+    """A prompt and the completion that shall follow it.
+
+    ``options``: of a multiple-choice item, all of its completions, and ``right`` the number of the right one among
+    them; empty where there is nothing to choose from.
+    """
+
+    prompt: str
+    completion: str
+    options: tuple[str, ...] = ()
+    right: int = 0
+
+
 def row_text(row: Row | None, pool: Pool, counts: Counter[str], place: Place) -> str | None:
     """Return the text of a row, or None where there is no text to use; ``counts`` says why.
 
     ``row`` is None if the row cannot be decoded. Raises InputError if a column is missing or does not hold text.
     """
+    return _decoded(row, pool, counts, lambda row: _text(row, pool, "text", place))
+
+
+def row_example(row: Row | None, pool: Pool, counts: Counter[str], place: Place) -> Example | None:
+    """Return the prompt and the completion of a row, or None where there is no completion to use; as ``row_text``."""
+    return _decoded(row, pool, counts, lambda row: _example(row, pool, place))
+
+
+def _decoded(
+    row: Row | None, pool: Pool, counts: Counter[str], read: Callable[[Row], Content | None]
+) -> Content | None:
+    """Return what ``read`` finds in a row that the pool keeps, or None; ``counts`` says why."""
     if row is None:
         counts["skipped_not_utf8"] += 1
         return None
     if not all(written(value_at(row, path)) == required for path, required in pool.config.where.items()):
         counts["filtered"] += 1
         return None
-    value = _filled(row, pool, place) if _is_template(pool) else _column(row, pool, "text", pool.config.text, place)
-    if value is None:
-        counts["skipped_empty"] += 1
-        return None
-    if not isinstance(value, str | bytes):
-        raise _not_text(pool, pool.config.text, type(value).__name__, place())
     try:
-        text = value.decode() if isinstance(value, bytes) else value
-        text.encode()  # fails on a lone surrogate, which JSON may hold
+        content = read(row)
     except UnicodeError:
         counts["skipped_not_utf8"] += 1
         return None
+    counts["skipped_empty"] += content is None
+    return content
+
+
+def _text(row: Row, pool: Pool, key: str, place: Place, option: Any = None) -> str | None:
+    """Return the text that ``key`` of the run file names; None where it is null. Raises UnicodeError.
+
+    ``option``: what ``{answer}`` stands for; None: the right option.
+    """
+    template = pool.config.templates[key]
+    is_template = _is_template(template)
+    value = _filled(row, pool, key, place, option) if is_template else _column(row, pool, key, template, place)
+    if value is None:
+        return None
+    if not isinstance(value, str | bytes):
+        raise _not_text(pool, key, template, type(value).__name__, place())
+    text = value.decode() if isinstance(value, bytes) else value
+    text.encode()  # fails on a lone surrogate, which JSON may hold
     return text
+
+
+def _example(row: Row, pool: Pool, place: Place) -> Example | None:
+    """Return a row's prompt and completion; None where one of them is null or the completion is blank."""
+    prompt, completion = (_text(row, pool, key, place) for key in ("prompt", "completion"))
+    if prompt is None or completion is None or completion.isspace() or not completion:
+        return None
+    if pool.config.answer is None:
+        return Example(prompt, completion)
+    options, right = _options(row, pool.config.answer, pool, place)
+    texts = [None if each is None else _text(row, pool, "completion", place, each) for each in options]
+    # Null or nothing stands where an item has fewer options than there are columns.
+    numbers = [number for number, text in enumerate(texts) if text and not text.isspace()]
+    return Example(prompt, completion, tuple(texts[number] or "" for number in numbers), numbers.index(right))
 
 
 def table_rows(table: Any, pool: Pool) -> Iterator[Row | None]:
@@ -82,21 +133,25 @@ def check_schema(schema: Any, pool: Pool, place: str) -> None:
     for field, path in named_columns(pool):
         if type_at(schema, path) is None:
             raise missing_column(pool.key(field), path, schema.names, place)
-    kind = type_at(schema, pool.config.text)
-    if kind is None:  # a template, whose columns may hold numbers
-        return
-    text_kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    if not any(is_kind(text_kind) for is_kind in _TEXT_TYPES):
-        raise _not_text(pool, pool.config.text, str(kind), place)
+    for key, column in pool.config.templates.items():
+        kind = type_at(schema, column)
+        if kind is None:  # a template, whose columns may hold numbers
+            continue
+        text_kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if not any(is_kind(text_kind) for is_kind in _TEXT_TYPES):
+            raise _not_text(pool, key, column, str(kind), place)
 
 
 def named_columns(pool: Pool) -> list[tuple[str, str]]:
     """Return (field of the run file, column) of everything that reading the pool needs."""
     columns = [("where", path) for path in pool.config.where]
-    if not _is_template(pool):
-        return [*columns, ("text", pool.config.text)]
     answer = pool.config.answer
-    columns += [("text", name) for _, name in _pieces(pool) if name and not (answer and name == ANSWER)]
+    for key, template in pool.config.templates.items():
+        if _is_template(template):
+            names = [name for _, name in _pieces(pool, key) if name and not (answer and name == ANSWER)]
+            columns += [(key, name) for name in names]
+        else:
+            columns.append((key, template))
     if answer is not None:
         columns += [("answer.options", path) for path in _option_columns(answer)]
         columns += [("answer.label", answer.label)]
@@ -149,10 +204,8 @@ def missing_column(key: str, path: str, columns: Iterable[str], place: str) -> I
     )
 
 
-def _not_text(pool: Pool, column: str, kind: str, place: str) -> InputError:
-    return InputError(
-        "a column holds no text", where=pool.key("text"), got=f"{column}: {kind} in {place}", wanted="text"
-    )
+def _not_text(pool: Pool, key: str, column: str, kind: str, place: str) -> InputError:
+    return InputError("a column holds no text", where=pool.key(key), got=f"{column}: {kind} in {place}", wanted="text")
 
 
 def _column(row: Row, pool: Pool, field: str, path: str, place: Place) -> Any:
@@ -165,40 +218,44 @@ def _column(row: Row, pool: Pool, field: str, path: str, place: Place) -> Any:
 # ------------------------------------------------------------------------------------------------------------ templates
 
 
-def _is_template(pool: Pool) -> bool:
-    return "{" in pool.config.text
+def _is_template(template: str) -> bool:
+    return "{" in template
 
 
-def _filled(row: Row, pool: Pool, place: Place) -> str | None:
-    """Return the template with the row's values in it; None if one of them is null."""
+def _filled(row: Row, pool: Pool, key: str, place: Place, option: Any) -> str | None:
+    """Return the template with the row's values in it; None if one of them is null. ``option``: see ``_text``."""
     text = ""
-    for literal, name in _pieces(pool):
+    for literal, name in _pieces(pool, key):
         text += literal
         if name is None:
             continue
         answer = pool.config.answer if name == ANSWER else None
-        value = _column(row, pool, "text", name, place) if answer is None else _right_option(row, answer, pool, place)
+        if answer is None:
+            value = _column(row, pool, key, name, place)
+        else:
+            value = _right_option(row, answer, pool, place) if option is None else option
         if value is None:
             return None
         piece = written(value)
         if piece is None:
-            raise _not_text(pool, name, type(value).__name__, place())
+            raise _not_text(pool, key, name, type(value).__name__, place())
         text += piece
     return text
 
 
-def _pieces(pool: Pool) -> list[tuple[str, str | None]]:
+def _pieces(pool: Pool, key: str) -> list[tuple[str, str | None]]:
     """Return (literal text, column after it) of the template, in order."""
+    template = pool.config.templates[key]
     try:
-        fields = list(Formatter().parse(pool.config.text))
+        fields = list(Formatter().parse(template))
         if any(conversion or layout for _, _, layout, conversion in fields):
             raise ValueError("a column takes no '!' and no ':'")
         return [(literal, name) for literal, name, _, _ in fields]
     except ValueError as error:
         raise InputError(
             "a template cannot be read",
-            where=pool.key("text"),
-            got=f"{pool.config.text} ({error})",
+            where=pool.key(key),
+            got=f"{template} ({error})",
             wanted='columns in braces, such as "{question} {answer}"; {{ and }} for braces',
         ) from error
 
@@ -208,6 +265,12 @@ def _option_columns(answer: AnswerConfig) -> list[str]:
 
 
 def _right_option(row: Row, answer: AnswerConfig, pool: Pool, place: Place) -> Any:
+    options, right = _options(row, answer, pool, place)
+    return options[right]
+
+
+def _options(row: Row, answer: AnswerConfig, pool: Pool, place: Place) -> tuple[list[Any], int]:
+    """Return the options of a multiple-choice item and the number of the right one. Raises InputError for none."""
     options = [_column(row, pool, "answer.options", path, place) for path in _option_columns(answer)]
     if isinstance(answer.options, str):
         options = list(options[0] or [])
@@ -217,7 +280,7 @@ def _right_option(row: Row, answer: AnswerConfig, pool: Pool, place: Place) -> A
         labels = list(_column(row, pool, "answer.labels", answer.labels, place) or [])
     names = [written(each) for each in labels]
     if label in names and names.index(label) < len(options):
-        return options[names.index(label)]
+        return options, names.index(label)
     raise InputError(
         "a row has no right answer",
         where=pool.key("answer.label"),

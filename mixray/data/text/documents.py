@@ -3,10 +3,14 @@
 Blank documents and those that are not UTF-8 are left out and counted. A document longer than ``document_chars`` becomes
 several, cut after a line end where there is one, so that nothing is lost and no document takes too much memory. What
 they were cut from, a file or the text of a row, is their parent.
+
+A prompt and its completion are one document, which is never cut. What is scored of it is the completion, so that its
+size is that of the completion. Its parent is the whole text, by which it is recognised in a source.
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -16,7 +20,7 @@ from mixray.data.reading.files import json_rows, read_text_file, text_hash
 from mixray.data.reading.hugging_face import dataset_rows
 from mixray.data.reading.parquet import parquet_rows
 from mixray.data.reading.parts import DatasetPart, FilePart, Part
-from mixray.data.reading.row_texts import Place, Row, row_text
+from mixray.data.reading.row_texts import Example, Place, Row, row_example, row_text
 from mixray.store.target_parts import PARENT_BYTES
 
 Hash = bytes
@@ -24,12 +28,16 @@ Hash = bytes
 
 class Document(NamedTuple):
     """A text with its identity. ``content``: the 16-byte BLAKE2b hash of the text as UTF-8; ``bytes``: its size;
-    ``parent``: the same hash of the text that it was cut from, ``content`` where it was not cut."""
+    ``parent``: the same hash of the text that it was cut from, ``content`` where it was not cut.
+
+    ``example``: where the text is a prompt with its completion, these two; then ``content`` is the hash of the example,
+    ``bytes`` is the size of the completion and ``parent`` is the hash of the text."""
 
     text: str
     content: Hash
     bytes: int
     parent: Hash
+    example: Example | None = None
 
     @property
     def id(self) -> Hash:
@@ -44,6 +52,17 @@ def read_documents(pool: Pool, part: Part, counts: Counter[str]) -> Iterator[Doc
     cannot be read, a line is not a JSON object or a column is missing.
     """
     read = 0
+    for document in _examples(pool, part, counts) if "prompt" in pool.config.templates else _pieces(pool, part, counts):
+        counts["documents"] += 1
+        counts["bytes"] += document.bytes
+        read += document.bytes
+        yield document
+        if part.byte_limit is not None and read >= part.byte_limit:
+            return
+
+
+def _pieces(pool: Pool, part: Part, counts: Counter[str]) -> Iterator[Document]:
+    """Yield the documents that texts are cut into."""
     for chunks, parent in _texts(pool, part, counts):
         pieces = 0
         for piece in split_text(chunks, pool.config.document_chars):
@@ -51,15 +70,19 @@ def read_documents(pool: Pool, part: Part, counts: Counter[str]) -> Iterator[Doc
                 counts["skipped_empty"] += 1
                 continue
             data = piece.encode()
-            content = text_hash(data).digest()
             pieces += 1
-            counts["documents"] += 1
-            counts["bytes"] += len(data)
             counts["split"] += pieces == 2
-            read += len(data)
-            yield Document(piece, content, len(data), parent)
-            if part.byte_limit is not None and read >= part.byte_limit:
-                return
+            yield Document(piece, text_hash(data).digest(), len(data), parent)
+
+
+def _examples(pool: Pool, part: Part, counts: Counter[str]) -> Iterator[Document]:
+    """Yield the document of every prompt with its completion."""
+    for row, place in _rows(pool, part):
+        example = row_example(row, pool, counts, place)
+        if example is not None:
+            text = example.prompt + example.completion
+            content = text_hash(json.dumps(example).encode()).digest()
+            yield Document(text, content, len(example.completion.encode()), text_hash(text.encode()).digest(), example)
 
 
 def split_text(chunks: Iterable[str], limit: int) -> Iterator[str]:

@@ -24,6 +24,7 @@ from mixray.config.data import TokenizerConfig, TrainTokenizer
 from mixray.data.pools import Pool
 from mixray.data.reading.hugging_face import snapshot
 from mixray.data.reading.parts import Listing, Part
+from mixray.data.reading.row_texts import Example
 from mixray.data.text.deduplicate import first_words, read_selected, selected_part
 from mixray.data.text.documents import Document
 from mixray.errors import InputError, first_line
@@ -318,11 +319,36 @@ class Encoder:
 
     def encode(self, documents: Iterable[Document]) -> Iterator[tuple[Document, list[int]]]:
         """Yield every document with its token ids, in order. Memory holds one batch; one thread computes."""
-        tokenizer = _load(self.storage.uri, self.file)
         for batch in _batches(documents):
-            encodings = tokenizer.encode_batch_fast([document.text for document in batch], add_special_tokens=False)
-            for document, encoding in zip(batch, encodings, strict=True):
-                yield document, encoding.ids
+            yield from zip(batch, self._ids([document.text for document in batch]), strict=True)
+
+    def encode_examples(self, documents: Iterable[Document]) -> Iterator[tuple[Document, list[int], int]]:
+        """Yield every document with its token ids and how many of these, at the beginning, are its prompt's: 0 where it
+        is no example.
+
+        Prompt and completion are encoded as one text. A token that holds the end of the one and the beginning of the
+        other belongs to the completion.
+        """
+        for batch in _batches(documents):
+            prompts = self._ids([document.example.prompt if document.example else "" for document in batch])
+            texts = self._ids([document.text for document in batch])
+            for document, prompt, ids in zip(batch, prompts, texts, strict=True):
+                yield document, ids, _shared_start(prompt, ids)
+
+    def encode_options(self, example: Example) -> list[tuple[list[int], int]]:
+        """Return the prompt with every option of a multiple-choice item, as ``encode_examples`` does."""
+        prompt, *texts = self._ids([example.prompt, *(example.prompt + option for option in example.options)])
+        return [(ids, _shared_start(prompt, ids)) for ids in texts]
+
+    def _ids(self, texts: list[str]) -> list[list[int]]:
+        encodings = _load(self.storage.uri, self.file).encode_batch_fast(texts, add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+
+def _shared_start(one: Sequence[int], other: Sequence[int]) -> int:
+    """Return how many elements two sequences have in common before they differ."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((number for number, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 @lru_cache(maxsize=2)

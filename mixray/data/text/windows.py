@@ -49,11 +49,11 @@ class TokenizeTask:
     draft: Draft
     last_rank: int | None = None
 
-    def token_lists(self) -> Iterator[tuple[Document, list[int]]]:
-        """Yield every document that is used with its token ids."""
+    def documents(self) -> Iterator[Document]:
+        """Yield every document that is used."""
         documents = read_selected(self.pool, self.part, self.draft.storage, self.selected)
         last = self.last_rank
-        return self.encoder.encode(each for each in documents if last is None or rank(each.content) <= last)
+        return (each for each in documents if last is None or rank(each.content) <= last)
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,7 @@ def _windows(task: TokenizeTask, counts: Counter[str]) -> Iterator[NDArray[np.in
     if left == 0:
         return
     pending: list[int] = []
-    for _, ids in task.token_lists():
+    for _, ids in task.encoder.encode(task.documents()):
         counts["documents"] += 1
         pending += [*ids, task.encoder.end_of_document]
         enough = left is not None and len(pending) >= left * task.window
