@@ -146,9 +146,18 @@ class _Arm:
         return [float((step * precision).sum() / true[-1]), float(area), nll, float(calibration)]
 
 
-def metrics_table(mixture: Mixture) -> RenderableType:
-    """Return a table of every arm's metrics on the held-out examples of the mixture's target."""
-    arms = {arm: result.metrics for arm, result in mixture.retrain.items() if result.metrics}
+def metrics_tables(mixture: Mixture) -> list[RenderableType]:
+    """Return a table of every arm's metrics on the held-out examples of each of the mixture's targets that has some."""
+    by_target: dict[str, dict[str, Mapping[str, MetricResult]]] = {}
+    for arm, result in mixture.retrain.items():
+        losses = result.targets or dict.fromkeys(mixture.targets[:1], result)
+        for target, loss in losses.items():
+            if loss.metrics:
+                by_target.setdefault(target, {})[arm] = loss.metrics
+    return [_metrics_table(target, arms) for target, arms in by_target.items()]
+
+
+def _metrics_table(target: str, arms: Mapping[str, Mapping[str, MetricResult]]) -> RenderableType:
     table = new_table("metric", "arm", "held-out", "95 % interval", "difference", "95 % interval")
     for name in next(iter(arms.values())):
         for place, (arm, metrics) in enumerate(arms.items()):
@@ -162,7 +171,7 @@ def metrics_table(mixture: Mixture) -> RenderableType:
             table.add_row(*cells)
     reference = next((arm for arm, metrics in arms.items() if next(iter(metrics.values())).difference is None), "")
     caption = f"difference: to {reference}; intervals: over held-out examples"
-    return titled(f"Metrics on {', '.join(mixture.targets)}", table, caption)
+    return titled(f"Metrics on {target}", table, caption)
 
 
 LEAST_TARGETS = 5

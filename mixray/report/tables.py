@@ -35,7 +35,7 @@ from mixray.report.layout import (
     small_text,
     titled,
 )
-from mixray.report.metrics import metrics_table
+from mixray.report.metrics import metrics_tables
 from mixray.report.realised import forecast_table
 from mixray.store import ModelMeta
 
@@ -111,8 +111,7 @@ def closing_report(mixture: Mixture, arm_shares: ArmShares) -> RenderableType:
     parts: list[RenderableType] = [weights_table(mixture, {**arm_shares, **rivals})]
     if mixture.loss or mixture.retrain:
         parts.append(arms_table(mixture))
-    if any(arm.metrics for arm in mixture.retrain.values()):
-        parts.append(metrics_table(mixture))
+    parts += metrics_tables(mixture)
     if mixture.forecast:
         parts.append(forecast_table(mixture))
     if mixture.gain:

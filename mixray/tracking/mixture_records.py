@@ -150,6 +150,7 @@ def _arm_rows(mixture: Mixture) -> Iterable[dict[str, Cell]]:
                 "high": loss.difference_high,
                 "documents": loss.documents,
                 "predicted": mixture.loss.get(arm),
+                **{name: metric.value for name, metric in loss.metrics.items()},
             }
 
 

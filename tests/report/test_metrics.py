@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import binomtest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from mixray.mixture import ArmResult, MetricResult, Mixture
+from mixray.mixture import ArmResult, HeldOutLoss, MetricResult, Mixture
 from mixray.numerics import paired_difference_interval
 from mixray.report import print_report
 from mixray.report.metrics import OF_TWO_CLASSES, _Arm, choice_metrics, example_metrics
@@ -131,6 +131,19 @@ def test_the_report_shows_the_metrics_of_every_arm(capsys: pytest.CaptureFixture
     assert "Metrics on goal" in lines
     assert "AUROC mixmin 0.3490 0.3100 to 0.3900" in lines
     assert "natural 0.2860 0.2500 to 0.3200 -0.0630 -0.0900 to -0.0300" in lines
+
+
+def test_a_mixture_for_several_targets_shows_the_metrics_of_each(capsys: pytest.CaptureFixture[str]) -> None:
+    losses = {
+        target: HeldOutLoss(nll=0.2, metrics={"accuracy": MetricResult(value=value, interval=(0.1, 0.9))})
+        for target, value in (("quiz", 0.25), ("riddles", 0.75))
+    }
+    arms = {"mixmin": ArmResult(nll=0.2, targets={**losses, "prose": HeldOutLoss(nll=0.2)})}
+    targets = ["quiz", "riddles", "prose"]
+    print_report([closing_report(Mixture(targets=targets, sources=["a"], weights={"a": 1.0}, retrain=arms), {})])
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert [line for line in lines if line.startswith("Metrics on")] == ["Metrics on quiz", "Metrics on riddles"]
+    assert "accuracy mixmin 0.7500 0.1000 to 0.9000" in lines
 
 
 @pytest.mark.parametrize(("negatives", "positives"), [(30, 70), (55, 45), (25, 35), (3, 97), (40, 60)])
