@@ -10,6 +10,7 @@ one after another of these.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,16 +24,22 @@ from mixray.config.training import ProxyConfig, Resources
 from mixray.errors import InputError, MixrayError, StageError
 from mixray.models import TrainingJob, TreeJob, train_missing
 from mixray.store import Artifact, Artifacts
+from mixray.store.retrying import retried
 from mixray.training import use_resources
+
+log = logging.getLogger(__name__)
 
 
 class ProxyTrainer:
     """An actor that trains one proxy."""
 
     def train(self, job: TrainingJob, config: ProxyConfig, board: ray.actor.ActorHandle) -> None:
-        """Train and publish the proxy, and delete its checkpoints. Progress is posted on ``board`` for the driver."""
+        """Train and publish the proxy, and delete its checkpoints. Progress is posted on ``board`` for the driver.
+
+        Where the storage did not answer, training goes on from the last checkpoint (see ``retried``).
+        """
         device = use_resources(config.resources)
-        job.run(device, lambda record: board.post.remote(job.name, record))
+        retried(lambda: job.run(device, lambda record: board.post.remote(job.name, record)), log.warning)
         job.delete_checkpoints()
 
 

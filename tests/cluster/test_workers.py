@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import ray
 
 from mixray.cluster import Session
 from mixray.cluster.mapping import run_tasks
-from mixray.cluster.proxies import train_proxies, train_swarm
+from mixray.cluster.proxies import ProxyTrainer, train_proxies, train_swarm
 from mixray.cluster.retraining import retrain
 from mixray.cluster.watching import News, Watcher
 from mixray.config.schema import RetrainConfig
@@ -26,7 +27,7 @@ from mixray.data import TextInputs
 from mixray.data.text.windows import stored_windows
 from mixray.errors import InputError, StageError
 from mixray.models import TrainingData, arm_jobs, proxy_jobs, swarm_jobs
-from mixray.store import Artifact, Artifacts, Storage
+from mixray.store import Artifact, Artifacts, FileRecord, Storage, retrying
 
 MODEL = {"architecture": "gpt_neox", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 WINDOW, VOCABULARY = 16, 64
@@ -177,6 +178,26 @@ def test_the_models_of_a_swarm_are_trained_one_after_another_and_once(
     assert len({weights_of(model) for model in first.values()}) == 4
     assert models() == first
     assert done == list(mixtures)
+
+
+def test_a_proxy_goes_on_when_the_storage_answers_again(
+    artifacts: Artifacts, sources: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = proxy_config()
+    job = proxy_jobs(artifacts, config, data_of(sources), tokens=20 * 4 * WINDOW)["low"]
+    write, steps = Storage.write, list[int]()
+
+    def failing_write(storage: Storage, path: str, data: bytes) -> FileRecord:
+        if path.startswith("checkpoints/") and len(steps) in (5, 6):
+            raise OSError("AWS Error SLOW_DOWN: please reduce your request rate")
+        return write(storage, path, data)
+
+    monkeypatch.setattr(Storage, "write", failing_write)
+    monkeypatch.setattr(retrying, "WAIT_SECONDS", 0.0)
+    board: Any = SimpleNamespace(post=SimpleNamespace(remote=lambda _, record: steps.append(record.step)))
+    ProxyTrainer().train(job, config, board)
+    assert artifacts.find(job.draft.kind, job.draft.id) is not None
+    assert steps == [1, 2, 3, 4, 5, 5, *range(5, 21)], "it goes on from the checkpoint of step 4"
 
 
 def test_sources_of_equal_content_share_one_proxy(
