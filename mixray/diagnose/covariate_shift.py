@@ -10,16 +10,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mixray.diagnose.source_classifier import LEAST_EXAMPLES, CrossFitted, Features, Floats, Integers, cross_fitted
+from mixray.diagnose.source_classifier import (
+    LEAST_EXAMPLES,
+    CrossFitted,
+    Features,
+    Floats,
+    Integers,
+    Mask,
+    cross_fitted,
+)
 from mixray.errors import InputError
 from mixray.numerics import Z95, interval95, sum_standard_error
 
-Mask: TypeAlias = NDArray[np.bool_]
 NO_SUPPORT = 0.1
 """A source is taken to have no support where its density is below this part of the target's."""
 MOST_PAIRED = 12

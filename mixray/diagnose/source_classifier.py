@@ -23,6 +23,7 @@ from mixray.errors import InputError
 
 Floats: TypeAlias = NDArray[np.float64]
 Integers: TypeAlias = NDArray[np.integer[Any]]
+Mask: TypeAlias = NDArray[np.bool_]
 Features: TypeAlias = NDArray[np.floating[Any]] | csr_matrix
 """(rows, columns), finite numbers."""
 FOLDS = 5
@@ -56,30 +57,55 @@ def cross_fitted(
     """
     table, source_ids = _stacked(features)
     examples = _example_numbers(table, example_ids, len(source_ids))
-    folds = np.random.default_rng(seed).permutation(examples.max() + 1)[examples] % FOLDS
-    log_densities = np.empty((len(source_ids), len(features)))
+    folds = _folds(examples, seed)
+    log_densities = _judged(table, source_ids, folds, np.ones(len(folds), bool))
+    return CrossFitted(log_densities, source_ids, folds, examples)
+
+
+def log_densities_at(
+    features: Sequence[Features],
+    new_features: Features,
+    *,
+    example_ids: Sequence[Integers] | None = None,
+    new_ids: Integers | None = None,
+    seed: int,
+) -> Floats:
+    """Return log p_k(x) of new examples, (rows, sources), up to a number for each row that makes ``exp`` sum to 1.
+
+    No example is judged by a classifier that was trained on it, where it is one of a source as well: a fifth of the new
+    examples at a time, by the sources' examples that are not among that fifth. ``features``: by source; ``new_ids``:
+    of the new examples; otherwise as ``input_shift``. Raises InputError as that does.
+    """
+    table, source_ids = _stacked([*features, new_features])
+    ids = None if example_ids is None or new_ids is None else [*example_ids, new_ids]
+    folds = _folds(_example_numbers(table, ids, len(source_ids)), seed)
+    is_new = source_ids == len(features)
+    return _judged(table, source_ids, folds, ~is_new)[is_new]
+
+
+def _folds(examples: Integers, seed: int) -> Integers:
+    """Return the fold of every row, (rows,): as many examples in each. ``examples``: the number of each row's."""
+    return np.random.default_rng(seed).permutation(examples.max() + 1)[examples] % FOLDS
+
+
+def _judged(table: Features, source_ids: Integers, folds: Integers, is_taught: Mask) -> Floats:
+    """Return log p_k of every row, (rows, sources), by a classifier that was trained on rows of the other folds, of
+    those that are taught."""
+    sources = source_ids[is_taught].max() + 1
+    log_densities = np.empty((len(source_ids), sources))
     for fold in range(FOLDS):
         judged = folds == fold
-        present = np.bincount(source_ids[~judged], minlength=len(features))
+        taught = is_taught & ~judged
+        present = np.bincount(source_ids[taught], minlength=sources)
         if not present.all():
             raise InputError(
                 "covariate shift: a source has too few different examples",
                 got=f"source {int(present.argmin())}: all of its examples in one of {FOLDS} folds",
                 wanted=f"{LEAST_EXAMPLES} examples or more",
             )
-        classify = _classifier(table[~judged], source_ids[~judged])
-        log_densities[judged] = classify(table[judged])
-    return CrossFitted(log_densities, source_ids, folds, examples)
-
-
-def log_densities_at(features: Sequence[Features], new_features: Features) -> Floats:
-    """Return log p_k(x) of new examples, (rows, sources), up to a number for each row that makes ``exp`` sum to 1.
-
-    The classifier is trained on all examples of the sources, ``features``: the new ones must not be among them.
-    Raises InputError as ``input_shift``.
-    """
-    table, source_ids = _stacked(features)
-    return _classifier(table, source_ids)(_checked(new_features, table.shape[1]))
+        if judged.any():
+            log_densities[judged] = _classifier(table[taught], source_ids[taught])(table[judged])
+    return log_densities
 
 
 def _stacked(features: Sequence[Features]) -> tuple[Features, Integers]:

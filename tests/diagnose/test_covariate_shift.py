@@ -82,14 +82,24 @@ def test_the_part_of_the_target_without_support_is_the_known_one() -> None:
 def test_densities_at_new_examples_are_the_known_ones() -> None:
     means = np.array([0.0, 1.0, 2.0])
     points = np.column_stack([np.linspace(-1, 3, 9), np.zeros(9)])
-    fitted = log_densities_at([gaussian(seed, mean, 4000 + 1000 * seed) for seed, mean in enumerate(means)], points)
+    fitted = log_densities_at(
+        [gaussian(seed, mean, 4000 + 1000 * seed) for seed, mean in enumerate(means)], points, seed=0
+    )
     truth = log_softmax(norm.logpdf(points[:, :1], means), axis=1)
     assert np.abs(np.exp(fitted) - np.exp(truth)).max() < 0.04
 
 
+def test_an_example_that_a_source_has_is_not_judged_by_what_was_learned_from_it() -> None:
+    """Inputs that say nothing: what was trained on them takes each for one of its own source."""
+    bits = [(np.random.default_rng(seed).random((100, 60)) < 0.5).astype(np.float64) for seed in (0, 1)]
+    fitted = log_densities_at(bits, bits[0], seed=0)
+    assert np.exp(fitted[:, 0]).mean() == pytest.approx(0.5, abs=0.1)
+
+
 @pytest.mark.parametrize("sources", [2, 3])
 def test_densities_far_away_stay_finite(sources: int) -> None:
-    fitted = log_densities_at([gaussian(seed, seed) for seed in range(sources)], np.array([[1e4, 0.0], [-1e4, 0.0]]))
+    far = np.array([[1e4, 0.0], [-1e4, 0.0]])
+    fitted = log_densities_at([gaussian(seed, seed) for seed in range(sources)], far, seed=0)
     assert np.isfinite(fitted).all()
     assert fitted.min() < -1000
 
