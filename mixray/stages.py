@@ -125,7 +125,14 @@ def solve_mixtures(
     with run.stage("mixture", len(names)) as stage:
         on_actors = partial(on_shards, session, config.mixture, stage.update)
         problems = MixtureProblems(
-            run.artifacts, config, data.targets, columns, data.available_tokens, run.source_sizes(), run.name
+            run.artifacts,
+            config,
+            data.targets,
+            columns,
+            data.available_tokens,
+            run.source_sizes(),
+            run.name,
+            data.sources,
         )
         if config.leaves_out:  # hundreds of problems: workers store the answers, which are read here one by one
             for _ in run_tasks(session, problems.store, names, "solved", progress=stage.update):
@@ -143,7 +150,8 @@ def solve_mixtures(
             run.save_mixture(name, mixture, keep_results=True)
             leaders = sorted(mixture.weights.items(), key=lambda item: -item[1])[:3]
             shares = ", ".join(f"{source} {share:.1%}" for source, share in leaders)
-            stage.update(name, 1, 1, gap=mixture.gap or 0.0, shares=shares)
+            certificate = {} if mixture.gap is None else {"gap": mixture.gap}
+            stage.update(name, 1, 1, **certificate, shares=shares)
     return solutions
 
 

@@ -144,6 +144,13 @@ class MixtureConfig(Section):
     """Shares that the mixture is pulled to."""
     choose: ChooseConfig = ChooseConfig()
     """Which of the mixtures that the data cannot tell apart is the answer."""
+    # Ids are made from what is dumped, and this key is younger than the first of them: the default leaves no trace.
+    covariate_shift: Annotated[
+        Literal["assume_none", "reweight"], Field(exclude_if=lambda value: value == "assume_none")
+    ] = "assume_none"
+    """Of classes of examples. assume_none: the inputs of all sources are taken to be distributed alike, as MixMin does.
+    reweight: each proxy counts more where its source's inputs are denser, as a classifier of the source estimates. The
+    problem is then not convex, and its answer has no certified gap and no intervals."""
     shards: ShardsConfig | None = None
     """Actors that hold the rows of the problem, where they exceed one machine's memory. null: all rows are in the
     memory of one process."""
@@ -162,6 +169,21 @@ class MixtureConfig(Section):
             raise Misfit("choose.rule", "optimum, because prior.strength pulls to the prior already")
         if self.target_weights and self.over != "mean":
             raise Misfit("target_weights", "over: mean beside it")
+        if self.covariate_shift == "reweight":
+            conflicts = {
+                "over": self.over != "each",
+                "bounds": bool(self.bounds),
+                "groups": bool(self.groups),
+                "max_epochs": self.max_epochs is not None,
+                "prior.strength": pulled,
+                "choose.rule": self.choose.rule != "optimum",
+                "shards": self.shards is not None,
+            }
+            for key, conflict in conflicts.items():
+                if conflict:
+                    raise Misfit(
+                        key, "left out beside covariate_shift: reweight, which is for one target without limits"
+                    )
         if self.solver == "working_set" and pulled:
             raise Misfit("solver", "newton or entropic: working_set knows no prior")
         if self.solver == "entropic" and self.over == "worst" and self.worst.tau == 0:

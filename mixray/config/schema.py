@@ -355,6 +355,22 @@ class RunConfig(RunFile):
             raise Misfit("mixture.shards", "left out beside task: regression")
 
     @model_validator(mode="after")
+    def _inputs_may_shift(self) -> Self:
+        if self.mixture.covariate_shift == "assume_none":
+            return self
+        key = "mixture.covariate_shift"
+        if self.examples is None:
+            raise Misfit(key, "assume_none: texts have no inputs beside what the models predict")
+        if self.examples.task == "regression":
+            raise Misfit(key, "assume_none beside task: regression: reweight mixes probabilities of classes")
+        if self.swarm is not None:
+            raise Misfit("swarm", "left out beside mixture.covariate_shift: reweight")
+        for number, arm in enumerate(self.retrain.named_arms.values()):
+            if arm.mixture in SOLVER_METHODS:
+                raise Misfit(f"retrain.arms.{number}", f"left out beside {key}: reweight, which {arm.mixture} lacks")
+        return self
+
+    @model_validator(mode="after")
     def _parts_agree(self) -> Self:
         if self.is_open:
             return self

@@ -80,7 +80,8 @@ def log_densities_at(
     ids = None if example_ids is None or new_ids is None else [*example_ids, new_ids]
     folds = _folds(_example_numbers(table, ids, len(source_ids)), seed)
     is_new = source_ids == len(features)
-    return _judged(table, source_ids, folds, ~is_new)[is_new]
+    log_densities: Floats = _judged(table, source_ids, folds, ~is_new)[is_new]
+    return log_densities
 
 
 def _folds(examples: Integers, seed: int) -> Integers:

@@ -33,6 +33,7 @@ from mixray.mixture.sections import (
     InterchangeableSources,
     Interval,
     LimitPrice,
+    LocalMinima,
     MixtureChoice,
     MixtureWarning,
     PathMixture,
@@ -101,7 +102,10 @@ class Mixture(BaseModel):
     solver_why: str | None = None
     """Why ``auto`` took this solver; None where the run file named it."""
     tolerance: float | None = None
-    status: Literal["converged", "round_limit", "stalled"] | None = None
+    status: Literal["converged", "round_limit", "stalled", "local_minimum"] | None = None
+    """How the solver ended; ``local_minimum``, and ``round_limit`` beside ``local_minima``, are no certificate."""
+    local_minima: Annotated[LocalMinima | None, Field(exclude_if=lambda value: value is None)] = None
+    """Of a problem that is not convex, what the solver reached; such an answer has no gap. None of a convex one."""
     epochs: dict[str, float] = {}
     """Source -> passes over it in the retraining budget."""
     budget: Annotated[int, Field(ge=1)] | None = None

@@ -196,6 +196,18 @@ class RealisableShares(MixtureSection):
     loss_rise: float
 
 
+class LocalMinima(MixtureSection):
+    """What a solver reached from several starts where the problem is not convex: none of it is a certificate.
+
+    ``losses``: the predicted loss from every start, ascending; ``slope``: how steeply the loss still falls at the best;
+    ``lower_bound``: no shares have a predicted loss below it. All in the mixture's ``loss_unit``.
+    """
+
+    losses: list[float]
+    slope: float
+    lower_bound: float
+
+
 class SearchCompute(MixtureSection):
     """The search's floating point operations, those of retraining one arm, and their ratio, ``overhead``."""
 

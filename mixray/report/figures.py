@@ -30,16 +30,18 @@ def mixture_figures(
 ) -> dict[str, bytes]:
     """Return the figures of one mixture as PNG files by name.
 
-    ``trace``: float64, (rounds + 1, 2), the solver's loss and gap of every round; ``baselines``: arm -> shares.
+    ``trace``: float64, (rounds + 1, 2), the solver's loss and gap of every round, none where it has no gap;
+    ``baselines``: arm -> shares.
     """
-    losses, gaps = trace.T.tolist()
     figures = {
         f"{name}_weights.png": weights_figure(mixture, baselines),
         f"{name}_losses.png": losses_figure(mixture),
-        f"{name}_solver.png": convergence_figure(
-            gaps, losses, tolerance, solver=mixture.solver or "", unit=mixture.loss_unit
-        ),
     }
+    if len(trace):
+        losses, gaps = trace.T.tolist()
+        figures[f"{name}_solver.png"] = convergence_figure(
+            gaps, losses, tolerance, solver=mixture.solver or "", unit=mixture.loss_unit
+        )
     if mixture.path:
         figures[f"{name}_path.png"] = path_figure(mixture)
     return figures

@@ -336,6 +336,12 @@ def summary_lines(mixture: Mixture) -> list[str]:
             f"solver: {mixture.status} after {counted(mixture.rounds or 0, 'round')}, "
             f"at most {above} {mixture.loss_unit} above the optimum{' but by choice' if by_choice else ''}"
         )
+    if (minima := mixture.local_minima) is not None:
+        lines.append(
+            f"solver: the best of {counted(len(minima.losses), 'start')}, which reached losses up to "
+            f"{small_text(minima.losses[-1] - minima.losses[0])} {mixture.loss_unit} apart; the problem is not convex "
+            f"and nothing certifies the answer, but no shares have a loss below {minima.lower_bound:.4f}"
+        )
     if (choice := mixture.choice) is not None:
         part = percent(choice.loss_rise / abs(choice.optimum.loss)) if choice.optimum.loss else "0 %"
         rise, allowed = small_text(choice.loss_rise), small_text(choice.allowed_rise)

@@ -84,9 +84,18 @@ def _require_mixture_settings(settings: Mapping[str, object]) -> None:
 
 def _config(run: MixtureRun, settings: Mapping[str, object]) -> RunConfig:
     in_memory_settings = {**settings, "mixture.shards": None}
-    return with_files_read(
+    config = with_files_read(
         parse_config(dump_config(run.config), in_memory_settings, name=f"{run.location}/config.yaml")
     )
+    if config.mixture.covariate_shift == "reweight":
+        raise InputError(
+            "the inputs of the sources are not in the prediction cache",
+            where="mixture.covariate_shift",
+            got="reweight",
+            wanted="mixture.covariate_shift=assume_none",
+            remedy="mixray run solves with reweight",
+        )
+    return config
 
 
 def _solve(run: MixtureRun, configs: Sequence[RunConfig], target: str | None) -> list[dict[str, Mixture] | InputError]:

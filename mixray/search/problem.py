@@ -176,10 +176,12 @@ def problem_to_vary(
 ) -> ProblemToVary | None:
     """Return the problem of one target for a page that solves it again.
 
-    None where groups or a pull shape it too, and where numbers are predicted: the page minimises a cross entropy.
+    None where groups, a pull or the sources' inputs shape it too, and where numbers are predicted: the page minimises a
+    cross entropy.
     """
     settings = config.mixture
-    if settings.groups or settings.prior.strength or cache.errors is not None:
+    is_reweighted = settings.covariate_shift == "reweight"
+    if settings.groups or settings.prior.strength or is_reweighted or cache.errors is not None:
         return None
     limits = feasible_set(settings, list(available_tokens), available_tokens, config.retrain_tokens(available_tokens))
     pairs = zip(limits.lower.tolist(), limits.upper.tolist(), strict=True)

@@ -28,6 +28,7 @@ from mixray.search.explanation import (
     source_worth,
 )
 from mixray.search.problem import SearchProblem, natural_tokens, optional_shares
+from mixray.search.reweighting import log_densities_of, reweighted_mixture
 from mixray.simplex import (
     Bootstrap,
     CrossEntropy,
@@ -215,18 +216,24 @@ def solve_once(
     available_tokens: Mapping[str, int],
     sizes: Mapping[str, SourceSize],
     run: str,
+    source_rows: Mapping[str, Artifact] | None = None,
 ) -> SolvedMixture:
     """Return ``find_mixture``'s answer from the stored caches of some targets; solve only where it is not stored yet.
 
     A run that continues on another processor therefore has the same shares to the last bit, and its trained arms fit.
-    ``sizes`` are written into the mixture.
+    ``sizes`` are written into the mixture; ``source_rows``: of every source, from whose inputs
+    ``mixture.covariate_shift: reweight`` learns.
     """
     assert all(list(columns) == list(available_tokens) for _, columns in targets.values()), "other columns than sources"
     draft = artifacts.draft("solution", _solution_id(config, targets, available_tokens))
     stored = artifacts.find(draft.kind, draft.id)
     if stored is None:
         with open_predictions(artifacts.storage, targets) as predictions:
-            solved = find_mixture(predictions, config, available_tokens=available_tokens)
+            if config.mixture.covariate_shift == "reweight":
+                assert source_rows is not None, "a run passes them"
+                solved = _reweighted(artifacts.storage, predictions, config, targets, available_tokens, source_rows)
+            else:
+                solved = find_mixture(predictions, config, available_tokens=available_tokens)
         files = {
             "mixture.json": draft.write("mixture.json", solved.mixture.to_json().encode()),
             "trace.json": draft.write("trace.json", json.dumps(solved.trace.tolist()).encode()),
@@ -240,15 +247,32 @@ def solve_once(
         "sizes": dict(sizes),
     }
     mixture = Mixture.from_json(text.decode()).model_copy(update=facts)
-    return SolvedMixture(mixture, np.array(json.loads(trace)))
+    return SolvedMixture(mixture, np.array(json.loads(trace)).reshape(-1, 2))
+
+
+def _reweighted(
+    storage: Storage,
+    predictions: Predictions,
+    config: RunConfig,
+    targets: StoredCaches,
+    available_tokens: Mapping[str, int],
+    source_rows: Mapping[str, Artifact],
+) -> SolvedMixture:
+    """Return the answer under covariate shift, without a trace: it is the best of several."""
+    ((target, cache),) = predictions.items()
+    assert isinstance(cache, PredictionCache), "shards are refused with the run file"
+    log_densities = log_densities_of(storage, targets[target][0], source_rows, seed=config.seed)
+    search = SearchProblem.of(predictions, config, available_tokens)
+    mixture = reweighted_mixture(cache, log_densities, search, target=target, available_tokens=available_tokens)
+    return SolvedMixture(mixture, np.zeros((0, 2)))
 
 
 @dataclass(frozen=True)
 class MixtureProblems:
     """The stored problems of all mixtures of a run, each over the sources that may have a share in it.
 
-    ``rows``: of every target; ``columns``: target -> source -> the column of the prediction cache; the rest is as of
-    ``solve_once``.
+    ``rows``: of every target; ``columns``: target -> source -> the column of the prediction cache; ``source_rows``: of
+    every source; the rest is as of ``solve_once``.
     """
 
     artifacts: Artifacts
@@ -258,6 +282,7 @@ class MixtureProblems:
     available_tokens: Mapping[str, int]
     sizes: Mapping[str, SourceSize]
     run: str
+    source_rows: Mapping[str, Artifact]
 
     def caches(self, name: str) -> StoredCaches:
         """Return the artifacts that a mixture is solved from."""
@@ -278,6 +303,7 @@ class MixtureProblems:
             available_tokens={source: self.available_tokens[source] for source in sources},
             sizes={source: self.sizes[source] for source in sources if source in self.sizes},
             run=self.run,
+            source_rows={source: self.source_rows[source] for source in sources},
         )
 
     def store(self, name: str) -> None:

@@ -405,6 +405,42 @@ def test_what_examples_do_not_go_with_is_refused(old: str, new: str, key: str, w
     assert wanted is None or wanted in str(error.wanted)
 
 
+def test_texts_and_numbers_have_no_inputs_to_reweight_by(text: str) -> None:
+    reweight = {"mixture.covariate_shift": "reweight"}
+    texts = refusal(text, reweight)
+    assert texts.what == "mixture.covariate_shift is not valid"
+    assert "texts have no inputs beside what the models predict" in str(texts.wanted)
+    trees = EXAMPLES.replace(', objective: {kind: also, groups: "column:sex"}', "").replace(
+        "{head: mlp, hidden: [8]}, tokens: 640", "{boosted_trees: {}}"
+    )
+    numbers = trees.replace("label: income", "task: regression, label: income").replace(
+        "{head: linear}", "{boosted_trees: {}}"
+    )
+    numbers = numbers.replace(", tokens: 640", "").replace(", batch: 16", "")
+    assert "assume_none beside task: regression" in str(refusal(numbers, reweight).wanted)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "place"),
+    [
+        ("mixture.over", "mean", "mixture.over"),
+        ("mixture.bounds", {"private": [0, 0.5]}, "mixture.bounds"),
+        ("mixture.groups", [{"sources": ["private"], "max": 0.5}], "mixture.groups"),
+        ("mixture.max_epochs", 2, "mixture.max_epochs"),
+        ("mixture.prior.strength", 0.1, "mixture.prior.strength"),
+        ("mixture.choose.rule", "nearest_to_prior", "mixture.choose.rule"),
+        ("mixture.shards", {}, "mixture.shards"),
+        ("swarm", {}, "swarm"),
+        ("retrain.arms", ["mixmin", "nearest_to_prior"], "retrain.arms.1"),
+    ],
+)
+def test_reweighting_knows_one_target_and_no_limits(key: str, value: Any, place: str) -> None:
+    assert parse_config(EXAMPLES, {"mixture.covariate_shift": "reweight"}).mixture.covariate_shift == "reweight"
+    error = refusal(EXAMPLES, {"mixture.covariate_shift": "reweight", key: value})
+    assert error.what == f"{place} is not valid"
+    assert "covariate_shift: reweight" in str(error.wanted)
+
+
 def test_boosted_trees_have_no_budget_that_a_fraction_could_be_of() -> None:
     trees = EXAMPLES.replace(', objective: {kind: also, groups: "column:sex"}', "").replace(
         "{head: mlp, hidden: [8]}, tokens: 640", "{boosted_trees: {}}"

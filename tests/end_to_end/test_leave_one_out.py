@@ -119,6 +119,17 @@ def test_every_source_is_a_target_and_its_twin_has_the_largest_share(finished: R
     assert "n = 5 targets" in summary
 
 
+def test_reweighting_by_densities_changes_little_where_molecules_are_measured_at_random(finished: Result) -> None:
+    """Every assay measures the others' molecules: a classifier that had seen them would deny their sources."""
+    run_file = Path(finished.folder).parents[2] / "run.yaml"
+    result = mixray.run(run_file, ["mixture.covariate_shift=reweight"], until="mixture")
+    for name, mixture in result.mixtures.items():
+        plain = finished.mixtures[name].weights
+        distance = sum(abs(share - plain[source]) for source, share in mixture.weights.items()) / 2
+        assert distance < 0.25, (name, distance)
+        assert mixture.gap is None
+
+
 @pytest.mark.parametrize("held_out_of", ["all", "target"])
 def test_no_proxy_or_arm_learns_from_what_its_target_holds_out(held_out_of: str, tmp_path: Path) -> None:
     """Under ``target``, other assays' rows of a held-out molecule are trained on, with labels of their own."""

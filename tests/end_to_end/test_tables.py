@@ -18,7 +18,10 @@ import yaml
 import mixray
 from mixray.cluster import Session
 from mixray.errors import InputError
+from mixray.progress import open_progress
 from mixray.result import Result
+from mixray.runs import MixtureRun
+from mixray.search import solve_again
 
 SHARES = {"first": 0.7, "second": 0.3}
 SLOPES = {"first": [3.0, 0.0, 1.0], "second": [0.0, -3.0, 1.0]}
@@ -124,6 +127,40 @@ def test_the_planted_proportions_come_back(task: str, library: str, reader: str,
     assert arms["natural"].metrics[names[task][0]].difference is not None
     report = (Path(result.folder) / "report").iterdir()
     assert {"goal_losses.png", "proxy_curves.png"} <= {path.name for path in report}
+
+
+def test_reweighting_by_the_densities_of_shifted_inputs_claims_no_certificate(tmp_path: Path) -> None:
+    def shifted(rule: str, count: int, seed: int) -> Columns:
+        draws = np.random.default_rng([seed, count])
+        x = draws.normal(size=(count, 3)) + 0.6 * (1 if rule == "first" else -1)
+        label = np.where(draws.random(count) < 1 / (1 + np.exp(-x @ SLOPES[rule])), "yes", "no")
+        return dict(zip("abc", x.T, strict=True)) | {"label": label}
+
+    folder = tmp_path / "shifted"
+    folder.mkdir()
+    goal = joined([shifted(rule, round(2000 * share), 9) for rule, share in SHARES.items()])
+    pools = {
+        "sources": {rule: pool(folder, rule, "parquet", shifted(rule, 2000, 1)) for rule in SLOPES},
+        "targets": {"goal": pool(folder, "goal", "parquet", goal) | {"held_out": 0.3}},
+    }
+    result = search(tmp_path, "two", "lightgbm", mixture={"covariate_shift": "reweight"}, **pools)
+    mixture = result.mixtures["goal"]
+    assert sum(abs(mixture.weights[name] - share) for name, share in SHARES.items()) / 2 <= 0.1, mixture.weights
+    assert mixture.loss["mixmin"] < mixture.loss["balanced"]
+    plain = mixray.run(tmp_path / "run.yaml", ["mixture.covariate_shift=assume_none"], until="mixture")
+    assert abs(plain.mixtures["goal"].weights["first"] - mixture.weights["first"]) > 0.01
+    # Nothing is said with certainty, and what was reached is said.
+    assert mixture.gap is None
+    assert mixture.interval == {}
+    assert mixture.status == "local_minimum"
+    assert mixture.local_minima is not None
+    assert mixture.local_minima.lower_bound <= mixture.local_minima.losses[0] <= mixture.loss["balanced"]
+    assert mixture.retrain["mixmin"].nll is not None
+    (summary,) = (path.read_text() for path in (Path(result.folder) / "report").glob("summary*"))
+    assert "nothing certifies the answer" in summary
+    assert "above the optimum" not in summary
+    with pytest.raises(InputError, match="not in the prediction cache"):
+        solve_again(MixtureRun.open(str(result.folder), open_progress()), [], None)
 
 
 def test_a_second_run_makes_nothing(tmp_path: Path) -> None:

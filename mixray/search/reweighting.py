@@ -1,0 +1,111 @@
+"""The mixture of a target of examples where the sources' inputs differ: ``mixture.covariate_shift: reweight``.
+
+The proxies' predictions count at every example of the target in proportion to the density of their source's inputs
+there, which a classifier of the source estimates. The loss is not convex: the answer has no gap, and no intervals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixray.cache import PredictionCache
+from mixray.data import open_rows
+from mixray.data.tabular.molecules import molecule_features
+from mixray.data.training_rows import ExampleRows
+from mixray.diagnose import log_densities_at
+from mixray.diagnose.source_classifier import Features
+from mixray.mixture import LocalMinima, Mixture
+from mixray.search.explanation import document_warnings
+from mixray.search.problem import SearchProblem
+from mixray.simplex import effective_number, reweighted_log_probs, solve_reweighted
+from mixray.store import Artifact, Storage
+from mixray.store.tables import read_table
+from mixray.store.target_parts import MOLECULE, MOLECULES, part_files
+
+MOST_EXAMPLES = 5000
+"""Of each source: the classifier's error falls slowly with more, and its time does not."""
+TOLERANCE = 1e-6
+"""On the slope at a local minimum, nats per example."""
+
+
+def log_densities_of(
+    storage: Storage, target_rows: Artifact, sources: Mapping[str, Artifact], *, seed: int
+) -> NDArray[np.float64]:
+    """Return the log-densities of the sources' inputs at a target's examples, in the order of ``read_cache``.
+
+    Float64 (rows, sources), up to a number for each row. ``sources``: by name, their training rows; ``seed``: of the
+    examples that the classifier is trained on, at most ``MOST_EXAMPLES`` of each, and of its folds. Raises InputError
+    for sources of too few different examples.
+    """
+    generator = np.random.default_rng(seed)
+    features = []
+    for artifact in sources.values():
+        rows = open_rows(storage, artifact)
+        assert isinstance(rows, ExampleRows), "texts are refused with the run file"
+        records = rows.read_stored(np.sort(generator.permutation(len(rows))[:MOST_EXAMPLES]))
+        features.append(_features(storage, artifact, records))
+    inputs = _features(storage, target_rows, _target_inputs(storage, target_rows))
+    return log_densities_at(features, inputs, seed=seed)
+
+
+def reweighted_mixture(
+    cache: PredictionCache,
+    log_densities: NDArray[np.float64],
+    search: SearchProblem,
+    *,
+    target: str,
+    available_tokens: Mapping[str, int],
+) -> Mixture:
+    """Return the best mixture that steps from several starts reach, with what each of them reached.
+
+    ``log_densities``: of ``log_densities_of``; ``search``: the problem without covariate shift, for its budget, its
+    baselines and its sources; ``available_tokens``: source -> its training examples.
+    """
+    log_probs = np.asarray(cache.log_probs, np.float64)
+
+    def loss(shares: NDArray[np.float64]) -> float:
+        return -float(reweighted_log_probs(log_probs, log_densities, shares).mean())
+
+    best = solve_reweighted(log_probs, log_densities, seed=search.config.seed, tolerance=TOLERANCE)
+    # A share that is too small to train on is none.
+    shares = np.where(best.weights < search.least_share, 0.0, best.weights)
+    shares /= shares.sum()
+    weights = search.by_source(shares)
+    return Mixture(
+        targets=[target],
+        unit=search.config.mixture.unit,
+        loss_unit=search.config.loss_unit,
+        share_of="training examples",
+        sources=search.sources,
+        weights=weights,
+        loss={"mixmin": loss(shares)} | {arm: loss(baseline) for arm, baseline in search.baselines.items()},
+        solver="reweighted",
+        tolerance=TOLERANCE,
+        status="local_minimum" if best.status == "local_minimum" else "round_limit",
+        local_minima=LocalMinima(
+            losses=sorted(best.start_losses.tolist()), slope=best.slope, lower_bound=best.lower_bound
+        ),
+        epochs={name: share * search.budget / available_tokens[name] for name, share in weights.items()},
+        effective_sources=effective_number(shares),
+        warnings=document_warnings(search),
+    )
+
+
+def _target_inputs(storage: Storage, rows: Artifact) -> dict[str, NDArray[Any]]:
+    """Return what ``_features`` reads of a target's examples in the fit part, by column."""
+    tables = [read_table(storage, rows.files[name]) for name in part_files(rows, "fit")]
+    if MOLECULES in rows.meta:
+        return {MOLECULE: np.concatenate([table[MOLECULE].to_numpy() for table in tables])}
+    columns = [table["features"].combine_chunks() for table in tables]
+    return {"features": np.concatenate([each.flatten().to_numpy().reshape(len(each), -1) for each in columns])}
+
+
+def _features(storage: Storage, artifact: Artifact, records: Any) -> Features:
+    """Return the inputs of stored examples. ``records``: by column."""
+    if MOLECULES in artifact.meta:
+        return molecule_features(storage, artifact.meta[MOLECULES])[records[MOLECULE]]
+    return np.asarray(records["features"], np.float64)
