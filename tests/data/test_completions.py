@@ -89,6 +89,7 @@ def test_a_token_that_spans_both_belongs_to_the_completion(made: Make, artifacts
 def test_where_the_prompt_ends_is_part_of_the_identity(made: Make) -> None:
     """The texts are the same, and the sources that hold them lose them."""
     first = made(QUESTIONS, **PAIR)
+    assert first.targets["goal"].id[:16] == "fcb3c3c5c2f64433", "what users have stored"
     other = made(QUESTIONS, prompt="{q}", completion=" Answer: {a}")
     assert other.targets["goal"].id != first.targets["goal"].id
     assert made([*QUESTIONS, QUESTIONS[3]], **PAIR).targets["goal"].id == first.targets["goal"].id

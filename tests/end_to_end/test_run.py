@@ -228,15 +228,13 @@ def test_new_targets_cost_scoring_alone(finished: Path, tmp_path: Path) -> None:
         items.append(json.dumps({"start": start, "options": options, "label": number % 3}))
     (tmp_path / "quiz.jsonl").write_text("\n".join(items))
     before = [content_of(finished / "runs-here", kind) for kind in ("proxy", "model")]
-    done = mixray.run(path)
+    done = mixray.run(path, until="retrain")
     assert [content_of(finished / "runs-here", kind) for kind in ("proxy", "model")] == before
     assert done.mixtures["numerals"].weights["numbers"] > 0.9
     assert done.mixtures["quiz"].weights["animals"] > 0.9
     arm = done.mixtures["quiz"].retrain["balanced"]
     assert arm.metrics["accuracy"].value > 0.6, "a third by chance"
     assert (arm.metrics["accuracy"].interval or (0.0,))[0] > 1 / 3
-    assert arm.nll is not None
-    assert "accuracy, per token balanced" in " ".join(command("show", done.folder).stdout.split())
 
 
 @pytest.mark.usefixtures("ray_session")
