@@ -23,10 +23,14 @@ WINDOW, VOCABULARY, FILE = 24, 40, "fit-00000.parquet"
 LENGTHS = [24, 24, 3, 17, 24, 1]
 """Tokens of each row; the first three rows are one document, the next is another, the last two are a third."""
 DOCUMENTS = [0, 0, 0, 1, 2, 2]
+NO_PROMPTS, PROMPTS = [0] * 6, [0, 0, 5, 7, 0, 9]
+"""Tokens before those of each row."""
 
 
-@pytest.mark.parametrize("segment", [1, 4, 16])
-def test_a_column_holds_the_sums_of_every_token_by_hand(tmp_path: Path, segment: int) -> None:
+@pytest.mark.parametrize(
+    ("segment", "prompts"), [(1, NO_PROMPTS), (4, NO_PROMPTS), (16, NO_PROMPTS), (1, PROMPTS), (4, PROMPTS)]
+)
+def test_a_column_holds_the_sums_of_every_token_by_hand(tmp_path: Path, segment: int, prompts: list[int]) -> None:
     artifacts = Artifacts(Storage(str(tmp_path / "store")), "test")
     proxy = ProxyConfig.model_validate({"model": MODEL, "tokens": 1})
     model: Any = CausalLM.create(proxy.model, vocab_size=VOCABULARY, window=WINDOW, seed=0, device=torch.device("cpu"))
@@ -35,7 +39,8 @@ def test_a_column_holds_the_sums_of_every_token_by_hand(tmp_path: Path, segment:
     draft = artifacts.draft("proxy", "0" * 64)
     stored = draft.publish(draft.put_folder(tmp_path / "model"), {})
     generator = np.random.default_rng(0)
-    ids = [generator.integers(0, VOCABULARY, length + 1).astype(np.int32) for length in LENGTHS]
+    lengths = [count + prompt + 1 for count, prompt in zip(LENGTHS, prompts, strict=True)]
+    ids = [generator.integers(0, VOCABULARY, length).astype(np.int32) for length in lengths]
     keys = [(document, DOCUMENTS[:row].count(document)) for row, document in enumerate(DOCUMENTS)]
     table = {
         "document": pa.array([document.to_bytes(16, "big") for document, _ in keys], pa.binary(16)),
@@ -53,7 +58,8 @@ def test_a_column_holds_the_sums_of_every_token_by_hand(tmp_path: Path, segment:
     column = draft.publish({FILE: record}, {"segment": segment})
     cache = read_cache(artifacts.storage, rows, "fit", {"a": column})
 
-    by_token = model.log_probs(ids, batch_tokens=8192, segment=1).segments
+    whole = model.log_probs(ids, batch_tokens=8192, segment=1).segments
+    by_token = [row[-count:] for row, count in zip(whole, LENGTHS, strict=True)]
     for length in {segment, 16, 32}:
         unit_rows = UnitRows.of(cache, MixtureConfig(unit=SegmentUnit(segment=length)))
         by_hand = [row[start : start + length] for row in by_token for start in range(0, len(row), length)]
