@@ -53,6 +53,7 @@ from mixray.search import (
     arm_models,
     baseline_shares,
     design_mixtures,
+    example_signs_once,
     in_memory,
     mixture_targets,
     problem_to_vary,
@@ -140,11 +141,19 @@ def solve_mixtures(
         for name in names:
             solved = problems.solve(name, in_memory if config.mixture.shards is None else on_actors)
             mixture = solved.mixture
-            if isinstance(data.inputs, TextInputs):  # examples have no token frequencies to compare with
+            if isinstance(data.inputs, TextInputs):
                 caches = problems.caches(name)
                 signs = signs_once(
                     run.artifacts, config, data.inputs, mixture, sources=data.sources, proxies=proxies, caches=caches
                 )
+            else:
+                signs = example_signs_once(
+                    run.artifacts,
+                    config,
+                    sources={source: data.sources[source] for source in mixture.sources},
+                    targets={target: data.targets[target] for target in mixture.targets},
+                )
+            if signs:
                 mixture = mixture.model_copy(update={"warnings": [*mixture.warnings, *signs]})
             solutions[name] = SolvedMixture(mixture, solved.trace)
             run.save_mixture(name, mixture, keep_results=True)

@@ -1,6 +1,14 @@
 """Signs that a mixture should not be trusted, or not for the reason that one thinks: pure functions of numbers."""
 
-from mixray.diagnose.covariate_shift import InputShift, Separation, fold_auc, input_shift, share_with_interval
+from mixray.diagnose.covariate_shift import (
+    MOST_PAIRED,
+    InputShift,
+    Separation,
+    fold_auc,
+    input_shift,
+    share_with_interval,
+    shift_warnings,
+)
 from mixray.diagnose.signs import (
     concentration,
     proxies_without_signal,
@@ -12,6 +20,7 @@ from mixray.diagnose.signs import (
 from mixray.diagnose.source_classifier import CrossFitted, cross_fitted, log_densities_at
 
 __all__ = [
+    "MOST_PAIRED",
     "CrossFitted",
     "InputShift",
     "Separation",
@@ -23,6 +32,7 @@ __all__ = [
     "proxies_without_signal",
     "retraining_against_prediction",
     "share_with_interval",
+    "shift_warnings",
     "target_out_of_reach",
     "token_frequency_loss",
     "weak_proxies",

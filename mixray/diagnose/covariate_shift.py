@@ -7,7 +7,7 @@ did not see, so sources with the same p(x) have an AUC of 0.5 in expectation, ho
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -23,12 +23,18 @@ from mixray.diagnose.source_classifier import (
     cross_fitted,
 )
 from mixray.errors import InputError
+from mixray.mixture import MixtureWarning
 from mixray.numerics import Z95, interval95, sum_standard_error
 
 NO_SUPPORT = 0.1
 """A source is taken to have no support where its density is below this part of the target's."""
 MOST_PAIRED = 12
 """Sources up to which every pair is measured too."""
+CLEAR_AUC = 0.7
+"""From about here on the shift changed what retrained models reached, and below it did not (jobs/README.md)."""
+MUCH_UNSUPPORTED = 0.2
+"""Of a target's examples: without any source like them, what is learned from the sources is a guess there."""
+MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,39 @@ def input_shift(
         unsupported=tuple(share_with_interval(is_unsupported[:, source]) for source in sources),
         unsupported_by_all=share_with_interval(is_unsupported.all(axis=1)),
     )
+
+
+def shift_warnings(
+    shifts: Mapping[str, InputShift], sources: Sequence[str], *, is_reweighted: bool
+) -> list[MixtureWarning]:
+    """Return warnings where sources' inputs differ clearly, and about targets where no source has examples.
+
+    ``shifts``: by target; ``sources``: their names; ``is_reweighted``: the mixture does not assume equal inputs.
+    """
+    warnings = []
+    against_rest = next(iter(shifts.values())).against_rest
+    shifted = sorted(
+        (each.auc, name) for name, each in zip(sources, against_rest, strict=True) if each.interval[0] > CLEAR_AUC
+    )
+    if shifted and not is_reweighted:
+        named = ", ".join(f"{name} {auc:.2f}" for auc, name in reversed(shifted[-MOST_NAMED:]))
+        message = (
+            f"the inputs alone tell {len(shifted)} of {len(sources)} sources from the others (AUC of a classifier, 0.5 "
+            f"where they cannot): {named}. The mixture assumes that all sources have the same inputs; of classes, "
+            "mixture.covariate_shift=reweight does not"
+        )
+        warnings.append(MixtureWarning(code="covariate_shift", message=message))
+    for target, shift in shifts.items():
+        share, (low, high) = shift.unsupported_by_all
+        if low > MUCH_UNSUPPORTED:
+            message = (
+                f"{share:.0%} of the examples of {target} are where every source has less than {NO_SUPPORT:.0%} of its "
+                "density: what is learned from the sources is a guess there"
+            )
+            warnings.append(
+                MixtureWarning(code="no_support", message=message, interval=(low, high), unit=f"share of {target}")
+            )
+    return warnings
 
 
 def fold_auc(scores: Floats, is_positive: Mask, folds: Integers, example_ids: Integers) -> Separation:

@@ -1,9 +1,10 @@
-"""What the signs of ``mixray.diagnose`` are worked out from: models, stored rows and predictions of a run of texts."""
+"""What the signs of ``mixray.diagnose`` are worked out from: models, stored rows and predictions of a run."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,13 +13,18 @@ from mixray.cache import PredictionCache, read_cache
 from mixray.config import RunConfig
 from mixray.data import TextInputs, open_rows
 from mixray.diagnose import (
+    MOST_PAIRED,
     concentration,
+    input_shift,
     proxies_without_signal,
+    shift_warnings,
     target_out_of_reach,
     token_frequency_loss,
     weak_proxies,
 )
+from mixray.errors import InputError
 from mixray.mixture import Mixture, MixtureWarning
+from mixray.search.reweighting import source_features, target_features
 from mixray.search.solving import StoredCaches
 from mixray.store import Artifact, Artifacts, ModelMeta, Storage, fingerprint
 from mixray.store.tables import read_table
@@ -27,6 +33,8 @@ from mixray.store.target_parts import part_files
 FILE = "signs.json"
 MOST_WINDOWS = 1024
 """Of each source: enough to know how frequent its tokens are, and little to read."""
+MOST_EXAMPLES = 1000
+"""Of each source and target: enough to tell an AUC of 0.7 from 0.5, and little to learn from."""
 
 
 @dataclass(frozen=True)
@@ -92,9 +100,44 @@ def signs_once(
             signs += target_warnings(config, artifacts.storage, inputs, mixture, caches, training)
         content = json.dumps([sign.model_dump(mode="json") for sign in signs]).encode()
         stored = draft.publish({FILE: draft.write(FILE, content)}, {})
-    return [
-        MixtureWarning.model_validate(sign) for sign in json.loads(artifacts.storage.read_record(stored.files[FILE]))
-    ]
+    return _read_signs(artifacts.storage, stored)
+
+
+def example_signs_once(
+    artifacts: Artifacts,
+    config: RunConfig,
+    *,
+    sources: Mapping[str, Artifact],
+    targets: Mapping[str, Artifact],
+) -> list[MixtureWarning]:
+    """Return the signs against a mixture of examples, which are about their inputs; work them out only once.
+
+    ``sources``, ``targets``: the rows of the mixture's sources and targets, by name. There are no signs of many
+    sources, nor of targets that leave one out: that would take longer than all else.
+    """
+    if config.leaves_out or not 2 <= len(sources) <= MOST_PAIRED:
+        return []
+    is_reweighted = config.mixture.covariate_shift == "reweight"
+    ids = [[[name, each.id] for name, each in by_name.items()] for by_name in (sources, targets)]
+    draft = artifacts.draft("signs", fingerprint(["signs of examples", 1, *ids, is_reweighted, config.seed]))
+    stored = artifacts.find(draft.kind, draft.id)
+    if stored is None:
+        features = source_features(artifacts.storage, sources, most=MOST_EXAMPLES, seed=config.seed)
+        shifts = {}
+        # Sources or targets of a few rows are refused, and say nothing.
+        with suppress(InputError):
+            for name, rows in targets.items():
+                inputs = target_features(artifacts.storage, rows)
+                drawn = np.random.default_rng(config.seed).permutation(inputs.shape[0])[:MOST_EXAMPLES]
+                shifts[name] = input_shift(features, inputs[drawn], seed=config.seed)
+        signs = shift_warnings(shifts, list(sources), is_reweighted=is_reweighted) if shifts else []
+        content = json.dumps([sign.model_dump(mode="json") for sign in signs]).encode()
+        stored = draft.publish({FILE: draft.write(FILE, content)}, {})
+    return _read_signs(artifacts.storage, stored)
+
+
+def _read_signs(storage: Storage, stored: Artifact) -> list[MixtureWarning]:
+    return [MixtureWarning.model_validate(sign) for sign in json.loads(storage.read_record(stored.files[FILE]))]
 
 
 def target_warnings(

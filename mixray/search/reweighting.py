@@ -41,15 +41,33 @@ def log_densities_of(
     examples that the classifier is trained on, at most ``MOST_EXAMPLES`` of each, and of its folds. Raises InputError
     for sources of too few different examples.
     """
+    features = source_features(storage, sources, most=MOST_EXAMPLES, seed=seed)
+    return log_densities_at(features, target_features(storage, target_rows), seed=seed)
+
+
+def source_features(storage: Storage, sources: Mapping[str, Artifact], *, most: int, seed: int) -> list[Features]:
+    """Return the inputs of sources' examples, (rows, columns) each; of a source with more than ``most``, so many draws.
+
+    ``sources``: by name, their training rows.
+    """
     generator = np.random.default_rng(seed)
     features = []
     for artifact in sources.values():
         rows = open_rows(storage, artifact)
-        assert isinstance(rows, ExampleRows), "texts are refused with the run file"
-        records = rows.read_stored(np.sort(generator.permutation(len(rows))[:MOST_EXAMPLES]))
+        assert isinstance(rows, ExampleRows), "texts have no inputs apart from what is predicted"
+        records = rows.read_stored(np.sort(generator.permutation(len(rows))[:most]))
         features.append(_features(storage, artifact, records))
-    inputs = _features(storage, target_rows, _target_inputs(storage, target_rows))
-    return log_densities_at(features, inputs, seed=seed)
+    return features
+
+
+def target_features(storage: Storage, rows: Artifact) -> Features:
+    """Return the inputs of a target's examples in the fit part, (rows, columns), in the order of ``read_cache``."""
+    tables = [read_table(storage, rows.files[name]) for name in part_files(rows, "fit")]
+    if MOLECULES in rows.meta:
+        return _features(storage, rows, {MOLECULE: np.concatenate([table[MOLECULE].to_numpy() for table in tables])})
+    columns = [table["features"].combine_chunks() for table in tables]
+    stacked = [column.flatten().to_numpy().reshape(len(column), -1) for column in columns]
+    return _features(storage, rows, {"features": np.concatenate(stacked)})
 
 
 def reweighted_mixture(
@@ -93,15 +111,6 @@ def reweighted_mixture(
         effective_sources=effective_number(shares),
         warnings=document_warnings(search),
     )
-
-
-def _target_inputs(storage: Storage, rows: Artifact) -> dict[str, NDArray[Any]]:
-    """Return what ``_features`` reads of a target's examples in the fit part, by column."""
-    tables = [read_table(storage, rows.files[name]) for name in part_files(rows, "fit")]
-    if MOLECULES in rows.meta:
-        return {MOLECULE: np.concatenate([table[MOLECULE].to_numpy() for table in tables])}
-    columns = [table["features"].combine_chunks() for table in tables]
-    return {"features": np.concatenate([each.flatten().to_numpy().reshape(len(each), -1) for each in columns])}
 
 
 def _features(storage: Storage, artifact: Artifact, records: Any) -> Features:

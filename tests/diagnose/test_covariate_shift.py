@@ -8,7 +8,14 @@ from scipy.sparse import csr_matrix
 from scipy.special import log_softmax
 from scipy.stats import norm
 
-from mixray.diagnose import cross_fitted, fold_auc, input_shift, log_densities_at, share_with_interval
+from mixray.diagnose import (
+    cross_fitted,
+    fold_auc,
+    input_shift,
+    log_densities_at,
+    share_with_interval,
+    shift_warnings,
+)
 from mixray.errors import InputError
 
 ROWS = 400
@@ -87,6 +94,24 @@ def test_densities_at_new_examples_are_the_known_ones() -> None:
     )
     truth = log_softmax(norm.logpdf(points[:, :1], means), axis=1)
     assert np.abs(np.exp(fitted) - np.exp(truth)).max() < 0.04
+
+
+def test_a_target_where_no_source_has_examples_is_warned_of() -> None:
+    near, far = [gaussian(seed, 0) for seed in (0, 1)], [gaussian(seed, 0) - 4 for seed in (0, 1)]
+    for tables, codes in ((near, []), (far, ["no_support"])):
+        shift = input_shift(tables, gaussian(2, 0), seed=0)
+        signs = shift_warnings({"t": shift}, ["a", "b"], is_reweighted=False)
+        assert [sign.code for sign in signs] == codes
+
+
+@pytest.mark.parametrize(
+    ("distance", "is_reweighted", "warns"), [(0.3, False, False), (1.5, False, True), (1.5, True, False)]
+)
+def test_sources_with_clearly_different_inputs_are_named(distance: float, is_reweighted: bool, warns: bool) -> None:
+    shift = input_shift([gaussian(0, 0), gaussian(1, distance)], gaussian(2, 0), seed=0)
+    signs = shift_warnings({"t": shift}, ["a", "b"], is_reweighted=is_reweighted)
+    assert [sign.code for sign in signs] == ["covariate_shift"] * warns
+    assert all("2 of 2 sources" in sign.message and "b 0.8" in sign.message for sign in signs)
 
 
 def test_an_example_that_a_source_has_is_not_judged_by_what_was_learned_from_it() -> None:

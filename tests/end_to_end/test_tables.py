@@ -116,6 +116,7 @@ def test_the_planted_proportions_come_back(task: str, library: str, reader: str,
     mixture = result.mixtures["goal"]
     assert sum(abs(mixture.weights[name] - share) for name, share in SHARES.items()) / 2 <= 0.1, mixture.weights
     assert mixture.loss["mixmin"] < mixture.loss["balanced"]
+    assert not {"covariate_shift", "no_support"} & {sign.code for sign in mixture.warnings}
     assert mixture.loss_unit == ("squared error" if task == "numbers" else "nats per token")
     arms = mixture.retrain
     assert arms["mixmin"].nll < arms["balanced"].nll  # type: ignore[operator]
@@ -149,6 +150,9 @@ def test_reweighting_by_the_densities_of_shifted_inputs_claims_no_certificate(tm
     assert mixture.loss["mixmin"] < mixture.loss["balanced"]
     plain = mixray.run(tmp_path / "run.yaml", ["mixture.covariate_shift=assume_none"], until="mixture")
     assert abs(plain.mixtures["goal"].weights["first"] - mixture.weights["first"]) > 0.01
+    signs = [sign for sign in plain.mixtures["goal"].warnings if sign.code == "covariate_shift"]
+    assert "2 of 2 sources" in signs[0].message
+    assert "covariate_shift" not in {sign.code for sign in mixture.warnings}
     # Nothing is said with certainty, and what was reached is said.
     assert mixture.gap is None
     assert mixture.interval == {}
