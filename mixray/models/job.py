@@ -33,6 +33,7 @@ from mixray.training import (
     StorageCheckpoint,
     WindowStream,
     World,
+    delete_states,
     step_count,
 )
 
@@ -168,6 +169,7 @@ def train_missing(
     missing = missing_jobs(artifacts, jobs)
     if missing:
         train(missing)
+    delete_states(job.draft for job in jobs.values())
     return {name: artifacts.get(job.draft.kind, job.draft.id) for name, job in jobs.items()}
 
 

@@ -1,7 +1,7 @@
 """The torch training loop that proxies and retraining share: optimizer, schedule, checkpoint."""
 
 from mixray.training.batch import Batch, BatchStream, ColumnAsGroups, SourcesAsGroups, WindowStream
-from mixray.training.checkpoint import Checkpoint, StorageCheckpoint
+from mixray.training.checkpoint import Checkpoint, StorageCheckpoint, delete_states
 from mixray.training.loop import step_count, train
 from mixray.training.loss import RowLoss, weighted_sum
 from mixray.training.objective import Objective
@@ -23,6 +23,7 @@ __all__ = [
     "WindowStream",
     "World",
     "autocast",
+    "delete_states",
     "device_for",
     "step_count",
     "train",

@@ -54,7 +54,7 @@ class StorageCheckpoint:
     @classmethod
     def of(cls, draft: Draft) -> Self:
         """Return the checkpoint of the training that makes ``draft``: one folder per artifact."""
-        return cls(draft.storage, f"checkpoints/{draft.kind}/{draft.id}")
+        return cls(draft.storage, f"{_folder_of(draft.kind)}/{draft.id}")
 
     def latest(self) -> State | None:
         """Return the newest undamaged state, on the CPU; None where there is none.
@@ -116,6 +116,20 @@ class StorageCheckpoint:
 
     def _path(self, name: str) -> str:
         return f"{self.folder}/{name}"
+
+
+def delete_states(drafts: Iterable[Draft]) -> None:
+    """Delete the states of the trainings that have made these drafts, where a run was killed before it did so."""
+    by_id = {(draft.kind, draft.id): draft for draft in drafts}
+    storages = {draft.kind: draft.storage for draft in by_id.values()}
+    for kind, storage in storages.items():
+        for id in storage.list(_folder_of(kind)):
+            if (kind, id) in by_id:
+                StorageCheckpoint.of(by_id[kind, id]).delete()
+
+
+def _folder_of(kind: str) -> str:
+    return f"checkpoints/{kind}"
 
 
 def _newest_first(names: Iterable[str]) -> list[str]:

@@ -122,6 +122,16 @@ def test_a_proxy_is_published_with_its_facts_and_its_checkpoints_are_gone(
     assert load_model(job.config, folder, device=CPU).parameter_count == meta.parameters
 
 
+def test_states_that_a_killed_run_left_of_a_finished_model_are_deleted(
+    artifacts: Artifacts, data: TrainingData
+) -> None:
+    jobs = proxy_jobs(artifacts, proxy_config(), data, tokens=2 * 4 * WINDOW)
+    jobs["low"].run(CPU, lambda _: None)  # killed before it deletes them
+    other = artifacts.storage.write("checkpoints/proxy/of-another-run/step", b"a state")
+    trained(artifacts, jobs)
+    assert list(artifacts.storage.sizes("checkpoints")) == [other.path]
+
+
 def test_a_model_of_a_swarm_is_trained_like_a_proxy_on_a_mixture(artifacts: Artifacts, data: TrainingData) -> None:
     mixtures = {"half": {"low": 0.5, "high": 0.5}, "twin": {"high": 0.5, "low": 0.5}, "one": {"low": 1.0, "high": 0.0}}
     models, names = trained(artifacts, swarm_jobs(artifacts, proxy_config(), data, mixtures, tokens=20 * 4 * WINDOW))
