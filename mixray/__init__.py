@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mixray.pipeline import run
     from mixray.result import Result, show
     from mixray.simplex import Solution, solve
+    from mixray.sweeps import sweep
 
 __all__ = [
     "CorruptedArtifactError",
@@ -37,6 +38,7 @@ __all__ = [
     "run",
     "show",
     "solve",
+    "sweep",
 ]
 
 _HOMES = {
@@ -49,6 +51,7 @@ _HOMES = {
     "run": "pipeline",
     "show": "result",
     "solve": "simplex",
+    "sweep": "sweeps",
 }
 
 

@@ -18,8 +18,8 @@ from typing import Annotated, Any
 
 import typer
 
-from mixray import exchange
-from mixray.arguments import (
+from mixray.commands import exchange
+from mixray.commands.arguments import (
     FilePath,
     Json,
     Mechanisms,
@@ -145,6 +145,28 @@ def plan(
         print(json.dumps(forecast.to_dict(), allow_nan=False))
     else:
         _print(*forecast.tables())
+
+
+@app.command()
+def sweep(
+    file: FilePath,
+    overrides: Overrides = None,
+    address: Annotated[str | None, typer.Option(help="a Ray cluster's address  [default: a local one]")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run every combination of the settings that are lists, such as seed=[0,1] proxy.tokens=[20_000,80_000].
+
+    Each is a run of its own, and they share what they can. A setting that takes a list needs a list of lists. The
+    sweep's folder has a table and figures.
+    """
+    from mixray.sweeps import sweep as run_sweep
+
+    result = run_sweep(file, overrides or [], address=address)
+    if as_json:
+        print(json.dumps(result.to_dict(), allow_nan=False))
+    else:
+        _print(*result.tables())
+        print(f"sweep folder: {result.location}")
 
 
 @app.command()

@@ -21,7 +21,7 @@ from mixray.data.tabular.grouped import load_task, store_rows
 from mixray.errors import InputError
 from mixray.forecast import input_warnings
 from mixray.progress import Progress, open_progress
-from mixray.report.robust_results import SeedHeads
+from mixray.report.robust.results import SeedHeads
 from mixray.result import Result
 from mixray.runs import MixtureRun, RobustRun, create_run, is_finished
 from mixray.search import with_files_read

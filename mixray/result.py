@@ -19,8 +19,8 @@ from mixray.mixture import Mixture
 from mixray.progress import Progress
 from mixray.report import PAGE_FILE, cache_table, data_table, mixture_tables, print_report, proxy_table, summary_lines
 from mixray.report.figures import losses_figure, weights_figure
-from mixray.report.robust_results import RobustResults
-from mixray.report.robust_tables import robust_report
+from mixray.report.robust.results import RobustResults
+from mixray.report.robust.tables import robust_report
 from mixray.runs import MixtureRun, RobustRun, open_run
 from mixray.search import baseline_shares
 from mixray.store import ModelMeta

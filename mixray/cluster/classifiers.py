@@ -16,7 +16,7 @@ from mixray.cluster.mapping import run_on_actors
 from mixray.cluster.session import Session
 from mixray.config.robust import RobustArm, RobustConfig
 from mixray.data.tabular.grouped import GroupedTask, load_task
-from mixray.report.robust_results import SeedResult
+from mixray.report.robust.results import SeedResult
 from mixray.store import Artifact, Artifacts, Draft, Storage, fingerprint
 from mixray.study import FinishedArm, predict, results_of, seed_heads, train_arm
 from mixray.study.intervals import Predictions

@@ -1,13 +1,14 @@
 """Tables, figures and costs: pure functions of finished results. Importing it is cheap; a figure imports matplotlib."""
 
 from mixray.report.compute import SearchCost, Work
-from mixray.report.figures import curves_figure, mixture_figures
+from mixray.report.figures import curves_figure, mixture_figures, sweep_figure
 from mixray.report.key_pages import key_pages
 from mixray.report.layout import count_text, new_table, print_report, titled
 from mixray.report.metrics import choice_metrics, example_metrics, gains_over_targets
 from mixray.report.page import PAGE_FILE, ProblemToVary, report_page
 from mixray.report.realised import audit_table, forecast_lines
 from mixray.report.resources import Devices, ModelsToTrain, ResourceForecast, Speed, cost_tables
+from mixray.report.sweeps import SweptRun, moved, run_tables, sweep_tables
 from mixray.report.tables import (
     cache_table,
     data_table,
@@ -15,7 +16,6 @@ from mixray.report.tables import (
     proxy_table,
     runs_table,
     summary_lines,
-    sweep_tables,
 )
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "ResourceForecast",
     "SearchCost",
     "Speed",
+    "SweptRun",
     "Work",
     "audit_table",
     "cache_table",
@@ -40,12 +41,15 @@ __all__ = [
     "key_pages",
     "mixture_figures",
     "mixture_tables",
+    "moved",
     "new_table",
     "print_report",
     "proxy_table",
     "report_page",
+    "run_tables",
     "runs_table",
     "summary_lines",
+    "sweep_figure",
     "sweep_tables",
     "titled",
 ]

@@ -1,4 +1,4 @@
-"""The tables of a search for mixtures: of a run that has no mixture yet, of a mixture, of a sweep, and of all runs.
+"""The tables of a search for mixtures: of a run that has no mixture yet, of a mixture, and of all runs.
 
 A mixture's report has its shares, its arms and their losses, the worth of its sources, and a summary in words.
 """
@@ -278,39 +278,6 @@ def _loss_with_reach(result: SourceResult) -> str:
     if result.nll is None or result.nll_high is None:
         return ""
     return f"{result.nll:.3f} ± {result.nll_high - result.nll:.3f}"
-
-
-# ------------------------------------------------------------------------------------------------------------- sweeps
-
-
-def sweep_tables(
-    key: str, values: Sequence[object], mixtures: Sequence[Mapping[str, Mixture] | None]
-) -> list[RenderableType]:
-    """Return one table per mixture: its predicted loss and its largest shares for every value of a setting.
-
-    ``mixtures``: per value, name -> mixture; None where no mixture satisfies the limits.
-    """
-    names = next((list(by_name) for by_name in mixtures if by_name is not None), [])
-    return [
-        _sweep_table(key, values, [None if by_name is None else by_name[name] for by_name in mixtures])
-        for name in names
-    ]
-
-
-def _sweep_table(key: str, values: Sequence[object], mixtures: Sequence[Mixture | None]) -> RenderableType:
-    table = new_table(key, "loss", "gap", "sources")
-    table.add_column("largest shares", overflow="fold")
-    title, unit = "", NATS
-    for value, mixture in zip(values, mixtures, strict=True):
-        if mixture is None:
-            table.add_row(str(value), "", "", "", "no mixture satisfies the constraints")
-            continue
-        title, unit = _targets(mixture), mixture.loss_unit
-        largest = sorted(mixture.weights.items(), key=lambda item: -item[1])[:3]
-        shares = ", ".join(f"{source} {share_text(share)}" for source, share in largest)
-        effective = "" if mixture.effective_sources is None else f"{mixture.effective_sources:.1f}"
-        table.add_row(str(value), f"{mixture.loss[SEARCHED]:.6f}", small_text(mixture.gap or 0.0), effective, shares)
-    return titled(f"Sweep for {title}: predicted loss in {unit}", table, "sources: their effective number")
 
 
 # ------------------------------------------------------------------------------------------------------------ in words

@@ -15,7 +15,7 @@ from mixray.export.swarm import Swarm, swarm_csv
 from mixray.mixture import Mixture, SourceSize
 from mixray.progress import Progress, SilentProgress
 from mixray.report import PAGE_FILE
-from mixray.report.robust_results import RobustResults
+from mixray.report.robust.results import RobustResults
 from mixray.runs.run import DEFAULT_STORAGE, Run, read_folder
 from mixray.store import Artifact, Storage
 from mixray.store.artifacts import published_artifacts, verify

@@ -83,7 +83,7 @@ def with_forecast(
     token_ratio = config.retrain_tokens(available_tokens) / swarm_tokens(config)
     forecasts = {}
     for arm in arms:
-        measured = _measured_difference(losses[arm].differences, noise, spread)
+        measured = measured_difference(losses[arm].differences, noise, spread)
         if arm != reference and measured is not None:
             expected = outlook(
                 measured, token_ratio=token_ratio, replicates=config.retrain.replicates, seed=config.seed
@@ -123,7 +123,7 @@ def _losses_by_seed(
     return np.unique(np.vstack([np.asarray(design), *(loss.nll for loss in arms.values())]), axis=0)
 
 
-def _measured_difference(seeds: Sequence[SeedEstimate], noise: NoiseFloor, spread: float) -> MeasuredDifference | None:
+def measured_difference(seeds: Sequence[SeedEstimate], noise: NoiseFloor, spread: float) -> MeasuredDifference | None:
     """Return the mean difference over seeds; None where the documents do not tell its standard error.
 
     ``spread``: the standard deviation of the losses over mixtures, nats per token.

@@ -22,7 +22,7 @@ from mixray.config.training import LoopConfig
 from mixray.data.draws import Draws, GroupBalanced, InEpochs
 from mixray.data.tabular.grouped import GroupedRows, GroupedTask, importance_weights
 from mixray.models import Classifier, ClassifierLoss
-from mixray.report.robust_results import Accuracy, SeedResult, SelectedModel, TaskWarning, TrainingPoint
+from mixray.report.robust.results import Accuracy, SeedResult, SelectedModel, TaskWarning, TrainingPoint
 from mixray.robust import ALSO, GroupDRO
 from mixray.robust.objective import ALSOObjective, GroupDROObjective
 from mixray.robust.worst_group import GroupAccuracy, group_accuracy

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from mixray.config.robust import MeasuresConfig
 from mixray.data.tabular.grouped import GroupedRows, GroupedTask, importance_weights
 from mixray.models import Classifier
-from mixray.report.robust_results import (
+from mixray.report.robust.results import (
     BoundSides,
     CompletenessResult,
     Cosines,

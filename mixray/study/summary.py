@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from mixray.config.robust import RobustConfig
 from mixray.data.tabular.grouped import GroupedTask
 from mixray.numerics import SeedEstimate, interval_of_mean, interval_over_seeds
-from mixray.report.robust_results import (
+from mixray.report.robust.results import (
     ArmSummary,
     Claim,
     ComparedArm,

@@ -6,5 +6,14 @@ does so while a run works, and ``publish_folder`` at any later time. Nothing is 
 
 from mixray.tracking.connection import default_uri, view_command
 from mixray.tracking.run_tracking import RESULTS_FILE, SUMMARY_FILE, RunTracking, publish_folder
+from mixray.tracking.sweep_runs import publish_sweep
 
-__all__ = ["RESULTS_FILE", "SUMMARY_FILE", "RunTracking", "default_uri", "publish_folder", "view_command"]
+__all__ = [
+    "RESULTS_FILE",
+    "SUMMARY_FILE",
+    "RunTracking",
+    "default_uri",
+    "publish_folder",
+    "publish_sweep",
+    "view_command",
+]

@@ -23,6 +23,7 @@ from mixray.tracking.connection import Refused, Unreachable, open_client, patien
 from mixray.tracking.records import Point, TrackedDataset, TrackedModel, TrackedRun
 
 RUN_TAG, DATA_TAG, KEY_TAG = "mixray.run", "mixray.data", "mixray.key"
+PARENT_TAG = "mlflow.parentRunId"
 FILE_TAG = "mixray.file."
 """Begins the tag that holds the digest of a file; its path follows. Tags are short, so each file has its own."""
 TABLES_TAG, KIND_TAG, TRAINING_KIND = "mlflow.loggedArtifacts", "mlflow.experimentKind", "custom_model_development"
@@ -74,7 +75,7 @@ class MlflowRuns:
             with patience(), sorted_errors():
                 self._client = open_client(destination.uri)
                 self._experiment = self._experiment_id(destination.experiment, destination.artifact_location)
-                self._runs = self._stored_runs()
+                self._runs = self._stored_runs(self._run_name)
         except Refused as refusal:  # a server that is not MLflow, a missing driver: the user can mend it
             raise Unreachable(f"{refusal}") from refusal
 
@@ -88,6 +89,15 @@ class MlflowRuns:
         with patience():
             for run in runs:
                 self._publish(run)
+
+    def adopt(self, run_names: Iterable[str]) -> None:
+        """Put other run folders' runs below this one's, which must have been published. Raises Unreachable."""
+        parent = next(run.id for (key, _), run in self._runs.items() if not key)
+        with patience(), sorted_errors():
+            for name in run_names:
+                for (key, _), child in self._stored_runs(name).items():
+                    if not key and child.tags.get(PARENT_TAG) != parent:
+                        self._client.set_tag(child.id, PARENT_TAG, parent)
 
     def _publish(self, run: TrackedRun) -> None:
         parts: list[tuple[Callable[[_StoredRun, Any], bool], Any]] = [
@@ -222,7 +232,7 @@ class MlflowRuns:
         if (key, data) not in self._runs:
             tags = {RUN_TAG: self._run_name, DATA_TAG: data, "mlflow.user": _user()}
             if key:
-                tags |= {KEY_TAG: key, "mlflow.parentRunId": self._stored_run("", data, started).id}
+                tags |= {KEY_TAG: key, PARENT_TAG: self._stored_run("", data, started).id}
             moment = now_ms() if started is None else started
             run = self._client.create_run(self._experiment, moment, tags, run_name=key or self._run_name)
             self._runs[key, data] = _StoredRun(run.info.run_id, run.info.status, tags=tags)
@@ -243,14 +253,14 @@ class MlflowRuns:
             self._client.set_experiment_tag(experiment.experiment_id, KIND_TAG, TRAINING_KIND)
         return str(experiment.experiment_id)
 
-    def _stored_runs(self) -> dict[tuple[str, str], _StoredRun]:
-        """Return all MLflow runs of this run's name by key and data; of two alike (created in a race) the older."""
+    def _stored_runs(self, run_name: str) -> dict[tuple[str, str], _StoredRun]:
+        """Return all MLflow runs of a run folder's name by key and data; of two alike (created in a race) the older."""
         runs: dict[tuple[str, str], _StoredRun] = {}
         token = None
         while True:
             page = self._client.search_runs(
                 [self._experiment],
-                f"tags.`{RUN_TAG}` = '{self._run_name}'",
+                f"tags.`{RUN_TAG}` = '{run_name}'",
                 order_by=["start_time ASC"],
                 page_token=token,
             )

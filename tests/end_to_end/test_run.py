@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
@@ -297,6 +298,43 @@ def test_arms_of_the_users_own_are_trained_in_replicates(finished: Path, tmp_pat
     client = mlflow.MlflowClient(f"sqlite:///{finished / 'runs-here' / 'mlflow.db'}")
     runs = client.search_runs([client.get_experiment_by_name("arms").experiment_id])
     assert {"arm/dro-mean", "arm/dro-mean.seed1", "arm/current.seed1"} <= {run.info.run_name for run in runs}
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_sweep_runs_what_is_not_stored_and_stands_above_its_runs(finished: Path) -> None:
+    settings = ["mixture.choose.rule=[optimum, nearest_to_prior]", "mixture.over=mean", "name=swept"]
+    settings += ["mixture.choose.within=0.002", "retrain.tokens=5000"]
+    before = content_of(finished / "runs-here", "proxy")
+    done = mixray.sweep(finished / "run.yaml", settings)
+    assert content_of(finished / "runs-here", "proxy") == before
+    models = content_of(finished / "runs-here", "model")
+    assert [dict(run.settings) for run in done.runs] == [
+        {"mixture.choose.rule": "optimum"},
+        {"mixture.choose.rule": "nearest_to_prior"},
+    ]
+    first, second = (run.mixtures["mean"] for run in done.runs)
+    assert first.choice is None
+    assert second.choice is not None
+    assert first.retrain["balanced"].nll == second.retrain["balanced"].nll  # one model of both
+    rows = list(csv.DictReader((Path(done.location) / "sweep.csv").open()))
+    assert [(row["mixture.choose.rule"], row["arm"]) for row in rows[:2]] == [
+        ("optimum", "balanced"),
+        ("optimum", "mixmin"),
+    ]
+    assert float(rows[1]["held_out"]) == first.retrain["mixmin"].nll
+    assert (Path(done.location) / "mean.png").stat().st_size > 10_000
+    client = mlflow.MlflowClient(f"sqlite:///{finished / 'runs-here' / 'mlflow.db'}")
+    runs = {
+        run.info.run_name: run for run in client.search_runs([client.get_experiment_by_name("swept").experiment_id])
+    }
+    parent = runs[Path(done.location).name]
+    assert {Path(item.path).name for item in client.list_artifacts(parent.info.run_id)} == {"sweep.csv", "mean.png"}
+    for run in done.runs:
+        assert runs[Path(run.location).name].data.tags["mlflow.parentRunId"] == parent.info.run_id
+    again = json.loads(command("sweep", finished / "run.yaml", *settings, "--json").stdout)
+    assert again["sweep"] == done.location
+    assert content_of(finished / "runs-here", "model") == models
+    assert "Sweep for zoo, mixed" in command("sweep", finished / "run.yaml", *settings).stdout
 
 
 @pytest.mark.usefixtures("ray_session")

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from mixray.report.robust_results import RobustResults, Spread
-from mixray.report.robust_tables import (
+from mixray.report.robust.results import RobustResults, Spread
+from mixray.report.robust.tables import (
     claims_table,
     differences_table,
     groups_table,

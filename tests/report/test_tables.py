@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from mixray.mixture import ArmResult, Mixture, MixtureWarning, PredictedGain, RealisableShares
+from mixray.report.sweeps import sweep_tables
 from mixray.report.tables import (
     ArmShares,
     arms_table,
@@ -14,7 +15,6 @@ from mixray.report.tables import (
     gain_table,
     sources_table,
     summary_lines,
-    sweep_tables,
     warning_lines,
     weights_table,
 )

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mixray.data.tabular.grouped import GroupedTask
-from mixray.report.robust_results import Accuracy, Claim, ExactHeads, SeedHeads, SeedResult, Spread
+from mixray.report.robust.results import Accuracy, Claim, ExactHeads, SeedHeads, SeedResult, Spread
 from mixray.study.intervals import Predictions
 from mixray.study.summary import FinishedArm, claims, spread, summary_of_arm, worst_group_differences
 

@@ -92,7 +92,7 @@ def gains(
 
 def _variance_factor(follows: Response, documents: list[int]) -> float:
     """Return n / (n - k - 1): n documents, of all targets as much as they count, and k free directions."""
-    effective = 1 / sum(weight**2 / n for weight, n in zip(follows.target_weights, documents, strict=True))
+    effective = 1 / float((follows.target_weights**2 / np.array(documents)).sum())
     return effective / max(effective - follows.free - 1, 1.0)
 
 

@@ -15,7 +15,7 @@ from mixray.mixture import Mixture
 from mixray.runs import MixtureRun
 from mixray.store import ModelMeta, SourceLoss
 
-JOBS = Path(__file__).parents[1] / "jobs"
+JOBS = Path(__file__).parents[2] / "jobs"
 REGMIX = Path(__file__).parents[2] / "shared" / "data" / "regmix"
 SIZES = {"web": {"documents": 10, "tokens": 20_000}, "code": {"documents": 100, "tokens": 20_000}}
 

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mixray.report.layout import counted, new_table, titled
-from mixray.report.robust_results import RobustResults, Spread, SpreadPair, WorstGroupDifference
+from mixray.report.robust.results import RobustResults, Spread, SpreadPair, WorstGroupDifference
 
 REFERENCES = ("erm", "importance")
 """The arms with which all others are compared."""

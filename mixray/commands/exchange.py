@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mixray.arguments import Json
+from mixray.commands.arguments import Json
 from mixray.errors import InputError
 
 if TYPE_CHECKING:

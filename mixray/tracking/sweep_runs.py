@@ -1,0 +1,45 @@
+"""A sweep in MLflow: a run that holds its table and figures, above the runs of its combinations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from mixray.config import RunFile
+from mixray.store import Storage, fingerprint
+from mixray.store.index import now_ms
+from mixray.tracking.connection import Unreachable, short_reason
+from mixray.tracking.mlflow_runs import MlflowRuns
+from mixray.tracking.records import TrackedRun
+from mixray.tracking.run_tracking import destination_of
+
+
+def publish_sweep(
+    config: RunFile,
+    storage: Storage,
+    folder: str,
+    run_folders: Sequence[str],
+    files: Mapping[str, bytes],
+    warn: Callable[[str], None],
+) -> None:
+    """Publish a sweep and put its runs below it. Where MLflow cannot be reached, ``warn`` is told.
+
+    ``folder``: the sweep's, relative to the storage root; ``run_folders``: those of its runs, as paths or URIs.
+    """
+    destination = destination_of(config, storage, folder)
+    names = [location.partition("?")[0].rstrip("/").rpartition("/")[2] for location in run_folders]
+    now = now_ms()
+    record = TrackedRun(
+        "",
+        tags={"mixray.role": "sweep"},
+        files=files,
+        status="FINISHED",
+        started=now,
+        ended=now,
+        data=fingerprint([folder])[:16],
+    )
+    try:
+        runs = MlflowRuns(destination, warn)
+        runs.publish([record])
+        runs.adopt(names)
+    except (Unreachable, OSError) as error:
+        warn(f"MLflow at {destination.uri} cannot be reached ({short_reason(error)}); the sweep is not in it")
