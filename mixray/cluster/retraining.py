@@ -23,6 +23,7 @@ import ray
 import ray.train
 import ray.train.collective
 import torch.distributed as dist
+from ray.exceptions import RayActorError
 from ray.train.backend import Backend
 from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -31,10 +32,12 @@ from mixray.cluster.watching import POLL_SECONDS, News, Watcher, plain
 from mixray.config.schema import RetrainConfig
 from mixray.errors import MixrayError, StageError
 from mixray.models import TrainingJob, train_missing
-from mixray.store import Artifact, Artifacts
+from mixray.store import Artifact, Artifacts, Draft
 from mixray.training import Preempted, World, use_resources
 
 MEASURED_STEPS = 10
+RAY_TRAIN_FOLDER = "ray-train"
+"""Where Ray Train keeps what it knows of its groups, in a folder for each execution of a run."""
 SOCKET_INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
 
@@ -115,6 +118,7 @@ def _train_all(session: Session, config: RetrainConfig, jobs: list[TrainingJob],
     fewest, most = config.worker_range
     workers = session.at_once(config.resources_per_worker, where="retrain.workers", jobs=len(jobs) * most, count=fewest)
     at_once = max(1, workers // most)
+    delete_earlier(jobs[0].draft)
     watcher = Watcher(news, session.moved)
     failed: dict[str, str] = {}
     pool = ThreadPoolExecutor(at_once, thread_name_prefix="mixray-arm")
@@ -128,7 +132,7 @@ def _train_all(session: Session, config: RetrainConfig, jobs: list[TrainingJob],
             watcher.pass_on()
             for future in finished:
                 job, error = running.pop(future), future.exception()
-                if isinstance(error, ray.train.TrainingFailedError):
+                if isinstance(error, StageError | ray.train.TrainingFailedError):
                     failed[job.name] = _reason(error)
                 elif error is not None:
                     raise error
@@ -143,11 +147,18 @@ def _train_all(session: Session, config: RetrainConfig, jobs: list[TrainingJob],
         )
 
 
+def delete_earlier(draft: Draft) -> None:
+    """Delete what Ray Train kept for earlier executions of the run that makes ``draft``, which were killed."""
+    for attempt in draft.storage.list(RAY_TRAIN_FOLDER):
+        if attempt != draft.attempt and attempt.partition(".")[0] == draft.attempt.partition(".")[0]:
+            draft.storage.delete_folder(f"{RAY_TRAIN_FOLDER}/{attempt}")
+
+
 def _fit(job: TrainingJob, config: RetrainConfig, board: ray.actor.ActorHandle, torch_config: TorchConfig) -> None:
-    storage, folder, name = job.draft.storage, f"ray-train/{job.draft.attempt}", job.draft.id[:32]
+    storage, folder, name = job.draft.storage, f"{RAY_TRAIN_FOLDER}/{job.draft.attempt}", job.draft.id[:32]
     resources = {"CPU": config.resources_per_worker.cpus, "GPU": config.resources_per_worker.gpus}
-    is_published = False
-    while not is_published:  # a group that had to leave is followed by another one
+    is_published, deaths = False, 0
+    while not is_published:  # a group that had to leave, or lost its controller, is followed by another one
         trainer = TorchTrainer(
             lambda: train_arm(job, config, board),
             torch_config=torch_config,
@@ -163,13 +174,20 @@ def _fit(job: TrainingJob, config: RetrainConfig, board: ray.actor.ActorHandle, 
                 failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
             ),
         )
-        is_published = trainer.fit().return_value
+        try:
+            is_published = trainer.fit().return_value
+        except RayActorError as error:  # Ray starts workers that died anew, but not what controls them
+            deaths += 1
+            if deaths > config.max_failures:
+                raise StageError(f"Ray Train's controller died {deaths} times", got=plain(str(error))) from error
         storage.delete_folder(f"{folder}/{name}")
     job.delete_checkpoints()
 
 
 def _reason(error: BaseException) -> str:
-    """Return the message of a worker's error, without the layers that Ray wraps around it."""
+    """Return the message of an error, a worker's without the layers that Ray wraps around it."""
+    if isinstance(error, MixrayError):
+        return str(error)
     for cause in getattr(error, "worker_failures", {}).values():
         inner = getattr(cause, "cause", cause)
         if isinstance(inner, MixrayError):

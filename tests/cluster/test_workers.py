@@ -19,7 +19,7 @@ import ray
 from mixray.cluster import Session
 from mixray.cluster.mapping import run_tasks
 from mixray.cluster.proxies import ProxyTrainer, train_proxies, train_swarm
-from mixray.cluster.retraining import retrain
+from mixray.cluster.retraining import delete_earlier, retrain
 from mixray.cluster.watching import News, Watcher
 from mixray.config.schema import RetrainConfig
 from mixray.config.training import ProxyConfig, Resources
@@ -247,32 +247,43 @@ def test_two_workers_learn_what_one_learns(
     np.testing.assert_allclose(ours, theirs, rtol=1e-4)
 
 
-def test_an_elastic_range_and_a_worker_that_dies(
+def test_an_elastic_range_a_worker_that_dies_and_a_controller_that_dies(
     ray_session: Session, artifacts: Artifacts, sources: dict[str, Artifact]
 ) -> None:
     config = RetrainConfig(model=MODEL, tokens=800 * 4 * WINDOW, batch=4, checkpoints=50, workers=(1, 2))
-    killed: list[int] = []
+    victims = ["RayTrainWorker", "TrainController"]
     ended = threading.Event()
 
-    def kill_one() -> None:
-        while not killed and not ended.wait(0.2):
-            if list(Path(artifacts.storage.root).glob("checkpoints/model/*/step-*.pt")):
-                killed.extend(list(workers_named("RayTrainWorker"))[:1])
-                for pid in killed:
-                    os.kill(pid, signal.SIGKILL)
+    def kill_one_of_each() -> None:
+        """The second once another state has been saved after the first was dead."""
+        states: set[Path] = set()
+        while victims and not ended.wait(0.2):
+            newer = set(Path(artifacts.storage.root).glob("checkpoints/model/*/step-*.pt")) - states
+            if newer and (processes := list(workers_named(victims[0]))):
+                os.kill(processes[0], signal.SIGKILL)
+                del victims[0]
+                states |= newer
 
-    thread = threading.Thread(target=kill_one)
+    thread = threading.Thread(target=kill_one_of_each)
     thread.start()
     try:
         model = arm(ray_session, artifacts, sources, config)
     finally:
         ended.set()
         thread.join()
-    assert killed, "no worker was there to kill"
+    assert victims == [], "nobody was there to kill"
     assert model.meta["tokens"] == 800 * 4 * WINDOW
     steps = [tokens for tokens, _ in model.meta["curve"]]
     assert steps == sorted(set(steps))
-    assert not Path(artifacts.storage.root, "checkpoints/model", model.id, "test").exists()
+    assert artifacts.storage.sizes("checkpoints") == {}
+
+
+def test_what_ray_train_kept_for_killed_executions_of_the_run_alone_is_deleted(artifacts: Artifacts) -> None:
+    """``test``: the execution of the run that works now."""
+    for attempt in ("test", "test.killed", "other.killed"):
+        artifacts.storage.write(f"ray-train/{attempt}/arm/snapshot.json", b"{}")
+    delete_earlier(artifacts.draft("model", "0" * 64))
+    assert artifacts.storage.list("ray-train") == ["other.killed", "test"]
 
 
 def test_a_robust_arm_tells_how_it_weighed_its_sources(
