@@ -61,7 +61,21 @@ def run(
             "a comparison of robust training is always run to its end", where="--until", got=until, wanted="report"
         )
     progress = progress or open_progress()
-    session = Session(address, config if isinstance(config, RunConfig) else None, note=progress.note)
+    searched = config if isinstance(config, RunConfig) else None
+    with Session(address, searched, note=progress.note) as session:
+        return run_config(config, session, address, progress, until=until, rebuild=rebuild)
+
+
+def run_config(
+    config: RunFile,
+    session: Session,
+    address: str | None,
+    progress: Progress,
+    *,
+    until: Stage = "report",
+    rebuild: bool = False,
+) -> Result:
+    """Run what a run file says, on the cluster of a session at ``address``; see ``run``."""
     warnings: list[InputWarning] = []
     if not is_finished(config):
         session.require_answer()
@@ -70,7 +84,7 @@ def run(
     work.progress.note(header(work, address))
     for warning in warnings:
         work.progress.warn(warning.message)
-    with session, work:
+    with work:
         if isinstance(work, MixtureRun):
             search_mixtures(work, session, until)
         else:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -18,18 +19,18 @@ from pathlib import Path
 from rich.console import RenderableType
 
 from mixray.cluster import Session
-from mixray.config import RunConfig, load_config
+from mixray.config import RobustConfig, RunConfig, RunFile, load_config
 from mixray.config.loading import Overrides, override_items
-from mixray.errors import InputError, canonical_uris
-from mixray.pipeline import run as run_once
+from mixray.errors import InputError
+from mixray.pipeline import run_config
 from mixray.progress import Progress, open_progress
-from mixray.report import SweptRun, moved, run_tables, sweep_figure
-from mixray.result import Result, mixtures_to_dict
-from mixray.runs import is_finished
+from mixray.report import SweptRun, mixture_names, moved, reference_arm, run_tables, sweep_figure
+from mixray.result import mixtures_to_dict
+from mixray.search import with_files_read
 from mixray.store import Storage, fingerprint
 from mixray.tracking import publish_sweep
 
-PLACES = ("storage", "tracking")
+SHARED = ("name", "storage", "tracking")
 """Where results are, which is the same for all runs of a sweep."""
 
 
@@ -79,22 +80,38 @@ def sweep(
     Raises:
         InputError: for no list of values, an empty one or one for the storage, and for what the runs refuse.
     """
-    combinations = _combinations(dict(override_items(overrides)))
-    configs = [load_config(run_file, {**fixed, **swept}, kind=RunConfig) for fixed, swept in combinations]
+    fixed, combinations = _combinations(dict(override_items(overrides)))
+    configs = [_config(run_file, {**fixed, **swept}) for swept in combinations]
     progress = progress or open_progress()
     runs = []
     with Session(address, note=progress.note) as session:
-        if not all(map(is_finished, configs)):
-            session.connect()
-        for number, (fixed, swept) in enumerate(combinations, start=1):
-            settings = ", ".join(f"{key}={value}" for key, value in swept.items())
-            progress.note(f"run {number} of {len(combinations)}: {settings}")
-            result: Result = run_once(run_file, {**fixed, **swept}, address=address, progress=progress)
-            runs.append(SweptRun(swept, result.mixtures, result.folder))
+        for number, (config, swept) in enumerate(zip(configs, combinations, strict=True), start=1):
+            settings = {key: _plain(value) for key, value in swept.items()}
+            named = ", ".join(f"{key}={value}" for key, value in settings.items())
+            progress.note(f"run {number} of {len(configs)}: {named}")
+            session.serve(config)
+            result = run_config(config, session, address, progress)
+            runs.append(SweptRun(settings, result.mixtures, result.folder))
     return _stored(configs[0], runs, progress)
 
 
-def _combinations(settings: Mapping[str, object]) -> list[tuple[dict[str, object], dict[str, object]]]:
+def _config(run_file: str | Path, overrides: Mapping[str, object]) -> RunConfig:
+    """Return a checked run file. Raises InputError for one that compares robust training methods."""
+    config = with_files_read(load_config(run_file, overrides, kind=RunFile))
+    if isinstance(config, RobustConfig):
+        raise InputError(
+            "a sweep is over searches for a mixture", where=str(run_file), got="a comparison of robust training methods"
+        )
+    assert isinstance(config, RunConfig), "there are two kinds of run files"
+    return config
+
+
+def _plain(value: object) -> object:
+    """Return a value of YAML as one of JSON: dates become text."""
+    return json.loads(json.dumps(value, default=str))
+
+
+def _combinations(settings: Mapping[str, object]) -> tuple[dict[str, object], list[dict[str, object]]]:
     """Return the settings that all runs share and, for every run, those that differ."""
     lists = {key: value for key, value in settings.items() if isinstance(value, list)}
     if not lists:
@@ -107,43 +124,56 @@ def _combinations(settings: Mapping[str, object]) -> list[tuple[dict[str, object
     for key, values in lists.items():
         if not values:
             raise InputError("a sweep has no values of a key", where=key, got="[]", wanted=f"{key}=[VALUE, ...]")
-        if key.partition(".")[0] in PLACES:
-            raise InputError("the runs of a sweep have one storage", where=key, got=values, wanted="one value")
+        if key.partition(".")[0] in SHARED:
+            raise InputError(
+                "the runs of a sweep share their name, storage and tracking", where=key, got=values, wanted="one value"
+            )
     fixed = {key: value for key, value in settings.items() if key not in lists}
-    return [(fixed, dict(zip(lists, values, strict=True))) for values in product(*lists.values())]
+    return fixed, [dict(zip(lists, values, strict=True)) for values in product(*lists.values())]
 
 
 def _stored(config: RunConfig, runs: list[SweptRun], progress: Progress) -> Sweep:
     """Write the sweep's folder, and publish it."""
     storage, keys = Storage(config.storage), list(runs[0].settings)
-    identity = [[canonical_uris(run.location) for run in runs], keys]
+    names = [run.location.partition("?")[0].rpartition("/")[2] for run in runs]
+    identity = [names, keys]
     folder = f"sweeps/{config.name}-{fingerprint(identity)[:8]}"
     files = {"sweep.csv": _csv(keys, runs).encode()}
     key = next((key for key in keys if len({str(run.settings[key]) for run in runs}) > 1), keys[0])
-    for name in runs[0].mixtures:
-        own = [run for run in runs if name in run.mixtures]
-        files[f"{name}.png"] = sweep_figure(
-            key, [run.settings[key] for run in own], [run.mixtures[name] for run in own]
-        )
+    for name in mixture_names(runs):
+        drawn = [run for run in runs if name in run.mixtures]
+        values = [run.settings[key] for run in drawn]
+        files[f"{name}.png"] = sweep_figure(key, values, [run.mixtures[name] for run in drawn])
     for filename, data in files.items():
         storage.write(f"{folder}/{filename}", data)
-    publish_sweep(config, storage, folder, [run.location for run in runs], files, progress.warn)
+    publish_sweep(config, storage, folder, names, files, progress.warn)
     return Sweep(keys, runs, storage.location(folder))
 
 
 def _csv(keys: list[str], runs: list[SweptRun]) -> str:
-    """Return a table with a line for every run, mixture and arm; losses in the mixture's unit."""
+    """Return a table with a line for every run, mixture and arm; losses in the mixture's unit.
+
+    ``difference`` is to the arm ``reference``; ``share.SOURCE`` is that of the computed mixture.
+    """
+    last = {name: mixture for run in runs for name, mixture in run.mixtures.items()}
+    sources = list(dict.fromkeys(source for run in runs for each in run.mixtures.values() for source in each.sources))
+    numbers = ["predicted", "held_out", "difference", "difference_low", "difference_high", "reference"]
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    numbers = ["predicted", "held_out", "difference", "difference_low", "difference_high"]
-    writer.writerow([*keys, "run", "mixture", "moved_from_last", "arm", *numbers])
+    table = csv.DictWriter(
+        text,
+        [*keys, "run", "mixture", "moved_from_last", "arm", *numbers, *(f"share.{source}" for source in sources)],
+        lineterminator="\n",
+    )
+    table.writeheader()
     for run in runs:
         for name, mixture in run.mixtures.items():
-            last = next(other.mixtures[name] for other in reversed(runs) if name in other.mixtures)
+            row: dict[str, object] = {key: run.settings[key] for key in keys}
+            row |= {"run": run.location, "mixture": name, "moved_from_last": moved(mixture, last[name])}
+            row |= {f"share.{source}": share for source, share in mixture.weights.items()}
             for arm in dict.fromkeys([*mixture.loss, *mixture.retrain]):
-                trained = mixture.retrain.get(arm)
-                realised = [] if trained is None else [getattr(trained, key) for key in ("nll", *numbers[2:])]
-                row = [mixture.loss.get(arm), *(realised or [None] * 4)]
-                settings = [run.settings[key] for key in keys]
-                writer.writerow([*settings, run.location, name, moved(mixture, last), arm, *row])
+                row |= dict.fromkeys(numbers) | {"arm": arm, "predicted": mixture.loss.get(arm)}
+                if (trained := mixture.retrain.get(arm)) is not None:
+                    row |= {key: getattr(trained, key) for key in numbers[2:5]}
+                    row |= {"held_out": trained.nll, "reference": reference_arm(mixture)}
+                table.writerow(row)
     return text.getvalue()

@@ -84,6 +84,10 @@ class Session:
             self._checked = True
             self._check(self._config)
 
+    def serve(self, config: RunConfig) -> None:
+        """Work for another run file from now on: what it asks for is compared with the cluster as the first one's."""
+        self._config, self._checked = config, False
+
     def require_answer(self) -> None:
         """Raise InputError within seconds where no cluster answers at the address. Starts nothing."""
         if self._address is not None and not ray.is_initialized():

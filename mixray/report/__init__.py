@@ -1,5 +1,6 @@
 """Tables, figures and costs: pure functions of finished results. Importing it is cheap; a figure imports matplotlib."""
 
+from mixray.report.comparison import reference_arm
 from mixray.report.compute import SearchCost, Work
 from mixray.report.figures import curves_figure, mixture_figures, sweep_figure
 from mixray.report.key_pages import key_pages
@@ -8,7 +9,7 @@ from mixray.report.metrics import choice_metrics, example_metrics, gains_over_ta
 from mixray.report.page import PAGE_FILE, ProblemToVary, report_page
 from mixray.report.realised import audit_table, forecast_lines
 from mixray.report.resources import Devices, ModelsToTrain, ResourceForecast, Speed, cost_tables
-from mixray.report.sweeps import SweptRun, moved, run_tables, sweep_tables
+from mixray.report.sweeps import SweptRun, mixture_names, moved, run_tables, sweep_tables
 from mixray.report.tables import (
     cache_table,
     data_table,
@@ -40,11 +41,13 @@ __all__ = [
     "gains_over_targets",
     "key_pages",
     "mixture_figures",
+    "mixture_names",
     "mixture_tables",
     "moved",
     "new_table",
     "print_report",
     "proxy_table",
+    "reference_arm",
     "report_page",
     "run_tables",
     "runs_table",

@@ -176,8 +176,8 @@ def path_figure(mixture: Mixture, *, format: Format = "png") -> bytes:
 def sweep_figure(key: str, values: Sequence[object], mixtures: Sequence[Mixture], *, format: Format = "png") -> bytes:
     """Draw the loss of every arm against a setting of the run file: a dot for each run, and the mean of each value.
 
-    The losses are those on held-out documents, or the predicted ones where nothing was retrained. ``values``: of the
-    setting, one for each mixture.
+    The losses are those on held-out documents, or the predicted ones where not every run has retrained. ``values``: of
+    the setting, one for each mixture.
     """
     figure = _figure(7.0, 4.2)
     axes = figure.add_subplot()
@@ -187,7 +187,8 @@ def sweep_figure(key: str, values: Sequence[object], mixtures: Sequence[Mixture]
     places = {name: float(numbers[name]) if is_numeric else float(place) for place, name in enumerate(different)}
     if is_numeric and min(places.values()) > 0 and max(places.values()) > 5 * min(places.values()):
         axes.set_xscale("log")
-    losses = [held_out_losses(mixture) or mixture.loss for mixture in mixtures]
+    is_realised = all(map(held_out_losses, mixtures))
+    losses = [held_out_losses(mixture) if is_realised else mixture.loss for mixture in mixtures]
     for number, arm in enumerate(dict.fromkeys(arm for of_run in losses for arm in of_run)):
         points = [(places[str(value)], of[arm]) for value, of in zip(values, losses, strict=True) if arm in of]
         means = [(x, float(np.mean([y for at, y in points if at == x]))) for x in sorted({x for x, _ in points})]
@@ -197,7 +198,6 @@ def sweep_figure(key: str, values: Sequence[object], mixtures: Sequence[Mixture]
     axes.set_xticks(list(places.values()), list(places), minor=False)
     axes.minorticks_off()
     axes.set_xlabel(key)
-    is_realised = bool(held_out_losses(mixtures[0]))
     axes.set_ylabel(f"{'held-out' if is_realised else 'predicted'} loss ({mixtures[0].loss_unit})")
     axes.set_title(f"Sweep for {', '.join(mixtures[0].targets)}", loc="left")
     figure.legend(loc="outside right upper", frameon=False, fontsize="small")

@@ -55,21 +55,23 @@ class SweptRun:
     location: str
 
 
+def mixture_names(runs: Sequence[SweptRun]) -> list[str]:
+    """Return the names of all mixtures of the runs."""
+    return list(dict.fromkeys(name for run in runs for name in run.mixtures))
+
+
 def run_tables(runs: Sequence[SweptRun]) -> list[RenderableType]:
-    """Return one table per mixture, with a row for every run: its held-out losses and how far the mixture moves."""
-    return [_run_table(name, runs) for name in runs[0].mixtures]
+    """Return one table per mixture, with a row for every run that has it: its held-out losses, and how far it moves."""
+    return [_run_table(name, [run for run in runs if name in run.mixtures]) for name in mixture_names(runs)]
 
 
 def _run_table(name: str, runs: Sequence[SweptRun]) -> RenderableType:
-    mixtures = [run.mixtures[name] for run in runs if name in run.mixtures]
+    mixtures = [run.mixtures[name] for run in runs]
     reference = reference_arm(mixtures[0]) or SEARCHED
-    arms = [arm for arm in held_out_losses(mixtures[0]) if arm != reference]
+    arms = dict.fromkeys(arm for mixture in mixtures for arm in held_out_losses(mixture) if arm != reference)
     table = new_table(*runs[0].settings, "predicted", reference, *(f"{arm} minus {reference}" for arm in arms), "moved")
     table.add_column("largest shares", overflow="fold")
-    for run in runs:
-        mixture = run.mixtures.get(name)
-        if mixture is None:
-            continue
+    for run, mixture in zip(runs, mixtures, strict=True):
         held_out = held_out_losses(mixture)
         differences = [_difference_text(mixture, arm, reference) for arm in arms]
         table.add_row(

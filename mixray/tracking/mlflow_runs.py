@@ -90,14 +90,17 @@ class MlflowRuns:
             for run in runs:
                 self._publish(run)
 
-    def adopt(self, run_names: Iterable[str]) -> None:
-        """Put other run folders' runs below this one's, which must have been published. Raises Unreachable."""
-        parent = next(run.id for (key, _), run in self._runs.items() if not key)
-        with patience(), sorted_errors():
-            for name in run_names:
-                for (key, _), child in self._stored_runs(name).items():
-                    if not key and child.tags.get(PARENT_TAG) != parent:
-                        self._client.set_tag(child.id, PARENT_TAG, parent)
+    def adopt(self, data: str, run_names: Iterable[str]) -> None:
+        """Put the runs of other run folders below this one's for ``data``. Raises Unreachable."""
+        with patience():
+            self._attempt(TrackedRun("", data=data), self._log_children, tuple(run_names))
+
+    def _log_children(self, parent: _StoredRun, run_names: tuple[str, ...]) -> bool:
+        children = [run for name in run_names for (key, _), run in self._stored_runs(name).items() if not key]
+        new = [child for child in children if child.tags.get(PARENT_TAG) != parent.id]
+        for child in new:
+            self._client.set_tag(child.id, PARENT_TAG, parent.id)
+        return bool(new)
 
     def _publish(self, run: TrackedRun) -> None:
         parts: list[tuple[Callable[[_StoredRun, Any], bool], Any]] = [

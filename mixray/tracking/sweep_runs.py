@@ -17,16 +17,15 @@ def publish_sweep(
     config: RunFile,
     storage: Storage,
     folder: str,
-    run_folders: Sequence[str],
+    run_names: Sequence[str],
     files: Mapping[str, bytes],
     warn: Callable[[str], None],
 ) -> None:
     """Publish a sweep and put its runs below it. Where MLflow cannot be reached, ``warn`` is told.
 
-    ``folder``: the sweep's, relative to the storage root; ``run_folders``: those of its runs, as paths or URIs.
+    ``folder``: the sweep's, relative to the storage root; ``run_names``: the names of its runs' folders.
     """
     destination = destination_of(config, storage, folder)
-    names = [location.partition("?")[0].rstrip("/").rpartition("/")[2] for location in run_folders]
     now = now_ms()
     record = TrackedRun(
         "",
@@ -40,6 +39,7 @@ def publish_sweep(
     try:
         runs = MlflowRuns(destination, warn)
         runs.publish([record])
-        runs.adopt(names)
+        runs.adopt(record.data, run_names)
     except (Unreachable, OSError) as error:
-        warn(f"MLflow at {destination.uri} cannot be reached ({short_reason(error)}); the sweep is not in it")
+        reason = short_reason(error)
+        warn(f"MLflow at {destination.uri} cannot be reached ({reason}); the same mixray sweep publishes it later")

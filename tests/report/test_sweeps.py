@@ -32,7 +32,8 @@ def test_a_row_for_every_run(mixture: Mixture) -> None:
         SweptRun({"proxy.tokens": 80_000, "seed": 0}, {"sklearn": mixture, "extra": mixture}, "runs/b"),
         SweptRun({"proxy.tokens": 90_000, "seed": 0}, {}, "runs/c"),
     ]
-    (table,) = run_tables(runs)
+    table, of_extra = run_tables(runs)  # the second run alone has another mixture
+    assert len(printed(of_extra, width=220)) == 4
     lines = printed(table, width=220)
     assert lines[1].split("  ")[0].strip() == "proxy.tokens"
     assert "20000" in lines[2]
