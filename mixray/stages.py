@@ -67,7 +67,7 @@ from mixray.search import (
     with_rivals,
 )
 from mixray.store import Artifact, ModelMeta
-from mixray.store.target_parts import OPTIONS, PARTS, TargetPart
+from mixray.store.target_parts import OPTIONS, PARTS, TargetPart, part_files
 from mixray.tracking import SUMMARY_FILE
 from mixray.training import Progress as TrainingRecord
 
@@ -306,7 +306,7 @@ def judge_arms(
     with run.stage("held-out") as stage:
         targets = {name: rows for name, rows in data.targets.items() if config.targets[name].is_retrained}
         columns = score(session, run.artifacts, config.cache, config.retrain, models, targets, "held_out", stage.update)
-        with_options = {name: rows for name, rows in targets.items() if OPTIONS in rows.meta}
+        with_options = {name: rows for name, rows in targets.items() if part_files(rows, OPTIONS)}
         options = score(
             session, run.artifacts, config.cache, config.retrain, models, with_options, OPTIONS, stage.update
         )

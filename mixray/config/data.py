@@ -37,7 +37,7 @@ class AnswerConfig(Section):
 
     options: str | Annotated[list[str], Field(min_length=2)]
     """The columns that hold the options, one each, or the one column that holds the list of them. Dots reach into
-    structs."""
+    structs. In `completion`, null and blank ones do not count as options."""
     label: str
     """The column with the number of the right option, counted from 0, or with its label where `labels` is set."""
     labels: str | None = None

@@ -5,7 +5,8 @@ Window j of it holds ids j w .. j w + n of that sequence: the first n are inputs
 
 Of a prompt with its completion only the completion's tokens are labels: of a row, the last ``count``. A prompt is cut
 at its beginning so that its completion fits into the first window, or, where the completion alone does not, to half of
-it. What then remains goes on in further windows, as a document does.
+it. What then remains goes on in further windows, as a document does. The prompt of a multiple-choice item is cut for
+its longest option, and all of its options follow the same piece of it.
 
 The hash of a document's parent, the text that it was cut from, alone decides whether it belongs to the ``fit`` or to
 the ``held_out`` part. So pieces of one text stay together, and stay in their part when documents are added or the seed
@@ -23,9 +24,7 @@ import pyarrow as pa
 
 from mixray.config.data import TargetConfig
 from mixray.data.pools import Pool
-from mixray.data.reading.row_texts import Example
 from mixray.data.text.budget import Size, last_rank, rank
-from mixray.data.text.tokenizer import Encoder
 from mixray.data.text.windows import TokenizePool, TokenizeTask
 from mixray.errors import InputError
 from mixray.store import Artifact, Draft, FileRecord, RunTasks, fingerprint
@@ -80,6 +79,8 @@ class TargetRows(TokenizePool[RowsResult]):
         sample = {} if self.max_tokens is None else {"sample": 1}
         if "completion" in self.listing.pool.config.templates:
             sample |= {"completions": 1}
+        if has_options(self.listing.pool):
+            sample |= {"options": 2}
         content = {"tokenizer": self.encoder.digest, "documents": self.selection.meta["digest"]}
         return fingerprint({"rows": 1, **numbers, **sample, **content})
 
@@ -95,14 +96,17 @@ class TargetRows(TokenizePool[RowsResult]):
     def run(task: TokenizeTask) -> RowsResult:
         """Write the rows of the documents that are used, at most FILE_ROWS a file."""
         writer = _RowWriter(task)
-        held_out = target_config(task.pool).held_out
+        held_out, end_of_document = target_config(task.pool).held_out, task.encoder.end_of_document
         for document, ids, context in task.encoder.encode_examples(task.documents()):
+            if len(ids) == context:
+                continue  # the tokenizer finds nothing in it
             part = part_of(document.id, held_out)
-            writer.results[part].documents += len(ids) > context
+            writer.results[part].documents += 1
             writer.results[part].bytes += document.bytes
-            writer.add(part, document_rows(document.id, ids, task.encoder.end_of_document, task.window, context))
+            writer.add(part, document_rows(document.id, ids, end_of_document, task.window, context))
             if part == "held_out" and document.example is not None and document.example.options:
-                writer.add(OPTIONS, option_rows(document.id, document.example, task.encoder, task.window))
+                options, right = task.encoder.encode_options(document.example), document.example.right
+                writer.add(OPTIONS, option_rows(document.id, options, right, end_of_document, task.window))
         return writer.close()
 
     def publish(self, draft: Draft, results: Sequence[RowsResult]) -> Artifact:
@@ -138,20 +142,42 @@ def document_rows(
     document: bytes, ids: Sequence[int], end_of_document: int, window: int, context: int = 0
 ) -> Iterator[Row]:
     """Yield the rows of one document. ``context``: how many tokens at its beginning are its prompt's."""
-    sequence, scored = [end_of_document, *ids], len(ids) - context
-    begin = max(0, context - (window - scored if scored <= window else window // 2))
-    for number, start in enumerate(range(begin, len(ids), window)):
-        piece = sequence[start : start + window + 1]
-        yield document, number, piece, len(piece) - 1 - max(0, context - start)
+    begin = _begin(context, len(ids) - context, window)
+    for number, (piece, count) in enumerate(_windows([end_of_document, *ids], begin, context, window)):
+        yield document, number, piece, count
 
 
-def option_rows(document: bytes, example: Example, encoder: Encoder, window: int) -> Iterator[OptionRow]:
-    """Yield the rows of all options of a multiple-choice item."""
+def option_rows(
+    document: bytes, encoded: Sequence[tuple[Sequence[int], int]], right: int, end_of_document: int, window: int
+) -> Iterator[OptionRow]:
+    """Yield the rows of all options of a multiple-choice item; none where there is nothing to choose from, or where an
+    option has no token, so that it cannot be compared.
+
+    ``encoded``: the token ids of the prompt with every option, and how many at their beginning are the prompt's alone.
+    """
+    if len(encoded) < 2 or any(len(ids) == context for ids, context in encoded):
+        return
+    shared = min(context for _, context in encoded)
+    begin = _begin(shared, max(len(ids) for ids, _ in encoded) - shared, window)
     number = 0
-    for option, (ids, context) in enumerate(encoder.encode_options(example)):
-        for _, _, piece, count in document_rows(document, ids, encoder.end_of_document, window, context):
-            yield document, number, piece, count, option, option == example.right
+    for option, (ids, context) in enumerate(encoded):
+        for piece, count in _windows([end_of_document, *ids], begin, context, window):
+            yield document, number, piece, count, option, option == right
             number += 1
+
+
+def _begin(context: int, scored: int, window: int) -> int:
+    """Return where the first window begins, so that ``scored`` tokens after a prompt of ``context`` fit into it."""
+    return max(0, context - (window - scored if scored <= window else window // 2))
+
+
+def _windows(sequence: Sequence[int], begin: int, context: int, window: int) -> Iterator[tuple[list[int], int]]:
+    """Yield the ids and the number of labels of every window, from ``begin`` on, that has labels."""
+    for start in range(begin, len(sequence) - 1, window):
+        piece = list(sequence[start : start + window + 1])
+        count = len(piece) - 1 - max(0, context - start)
+        if count > 0:
+            yield piece, count
 
 
 def publish_rows(

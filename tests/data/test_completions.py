@@ -39,7 +39,9 @@ def made(artifacts: Artifacts, run_config: Any, write_jsonl: Callable[..., Path]
     texts = [f"source {number} follows a question" for number in range(50)]
 
     def make(rows: list[dict[str, Any]], *, source: list[str] | None = None, **target: Any) -> Prepared:
-        (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        content, file = "".join(json.dumps(row) + "\n" for row in rows), tmp_path / "t.jsonl"
+        if not file.exists() or file.read_text() != content:  # an untouched file is not read again without need
+            file.write_text(content)
         sources = {"code": {"jsonl": str(write_jsonl("a.jsonl", texts + (source or [])))}}
         goal = {"jsonl": str(tmp_path / "t.jsonl"), **target}
         return prepare(run_config(sources, {"goal": goal}), artifacts, mapper, lambda _: None)
@@ -111,7 +113,8 @@ def test_all_options_of_the_held_out_items_are_stored(made: Make, artifacts: Art
     options = rows_of(artifacts, rows, "options")
     assert Counter(row["document"] for row in options) == dict.fromkeys(held_out, 3)
     for row in options:
-        assert (row["tokens"] == held_out[row["document"]]["tokens"]) == row["is_right"]
+        scored = held_out[row["document"]]["tokens"]  # whose prompt is cut for the right option alone
+        assert (row["tokens"] == scored[-len(row["tokens"]) :]) == row["is_right"]
         ending = encoder._ids([f"? {ITEMS[0]['o'][row['option']]}"])[0][1:]
         assert row["tokens"][-row["count"] :] == ending
         assert row["window"] == row["option"]
@@ -141,11 +144,86 @@ def test_what_a_row_gives(reader: str, target: Any, tmp_path: Path) -> None:
     assert read(prompt="Q: {q}", completion=" {answer}", answer=CHOICE["answer"]) == (
         [
             ("Q: One?", " yes", (" no", " yes"), 1),
-            ("Q: Two?", " no", (" no",), 0),
+            ("Q: Two?", " no", (), 0),
             ("Q: Four?", " no", (" maybe", " no"), 1),
         ],
         1,
     )
+
+
+@pytest.mark.parametrize("blank", [None, "", " "])
+def test_a_blank_option_is_none_whatever_stands_around_it(blank: str | None, target: Any, tmp_path: Path) -> None:
+    rows = [
+        {"q": "One?", "a": "yes", "b": "no", "c": blank, "label": 1},
+        {"q": "Two?", "a": blank, "b": "no", "c": "yes", "label": 2},
+        {"q": "Three?", "a": blank, "b": "no", "c": "yes", "label": 0},
+        {"q": "Four?", "a": blank, "b": "no", "c": blank, "label": 1},
+    ]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    answer = {"options": ["a", "b", "c"], "label": "label"}
+    pool = target(jsonl=f"{tmp_path}/a.jsonl", prompt="q", completion=" It is {answer}.", answer=answer)
+    counts = Counter[str]()
+    examples = [each.example for part in list_pool(pool).parts for each in read_documents(pool, part, counts)]
+    assert examples == [
+        ("One?", " It is no.", (" It is yes.", " It is no."), 1),
+        ("Two?", " It is yes.", (" It is no.", " It is yes."), 1),
+        ("Four?", " It is no.", (), 0),
+    ]
+    assert counts["skipped_empty"] == 1
+
+
+def test_a_target_whose_items_have_one_option_each_has_no_rows_of_options(made: Make) -> None:
+    prepared = made([{**row, "o": row["o"][:1], "label": 0} for row in ITEMS], **CHOICE)
+    assert prepared.counts["target goal"]["tokens"] > 0
+    assert part_files(prepared.targets["goal"], "options") == []
+
+
+def test_completions_that_add_no_token_are_not_counted(
+    artifacts: Artifacts, run_config: Any, mapper: Any, tmp_path: Path
+) -> None:
+    """A normaliser leaves nothing of a space without width, a completion of which is not blank."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["[UNK]", "[EOS]", "q", "one", "two", *map(str, range(60))]
+    tokenizer = Tokenizer(models.WordPiece(dict(zip(words, range(len(words)), strict=True)), unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="[EOS]").save_pretrained(tmp_path / "words")
+    rows = [{"q": f"q {number}", "o": ["one", "two"], "label": 0} for number in range(60)]
+    rows += [{**row, "o": ["one", "\u200b"], "label": number % 2} for number, row in enumerate(rows)]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": f"one two {number}"}) + "\n" for number in range(60)))
+    config = run_config(
+        {"code": {"jsonl": f"{tmp_path}/a.jsonl"}},
+        {"goal": {"jsonl": f"{tmp_path}/t.jsonl", **CHOICE}},
+        tokenizer={"path": str(tmp_path / "words")},
+    )
+    target = prepare(config, artifacts, mapper, lambda _: None).targets["goal"]
+    parts = {part: rows_of(artifacts, target, part) for part in ("fit", "held_out", "options")}
+    assert all(row["count"] == 1 for part in parts.values() for row in part)
+    assert sum(target.meta[part]["documents"] for part in ("fit", "held_out")) == 90
+    assert sum(len(parts[part]) for part in ("fit", "held_out")) == 90
+    held_out = Counter(row["document"] for row in parts["options"])
+    assert set(held_out.values()) == {2}
+    assert held_out.keys() < {row["document"] for row in parts["held_out"]}
+
+
+@pytest.mark.parametrize("value", [5, "xyz", {"a": "b"}, [["a"], ["b"]]])
+@pytest.mark.parametrize("reader", ["jsonl", "parquet"])
+@pytest.mark.parametrize("key", ["options", "labels"])
+def test_options_and_labels_are_lists(key: str, reader: str, value: object, target: Any, tmp_path: Path) -> None:
+    row = {"q": "One?", "o": ["a", "b"], "l": ["A", "B"], "label": "A"} | {key[0]: value}
+    if reader == "jsonl":
+        (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
+    else:
+        pq.write_table(pa.Table.from_pylist([row]), tmp_path / "a.parquet")
+    answer = {"options": "o", "label": "label", "labels": "l"}
+    pool = target(**{reader: f"{tmp_path}/a.{reader}"}, prompt="q", completion=" {answer}", answer=answer)
+    with pytest.raises(InputError) as caught:
+        [each for part in list_pool(pool).parts for each in read_documents(pool, part, Counter[str]())]
+    for message in ("a column holds no list", f"targets.goal.answer.{key}", f"got: {key[0]} = ", "wanted: a list"):
+        assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from mixray.data import prepare
 from mixray.data import target_rows as rows
 from mixray.data.pools import Prepared
 from mixray.data.reading import parts as parts_module
-from mixray.data.target_rows import document_rows, part_of
+from mixray.data.target_rows import document_rows, option_rows, part_of
 from mixray.data.text.budget import sample
 from mixray.data.text.documents import Document
 from mixray.data.text.tokenizer import Encoder
@@ -75,6 +75,50 @@ def test_every_token_of_a_completion_is_a_label_once(context: int, scored: int, 
     else:
         assert before == min(context, window // 2) + 1
         assert all(len(tokens) == count + 1 for _, _, tokens, count in pieces[1:])
+
+
+def options_of(sizes: list[tuple[int, int]], window: int) -> dict[int, list[tuple[list[int], int]]]:
+    """The rows of an item's options: option -> (ids, number of labels). ``sizes``: (ids, of which prompt) by option."""
+    encoded = [(list(range(1, 1 + length)), context) for length, context in sizes]
+    pieces: dict[int, list[tuple[list[int], int]]] = {}
+    for number, (_, window_number, tokens, count, option, is_right) in enumerate(
+        option_rows(b"x", encoded, 1, end_of_document=0, window=window)
+    ):
+        assert (window_number, is_right) == (number, option == 1)
+        pieces.setdefault(option, []).append((tokens, count))
+    return pieces
+
+
+@pytest.mark.parametrize(("longest", "first_id"), [(5, 5), (8, 6), (9, 2), (30, 2)])
+def test_all_options_of_an_item_follow_the_same_piece_of_the_prompt(longest: int, first_id: int) -> None:
+    """That which the longest completion leaves room for, in a window of 8: of the prompt 1, ..., 6 from ``first_id``
+    on."""
+    completions = [1, 7, longest]
+    pieces = options_of([(6 + size, 6) for size in completions], 8)
+    assert [pieces[option][0][0][0] for option in range(3)] == [first_id] * 3
+    for option, size in enumerate(completions):
+        labels = [label for tokens, count in pieces[option] for label in tokens[-count:]]
+        assert labels == list(range(7, 7 + size))
+
+
+@given(st.lists(st.tuples(st.integers(1, 20), st.integers(0, 20)), min_size=2, max_size=4), st.integers(2, 9))
+def test_every_token_of_an_option_is_a_label_once(sizes: list[tuple[int, int]], window: int) -> None:
+    """Also where the options' first tokens have swallowed much of the prompt."""
+    pieces = options_of([(scored + context, context) for scored, context in sizes], window)
+    for option, (scored, context) in enumerate(sizes):
+        assert all(1 <= count < len(tokens) <= window + 1 for tokens, count in pieces[option])
+        labels = [label for tokens, count in pieces[option] for label in tokens[-count:]]
+        assert labels == list(range(context + 1, context + scored + 1))
+
+
+@pytest.mark.parametrize("sizes", [[(9, 6)], [(9, 6), (6, 6)], [(9, 6), (8, 6), (0, 0)]])
+def test_an_item_without_a_choice_has_no_rows(sizes: list[tuple[int, int]]) -> None:
+    """One option alone, and one that adds no token to its prompt."""
+    assert options_of(sizes, 8) == {}
+
+
+def test_a_completion_without_tokens_has_no_rows() -> None:
+    assert list(document_rows(b"x", [1, 2, 3], 0, 8, context=3)) == []
 
 
 @pytest.mark.parametrize(("part_bytes", "file_rows"), [(2000, 2048), (1 << 24, 20), (1 << 24, 2048)])

@@ -101,15 +101,23 @@ def _text(row: Row, pool: Pool, key: str, place: Place, option: Any = None) -> s
 def _example(row: Row, pool: Pool, place: Place) -> Example | None:
     """Return a row's prompt and completion; None where one of them is null or the completion is blank."""
     prompt, completion = (_text(row, pool, key, place) for key in ("prompt", "completion"))
-    if prompt is None or completion is None or completion.isspace() or not completion:
+    if prompt is None or completion is None or _is_blank(completion):
         return None
     if pool.config.answer is None:
         return Example(prompt, completion)
     options, right = _options(row, pool.config.answer, pool, place)
-    texts = [None if each is None else _text(row, pool, "completion", place, each) for each in options]
+    if _is_blank(options[right]):
+        return None
     # Null or nothing stands where an item has fewer options than there are columns.
-    numbers = [number for number, text in enumerate(texts) if text and not text.isspace()]
-    return Example(prompt, completion, tuple(texts[number] or "" for number in numbers), numbers.index(right))
+    numbers = [number for number, option in enumerate(options) if not _is_blank(option)]
+    if len(numbers) < 2:
+        return Example(prompt, completion)
+    texts = [_text(row, pool, "completion", place, options[number]) or "" for number in numbers]
+    return Example(prompt, completion, tuple(texts), numbers.index(right))
+
+
+def _is_blank(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def table_rows(table: Any, pool: Pool) -> Iterator[Row | None]:
@@ -269,15 +277,30 @@ def _right_option(row: Row, answer: AnswerConfig, pool: Pool, place: Place) -> A
     return options[right]
 
 
+def _scalars(value: Any, pool: Pool, field: str, path: str, place: Place) -> list[Any]:
+    """Return the elements of a column that must hold a list of text or numbers; none of null."""
+    if value is None:
+        return []
+    if isinstance(value, list) and all(each is None or written(each) is not None for each in value):
+        return value
+    raise InputError(
+        "a column holds no list",
+        where=pool.key(field),
+        got=f"{path} = {value} in {place()}",
+        wanted="a list of text or numbers",
+    )
+
+
 def _options(row: Row, answer: AnswerConfig, pool: Pool, place: Place) -> tuple[list[Any], int]:
     """Return the options of a multiple-choice item and the number of the right one. Raises InputError for none."""
     options = [_column(row, pool, "answer.options", path, place) for path in _option_columns(answer)]
     if isinstance(answer.options, str):
-        options = list(options[0] or [])
+        options = _scalars(options[0], pool, "answer.options", answer.options, place)
     label = written(_column(row, pool, "answer.label", answer.label, place))
     labels: list[Any] = list(range(len(options)))
     if answer.labels is not None:
-        labels = list(_column(row, pool, "answer.labels", answer.labels, place) or [])
+        column = _column(row, pool, "answer.labels", answer.labels, place)
+        labels = _scalars(column, pool, "answer.labels", answer.labels, place)
     names = [written(each) for each in labels]
     if label in names and names.index(label) < len(options):
         return options, names.index(label)

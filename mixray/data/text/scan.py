@@ -21,6 +21,8 @@ from mixray.store.target_parts import HASH_BYTES
 
 SCAN_SCHEMA = pa.schema([("content", pa.binary(HASH_BYTES)), ("parent", pa.binary(HASH_BYTES)), ("bytes", pa.int64())])
 """``parent`` is null where the document was not cut."""
+SETTINGS = {"text", "prompt", "completion", "answer", "where", "document_chars", "max_tokens"}
+"""What decides how a pool's documents are read."""
 COUNTS = ("documents", "bytes", "skipped_not_utf8", "skipped_empty", "filtered", "split")
 
 
@@ -60,7 +62,7 @@ class Scan(Step[ScanTask, ScanResult]):
     def id(self) -> str:
         """Depends on how documents are read and on which files there are, not on the pool's name."""
         config = self.listing.pool.config
-        settings = config.model_dump(mode="json", include={"text", "answer", "where", "document_chars", "max_tokens"})
+        settings = config.model_dump(mode="json", include=SETTINGS)
         content = {"settings": settings, "samples": self.sample_bytes, "listing": self.listing.key}
         return fingerprint({"scan": 2, "reader": config.reader, **content})
 
