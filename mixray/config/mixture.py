@@ -179,10 +179,15 @@ class MixtureConfig(Section):
                 "choose.rule": self.choose.rule != "optimum",
                 "shards": self.shards is not None,
             }
+            # A row is an example, and the problem is not the convex one that these settings are about.
+            for key in ("unit", "weighting", "solver", "tolerance", "max_rounds"):
+                conflicts[key] = getattr(self, key) != type(self).model_fields[key].default
             for key, conflict in conflicts.items():
                 if conflict:
                     raise Misfit(
-                        key, "left out beside covariate_shift: reweight, which is for one target without limits"
+                        key,
+                        "left out beside covariate_shift: reweight, which is for examples of one target without limits "
+                        "and has a solver of its own",
                     )
         if self.solver == "working_set" and pulled:
             raise Misfit("solver", "newton or entropic: working_set knows no prior")

@@ -6,7 +6,6 @@ from mixray.diagnose.covariate_shift import (
     Separation,
     fold_auc,
     input_shift,
-    share_with_interval,
     shift_warnings,
 )
 from mixray.diagnose.signs import (
@@ -31,7 +30,6 @@ __all__ = [
     "log_densities_at",
     "proxies_without_signal",
     "retraining_against_prediction",
-    "share_with_interval",
     "shift_warnings",
     "target_out_of_reach",
     "token_frequency_loss",

@@ -24,7 +24,7 @@ from mixray.diagnose.source_classifier import (
 )
 from mixray.errors import InputError
 from mixray.mixture import MixtureWarning
-from mixray.numerics import Z95, interval95, sum_standard_error
+from mixray.numerics import interval95, sum_standard_error, wilson_interval
 
 NO_SUPPORT = 0.1
 """A source is taken to have no support where its density is below this part of the target's."""
@@ -98,8 +98,8 @@ def input_shift(
         against_rest=tuple(_against_rest(fitted, source, ~is_target) for source in sources),
         pairs={pair: _pair(fitted, *pair) for pair in combinations(sources, 2)} if target <= MOST_PAIRED else {},
         against_target=tuple(_pair(fitted, source, target) for source in sources),
-        unsupported=tuple(share_with_interval(is_unsupported[:, source]) for source in sources),
-        unsupported_by_all=share_with_interval(is_unsupported.all(axis=1)),
+        unsupported=tuple(_share_with_interval(is_unsupported[:, source]) for source in sources),
+        unsupported_by_all=_share_with_interval(is_unsupported.all(axis=1)),
     )
 
 
@@ -179,12 +179,9 @@ def fold_auc(scores: Floats, is_positive: Mask, folds: Integers, example_ids: In
     return Separation(auc, (max(0.0, low), min(1.0, high)))
 
 
-def share_with_interval(holds: Mask) -> tuple[float, tuple[float, float]]:
-    """Return for which share of examples something holds, (examples,), and Wilson's 95 % interval of it."""
-    count, share = len(holds), float(holds.mean())
-    centre = (share + Z95**2 / (2 * count)) / (1 + Z95**2 / count)
-    half = Z95 / (1 + Z95**2 / count) * np.sqrt(share * (1 - share) / count + Z95**2 / (4 * count**2))
-    return share, (max(0.0, float(centre - half)), min(1.0, float(centre + half)))
+def _share_with_interval(holds: Mask) -> tuple[float, tuple[float, float]]:
+    """Return for which share of examples something holds, (examples,), and the 95 % interval of it."""
+    return float(holds.mean()), wilson_interval(int(holds.sum()), len(holds))
 
 
 def _against_rest(fitted: CrossFitted, source: int, is_source: Mask) -> Separation:

@@ -163,12 +163,13 @@ def solver_warnings(search: SearchProblem, optimum: Solution) -> list[MixtureWar
 
 
 def document_warnings(search: SearchProblem) -> list[MixtureWarning]:
-    """Return a warning for every target with too few documents for exact intervals."""
+    """Return a warning for every target with too few documents for exact intervals, or shares where there are none."""
+    rough = "shares" if search.config.mixture.covariate_shift == "reweight" else "intervals"
     warnings = []
     for target, count in search.document_counts.items():
         if count < FEW_DOCUMENTS:
             of_target = f" of {target}" if len(search.document_counts) > 1 else ""
-            message = f"the fit part{of_target} has only {count} documents: intervals are rough"
+            message = f"the fit part{of_target} has only {count} documents: {rough} are rough"
             warnings.append(MixtureWarning(code="few_documents", message=message, documents=count))
     return warnings
 

@@ -430,11 +430,18 @@ def test_texts_and_numbers_have_no_inputs_to_reweight_by(text: str) -> None:
         ("mixture.prior.strength", 0.1, "mixture.prior.strength"),
         ("mixture.choose.rule", "nearest_to_prior", "mixture.choose.rule"),
         ("mixture.shards", {}, "mixture.shards"),
+        ("mixture.unit", "token", "mixture.unit"),
+        ("mixture.weighting", "token", "mixture.weighting"),
+        ("mixture.solver", "entropic", "mixture.solver"),
+        ("mixture.tolerance", 1e-4, "mixture.tolerance"),
+        ("mixture.max_rounds", 5, "mixture.max_rounds"),
         ("swarm", {}, "swarm"),
         ("retrain.arms", ["mixmin", "nearest_to_prior"], "retrain.arms.1"),
     ],
 )
-def test_reweighting_knows_one_target_and_no_limits(key: str, value: Any, place: str) -> None:
+def test_reweighting_knows_one_target_no_limits_and_no_solver_of_the_convex_problem(
+    key: str, value: Any, place: str
+) -> None:
     assert parse_config(EXAMPLES, {"mixture.covariate_shift": "reweight"}).mixture.covariate_shift == "reweight"
     error = refusal(EXAMPLES, {"mixture.covariate_shift": "reweight", key: value})
     assert error.what == f"{place} is not valid"

@@ -13,13 +13,14 @@ import pyarrow as pa
 import pytest
 
 from mixray.cache import PredictionCache
-from mixray.config import RunConfig
+from mixray.config import RunConfig, parse_config
 from mixray.config.mixture import ShardsConfig
 from mixray.errors import CorruptedArtifactError, InputError
 from mixray.mixture import Mixture, SourceSize
 from mixray.runs import MixtureRun
 from mixray.search import Sweep, baseline_shares, find_mixture, solve_again, solve_once
-from mixray.search.problem import UnitRows, natural_tokens
+from mixray.search.problem import SearchProblem, UnitRows, natural_tokens
+from mixray.search.reweighting import reweighted_mixture
 from mixray.simplex import CrossEntropy
 from mixray.store import Artifact, FileRecord, Storage, encode
 
@@ -332,7 +333,27 @@ def test_few_documents_are_warned_of(config: Callable[..., RunConfig]) -> None:
     assert codes(find(synthetic_cache(50), config())) == []
     (warning,) = find(synthetic_cache(49), config()).warnings
     assert (warning.code, warning.documents) == ("few_documents", 49)
-    assert "49 documents" in warning.message
+    assert warning.message.endswith("49 documents: intervals are rough")
+
+
+def test_a_mixture_without_intervals_is_not_warned_of_rough_ones() -> None:
+    text = """
+name: demo
+examples: {label: y, numeric: [x]}
+sources: {a: {csv: a.csv}, b: {csv: b.csv}, c: {csv: c.csv}}
+targets: {goal: {csv: goal.csv}}
+proxy: {model: {head: linear}, tokens: 800}
+retrain: {model: {head: linear}, tokens: 800}
+mixture: {covariate_shift: reweight}
+"""
+    cache = replace(synthetic_cache(20), segments=None, segment=None)
+    search = SearchProblem.of({"goal": cache}, parse_config(text), AVAILABLE)
+    mixture = reweighted_mixture(
+        cache, np.zeros_like(cache.log_probs), search, target="goal", available_tokens=AVAILABLE
+    )
+    assert mixture.interval == {}
+    (warning,) = mixture.warnings
+    assert warning.message.endswith("20 documents: shares are rough")
 
 
 def test_a_gain_that_may_be_nothing_is_warned_of(cache: PredictionCache, config: Callable[..., RunConfig]) -> None:

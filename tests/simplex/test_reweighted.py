@@ -7,6 +7,7 @@ import pytest
 
 from mixray.errors import InputError
 from mixray.simplex import mixed_log_probs, reweighted_log_probs, solve, solve_reweighted
+from mixray.simplex.solvers.reweighted import _Point
 
 
 def labelled(seed: int, sources: int, distance: float, rows: int = 200) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -102,6 +103,45 @@ def test_row_weights_and_numbers_added_to_a_row_of_densities() -> None:
     assert weighted.weights == pytest.approx(repeated.weights, abs=1e-3)
     assert weighted.loss == pytest.approx(repeated.loss * times.sum(), rel=1e-6)
     assert weighted.lower_bound == pytest.approx(repeated.lower_bound * times.sum(), rel=1e-3)
+
+
+@pytest.mark.parametrize("distance", [800.0, 1e6])
+@pytest.mark.parametrize("is_far", [[False, False, True], [True, True, False]])
+def test_a_source_without_density_at_any_row_neither_matters_nor_fails(distance: float, is_far: list[bool]) -> None:
+    """Such a source has no share, and where only one source is not far away the rule is that source's model."""
+    log_probs, near, _ = labelled(2, 3, 1.0)
+    far, kept = np.array(is_far), ~np.array(is_far)
+    best = solve_reweighted(log_probs, near - distance * far, pieces=8)
+    without = solve_reweighted(log_probs[:, kept], near[:, kept], pieces=8)
+    assert best.status == "local_minimum"
+    assert best.loss == pytest.approx(without.loss, abs=1e-9)
+    assert not best.weights[far].any()
+    assert best.lower_bound == pytest.approx(without.lower_bound, abs=1e-5)
+
+
+def test_sources_far_from_each_other_all_keep_their_own_rows() -> None:
+    """Two groups of rows, each 40 standard deviations away from the other's source."""
+    inputs = np.repeat([-20.0, 20.0], 50)
+    log_densities = -((inputs[:, None] - np.array([-20.0, 20.0])) ** 2) / 2
+    log_probs = np.log(np.where((inputs > 0)[:, None], [0.1, 0.9], [0.9, 0.1]))
+    best = solve_reweighted(log_probs, log_densities)
+    assert best.loss == pytest.approx(-np.log(0.9), abs=1e-9)
+    alone = reweighted_log_probs(log_probs, log_densities, np.array([0.0, 1.0]))
+    assert alone == pytest.approx(log_probs[:, 1], abs=1e-9)
+
+
+def test_a_slope_that_is_not_a_number_is_not_0() -> None:
+    point = _Point(np.ones(2) / 2, 0.0, rise=np.array([np.nan, 0.0]), fall=np.zeros(2))
+    assert np.isnan(point.slope)
+
+
+@pytest.mark.parametrize(("sources", "distance"), [(3, 5.0), (6, 5.0), (12, 3.0)])
+def test_no_bound_is_below_that_of_the_best_source_at_every_row(sources: int, distance: float) -> None:
+    """The rule is a convex combination of the sources' models at every row, and a probability is at most 1."""
+    log_probs, log_densities, _ = labelled(0, sources, distance)
+    best = solve_reweighted(log_probs, log_densities, draws=0)
+    assert 0 <= -log_probs.max(axis=1).mean() <= best.lower_bound + 1e-12
+    assert best.lower_bound <= best.loss
 
 
 def test_too_few_steps_are_said_to_be_too_few() -> None:

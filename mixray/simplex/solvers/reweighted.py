@@ -22,7 +22,7 @@ problem in every step instead (the concave-convex procedure) led to the same los
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 from typing import Literal
 
@@ -31,6 +31,7 @@ from numpy.typing import ArrayLike
 
 from mixray.errors import InputError
 from mixray.simplex.checks import (
+    Mask,
     Matrix,
     Vector,
     checked_log_probs,
@@ -53,7 +54,13 @@ GROWTH = 2.0
 """By which factor a stretched step that helped grows."""
 LEAST_LOG_SHARE = -60.0
 """Below the largest: from a share of exactly 0 no step leads away."""
-PIECES = 64
+LEAST_LOG_DENSITY = -60.0
+"""Below the largest of a row: a source that exceeds it nowhere changes no row, and has no share."""
+PIECES, MOST_CUT = 64, 4
+"""Pieces of the simplex for the lower bound, of so many sources. That of more, in which so few pieces gain little and
+take far longer than the steps do, is one piece."""
+MOST_EXPONENT = 600.0
+"""An exponential of more may be larger than any number."""
 BOUND_GAP = 1e-6
 """Nats per row, by which a bound may be lower than it need be."""
 
@@ -68,7 +75,8 @@ class Reweighted:
     loss is the smallest possible one.
     ``start_losses``: the losses that were reached from every start, ``(starts,)``; ``start_shares``: their shares,
     ``(starts, sources)``. Their spread shows how much the start matters.
-    ``lower_bound``: no shares have a loss below it. Where sources' inputs differ much it is far below.
+    ``lower_bound``: no shares have a loss below it. Where sources' inputs differ much it is far below, but never below
+    the loss of the best source at every row.
     """
 
     weights: Vector
@@ -89,11 +97,12 @@ def solve_reweighted(
     seed: int = 0,
     tolerance: float = 1e-6,
     max_steps: int = MOST_STEPS,
-    pieces: int = PIECES,
+    pieces: int | None = None,
 ) -> Reweighted:
     """Return the best source shares for the distribution-weighted rule that steps from several starts reach.
 
-    The starts are balanced shares, the plain mixture (``solve``), nearly all on each source, and draws.
+    The starts are balanced shares, the plain mixture (``solve``), nearly all on each source, and draws. A source that
+    is nowhere dense, beside the densest source of the row, has a share of 0.
 
     Args:
         log_probs: log f_k of every row's label, nats, ``(rows, sources)``.
@@ -102,21 +111,29 @@ def solve_reweighted(
         draws: random starts, from ``seed``.
         tolerance: on the slope, nats per row.
         max_steps: from each start.
-        pieces: into how many the simplex is cut for the lower bound; 1 is the coarsest.
+        pieces: into how many the simplex is cut for the lower bound; 1 is the coarsest. None: 64 of up to 4 sources,
+            and 1 of more.
 
     Raises:
         InputError: for tables and weights that are not valid, naming rows.
     """
-    problem = _Problem.of(log_probs, log_densities, row_weights)
+    everything = _Problem.of(log_probs, log_densities, row_weights)
+    is_dense = (everything.densities > LEAST_LOG_DENSITY).any(axis=0)
+    problem = everything.restricted_to(is_dense)
     ends = [problem.descend(start, tolerance, max_steps) for start in problem.starts(draws, seed, tolerance)]
-    best = min(ends, key=lambda end: end.loss)
+    place = int(np.argmin([end.loss for end in ends]))
+    best = ends[place]
+    start_shares = np.zeros((len(ends), everything.sources))
+    start_shares[:, is_dense] = [end.shares for end in ends]
+    if pieces is None:
+        pieces = PIECES if problem.sources <= MOST_CUT else 1
     return Reweighted(
-        weights=best.shares,
+        weights=start_shares[place],
         loss=best.loss,
         slope=best.slope,
         status="local_minimum" if best.slope <= tolerance else "step_limit",
         start_losses=np.array([end.loss for end in ends]),
-        start_shares=np.array([end.shares for end in ends]),
+        start_shares=start_shares,
         lower_bound=problem.lower_bound(best.loss - tolerance, pieces),
     )
 
@@ -128,16 +145,15 @@ def reweighted_log_probs(log_probs: ArrayLike, log_densities: ArrayLike, source_
     """
     problem = _Problem.of(log_probs, log_densities, None)
     shares = checked_shares("source_shares", source_shares, problem.sources)
-    return problem.at(shares).row_log_probs
+    return problem.row_log_probs(shares)
 
 
 @dataclass(frozen=True, eq=False)
 class _Point:
-    """Shares with what the rule says of every row, its loss, and its gradient: ``rise - fall``, both ``(sources,)``,
-    those of the concave and of the convex term."""
+    """Shares with the rule's loss there, and its gradient: ``rise - fall``, both ``(sources,)``, those of the concave
+    and of the convex term."""
 
     shares: Vector
-    row_log_probs: Vector
     loss: float
     rise: Vector
     fall: Vector
@@ -145,7 +161,7 @@ class _Point:
     @property
     def slope(self) -> float:
         # The gradient times the shares is 0, so its entries are the slopes towards the sources.
-        return max(0.0, float((self.fall - self.rise).max()))
+        return float(np.maximum(0.0, self.fall - self.rise).max())  # NaN stays NaN
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,20 +186,27 @@ class _Problem:
         densities = densities - densities.max(axis=1, keepdims=True)
         return cls(densities[counts] + table[counts], densities[counts], weights[counts] / weights.sum(), weights.sum())
 
+    def restricted_to(self, is_kept: Mask) -> _Problem:
+        """Return the problem of those sources alone. ``is_kept``: ``(sources,)``."""
+        return replace(self, joint=self.joint[:, is_kept], densities=self.densities[:, is_kept])
+
     @property
     def sources(self) -> int:
         return int(self.joint.shape[1])
 
+    def row_log_probs(self, shares: Vector) -> Vector:
+        """Return the log-probability of every row under the rule, ``(rows,)``."""
+        return mixed_log_probs(self.joint, shares) - mixed_log_probs(self.densities, shares)
+
     def at(self, shares: Vector) -> _Point:
         """Return the point at positive shares, or at shares some of which are 0."""
         joint, densities = mixed_log_probs(self.joint, shares), mixed_log_probs(self.densities, shares)
-        log_probs = joint - densities
+        weights = self.total * self.row_weights
         return _Point(
             shares,
-            log_probs,
-            -self.total * float(self.row_weights @ log_probs),
-            rise=self.total * (self.row_weights @ np.exp(self.densities - densities[:, None])),
-            fall=self.total * (self.row_weights @ np.exp(self.joint - joint[:, None])),
+            -float(weights @ (joint - densities)),
+            rise=weights @ np.exp(np.minimum(self.densities - densities[:, None], MOST_EXPONENT)),
+            fall=weights @ np.exp(np.minimum(self.joint - joint[:, None], MOST_EXPONENT)),
         )
 
     def starts(self, draws: int, seed: int, tolerance: float) -> Matrix:
@@ -222,6 +245,10 @@ class _Problem:
     def lower_bound(self, enough: float, pieces: int) -> float:
         """Return a number that no shares' loss is below: by branch and bound, until it is ``enough`` or the simplex is
         cut into so many pieces."""
+        # The rule is a convex combination of the sources' models at every row.
+        by_row = -self.total * float(self.row_weights @ row_maxima(self.joint - self.densities))
+        if by_row >= enough:
+            return by_row
         start = np.eye(self.sources)
         queue = [(self.piece_bound(start), 0, start)]
         for number in range(1, pieces):
@@ -230,7 +257,7 @@ class _Problem:
             _, _, corners = heappop(queue)
             for half, part in enumerate(self.halves(corners)):
                 heappush(queue, (self.piece_bound(part), 2 * number + half, part))
-        return queue[0][0]
+        return max(by_row, queue[0][0])
 
     def piece_bound(self, corners: Matrix) -> float:
         """Return a lower bound on the loss of all shares in the cone of some ``corners``, ``(corners, sources)``.
@@ -253,7 +280,8 @@ class _Problem:
         product = centred.T @ (self.row_weights[:, None] * centred)
         spread = product.diagonal()[:, None] + product.diagonal() - 2 * product
         first, second = np.unravel_index(int(spread.argmax()), spread.shape)
-        middle = corners[first] * np.exp(means[second] - means[first]) + corners[second]
+        ratio = np.exp(np.clip(means[second] - means[first], -MOST_EXPONENT, MOST_EXPONENT))
+        middle = corners[first] * ratio + corners[second]
         parts = corners.copy(), corners.copy()
         parts[0][first] = parts[1][second] = middle / middle.sum()
         return parts
