@@ -9,7 +9,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from typing import TypeVar
 
@@ -51,7 +51,9 @@ class InputCheck:
 
     ``stored_bytes``: the sizes of the files, None where only reading would tell; ``tokens``: estimated from a sample,
     without regard to ``max_tokens``, None where unknown; of examples their number; ``bytes_per_token``: of text, for
-    pools that a sample was read of; ``examples``: what models of examples will read; None for texts.
+    pools that a sample was read of; ``reads``: for each token that is scored, how many a model reads, prompts and all,
+    and ``options``: how many options an item has, both of targets of prompts; ``examples``: what models of examples
+    will read; None for texts.
     """
 
     stored_bytes: dict[str, int | None]
@@ -59,6 +61,8 @@ class InputCheck:
     bytes_per_token: dict[str, float]
     warnings: list[InputWarning]
     examples: ExampleInputs | None = None
+    reads: dict[str, float] = field(default_factory=dict)
+    options: dict[str, float] = field(default_factory=dict)
 
 
 def check_inputs(config: RunConfig) -> InputCheck:
@@ -99,7 +103,10 @@ def check_inputs(config: RunConfig) -> InputCheck:
             _check_rows_split(target, config.examples, config)
         return InputCheck(stored, dict(rows), {}, warnings, inputs)
     tokens = {label: _tokens(samples.get(label), ratios.get(label)) for label in stored}
-    return InputCheck(stored, tokens, ratios, warnings)
+    prompted = {label: sample for label, sample in samples.items() if sample.counts["prompt_bytes"]}
+    reads = {label: _reads(sample, ratios.get(label), config.row_tokens) for label, sample in prompted.items()}
+    options = {label: sample.counts["options"] / sample.counts["documents"] for label, sample in prompted.items()}
+    return InputCheck(stored, tokens, ratios, warnings, reads=reads, options=options)
 
 
 class _Checks:
@@ -131,6 +138,14 @@ def _tokens(sample: PoolSample | None, ratio: float | None) -> int | None:
     if sample is None or sample.text_bytes is None:
         return None
     return int(sample.text_bytes / (ratio or BYTES_PER_TOKEN))
+
+
+def _reads(sample: PoolSample, ratio: float | None, window: int) -> float:
+    """Return how many tokens a model reads for each that is scored, of a prompt and a completion of mean length."""
+    documents = sample.counts["documents"] * (ratio or BYTES_PER_TOKEN)
+    scored, prompt = (max(1.0, sample.counts[name] / documents) for name in ("bytes", "prompt_bytes"))
+    room = window - scored if scored <= window else window / 2
+    return 1 + min(prompt, room) / scored
 
 
 # -------------------------------------------------------------------------------------------------------- single pools

@@ -143,7 +143,8 @@ def forecast(config: RunConfig, checked: CheckedInputs) -> Forecast:
     sources, targets = pools("source", config.sources), pools("target", config.targets)
     proxy, model = checked.proxy_parameters, checked.retrain_parameters
     fit = {name: _fit_tokens(pool, config.targets[name].held_out) for name, pool in targets.items()}
-    scored = [Work(proxy, tokens) for tokens in fit.values() if tokens for _ in sources]
+    reads = {name: checked.pools.reads.get(f"target {name}", 1.0) for name in targets}
+    scored = [Work(proxy, round(tokens * reads[name])) for name, tokens in fit.items() if tokens for _ in sources]
     sizes = {name: pool.tokens or 0 for name, pool in sources.items()}
     budget = config.retrain_tokens(sizes)
     # Of boosted trees, the mean over the proxies, each of which learns from all of its source.
@@ -201,8 +202,12 @@ def _models_to_train(
     models = len(names) * retrain.replicates
     fit_tokens = held_out_tokens = None
     if None not in fit.values():
-        fit_tokens = sum(tokens or 0 for tokens in fit.values())
-        held_out_tokens = sum(pool.tokens or 0 for pool in targets.values()) - fit_tokens
+        fit_tokens = held_out_tokens = 0
+        for name, pool in targets.items():
+            label, scored = f"target {name}", fit[name] or 0
+            reads, options = checked.pools.reads.get(label, 1.0), checked.pools.options.get(label, 0.0)
+            fit_tokens += round(scored * reads)
+            held_out_tokens += round(((pool.tokens or 0) - scored) * reads * (1 + options))
     return (
         ModelsToTrain(
             name="proxies",

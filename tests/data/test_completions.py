@@ -209,6 +209,29 @@ def test_completions_that_add_no_token_are_not_counted(
     assert held_out.keys() < {row["document"] for row in parts["held_out"]}
 
 
+@pytest.mark.parametrize("words", [1, 6, 40])
+def test_what_is_read_beside_the_completions_is_estimated(
+    words: int, artifacts: Artifacts, run_config: Any, mapper: Any, tmp_path: Path
+) -> None:
+    """Of short prompts and of those that are cut. Completions have about as many bytes a token as prompts have."""
+    rows = [
+        {**row, "q": f"{number}? " + "odd " * words, "o": row["o"][: 2 + row["label"] // 2]}
+        for number, row in enumerate(ITEMS)
+    ]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    texts = [f"source {number} follows a question" for number in range(50)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    config = run_config(
+        {"code": {"jsonl": f"{tmp_path}/a.jsonl"}}, {"goal": {"jsonl": f"{tmp_path}/t.jsonl", **CHOICE}}
+    )
+    checked = check_inputs(config)
+    target = prepare(config, artifacts, mapper, lambda _: None).targets["goal"]
+    read = sum(tokens_read(target, part) for part in ("fit", "held_out"))
+    scored = sum(target.meta[part]["tokens"] for part in ("fit", "held_out"))
+    assert checked.reads == {"target goal": pytest.approx(read / scored, rel=0.15)}
+    assert checked.options == {"target goal": pytest.approx(7 / 3)}
+
+
 @pytest.mark.parametrize("value", [5, "xyz", {"a": "b"}, [["a"], ["b"]]])
 @pytest.mark.parametrize("reader", ["jsonl", "parquet"])
 @pytest.mark.parametrize("key", ["options", "labels"])

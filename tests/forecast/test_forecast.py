@@ -92,6 +92,32 @@ def test_a_cache_of_texts_has_windows_and_their_segments(segment: int | None, se
     assert forecast.cache_bytes == 2 * windows * (28 + 4 * segments)
 
 
+def test_prompts_and_options_are_scored_too(tmp_path: Path) -> None:
+    """Answers of 10 bytes to prompts of 30, among two options: proxies read the prompts, and retrained models read the
+    prompts and both options beside the answers."""
+    row = {"prompt": "a" * 30, "options": ["b" * 10, "c" * 10], "label": 1}
+    (tmp_path / "goal.jsonl").write_text("".join(json.dumps({**row, "prompt": f"{n:030}"}) + "\n" for n in range(400)))
+    (tmp_path / "one.jsonl").write_text(json.dumps({"text": "some words"}) + "\n")
+    model = {"architecture": "gpt_neox", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    training = {"model": model, "tokens": 4096}
+    answer = {"options": "options", "label": "label"}
+    goal = {"jsonl": f"{tmp_path}/goal.jsonl", "prompt": "prompt", "completion": "{answer}", "answer": answer}
+    run = {
+        "name": "answers",
+        "tokenizer": {"train": {"vocab_size": 300}},
+        "window": 128,
+        "sources": {name: {"jsonl": f"{tmp_path}/one.jsonl"} for name in ("one", "two")},
+        "targets": {"goal": goal},
+        "proxy": training,
+        "retrain": training,
+    }
+    found = forecast_of(RunConfig.model_validate(run))
+    tokens, (proxies, arms) = found.targets["goal"].tokens or 0, found.models_to_train
+    assert proxies.scored_tokens == pytest.approx(2 * 0.5 * tokens * 4, rel=0.01)
+    assert arms.scored_tokens == pytest.approx(arms.models * 0.5 * tokens * 4 * 3, rel=0.01)
+    assert found.cost.search_flops > 2 * 2 * found.proxy_parameters * 0.5 * tokens * 4
+
+
 @pytest.mark.parametrize(
     ("pool", "wanted"),
     [

@@ -48,7 +48,8 @@ class Document(NamedTuple):
 def read_documents(pool: Pool, part: Part, counts: Counter[str]) -> Iterator[Document]:
     """Yield the part's documents, always in the same order, up to its ``byte_limit``.
 
-    ``counts`` receives how many documents and bytes are used, skipped, filtered and split. Raises InputError if a file
+    ``counts`` receives how many documents and bytes are used, skipped, filtered and split, and of
+    examples the bytes of their prompts and the number of their options. Raises InputError if a file
     cannot be read, a line is not a JSON object or a column is missing.
     """
     read = 0
@@ -81,6 +82,8 @@ def _examples(pool: Pool, part: Part, counts: Counter[str]) -> Iterator[Document
         example = row_example(row, pool, counts, place)
         if example is not None:
             text = example.prompt + example.completion
+            counts["prompt_bytes"] += len(example.prompt.encode())
+            counts["options"] += len(example.options)
             content = text_hash(json.dumps(example).encode()).digest()
             yield Document(text, content, len(example.completion.encode()), text_hash(text.encode()).digest(), example)
 
