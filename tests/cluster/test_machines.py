@@ -21,13 +21,14 @@ cluster = Cluster(initialize_head=True, head_node_args=head)
 dying, leaving = (cluster.add_node(num_cpus=1) for _ in range(2))
 with Session(cluster.address) as session:
     session.connect()
+    before = ray.nodes()
     reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
     deadline = int(time.time() * 1000) + 60_000
     assert GcsClient(address=cluster.gcs_address).drain_node(leaving.node_id, reason, "a test", deadline)[0]
-    cluster.remove_node(dying, allow_graceful=False)
-    listed = sum(node["Alive"] for node in ray.nodes())
+    dying.all_processes["raylet"][0].process.kill()
+    ray.nodes = lambda: before  # as late as Ray's list may be
     session.check_shared(Storage(sys.argv[1]))
-    print("machines listed:", listed)
+    print("machines listed:", sum(node["Alive"] for node in before))
 cluster.shutdown()
 """
 
@@ -37,4 +38,4 @@ def test_a_machine_that_has_just_died_or_is_leaving_does_not_stop_a_run(tmp_path
         [sys.executable, "-c", SCRIPT, str(tmp_path)], capture_output=True, text=True, timeout=240, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert "machines listed: 3" in done.stdout, "Ray knew of the death already"
+    assert "machines listed: 3" in done.stdout
