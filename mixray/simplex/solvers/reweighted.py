@@ -23,6 +23,7 @@ problem in every step instead (the concave-convex procedure) led to the same los
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from heapq import heappop, heappush
 from typing import Literal
 
@@ -75,8 +76,8 @@ class Reweighted:
     loss is the smallest possible one.
     ``start_losses``: the losses that were reached from every start, ``(starts,)``; ``start_shares``: their shares,
     ``(starts, sources)``. Their spread shows how much the start matters.
-    ``lower_bound``: no shares have a loss below it. Where sources' inputs differ much it is far below, but never below
-    the loss of the best source at every row.
+    ``lower_bound``: no shares of sources that are dense at some row have a loss below it. Where sources' inputs differ
+    much it is far below, but never below the loss of the best source at every row.
     """
 
     weights: Vector
@@ -118,23 +119,23 @@ def solve_reweighted(
         InputError: for tables and weights that are not valid, naming rows.
     """
     everything = _Problem.of(log_probs, log_densities, row_weights)
-    is_dense = (everything.densities > LEAST_LOG_DENSITY).any(axis=0)
+    is_dense = np.asarray((everything.densities > LEAST_LOG_DENSITY).any(axis=0))
     problem = everything.restricted_to(is_dense)
     ends = [problem.descend(start, tolerance, max_steps) for start in problem.starts(draws, seed, tolerance)]
-    place = int(np.argmin([end.loss for end in ends]))
-    best = ends[place]
+    losses = np.array([problem.loss(end.shares) for end in ends])
+    best = int(losses.argmin())
     start_shares = np.zeros((len(ends), everything.sources))
     start_shares[:, is_dense] = [end.shares for end in ends]
     if pieces is None:
         pieces = PIECES if problem.sources <= MOST_CUT else 1
     return Reweighted(
-        weights=start_shares[place],
-        loss=best.loss,
-        slope=best.slope,
-        status="local_minimum" if best.slope <= tolerance else "step_limit",
-        start_losses=np.array([end.loss for end in ends]),
+        weights=start_shares[best],
+        loss=float(losses[best]),
+        slope=ends[best].slope,
+        status="local_minimum" if ends[best].slope <= tolerance else "step_limit",
+        start_losses=losses,
         start_shares=start_shares,
-        lower_bound=problem.lower_bound(best.loss - tolerance, pieces),
+        lower_bound=problem.lower_bound(float(losses[best]) - tolerance, pieces),
     )
 
 
@@ -198,16 +199,29 @@ class _Problem:
         """Return the log-probability of every row under the rule, ``(rows,)``."""
         return mixed_log_probs(self.joint, shares) - mixed_log_probs(self.densities, shares)
 
+    @cached_property
+    def scaled(self) -> tuple[Matrix, Matrix, Vector]:
+        """The exponentials of ``joint``, divided by the largest of each row, and of ``densities``, ``(rows, sources)``;
+        the logarithms of what the first were divided by, ``(rows,)``."""
+        largest = row_maxima(self.joint)
+        return np.exp(self.joint - largest[:, None]), np.exp(np.maximum(self.densities, -MOST_EXPONENT)), largest
+
+    def loss(self, shares: Vector) -> float:
+        """Return the loss, also where a share times a likelihood is too small for a float, as ``at`` does not."""
+        return -self.total * float(self.row_weights @ self.row_log_probs(shares))
+
     def at(self, shares: Vector) -> _Point:
         """Return the point at positive shares, or at shares some of which are 0."""
-        joint, densities = mixed_log_probs(self.joint, shares), mixed_log_probs(self.densities, shares)
+        joint, densities, log_scales = self.scaled
+        joint_sums, density_sums = joint @ shares, densities @ shares
         weights = self.total * self.row_weights
-        return _Point(
-            shares,
-            -float(weights @ (joint - densities)),
-            rise=weights @ np.exp(np.minimum(self.densities - densities[:, None], MOST_EXPONENT)),
-            fall=weights @ np.exp(np.minimum(self.joint - joint[:, None], MOST_EXPONENT)),
-        )
+        with np.errstate(divide="ignore", invalid="ignore"):  # no step goes to where a row cannot occur
+            return _Point(
+                shares,
+                -float(weights @ (np.log(joint_sums) + log_scales - np.log(density_sums))),
+                rise=(weights / density_sums) @ densities,
+                fall=(weights / joint_sums) @ joint,
+            )
 
     def starts(self, draws: int, seed: int, tolerance: float) -> Matrix:
         """Return the shares to start from, ``(starts, sources)``, all positive."""
@@ -266,6 +280,8 @@ class _Problem:
         its own concave term is 0, and what is left is MixMin's problem, with the corners as sources.
         """
         joint = np.stack([mixed_log_probs(self.joint, corner) for corner in corners], axis=1)
+        if np.isneginf(row_maxima(joint)).any():  # the only source that explains the row is lost to rounding
+            return float("inf")
         densities = np.stack([mixed_log_probs(self.densities, corner) for corner in corners], axis=1)
         relaxed = solve(
             joint - self.row_weights @ densities, densities=True, row_weights=self.row_weights, tolerance=BOUND_GAP
