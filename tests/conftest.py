@@ -40,6 +40,7 @@ ON_ONE_CLUSTER = (
     "tests/end_to_end/test_run.py",
     "tests/end_to_end/test_command_line.py",
     "tests/end_to_end/test_kill.py",
+    "tests/end_to_end/test_outage.py",
 )
 """They share a cluster, or a finished run."""
 WITH_RAY = ("tests/cluster/", "tests/end_to_end/")
