@@ -78,10 +78,17 @@ def tables(config: RunConfig, mixtures: Mapping[str, Mixture], models: Mapping[s
 
 
 def _table(rows: Sequence[Mapping[str, Cell]]) -> bytes:
-    """Return rows as MLflow stores a table. A row has an empty cell for a column that only others have."""
+    """Return rows as MLflow stores a table, to be read: numbers with six digits, where mixture files have all.
+
+    A row has an empty cell for a column that only others have.
+    """
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    data = [[row.get(column) for column in columns] for row in rows]
+    data = [[_rounded(row.get(column)) for column in columns] for row in rows]
     return json.dumps({"columns": columns, "data": data}).encode()
+
+
+def _rounded(cell: Cell) -> Cell:
+    return float(f"{cell:.6g}") if isinstance(cell, float) else cell
 
 
 def arm_facts(config: RunConfig, mixtures: Mapping[str, Mixture]) -> dict[str, ArmFacts]:
