@@ -11,7 +11,8 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Annotated, Any
@@ -78,7 +79,7 @@ def run(
     At the address of a cluster's dashboard the run is a job: its output is shown here, and Ctrl-C leaves it running.
     """
     place = address or os.environ.get("RAY_ADDRESS", "")
-    try:
+    with _interrupts_named():
         if place.startswith(("http://", "https://")):
             flags = {"--rebuild": rebuild, "--mechanisms": mechanisms, "--json": as_json}
             options = ["--until", until, *(flag for flag, is_set in flags.items() if is_set)]
@@ -89,10 +90,6 @@ def run(
         result = pipeline.run(
             file, overrides or [], address=address, until=until, rebuild=rebuild, progress=open_progress()
         )
-    except KeyboardInterrupt as error:
-        message = str(error) or "interrupted before the first stage; the same command continues"
-        print(f"mixray: {message}", file=sys.stderr)
-        raise typer.Exit(EXIT_CODE) from None
     if as_json:
         print(json.dumps(result.to_dict(), allow_nan=False))
     else:
@@ -161,7 +158,8 @@ def sweep(
     """
     from mixray.sweeps import sweep as run_sweep
 
-    result = run_sweep(file, overrides or [], address=address)
+    with _interrupts_named():
+        result = run_sweep(file, overrides or [], address=address)
     if as_json:
         print(json.dumps(result.to_dict(), allow_nan=False))
     else:
@@ -355,6 +353,17 @@ def watch(
 
     status = run_until_notice(command, lambda notice: print(f"mixray: {notice}", file=sys.stderr, flush=True))
     raise typer.Exit(128 - status if status < 0 else status)
+
+
+@contextmanager
+def _interrupts_named() -> Iterator[None]:
+    """After Ctrl-C, say in which stage it came and that the same command continues, and end with its exit code."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        message = str(error) or "interrupted before the first stage; the same command continues"
+        print(f"mixray: {message}", file=sys.stderr)
+        raise typer.Exit(EXIT_CODE) from None
 
 
 def _run_as_job(address: str, file: str, overrides: list[str], options: list[str], *, as_json: bool) -> int:

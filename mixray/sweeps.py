@@ -78,7 +78,7 @@ def sweep(
         progress: where progress is shown, by default bars on a terminal and lines elsewhere, on stderr.
 
     Raises:
-        InputError: for no list of values, an empty one or one for the storage, and for what the runs refuse.
+        InputError: for no list of values, an empty one or one for what all runs share, and for what the runs refuse.
     """
     fixed, combinations = _combinations(dict(override_items(overrides)))
     configs = [_config(run_file, {**fixed, **swept}) for swept in combinations]

@@ -29,7 +29,7 @@ def publish_sweep(
     now = now_ms()
     record = TrackedRun(
         "",
-        tags={"mixray.role": "sweep"},
+        tags={"role": "sweep"},
         files=files,
         status="FINISHED",
         started=now,

@@ -8,6 +8,8 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
+
 from mixray.interrupts import _descendants, _status
 from tests.end_to_end.conftest import MIXRAY, content_of, kill_at, mixray, results, small_run
 
@@ -37,9 +39,12 @@ def test_a_run_killed_in_every_stage_ends_as_if_it_had_never_been(finished: Path
     assert mine == {name: theirs[name] for name in mine}
 
 
-def test_ctrl_c_while_models_train_names_the_stage_and_leaves_no_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "settings"), [("run", []), ("sweep", ["seed=[0, 1]"])])
+def test_ctrl_c_while_models_train_names_the_stage_and_leaves_no_process(
+    name: str, settings: list[str], tmp_path: Path
+) -> None:
     """A terminal sends Ctrl-C to all processes of the command."""
-    command = [*MIXRAY, "run", str(small_run(tmp_path)), "proxy.tokens=3_000_000"]
+    command = [*MIXRAY, name, str(small_run(tmp_path)), "proxy.tokens=3_000_000", *settings]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, **streams, text=True, start_new_session=True) as process:  # type: ignore[call-overload]
         assert process.stderr is not None
