@@ -57,6 +57,7 @@ bench_intervals = runpy.run_path(str(Path(__file__).parents[2] / "jobs" / "bench
     ("measure", "cell", "problems", "least"),
     [
         ("gain", {"truth": "balanced", "documents": 100, "sources": 30}, 20, 0.8),
+        ("gain", {"truth": "planted", "documents": 60, "sources": 15, "concentration": 0.1}, 40, 0.875),
         ("gain", {"truth": "planted", "documents": 100, "sources": 7, "targets": 2}, 12, 0.75),
         ("gain", {"truth": "planted", "documents": 200, "sources": 20, "windows": 70, "shards": 2}, 8, 0.75),
         ("shares", {"truth": "planted", "documents": 60, "sources": 15, "concentration": 0.1}, 8, 0.93),

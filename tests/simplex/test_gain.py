@@ -76,12 +76,13 @@ def test_the_interval_holds_the_gain_on_fresh_documents(documents: int, sources:
 
 @pytest.mark.parametrize("sources", [2, 7, 30])
 def test_optimism_and_width_are_those_of_the_formula(sources: int) -> None:
-    log_probs = documents_of(*world(0, sources, planted=False), 0, 300)
+    documents = 50 * sources  # so many that nothing is cross-fitted
+    log_probs = documents_of(*world(0, sources, planted=False), 0, documents)
     solution = solve(log_probs, tolerance=1e-12)
     gain = gains(solution.point, {"balanced": np.full(sources, 1 / sources)}, replicates=2000)["balanced"]
     optimism, fit_variance = by_formula(log_probs, solution.weights)
     rows = np.log(np.exp(log_probs) @ solution.weights) - np.log(np.exp(log_probs).mean(axis=1))
-    error = np.sqrt(rows.var(ddof=1) / 300 + fit_variance)
+    error = np.sqrt(rows.var(ddof=1) / documents + fit_variance)
     assert gain.optimism == pytest.approx(optimism, rel=0.1)
     assert gain.estimate == pytest.approx(rows.mean() - gain.optimism, abs=1e-12)
     assert (gain.high - gain.low) / (2 * 1.96) == pytest.approx(error, rel=0.15)
@@ -101,6 +102,41 @@ def test_ten_fold_cross_fitting_agrees_in_the_mean() -> None:
     difference = np.array(estimates) - crossed
     # A fold's mixture has nine tenths of the documents, so a tenth more optimism.
     assert difference.mean() == pytest.approx(0, abs=0.1 * np.mean(estimates) + 3 * difference.std() / np.sqrt(10))
+
+
+def test_the_gain_of_few_documents_is_cross_fitted() -> None:
+    """Against ten solves by hand, on documents of three windows of unequal length."""
+    densities, target = world(5, 15, planted=True)
+    log_probs = np.repeat(documents_of(densities, target, 5, 60), 3, axis=0)
+    documents, tokens = np.repeat(np.arange(60), 3), np.tile([1, 2, 5], 60)
+    weights = np.full(180, 1 / tokens.sum())
+    objective = CrossEntropy.from_log_probs(log_probs, weights, document_ids=documents, token_counts=tokens)
+    gain = gain_of(Problem((objective,), FeasibleSet.of(15)))
+
+    folds = (np.random.default_rng([0, 0]).permutation(60) % 10)[documents]
+    held_out = np.zeros(len(log_probs))
+    for fold in range(10):
+        rest, out = folds != fold, folds == fold
+        shares = solve(log_probs[rest], row_weights=weights[rest] / weights[rest].sum()).weights
+        held_out[out] = np.log(np.exp(log_probs[out]) @ shares)
+    differences = held_out - np.log(np.exp(log_probs).mean(axis=1))
+    by_document = np.bincount(documents, weights=weights * differences)
+    assert gain.estimate == pytest.approx(by_document.sum(), abs=1e-5)
+    error = np.sqrt(60) * by_document.std(ddof=1)
+    assert error < (gain.high - gain.low) / (2 * 1.96) < 2 * error
+
+
+@pytest.mark.parametrize("weights", [[1.0, 0.0, 0.0], [0.5, 0.5, 0.0]], ids=["one document counts", "two count"])
+def test_documents_that_do_not_count_are_no_documents_to_learn_from(weights: list[float]) -> None:
+    gain = mixray.solve(np.log([[0.5, 0.2], [0.1, 0.6], [0.3, 0.3]]), row_weights=weights).gain("balanced")
+    assert np.isfinite([gain.estimate, gain.low, gain.high]).all()
+
+
+def test_a_document_that_no_other_would_allow_for_is_not_cross_fitted() -> None:
+    """Without it, the source that alone explains it has no share: its cross-fitted loss would be infinite."""
+    log_probs = np.array([[-1.0, -1.5]] * 20 + [[-np.inf, -1.0]])
+    gain = solve(log_probs).gain("balanced")
+    assert np.isfinite([gain.estimate, gain.low, gain.high]).all()
 
 
 def of_table(log_probs: Array, **options: Any) -> Problem:

@@ -180,6 +180,21 @@ class CrossEntropy:
             self.documents,
         )
 
+    @property
+    def is_local(self) -> bool:
+        """Whether all rows lie in this process, with their log-probabilities."""
+        return isinstance(self.shards, LocalShards)
+
+    def of_rows(self, kept: Mask) -> CrossEntropy | None:
+        """Return the cross entropy of some of the rows ``(rows,)``, each of them a document, or None where none of them
+        counts. Their weights are raised to the total of all rows', so that a prior pulls as much as before."""
+        assert isinstance(self.shards, LocalShards), "rows in other processes cannot be picked"
+        weights = self.shards.row_weights[kept]
+        if not weights.any():
+            return None
+        weights = weights * (self.total_weight / weights.sum())
+        return self.from_log_probs(self.shards.table[kept], weights, self.allowed, dtype=self.shards.dtype)
+
     def single_losses(self) -> Vector:
         """Return the loss under each source alone, ``(sources,)``, from the rows before any rounding."""
         return self._total("single_losses")
