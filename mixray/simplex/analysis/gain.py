@@ -106,8 +106,8 @@ def gains(
         moments = mixture.moments(losses, math.sqrt(factor) * noise.losses[:, :, place])
         if crossed is not None:
             paired = factor * float(weights**2 @ crossed.paired_variances(each))
-            variance = moments.variance - moments.paired_variance + paired
-            moments = _Moments(problem.goal.value(crossed.losses - chosen.losses), paired, variance)
+            fit_variance = max(0.0, moments.variance - moments.paired_variance)
+            moments = _Moments(problem.goal.value(crossed.losses - chosen.losses), paired, paired + fit_variance)
         rounding = 16 * float(np.spacing(np.abs(losses).max()))
         results[name] = _gain(in_sample, moments, counts, rounding)
     return results
