@@ -136,8 +136,10 @@ def solve_mixtures(
             data.sources,
         )
         if config.leaves_out:  # hundreds of problems: workers store the answers, which are read here one by one
+            stage.expect(1)
             for _ in run_tasks(session, problems.store, names, "solved", progress=stage.update):
                 pass
+            stage.expect(1 + len(names))
         for name in names:
             solved = problems.solve(name, in_memory if config.mixture.shards is None else on_actors)
             mixture = solved.mixture

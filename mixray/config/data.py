@@ -188,6 +188,13 @@ class TargetConfig(PoolConfig):
     """Of molecules, and of a target that leaves a source out. all: every target with the same `held_out` holds out the
     same inputs, so that no source is trained on them. target: every target draws its own, and other sources may have
     rows with the same inputs and labels of their own."""
+    held_out_by: Annotated[Literal["molecule", "scaffold"], Field(exclude_if=lambda value: value == "molecule")] = (
+        "molecule"
+    )
+    """Of molecules. molecule: every molecule falls into one part. scaffold: so do all molecules with the same
+    Bemis-Murcko scaffold, the rings and what links them, so that the held-out ones are of other kinds than those that
+    are trained on. `held_out` is then the fraction of the scaffolds; a molecule without rings has none, and falls for
+    itself. Intervals count molecules with the same scaffold as one."""
     sample: Annotated[Positive | None, Field(exclude_if=lambda value: value is None)] = None
     """Of `each_source`: for how many of the targets models are retrained, drawn by the seed. null: for all."""
     is_retrained: Annotated[bool, Field(exclude_if=lambda value: value)] = True
@@ -230,7 +237,12 @@ def check_pools(
         if target.is_each_source and name != "each_source":
             raise Misfit(f"targets.{name}", one_reader([]))
         if target.is_each_source:
-            set_keys = target.model_dump(exclude_defaults=True).keys() - {"held_out", "held_out_of", "sample"}
+            set_keys = target.model_dump(exclude_defaults=True).keys() - {
+                "held_out",
+                "held_out_of",
+                "held_out_by",
+                "sample",
+            }
             if set_keys:
                 raise Misfit(f"targets.{name}.{min(set_keys)}", "left out: each target has the rows of its source")
         if target.leave_out is not None and (target.leave_out not in sources or len(sources) < 2):
@@ -239,6 +251,8 @@ def check_pools(
             raise Misfit(
                 f"targets.{name}.is_retrained", "true; only of targets that leave sources out a sample will do"
             )
+        if not has_examples and target.held_out_by != "molecule":
+            raise Misfit(f"targets.{name}.held_out_by", "left out: texts have no scaffolds")
         if not has_examples and (target.is_each_source or target.leave_out is not None):
             raise Misfit(f"targets.{name}", "a target of texts; only sources of examples are left out")
     for name, source in sources.items():

@@ -314,6 +314,9 @@ class RunConfig(RunFile):
 
     def _only_examples(self) -> None:
         assert self.examples is not None
+        for name, target in self.targets.items():
+            if target.held_out_by == "scaffold" and self.examples.smiles is None:
+                raise Misfit(f"targets.{name}.held_out_by", "left out: only molecules (examples.smiles) have scaffolds")
         for key in ("tokenizer", "window"):
             if getattr(self, key) is not None:
                 raise Misfit(key, "left out beside examples, which have no tokens")

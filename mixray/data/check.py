@@ -53,7 +53,7 @@ class InputCheck:
     without regard to ``max_tokens``, None where unknown; of examples their number; ``bytes_per_token``: of text, for
     pools that a sample was read of; ``reads``: for each token that is scored, how many a model reads, prompts and all,
     and ``options``: how many options an item has, both of targets of prompts; ``examples``: what models of examples
-    will read; None for texts.
+    will read; None for texts; ``molecules``: as of ``RowsAhead``.
     """
 
     stored_bytes: dict[str, int | None]
@@ -63,6 +63,7 @@ class InputCheck:
     examples: ExampleInputs | None = None
     reads: dict[str, float] = field(default_factory=dict)
     options: dict[str, float] = field(default_factory=dict)
+    molecules: int = 0
 
 
 def check_inputs(config: RunConfig) -> InputCheck:
@@ -98,10 +99,10 @@ def check_inputs(config: RunConfig) -> InputCheck:
         warnings.append(InputWarning("hub_not_checked", message))
     stored = {pool.label: listings[pool.label].size_bytes if pool.label in listings else None for pool in pools}
     if config.examples is not None:
-        inputs, rows = look_ahead(config, config.examples)
+        ahead = look_ahead(config, config.examples)
         for target in by_role["target"]:
             _check_rows_split(target, config.examples, config)
-        return InputCheck(stored, dict(rows), {}, warnings, inputs)
+        return InputCheck(stored, dict(ahead.rows), {}, warnings, ahead.inputs, molecules=ahead.molecules)
     tokens = {label: _tokens(samples.get(label), ratios.get(label)) for label in stored}
     prompted = {label: sample for label, sample in samples.items() if sample.counts["prompt_bytes"]}
     reads = {label: _reads(sample, ratios.get(label), config.row_tokens) for label, sample in prompted.items()}

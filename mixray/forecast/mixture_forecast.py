@@ -166,7 +166,7 @@ def forecast(config: RunConfig, checked: CheckedInputs) -> Forecast:
         cost=None if trees else SearchCost([Work(proxy, proxy_tokens)] * len(sources), scored, Work(model, budget)),
         models_to_train=(proxies, arms),
         swarm=_swarm(config, proxy),
-        cache_bytes=_cache_bytes(config, fit),
+        cache_bytes=_cache_bytes(config, checked.pools, fit),
         proxy_bytes=proxies.memory_bytes,
         worker_bytes=arms.memory_bytes,
         warnings=[*checked.pools.warnings, *_small_sources(config, sources), *_too_few_tokens(config, sources)],
@@ -275,8 +275,11 @@ def _fit_tokens(pool: PoolForecast, held_out: float) -> int | None:
     return None if pool.tokens is None else round((1 - held_out) * pool.tokens)
 
 
-def _cache_bytes(config: RunConfig, fit: Mapping[str, int | None]) -> int | None:
-    """Rows are whole windows at least; short documents make more of them."""
+def _cache_bytes(config: RunConfig, pools: InputCheck, fit: Mapping[str, int | None]) -> int | None:
+    """Rows are whole windows at least; short documents make more of them. Of molecules there is one column for all
+    targets of the same files, with a float64 number for each class."""
+    if pools.molecules and pools.examples is not None:
+        return len(config.sources) * pools.molecules * 8 * max(1, len(pools.examples.label_names))
     if any(tokens is None for tokens in fit.values()):
         return None
     tokens = sum(tokens or 0 for tokens in fit.values())

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from rdkit.Chem.Scaffolds import MurckoScaffold
 
 import mixray
 from mixray.config import RunConfig, load_config
@@ -93,6 +94,18 @@ def molecules_of(result: Result, key: str, part: str | None = None) -> set[bytes
     return {hashes[number] for number in numbers}
 
 
+def texts_of(result: Result, key: str, part: str = "") -> set[str]:
+    """Return the SMILES of the molecules of a source's training rows, or of a part of a target."""
+    opened = MixtureRun.open(result.folder)
+    artifact = opened.index.artifacts("source", "target")[key]
+    stored = read_artifact(opened.storage, "molecules", artifact.meta["molecules"])
+    tables = [pq.read_table(opened.storage.fetch(stored.files[name])) for name in sorted(stored.files)]
+    texts = [text for table in tables for text in table["smiles"].to_pylist()]
+    paths = [opened.storage.fetch(artifact.files[name]) for name in sorted(artifact.files) if part in name]
+    rows = [pq.read_table(path) if part else np.load(path) for path in paths]
+    return {texts[number] for table in rows for number in np.array(table["molecule"]).tolist()}
+
+
 def test_every_source_is_a_target_and_its_twin_has_the_largest_share(finished: Result) -> None:
     result = finished
     retrained = [name for name, mixture in result.mixtures.items() if mixture.retrain]
@@ -143,6 +156,59 @@ def test_no_proxy_or_arm_learns_from_what_its_target_holds_out(held_out_of: str,
         assert not held_out & sources[name]
         shared += sum(len(held_out & rows) for rows in sources.values())
     assert (shared > 0) == (held_out_of == "target")
+
+
+def scaffolds(texts: set[str]) -> set[str]:
+    """Return the scaffolds of molecules, by RDKit; what has no ring has none."""
+    return {MurckoScaffold.MurckoScaffoldSmiles(text) for text in texts} - {""}
+
+
+@pytest.mark.parametrize("held_out_of", ["all", "target"])
+@pytest.mark.parametrize("held_out_by", ["molecule", "scaffold"])
+def test_scaffolds_are_kept_apart_on_request(held_out_by: str, held_out_of: str, tmp_path: Path) -> None:
+    """Eight rings with many tails each, and molecules without rings."""
+    rings = ["c1ccccc1", "c1ccncc1", "C1CCCCC1", "C1CCNCC1", "c1ccoc1", "c1ccsc1", "C1CCOC1", "c1ccc2ccccc2c1"]
+    smiles = [
+        f"{'C' * length}{group}{'C' * more}{ring}"
+        for ring in rings
+        for length in (1, 2, 3)
+        for more in (1, 2)
+        for group in ("O", "N", "S")
+    ]
+    draws = np.random.default_rng(0)
+    names = ("first", "second", "third")
+    labels = draws.integers(0, 2, (len(names), len(smiles) + len(SMILES)))
+    table = {"smiles": smiles + SMILES} | dict(zip(names, labels, strict=True))
+    pq.write_table(pa.table(table), tmp_path / "assays.parquet")
+    split = {"held_out": 0.3, "held_out_of": held_out_of, "held_out_by": held_out_by}
+    result = run(tmp_path, "data", targets={"each_source": split}, seed=5)
+    shared = 0
+    for name in names:
+        parts = {part: texts_of(result, f"target/{name}", part) for part in ("fit", "held_out")}
+        held_out = scaffolds(parts["held_out"])
+        assert held_out
+        # What has no ring is not held out all at once.
+        assert all(not set(SMILES).isdisjoint(texts) for texts in parts.values())
+        learned = parts["fit"] | texts_of(result, f"source/{name}")
+        if held_out_of == "all":
+            learned |= {text for other in names for text in texts_of(result, f"source/{other}")}
+        shared += len(held_out & scaffolds(learned))
+    assert (shared > 0) == (held_out_by == "molecule")
+
+
+def test_scaffolds_of_what_has_none_are_refused(tmp_path: Path) -> None:
+    split = {"each_source": {"held_out": 0.3, "held_out_by": "scaffold"}}
+    table = content_of_run(tmp_path)["sources"]
+    with pytest.raises(InputError, match=r"targets.each_source.held_out_by[\s\S]*only molecules"):
+        run(tmp_path, examples={"numeric": ["number"]}, sources=table, targets=split)
+
+
+def test_the_planned_cache_is_what_the_proxies_predict_once_for_all_targets(finished: Result) -> None:
+    opened = MixtureRun.open(finished.folder)
+    columns = {column.id: column for by_source in opened.load_cache()[1].values() for column in by_source.values()}
+    stored = sum(record.bytes for column in columns.values() for record in column.files.values())
+    planned = mixray.plan(Path(finished.folder).parents[2] / "run.yaml").cache_bytes
+    assert 0.9 * stored < planned <= stored
 
 
 def test_a_second_run_makes_nothing_and_the_config_names_every_source(finished: Result) -> None:

@@ -84,6 +84,18 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
     "worst": lambda: several(1, Worst.of(3, [0.0, 0.1, 0.0])),
     "worst, tau 0.1": lambda: several(1, Worst.of(3, None, [0.5, 0.3, 0.2], 0.1)),
     "worst, tau 5": lambda: several(1, Worst.of(3, None, [0.5, 0.3, 0.2], 5.0)),
+    "many sources": lambda: of_table(blurred(1, sources=80)),
+    "many sources, bounds": lambda: replace(
+        of_table(blurred(1, sources=80)), feasible=FeasibleSet.of(80, [0.01] * 3 + [0] * 77, [0.2] * 80)
+    ),
+    "many sources, groups": lambda: replace(
+        of_table(blurred(1, sources=80)), feasible=FeasibleSet.of(80, None, None, [Group([78, 79], upper=0.2)])
+    ),
+    "many sources, worst": lambda: Problem(
+        tuple(CrossEntropy.from_log_probs(blurred(seed, 100, sources=80)) for seed in (1, 2)),
+        FeasibleSet.of(80),
+        Worst.of(2),
+    ),
     "worst, prior": lambda: several(1, Worst.of(3, tau=0.1), prior=Prior.of(None, 0.05, 4)),
 }
 

@@ -83,7 +83,8 @@ def _of_sources(target: TargetConfig, sources: Mapping[str, SourceConfig], seed:
     for place, (name, source) in enumerate(sources.items()):
         pool: dict[str, object] = {source.reader: source.locations, "where": source.where, "exclude": source.exclude}
         pool |= {"label": source.label, "max_tokens": source.max_tokens, "is_retrained": place in places}
-        split: dict[str, object] = {"held_out": target.held_out, "held_out_of": target.held_out_of, "leave_out": name}
+        split: dict[str, object] = {key: getattr(target, key) for key in ("held_out", "held_out_of", "held_out_by")}
+        split["leave_out"] = name
         targets[name] = TargetConfig.model_validate(pool | split)
     return targets
 

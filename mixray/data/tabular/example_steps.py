@@ -43,11 +43,19 @@ TOO_FEW = "more rows, or another held_out; rows that are alike stay together"
 class Split:
     """Which rows are held out: the fraction of them, and what their inputs are hashed with.
 
-    ``salt``: None where rows are split by the hash of their inputs and labels.
+    ``salt``: None where rows are split by the hash of their inputs and labels. ``by_scaffold``: molecules with the same
+    scaffold are in one part.
     """
 
     held_out: float
     salt: str | None
+    by_scaffold: bool = False
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """What the parts depend on."""
+        younger = {"by_scaffold": True} if self.by_scaffold else {}  # a setting that leaves no trace by default
+        return {"held_out": self.held_out, "salt": self.salt, **younger}
 
     def documents(self, table: Table, place: str = "") -> list[bytes]:
         """Return an id of every row, whose first half decides its part. ``place``: of the part of the pool, so that
@@ -60,6 +68,9 @@ class Split:
         if self.salt is None:
             return wholes
         parents = row_hashes(table, labels=False)
+        if self.by_scaffold:
+            assert table.scaffolds is not None, "they are looked up with the molecules"
+            parents = list(map(bytes, table.scaffolds))
         salted = (hashlib.blake2b(parent + self.salt.encode(), digest_size=PARENT_BYTES).digest() for parent in parents)
         return [parent + whole[PARENT_BYTES:] for parent, whole in zip(salted, wholes, strict=True)]
 
@@ -189,7 +200,7 @@ class EncodeSource(EncodePool[tuple[FileRecord, int]]):
 
     @property
     def content(self) -> str:
-        split = [] if self.split is None else [asdict(self.split)]
+        split = [] if self.split is None else [self.split.identity]
         return fingerprint([KIND, 1, self.encoder.digest, self.look.digests, *_content(self.fingerprints), *split])
 
     @property
@@ -235,6 +246,8 @@ class EncodeTarget(EncodePool[target_rows.RowsResult]):
         assert self.split is not None, "a target is split"
         salt = [] if self.split.salt is None else [self.split.salt]
         facts = [self.encoder.digest, self.look.digests, self.split.held_out, *_content(self.fingerprints), *salt]
+        if self.split.by_scaffold:  # a setting that leaves no trace by default
+            facts.append("by_scaffold")
         return fingerprint([target_rows.KIND, 1, *facts])
 
     @staticmethod

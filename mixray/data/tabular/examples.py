@@ -8,7 +8,7 @@ Identity is content, as it is for texts: what is encoded depends on the values t
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -45,7 +45,11 @@ def prepare_examples(
     columns = {label: columns_of_pool(listing.pool, examples, config) for label, listing in listings.items()}
     fingerprints: dict[str, Artifact] = {}
     if examples.smiles is not None:
-        steps = {label: FingerprintMolecules.of(each, columns[label], examples) for label, each in listings.items()}
+        by_scaffold = any(target.held_out_by == "scaffold" for target in config.targets.values())
+        steps = {
+            label: FingerprintMolecules.of(each, columns[label], examples, with_scaffolds=by_scaffold)
+            for label, each in listings.items()
+        }
         fingerprints = find_or_make(steps, artifacts, run_tasks, "fingerprints")
     looking = {
         label: LookAt(listing, columns[label], run_tasks, fingerprints.get(label))
@@ -89,14 +93,27 @@ def prepare_examples(
     )
 
 
-def look_ahead(config: RunConfig, examples: ExamplesConfig) -> tuple[ExampleInputs, dict[str, int]]:
-    """Return what models will read, and the number of rows of every pool ("source NAME", "target NAME"), estimated from
-    the first part of each that has any. Raises InputError for unfit columns, and for pools without rows."""
+@dataclass(frozen=True)
+class RowsAhead:
+    """What a look at the first part of every pool that has rows tells.
+
+    ``inputs``: what models will read; ``rows``: of every pool ("source NAME", "target NAME"), about; ``molecules``: at
+    most, in the files of all targets, 0 where inputs are others. Targets of the same files share their predictions.
+    """
+
+    inputs: ExampleInputs
+    rows: dict[str, int]
+    molecules: int
+
+
+def look_ahead(config: RunConfig, examples: ExamplesConfig) -> RowsAhead:
+    """Look at the pools of a run file. Raises InputError for unfit columns, and for pools without rows."""
     if examples.smiles is not None:
         require_rdkit()
-    looks, counts = [], {}
+    looks, counts, molecules = [], {}, {}
     for pool in pools_of(config):
-        columns, parts = columns_of_pool(pool, examples, config), file_parts(list_pool(pool))
+        listing = list_pool(pool)
+        columns, parts = columns_of_pool(pool, examples, config), file_parts(listing)
         summaries: list[TableSummary] = []
         for part in parts:
             table = read_part(part, columns, None)
@@ -110,9 +127,12 @@ def look_ahead(config: RunConfig, examples: ExamplesConfig) -> tuple[ExampleInpu
         if pool.role == "source":
             looks.append(look)
             source_columns = columns
+        else:
+            molecules[listing.key] = round((look.rows + look.filtered) * len(parts) / len(summaries))
         counts[pool.label] = round(look.rows * len(parts) / len(summaries))
     fingerprint = None if examples.smiles is None else examples.fingerprint
-    return RowEncoder.of(TableSummary.joined(looks, source_columns), fingerprint).inputs, counts
+    inputs = RowEncoder.of(TableSummary.joined(looks, source_columns), fingerprint).inputs
+    return RowsAhead(inputs, counts, 0 if examples.smiles is None else sum(molecules.values()))
 
 
 def columns_of_pool(pool: Pool, examples: ExamplesConfig, config: RunConfig) -> TableColumns:
@@ -130,8 +150,9 @@ def columns_of_pool(pool: Pool, examples: ExamplesConfig, config: RunConfig) -> 
 def split_of(pool: Pool, config: RunConfig) -> Split | None:
     """Return how a target is split, and of a source how the target is whose held-out rows it leaves out; else None.
 
-    Molecules, and targets that leave a source out, are split by the inputs, so that rows with the same inputs stay
-    together. The seed draws the inputs that are held out, and where ``held_out_of`` is ``target`` so does the target.
+    Molecules, and targets that leave a source out, are split by the inputs (or by the scaffolds of molecules), so that
+    rows with the same inputs stay together. The seed draws the inputs that are held out, and where ``held_out_of`` is
+    ``target`` so does the target.
     """
     if pool.role == "target":
         name, target = pool.name, target_config(pool)
@@ -143,7 +164,7 @@ def split_of(pool: Pool, config: RunConfig) -> Split | None:
         target = config.targets[name]
     is_salted = target.leave_out is not None or (config.examples is not None and config.examples.smiles is not None)
     salt = str(config.seed) if target.held_out_of == "all" else f"{config.seed}/{name}"
-    return Split(target.held_out, salt if is_salted else None)
+    return Split(target.held_out, salt if is_salted else None, by_scaffold=target.held_out_by == "scaffold")
 
 
 def _no_molecules(pool: Pool, examples: ExamplesConfig) -> InputError:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.metadata import version
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +27,7 @@ from mixray.store.artifacts import read_artifact
 from mixray.store.tables import read_table
 from mixray.store.target_parts import HASH_BYTES, MOLECULES
 
+SCAFFOLD = "scaffold"
 SCHEMA = pa.schema(
     {
         "smiles": pa.string(),
@@ -48,11 +50,12 @@ def require_rdkit() -> None:
         )
 
 
-def fingerprint_table(smiles: Iterable[str], config: FingerprintConfig) -> pa.Table:
+def fingerprint_table(smiles: Iterable[str], config: FingerprintConfig, *, with_scaffolds: bool = False) -> pa.Table:
     """Return the molecules of some SMILES: one row for each distinct text, in their order as texts.
 
     Columns: ``smiles``; ``molecule``, the hash of the canonical SMILES, null where RDKit does not read the text;
-    ``bits``, the fingerprint's bits that are on, ascending; ``counts``, how often each occurs in the molecule.
+    ``bits``, the fingerprint's bits that are on, ascending; ``counts``, how often each occurs in the molecule;
+    with scaffolds ``scaffold``, the hash of ``scaffold_of``.
     """
     from rdkit import Chem, rdBase
     from rdkit.Chem import rdFingerprintGenerator
@@ -60,19 +63,41 @@ def fingerprint_table(smiles: Iterable[str], config: FingerprintConfig) -> pa.Ta
     generator = rdFingerprintGenerator.GetMorganGenerator(radius=config.radius, fpSize=config.bits)
     texts = sorted(set(smiles))
     hashes: list[bytes | None] = []
+    scaffolds: list[bytes | None] = []
     fingerprints: list[dict[int, int]] = []
     with rdBase.BlockLogs():  # the texts that it cannot read are counted instead
         for text in texts:
             molecule = Chem.MolFromSmiles(text)
             if molecule is None or not molecule.GetNumAtoms():
                 hashes.append(None)
+                scaffolds.append(None)
                 fingerprints.append({})
                 continue
-            hashes.append(hashlib.blake2b(Chem.MolToSmiles(molecule).encode(), digest_size=HASH_BYTES).digest())
+            hashes.append(_hash(Chem.MolToSmiles(molecule)))
+            if with_scaffolds:
+                scaffolds.append(_hash(scaffold_of(molecule)))
             counts = generator.GetCountFingerprint(molecule).GetNonzeroElements()
             fingerprints.append(dict(sorted(counts.items())))
     columns = [texts, hashes, [list(each) for each in fingerprints], [list(each.values()) for each in fingerprints]]
-    return pa.table(columns, schema=SCHEMA)
+    table = pa.table(columns, schema=SCHEMA)
+    return table.append_column(SCAFFOLD, pa.array(scaffolds, pa.binary(HASH_BYTES))) if with_scaffolds else table
+
+
+def scaffold_of(molecule: Any) -> str:
+    """Return the SMILES of an RDKit molecule's Bemis-Murcko scaffold: its rings and what links them.
+
+    Of a molecule without rings it is that of the molecule: such molecules are not alike, and a third of a table may be
+    of that kind. Bemis and Murcko, J. Med. Chem. 39, 2887 (1996).
+    """
+    from rdkit import Chem
+    from rdkit.Chem.Scaffolds import MurckoScaffold
+
+    to_smiles: Any = MurckoScaffold.MurckoScaffoldSmiles  # RDKit has no types
+    return str(to_smiles(mol=molecule) or Chem.MolToSmiles(molecule))
+
+
+def _hash(smiles: str) -> bytes:
+    return hashlib.blake2b(smiles.encode(), digest_size=HASH_BYTES).digest()
 
 
 def features(tables: Sequence[pa.Table], config: FingerprintConfig) -> csr_matrix:
@@ -96,6 +121,7 @@ class FingerprintTask:
     columns: TableColumns
     config: FingerprintConfig
     draft: Draft
+    with_scaffolds: bool
 
 
 @dataclass(frozen=True)
@@ -104,34 +130,43 @@ class FingerprintMolecules(Step[FingerprintTask, tuple[FileRecord, int, str]]):
 
     There is a file of ``fingerprint_table`` for each part. A molecule's number is its row among those of all files.
     Meta: ``rows`` of each file, ``content`` (the identity of the rows) and the settings of the fingerprint.
+    ``with_scaffolds``: some target is split by them.
     """
 
     kind = MOLECULES
     listing: Listing
     columns: TableColumns
     config: FingerprintConfig
+    with_scaffolds: bool
 
     @classmethod
-    def of(cls, listing: Listing, columns: TableColumns, examples: ExamplesConfig) -> FingerprintMolecules:
+    def of(
+        cls, listing: Listing, columns: TableColumns, examples: ExamplesConfig, *, with_scaffolds: bool
+    ) -> FingerprintMolecules:
         """Return the step of a pool. ``columns``: of all its rows; the molecules' column alone is read, whatever the
         labels."""
         inputs = ExamplesConfig(smiles=examples.smiles)
         alone = replace(columns, inputs=inputs, groups=(), where={}, labelled=False)
-        return cls(listing, alone, examples.fingerprint)
+        return cls(listing, alone, examples.fingerprint, with_scaffolds)
 
     @property
     def id(self) -> str:
         settings = [self.columns.smiles, self.columns.kind, self.config.model_dump(mode="json"), version("rdkit")]
-        return fingerprint([MOLECULES, 1, *settings, self.listing.key])
+        younger = [SCAFFOLD] if self.with_scaffolds else []  # a setting that leaves no trace by default
+        return fingerprint([MOLECULES, 1, *settings, self.listing.key, *younger])
 
     def tasks(self, draft: Draft) -> list[FingerprintTask]:
         parts = [part for part in self.listing.parts if isinstance(part, FilePart)]
-        return [FingerprintTask(part, index, self.columns, self.config, draft) for index, part in enumerate(parts)]
+        return [
+            FingerprintTask(part, index, self.columns, self.config, draft, self.with_scaffolds)
+            for index, part in enumerate(parts)
+        ]
 
     @staticmethod
     def run(task: FingerprintTask) -> tuple[FileRecord, int, str]:
         """Write the molecules of a part. Return the file, its rows and their identity."""
-        table = fingerprint_table(smiles_of(read_part(task.part, task.columns, None)).tolist(), task.config)
+        smiles = smiles_of(read_part(task.part, task.columns, None)).tolist()
+        table = fingerprint_table(smiles, task.config, with_scaffolds=task.with_scaffolds)
         content = fingerprint(
             [[text, hash and hash.hex()] for text, hash in zip(*_texts_and_hashes(table), strict=True)]
         )
@@ -155,7 +190,8 @@ def smiles_of(table: Table) -> Texts:
 
 def with_molecules(table: Table, storage: Storage, fingerprints: Artifact, index: int) -> Table:
     """Return the rows of part ``index`` with their molecules looked up, without those that cannot be read."""
-    texts, hashes = _texts_and_hashes(read_table(storage, fingerprints.files[f"{index:06d}.parquet"]))
+    stored = read_table(storage, fingerprints.files[f"{index:06d}.parquet"])
+    texts, hashes = _texts_and_hashes(stored)
     places = {text: place for place, text in enumerate(texts)}
     rows = np.array([places.get(text, -1) for text in smiles_of(table).tolist()], np.int64)
     if (rows < 0).any():
@@ -164,7 +200,11 @@ def with_molecules(table: Table, storage: Storage, fingerprints: Artifact, index
     molecules = np.zeros(int(is_valid.sum()), MOLECULE_RECORD)
     molecules["number"] = rows[is_valid] + sum(fingerprints.meta["rows"][:index])
     molecules["id"] = np.array([hashes[row] for row in rows[is_valid].tolist()], f"V{HASH_BYTES}")
-    return replace(table.take(is_valid), molecules=molecules, invalid=int((~is_valid).sum()))
+    scaffolds = None
+    if SCAFFOLD in stored.column_names:
+        all_scaffolds = stored[SCAFFOLD].to_pylist()
+        scaffolds = np.array([all_scaffolds[row] for row in rows[is_valid].tolist()], f"V{HASH_BYTES}")
+    return replace(table.take(is_valid), molecules=molecules, scaffolds=scaffolds, invalid=int((~is_valid).sum()))
 
 
 def first_molecules(table: Table, config: FingerprintConfig) -> bool:

@@ -7,7 +7,6 @@ is the dotted key of the run file that names a column. A column that does not ho
 from __future__ import annotations
 
 import contextlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -36,7 +35,7 @@ NAMED = 5
 """At most so many values are named in an error."""
 MOLECULE_RECORD = np.dtype([("number", "<i8"), ("id", f"V{HASH_BYTES}")])
 """Of a molecule: its place among those of its files, and the hash of its canonical SMILES."""
-OPTIONAL = ("numbers", "smiles", "molecules")
+OPTIONAL = ("numbers", "smiles", "molecules", "scaffolds")
 """The columns of a table that it may lack."""
 JOINER = "|"
 """Between the values of several columns that together are the group."""
@@ -118,7 +117,9 @@ class Table:
     text, shape (rows,), of the label and of the other roles that the run file names. ``filtered``: how many rows
     ``where`` or the lack of a label left out. ``numbers``: float64, shape (rows,), what is to be predicted in place of
     a label. ``smiles``: text, shape (rows,), where the inputs are molecules. ``molecules``: of type MOLECULE_RECORD,
-    shape (rows,), once they are looked up; ``invalid``: how many rows were left out then.
+    shape (rows,), once they are looked up; ``invalid``: how many rows were left out then. ``scaffolds``: of type
+    V16, shape (rows,), the hash of each molecule's scaffold, or of the molecule where it has none; only where molecules
+    are split by them.
     """
 
     numeric: NDArray[np.float64]
@@ -129,6 +130,7 @@ class Table:
     smiles: Texts | None = None
     molecules: NDArray[np.void] | None = None
     invalid: int = 0
+    scaffolds: NDArray[np.void] | None = None
 
     def __len__(self) -> int:
         return len(self.numeric)
@@ -367,19 +369,15 @@ def texts(table: Any, name: str, key: str, *, missing: str | None = None) -> Tex
             wanted="text, integers, whole floating-point numbers or booleans",
             remedy="name it under numeric, or cut it into classes before" if key.endswith("categorical") else None,
         )
-    values = column.to_pylist()
     if missing is None and column.null_count:
         raise InputError(
             "a value is missing",
-            where=f"{key}, column {name}, row {values.index(None)}",
-            got=f"{column.null_count} of {len(values)} rows without one",
+            where=f"{key}, column {name}, row {column.to_pylist().index(None)}",
+            got=f"{column.null_count} of {len(column)} rows without one",
             wanted="a value in every row",
             remedy="drop the rows or fill the gaps before",
         )
-    return np.array(
-        [missing if value is None else value if isinstance(value, str) else json.dumps(value) for value in values],
-        dtype=np.str_,
-    )
+    return np.array(pc.fill_null(column.cast(pa.large_string()), missing or "").to_pylist(), dtype=np.str_)
 
 
 def _first_value(column: Any) -> Any:

@@ -23,12 +23,15 @@ from numpy.typing import ArrayLike
 from mixray.errors import InputError
 from mixray.simplex.analysis.sampling import replicate_batches
 from mixray.simplex.checks import Matrix, Vector, checked_shares
-from mixray.simplex.goal import Worst
+from mixray.simplex.goal import Mean, Worst
 from mixray.simplex.objectives.objective import Replicates
+from mixray.simplex.objectives.passes import Columns
 from mixray.simplex.problem import Point, Problem, Proof
-from mixray.simplex.solvers.loop import minimise
-from mixray.simplex.solvers.newton import Newton
+from mixray.simplex.solvers.first_order import is_multiplicative
+from mixray.simplex.solvers.loop import Solver, minimise
+from mixray.simplex.solvers.newton import Newton, columns_to_move
 from mixray.simplex.solvers.quadratic import model_step, optimal_target_weights
+from mixray.simplex.solvers.working_set import WorkingSet
 
 NOISE_SHARE = 1e-3
 """The gap of a replicate as a part of the gradient's sampling noise."""
@@ -37,6 +40,9 @@ MEASURED = 16
 SHARED_ROUNDS = 6
 """Rounds with the shared curvature before a replicate is handed to the exact method."""
 EXACT_ROUNDS = 100
+FEW_OF_MANY = WorkingSet(64)
+"""The exact method for more sources than that, few of which have a share: on 283 sources it takes a fifth of the time
+that it does with a curvature over all of them, or less."""
 ANTI_CORRELATED = -0.8
 UNDECIDED = 0.25
 """Standard deviation of how two sources split what they have together, as a part of that: a 95 % interval of the split
@@ -129,6 +135,9 @@ def _solve_batch(curved: Point, batch: Sequence[Replicates], tolerance: float) -
     shares, gaps = np.repeat(curved.shares[None], len(problems), axis=0), np.full(len(problems), np.inf)
     proofs: list[Proof | None] = [None] * len(problems)
     values = isinstance(problem.goal, Worst)
+    has_many_sources = problem.feasible.free.sum() > FEW_OF_MANY.size and (
+        problem.prior is None and is_multiplicative(problem) and isinstance(problem.goal, Mean)
+    )
     for _ in range(SHARED_ROUNDS if problem.prior is None else 0):
         pending = np.flatnonzero(gaps > tolerance)
         if not pending.size:
@@ -141,12 +150,29 @@ def _solve_batch(curved: Point, batch: Sequence[Replicates], tolerance: float) -
             ]
             point = Point(problems[i], shares[i], tuple(with_curvature), curved.columns, proofs[i])
             gaps[i] = point.gap
-            if gaps[i] > tolerance and (step := model_step(point, problem.feasible.lower, problem.feasible.upper)):
+            if gaps[i] <= tolerance:
+                continue
+            if has_many_sources:
+                point = _restricted(point, columns_to_move(point, shares[i]))
+            if step := model_step(point, problem.feasible.lower, problem.feasible.upper):
                 shares[i], proofs[i] = problem.feasible.repair(shares[i] + step.direction), step.proof
     for i in np.flatnonzero(gaps > tolerance):
-        reached = minimise(problems[i], Newton(), problem.inside(shares[i]), tolerance, EXACT_ROUNDS).point
+        exact: Solver = FEW_OF_MANY if has_many_sources else Newton()
+        start = shares[i] if has_many_sources else problem.inside(shares[i])
+        reached = minimise(problems[i], exact, start, tolerance, EXACT_ROUNDS).point
         shares[i], gaps[i] = reached.shares, reached.gap
     return shares, gaps
+
+
+def _restricted(point: Point, columns: Columns) -> Point:
+    """Return the point with curvature over some of its columns alone."""
+    assert point.columns is not None
+    places = np.ix_(*2 * [np.searchsorted(point.columns, columns)])
+    evaluations = []
+    for at in point.evaluations:
+        assert at.curvature is not None
+        evaluations.append(replace(at, curvature=at.curvature[places]))
+    return replace(point, evaluations=tuple(evaluations), columns=columns)
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ class Newton:
     def _follow(self, point: Point, step: Step, bounds: tuple[Vector, Vector], tolerance: float) -> tuple[Point, bool]:
         target = point.problem.feasible.repair(point.shares + step.direction)
         # Within the tolerance by prediction, this is the last round: its curvature would not be used.
-        return follow(point, step, None if step.predicted <= tolerance else _columns_after(point, target), bounds)
+        return follow(point, step, None if step.predicted <= tolerance else columns_to_move(point, target), bounds)
 
 
 def follow(
@@ -147,10 +147,10 @@ def _has_first_order(problem: Problem) -> bool:
 
 
 def _columns(point: Point) -> Columns:
-    return _columns_after(point, point.shares)
+    return columns_to_move(point, point.shares)
 
 
-def _columns_after(point: Point, shares: Vector) -> Columns:
+def columns_to_move(point: Point, shares: Vector) -> Columns:
     """Return the sources that may move at ``shares``, judged by the gradient at ``point``: those with a share to lose,
     and those whose gradient is below that of one of these. With groups the gradient alone does not say: a source may
     pay by what it lets others do."""
