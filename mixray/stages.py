@@ -39,6 +39,7 @@ from mixray.report import (
     curves_figure,
     forecast_lines,
     gains_over_targets,
+    held_out_figure,
     mixture_figures,
     report_page,
     summary_lines,
@@ -54,6 +55,7 @@ from mixray.search import (
     baseline_shares,
     design_mixtures,
     example_signs_once,
+    held_out_curves,
     in_memory,
     mixture_targets,
     problem_to_vary,
@@ -280,13 +282,18 @@ def retrain_arms(
             models = train_trees(session, run.artifacts, resources, trees, where="retrain.resources_per_worker")
         else:
             jobs: dict[str, TrainingJob] = {}
+            targets = {name: rows for name, rows in data.targets.items() if config.targets[name].is_retrained}
             for name, arm in arms.items():
                 settings = config.retrain.model_copy(update={"objective": arm.objective})
                 training = TrainingData(data.sources, data.inputs, arm.seed)
-                jobs |= arm_jobs(run.artifacts, settings, training, {name: arm.source_shares}, proxies)
+                jobs |= arm_jobs(run.artifacts, settings, training, {name: arm.source_shares}, proxies, targets)
             stage.expect(len(missing_jobs(run.artifacts, jobs)))
             models = retrain(session, run.artifacts, config.retrain, jobs, _training_news(run, stage, "arm"))
         _keep_models(run, stage, "arm", models)
+        curves = held_out_curves(config, data.targets, _retrained(config, solutions), models)
+        panels = {target: arms for by_target in curves.values() for target, arms in by_target.items()}
+        if panels:  # in place of the losses on the arms' own training data, which do not compare
+            run.save_report("arm_curves.png", held_out_figure(panels, unit=config.loss_unit))
     return models
 
 
@@ -341,7 +348,9 @@ def write_report(run: MixtureRun, data: Prepared, columns: Columns, solutions: M
         run.save_report(SUMMARY_FILE, "\n\n".join(lines).encode())
         problems = _problems_to_vary(run, data, columns)
         run_file = without_credentials(dump_config(run.config))
-        run.save_report(PAGE_FILE, report_page(run.name, mixtures, baselines, problems, run_file))
+        models = {key.removeprefix("arm/"): model for key, model in run.index.artifacts("arm").items()}
+        curves = held_out_curves(run.config, data.targets, _retrained(run.config, solutions), models)
+        run.save_report(PAGE_FILE, report_page(run.name, mixtures, baselines, problems, run_file, curves))
 
 
 def _problems_to_vary(run: MixtureRun, data: Prepared, columns: Columns) -> dict[str, ProblemToVary]:

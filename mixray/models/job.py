@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -21,12 +21,13 @@ from mixray.config.training import ProxyConfig, TrainingConfig
 from mixray.data import ExampleInputs, ExampleRows, MixtureStream, ModelInputs, TrainingRows, group_shares, open_rows
 from mixray.models.building import ModelIdentity, model_identity, pinned_model
 from mixray.models.kinds import new_model
-from mixray.models.source_losses import source_losses
+from mixray.models.sample_losses import HELD_OUT_POINTS, HeldOutSamples, source_losses
 from mixray.robust import new_objective
 from mixray.store import Artifact, Artifacts, Draft, ModelMeta, fingerprint
 from mixray.training import (
     BatchStream,
     ColumnAsGroups,
+    HeldOut,
     Objective,
     Progress,
     SourcesAsGroups,
@@ -56,7 +57,8 @@ class TrainingJob:
 
     ``name`` is the arm, the proxy's source or the model of a swarm; progress is reported under it. ``source_shares``
     are shares of training tokens (or of examples), all positive. ``reference_losses`` are the losses, nats per token,
-    that the sources' proxies reached, where the objective measures excess losses.
+    that the sources' proxies reached, where the objective measures excess losses. ``targets``: the rows of the targets,
+    by name, whose held-out parts the model is judged on while it trains; they change nothing of it.
     """
 
     name: str
@@ -67,6 +69,7 @@ class TrainingJob:
     steps: int
     draft: Draft
     reference_losses: Mapping[str, float] | None = None
+    targets: Mapping[str, Artifact] = field(default_factory=dict)
 
     def run(self, device: torch.device, progress: Callable[[Progress], None], world: World = World()) -> None:  # noqa: B008 (frozen)
         """Train on this worker's part of every batch, from the last checkpoint on; rank 0 publishes the model."""
@@ -75,6 +78,10 @@ class TrainingJob:
         rows = {name: sources[name] for name in self.source_shares}
         stream = MixtureStream(rows, self.source_shares, self.data.seed)
         grouped, objective, group_names = self._grouped(stream, rows)
+        held_out = None
+        if self.targets and world.rank == 0:
+            tokens = self.steps * self.config.batch * self.data.inputs.row_tokens
+            held_out = HeldOutSamples(self.draft.storage, self.targets, model, tokens)
         report = model.fit(
             grouped,
             objective=objective,
@@ -85,6 +92,7 @@ class TrainingJob:
             world=world,
             checkpoint=self._checkpoint,
             progress=progress if world.rank == 0 else lambda _: None,
+            held_out=HeldOut(held_out.losses, HELD_OUT_POINTS) if held_out else None,
         )
         if world.rank:
             return
@@ -102,6 +110,7 @@ class TrainingJob:
             group_losses=curves["losses"] or None,
             group_weights=curves["weights"] or None,
             source_losses=source_losses(model, sources, stream, positions) if self.draft.kind == ARM else None,
+            held_out_curves=held_out.curves(report.records) or None if held_out else None,
         )
         with tempfile.TemporaryDirectory(prefix="mixray-") as folder:
             model.save(Path(folder))
@@ -222,10 +231,11 @@ def arm_jobs(
     data: TrainingData,
     arms: Mapping[str, Mapping[str, float]],
     proxies: Mapping[str, Artifact],
+    targets: Mapping[str, Artifact] | None = None,
 ) -> dict[str, TrainingJob]:
     """Return one job per arm (name -> shares of the sources).
 
-    ``proxies``: by source; objectives on excess losses measure from them.
+    ``proxies``: by source; objectives on excess losses measure from them. ``targets``: see ``TrainingJob``.
     """
     assert config.tokens is not None, "boosted trees have jobs of their own"
     steps = step_count(config.tokens, config.batch, data.inputs.row_tokens)
@@ -240,7 +250,9 @@ def arm_jobs(
         id = arm_id(config, model, data, positive, references, steps=steps)
         losses = {name: ModelMeta.from_artifact(proxy).final_loss for name, proxy in references.items()}
         draft = artifacts.draft(ARM, id)
-        jobs[arm] = TrainingJob(arm, pinned, config.objective, positive, data, steps, draft, losses or None)
+        jobs[arm] = TrainingJob(
+            arm, pinned, config.objective, positive, data, steps, draft, losses or None, targets or {}
+        )
     return jobs
 
 

@@ -21,6 +21,7 @@ from mixray.config.training import LoopConfig, Precision
 from mixray.training import (
     BatchStream,
     Checkpoint,
+    HeldOut,
     Objective,
     Progress,
     RowLoss,
@@ -111,6 +112,7 @@ class Network(Model):
         world: World = World(),  # noqa: B008 (frozen)
         checkpoint: Checkpoint | None = None,
         progress: Callable[[Progress], None] = lambda _: None,
+        held_out: HeldOut | None = None,
     ) -> TrainReport:
         """Train on a stream of rows; see ``mixray.training.train``."""
         return train(
@@ -126,6 +128,7 @@ class Network(Model):
             world=world,
             checkpoint=checkpoint,
             progress=progress,
+            held_out=held_out,
         )
 
     @abstractmethod

@@ -2,7 +2,7 @@
 
 from mixray.report.comparison import reference_arm
 from mixray.report.compute import SearchCost, Work
-from mixray.report.figures import curves_figure, mixture_figures, sweep_figure
+from mixray.report.figures import curves_figure, held_out_figure, mixture_figures, sweep_figure
 from mixray.report.key_pages import key_pages
 from mixray.report.layout import count_text, new_table, print_report, titled
 from mixray.report.metrics import choice_metrics, example_metrics, gains_over_targets
@@ -39,6 +39,7 @@ __all__ = [
     "example_metrics",
     "forecast_lines",
     "gains_over_targets",
+    "held_out_figure",
     "key_pages",
     "mixture_figures",
     "mixture_names",

@@ -16,6 +16,7 @@ from mixray.mixture import Mixture
 from mixray.numerics import NATS
 from mixray.report.comparison import arms_best_first, held_out_losses
 from mixray.report.tables import ArmShares
+from mixray.store import HeldOutCurve
 
 Format = Literal["png", "svg"]
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#595959"
@@ -23,6 +24,8 @@ COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#D55E00", "#56B4E9", "#000000")
 MARKERS = ("o", "D", "s", "^", "v", "P", "X")
 DASHES = ("-", "--", ":", "-.")
 DOTS_PER_INCH = 150
+MOST_PANELS = 6
+"""Targets with a panel of their own in one figure."""
 
 
 def mixture_figures(
@@ -131,22 +134,40 @@ def curves_figure(
     curves: Mapping[str, Sequence[tuple[int, float]]], *, title: str, unit: str = NATS, format: Format = "png"
 ) -> bytes:
     """Draw losses against training tokens. ``curves``: name -> (tokens so far, loss in ``unit``), tokens rising."""
-    from matplotlib.ticker import EngFormatter
-
     figure = _figure(7.0, 4.2)
     axes = figure.add_subplot()
-    for place, (name, points) in enumerate(curves.items()):
-        colour, dashes = COLOURS[place % len(COLOURS)], DASHES[place // len(COLOURS) % len(DASHES)]
-        tokens, losses = zip(*points, strict=True) if points else ((), ())
-        axes.plot(tokens, losses, color=colour, linestyle=dashes, linewidth=1.6, label=name)
-    axes.set_xlabel("training tokens")
+    _draw_curves(axes, curves)
     axes.set_ylabel(f"training loss ({unit})")
     axes.set_title(title, loc="left")
-    axes.xaxis.set_major_formatter(EngFormatter())
-    axes.set_xlim(left=0)
     figure.legend(loc="outside right upper", frameon=False, fontsize="small")
-    _clean(axes, grid="y")
     return _bytes(figure, format)
+
+
+def held_out_figure(
+    curves: Mapping[str, Mapping[str, HeldOutCurve]], *, unit: str = NATS, format: Format = "png"
+) -> bytes:
+    """Draw the arms' losses on samples of held-out data while they train, a panel for each of the first targets.
+
+    ``curves``: target -> arm -> curve. All arms are judged on the same rows, so that their distances mean something.
+    """
+    panels = dict(list(curves.items())[:MOST_PANELS])
+    figure = _figure(7.5, 0.6 + 3.2 * len(panels))
+    places = {arm: place for place, arm in enumerate(dict.fromkeys(arm for arms in panels.values() for arm in arms))}
+    lines: dict[str, Any] = {}
+    for axes, (target, arms) in zip(figure.subplots(len(panels), squeeze=False).ravel(), panels.items(), strict=True):
+        lines |= _draw_curves(axes, {arm: each.curve for arm, each in arms.items()}, places, mark=True)
+        sample = next(iter(arms.values()))
+        axes.set_ylabel(f"held-out loss\n({unit})")
+        axes.set_title(f"{target}: {sample_text(sample)}", loc="left", fontsize="medium")
+    figure.suptitle("Held-out loss of the arms while they train", x=0.01, ha="left")
+    figure.legend(handles=list(lines.values()), loc="outside right upper", frameon=False, fontsize="small")
+    return _bytes(figure, format)
+
+
+def sample_text(sample: HeldOutCurve) -> str:
+    """Return how much every point of a curve is measured on."""
+    tokens = "" if sample.tokens == sample.rows else f", {sample.tokens:,} tokens"
+    return f"a sample of {sample.rows:,} held-out rows{tokens}"
 
 
 def path_figure(mixture: Mixture, *, format: Format = "png") -> bytes:
@@ -206,6 +227,32 @@ def sweep_figure(key: str, values: Sequence[object], mixtures: Sequence[Mixture]
 
 
 # ------------------------------------------------------------------------------------------------------------ drawing
+
+
+def _draw_curves(
+    axes: Any,
+    curves: Mapping[str, Sequence[tuple[int, float]]],
+    places: Mapping[str, int] | None = None,
+    *,
+    mark: bool = False,
+) -> dict[str, Any]:
+    """Draw losses over training tokens, and return the line of each name. ``places``: of the names among the colours;
+    ``mark``: show where the points are."""
+    from matplotlib.ticker import EngFormatter
+
+    lines = {}
+    for number, (name, points) in enumerate(curves.items()):
+        place = number if places is None else places[name]
+        colour, dashes = COLOURS[place % len(COLOURS)], DASHES[place // len(COLOURS) % len(DASHES)]
+        marker = MARKERS[place % len(MARKERS)] if mark else None
+        tokens, losses = zip(*points, strict=True) if points else ((), ())
+        style = {"color": colour, "linestyle": dashes, "linewidth": 1.6, "marker": marker, "markersize": 4}
+        (lines[name],) = axes.plot(tokens, losses, label=name, **style)
+    axes.set_xlabel("training tokens")
+    axes.xaxis.set_major_formatter(EngFormatter())
+    axes.set_xlim(left=0)
+    _clean(axes, grid="y")
+    return lines
 
 
 def _draw_losses(axes: Any, arms: Sequence[str], losses: Mapping[str, float], unit: str) -> None:

@@ -22,7 +22,9 @@ from rich.text import Text
 
 from mixray.mixture import Mixture
 from mixray.report.comparison import SEARCHED, arm_on, arms_best_first, difference, held_out_losses, reference_arm
+from mixray.report.figures import MOST_PANELS, sample_text
 from mixray.report.tables import ArmShares, closing_report, summary_lines
+from mixray.store import HeldOutCurve
 
 PAGE_FILE = "report.html"
 MARKERS = ("circle", "diamond", "square", "triangle-up", "triangle-down", "cross", "x")
@@ -31,6 +33,8 @@ MOST_PREDICTIONS = 250_000
 """So many numbers, at most, travel with the page for each what-if panel: about 1.3 MB as text."""
 
 
+HeldOutCurves = Mapping[str, Mapping[str, HeldOutCurve]]
+"""Target -> arm -> the arm's losses on a sample of the target while it trained."""
 PlotlyJson = dict[str, Any]
 """A trace, a layout or a part of one, with plotly's own keys."""
 
@@ -64,12 +68,17 @@ class ProblemToVary:
 
 
 def report_page(
-    run: str, mixtures: Mapping[str, Mixture], baselines: ArmShares, problems: Mapping[str, ProblemToVary], config: str
+    run: str,
+    mixtures: Mapping[str, Mixture],
+    baselines: ArmShares,
+    problems: Mapping[str, ProblemToVary],
+    config: str,
+    curves: Mapping[str, HeldOutCurves] | None = None,
 ) -> bytes:
     """Return the page.
 
     ``run``: its name; ``baselines``: arm -> shares; ``problems``: name of a mixture -> its problem, of those that may
-    have a panel to vary it; ``config``: the resolved run file.
+    have a panel to vary it; ``config``: the resolved run file; ``curves``: name of a mixture -> its arms' curves.
     """
     import plotly
     from jinja2 import Environment, PackageLoader
@@ -83,7 +92,7 @@ def report_page(
             "details": summary_lines(mixture)[1:],
             "warnings": [warning.message for warning in mixture.warnings],
             "tables": _tables_html(closing_report(mixture, baselines)),
-            "charts": [asdict(chart) for chart in _charts(mixture, baselines)],
+            "charts": [asdict(chart) for chart in _charts(mixture, baselines, (curves or {}).get(name, {}))],
             "what_if": _what_if(mixture, problems[name]) if name in problems and problems[name].fits else None,
         }
         for name, mixture in mixtures.items()
@@ -124,7 +133,7 @@ def _table_html(table: Table) -> str:
 # ------------------------------------------------------------------------------------------------------------- charts
 
 
-def _charts(mixture: Mixture, baselines: ArmShares) -> list[Chart]:
+def _charts(mixture: Mixture, baselines: ArmShares, curves: HeldOutCurves) -> list[Chart]:
     charts = [_shares_chart(mixture, baselines)]
     if len(held_out_losses(mixture)) > 1:
         charts.append(_differences_chart(mixture))
@@ -132,6 +141,11 @@ def _charts(mixture: Mixture, baselines: ArmShares) -> list[Chart]:
         charts.append(_worth_chart(mixture))
     if len(mixture.path) > 1:
         charts.append(_path_chart(mixture))
+    several = len(mixture.targets) > 1
+    charts += [
+        _curves_chart(arms, f" on {target}" if several else "", mixture.loss_unit)
+        for target, arms in list(curves.items())[:MOST_PANELS]
+    ]
     return charts
 
 
@@ -225,6 +239,27 @@ def _path_chart(mixture: Mixture) -> Chart:
             "yaxis": {"domain": [0.36, 1], "range": [0, 100]},
             "yaxis2": {"domain": [0, 0.28], "rangemode": "tozero"},
         },
+    )
+
+
+def _curves_chart(arms: Mapping[str, HeldOutCurve], of_target: str, unit: str) -> Chart:
+    sample = sample_text(next(iter(arms.values())))
+    lines: list[PlotlyJson] = [
+        {
+            "type": "scatter",
+            "mode": "lines+markers",
+            "name": arm,
+            "x": [tokens for tokens, _ in each.curve],
+            "y": [loss for _, loss in each.curve],
+            "marker": {**_marker(place), "size": 6},
+        }
+        for place, (arm, each) in enumerate(arms.items())
+    ]
+    return Chart(
+        title=f"Held-out loss{of_target} while the arms train, {unit}",
+        note=f"Every arm is judged on the same rows, {sample}. The axis is the training tokens so far.",
+        data=lines,
+        layout={"height": 360, "xaxis": {"rangemode": "tozero"}},
     )
 
 

@@ -4,7 +4,14 @@ It computes on numbers alone: the same code serves ``mixray run`` on a cluster a
 """
 
 from mixray.search.again import Sweep, solve_again
-from mixray.search.arms import ArmArtifacts, ArmModel, arm_models, with_files_read, with_held_out_results
+from mixray.search.arms import (
+    ArmArtifacts,
+    ArmModel,
+    arm_models,
+    held_out_curves,
+    with_files_read,
+    with_held_out_results,
+)
 from mixray.search.diagnosis import example_signs_once, signs_once
 from mixray.search.forecasts import rehearsed_mixtures, with_forecast
 from mixray.search.problem import baseline_shares, feasible_set, problem_to_vary, require_mixtures
@@ -26,6 +33,7 @@ __all__ = [
     "example_signs_once",
     "feasible_set",
     "find_mixture",
+    "held_out_curves",
     "in_memory",
     "mixture_targets",
     "problem_to_vary",

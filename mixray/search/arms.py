@@ -35,7 +35,7 @@ from mixray.mixture import ArmResult, HeldOutLoss, MetricResult, Mixture, Search
 from mixray.numerics import Z95, SeedEstimate, interval_of_mean
 from mixray.report import SearchCost, Work, choice_metrics, example_metrics
 from mixray.search.problem import baseline_shares, limits_broken
-from mixray.store import Artifact, ModelMeta, SourceLoss, Storage
+from mixray.store import Artifact, HeldOutCurve, ModelMeta, SourceLoss, Storage
 from mixray.store.target_parts import tokens_read
 
 Shares = dict[str, float]
@@ -135,6 +135,39 @@ def arm_models(
             seeds = config.replicate_seeds(model)
             models |= {each: ArmModel(shares, arm.objective, seed) for each, seed in seeds.items()}
     return models
+
+
+def held_out_curves(
+    config: RunConfig, targets: Mapping[str, Artifact], mixtures: Mapping[str, Mixture], models: Mapping[str, Artifact]
+) -> dict[str, dict[str, dict[str, HeldOutCurve]]]:
+    """Return mixture -> target -> arm -> the losses on a sample of the target while the arm trained, means over its
+    replicates; without those arms and targets that have none.
+
+    ``targets``: the rows, by name; ``models``: by name of the retrained model.
+    """
+    curves: dict[str, dict[str, dict[str, HeldOutCurve]]] = {}
+    for name, mixture in mixtures.items():
+        for arm, settings in config.retrain.named_arms.items():
+            model = settings.models([name], apart=config.leaves_out)[name]
+            metas = [ModelMeta.from_artifact(models[each]) for each in config.replicate_seeds(model) if each in models]
+            for target in mixture.targets:
+                id = targets[target].id
+                of_seeds = [(meta.held_out_curves or {}).get(id) for meta in metas]
+                measured = [each for each in of_seeds if each is not None and each.curve]
+                if measured and len(measured) == len(metas):
+                    curves.setdefault(name, {}).setdefault(target, {})[arm] = _mean_curve(measured)
+    return curves
+
+
+def _mean_curve(by_seed: Sequence[HeldOutCurve]) -> HeldOutCurve:
+    """Return the mean at the points that every seed has."""
+    losses = [dict(each.curve) for each in by_seed]
+    points = [
+        (tokens, mean(loss[tokens] for loss in losses))
+        for tokens in losses[0]
+        if all(tokens in loss for loss in losses)
+    ]
+    return HeldOutCurve(by_seed[0].rows, by_seed[0].tokens, points)
 
 
 def with_held_out_results(

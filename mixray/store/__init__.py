@@ -6,13 +6,14 @@ from mixray.store.lease import Lease
 from mixray.store.step import RunTasks, Step, find_or_make
 from mixray.store.storage import FileRecord, Storage
 from mixray.store.tables import encode
-from mixray.store.trained import ModelMeta, SourceLoss
+from mixray.store.trained import HeldOutCurve, ModelMeta, SourceLoss
 
 __all__ = [
     "Artifact",
     "Artifacts",
     "Draft",
     "FileRecord",
+    "HeldOutCurve",
     "Lease",
     "ModelMeta",
     "RunIndex",

@@ -29,13 +29,26 @@ class SourceLoss:
 
 
 @dataclass(frozen=True)
+class HeldOutCurve:
+    """An arm's losses on a sample of a target's held-out part while it trained: the same sample for every arm.
+
+    ``rows`` and ``tokens``: how many are judged at every point; ``curve``: losses, nats per token (or example).
+    """
+
+    rows: int
+    tokens: int
+    curve: Curve
+
+
+@dataclass(frozen=True)
 class ModelMeta:
     """The facts that are published with a proxy (a model of one source) or an arm (a model of a mixture).
 
     ``parameters``: all of the model's, embeddings included. ``tokens``: trained on (rows, where they are not text).
     ``seconds``: spent in training. ``curve``: losses, nats per token. ``source``: of a proxy. ``source_shares`` and
     ``workers``: of an arm. ``group_losses`` and ``group_weights``: by group, of an arm with a robust objective.
-    ``source_losses``: of an arm, on every source.
+    ``source_losses``: of an arm, on every source. ``held_out_curves``: of an arm, by the id of a target's rows, which
+    tells targets of the same name apart; an arm that another run trained has those of that run's targets.
     ``times`` (milliseconds since 1970), ``tokens_per_second``, ``learning_rate`` and ``gradient_norm``: one for each
     point of ``curve``; artifacts of earlier versions do not have them.
     """
@@ -54,6 +67,7 @@ class ModelMeta:
     group_losses: Mapping[str, Curve] | None = None
     group_weights: Mapping[str, Curve] | None = None
     source_losses: Mapping[str, SourceLoss] | None = None
+    held_out_curves: Mapping[str, HeldOutCurve] | None = None
 
     @classmethod
     def from_artifact(cls, artifact: Artifact) -> Self:
@@ -61,6 +75,8 @@ class ModelMeta:
         facts = {field.name: artifact.meta[field.name] for field in fields(cls) if field.name in artifact.meta}
         if "source_losses" in facts:
             facts["source_losses"] = {name: SourceLoss(**loss) for name, loss in facts["source_losses"].items()}
+        if "held_out_curves" in facts:
+            facts["held_out_curves"] = {id: HeldOutCurve(**curve) for id, curve in facts["held_out_curves"].items()}
         return cls(**facts)
 
     def to_meta(self) -> dict[str, Any]:

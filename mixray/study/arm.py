@@ -30,7 +30,7 @@ from mixray.study.intervals import Predictions
 from mixray.study.mechanism import measured_rows, measures_of_arm
 from mixray.training import Batch, Checkpoint, Objective, Progress, TrainReport, device_for, train
 from mixray.training.checkpoint import State
-from mixray.training.progress import save_steps
+from mixray.training.progress import milestones
 
 # --------------------------------------------------------------------------------------------- what an arm trains on
 
@@ -153,7 +153,7 @@ def train_arm(
         config.model, features=task.train.features.shape[1], classes=len(task.label_names), seed=seed
     ).to(device)
     selection = Selection(task.validation, len(task.group_names), config.select_by)
-    due = save_steps(steps, config.evaluations)
+    due = milestones(steps, config.evaluations)
 
     def evaluate(record: Progress) -> None:
         if record.step in due:

@@ -27,6 +27,9 @@ from mixray.tracking.records import (
 
 CURVE_FIGURES = ("proxy_curves.png", "arm_curves.png")
 """Figures that stand at the top in MLflow; the others stand in the folder ``figures``."""
+HELD_OUT_SAMPLE = "held_out_sample"
+"""The metric of an arm's losses on a sample of a target while it trains; ``held_out`` is the loss on the whole part, at
+the end."""
 
 
 @dataclass(frozen=True)
@@ -88,13 +91,16 @@ def _records_of_search(
         tables=tuple(as_tables),
     )
     arms = arm_facts(config, contents.mixtures)
+    targets = {
+        pool.removeprefix("target/"): id for pool, (id, _) in contents.pools.items() if pool.startswith("target/")
+    }
     models = []
     for key, model in contents.models.items():
         role, _, name = key.partition("/")
         facts = arms.get(key) or ArmFacts({"role": role, "source": name, "seed": str(config.seed)})
         read = [source for source, share in (meta[key].source_shares or {name: 1.0}).items() if share]
         pools = [f"source/{source}" for source in read] + [f"target/{target}" for target in facts.held_out]
-        record = _model_record(key, model)
+        record = _model_record(key, model, targets)
         shares = meta[key].source_shares
         mixture = {} if shares is None else {source: shares.get(source, 0.0) for source in config.sources}
         models.append(
@@ -124,8 +130,11 @@ def _dataset(config: RunConfig, pool: str, artifact_id: str, counts: Mapping[str
 # ------------------------------------------------------------------------------------------------------------ models
 
 
-def training_points(record: Any) -> tuple[Point, ...]:
-    """Return one training record as points over training tokens. ``record``: a record of ``mixray.training``."""
+def training_points(record: Any, targets: Mapping[str, str] | None = None) -> tuple[Point, ...]:
+    """Return one training record as points over training tokens.
+
+    ``record``: of ``mixray.training``; ``targets``: name of each target -> the id of its rows.
+    """
     values = {
         "loss": record.loss,
         "tokens_per_second": record.tokens_per_second,
@@ -135,12 +144,16 @@ def training_points(record: Any) -> tuple[Point, ...]:
     names = metric_names(record.group_weights or record.group_losses or {})
     values |= {f"group_loss/{names[group]}": loss for group, loss in (record.group_losses or {}).items()}
     values |= {f"group_weight/{names[group]}": weight for group, weight in (record.group_weights or {}).items()}
+    values |= {f"{HELD_OUT_SAMPLE}/{target}": (record.held_out or {}).get(id) for target, id in (targets or {}).items()}
     measured = {metric: value for metric, value in values.items() if value is not None}
     return tuple(Point(metric, value, record.tokens, record.time) for metric, value in measured.items())
 
 
-def _model_record(key: str, model: Artifact) -> TrackedRun:
-    """Return the finished training of a proxy or an arm, with its whole curves."""
+def _model_record(key: str, model: Artifact, targets: Mapping[str, str] | None = None) -> TrackedRun:
+    """Return the finished training of a proxy or an arm, with its whole curves.
+
+    ``targets``: see ``training_points``.
+    """
     meta = ModelMeta.from_artifact(model)
     steps = [tokens for tokens, _ in meta.curve]
     # Artifacts of earlier versions have neither times nor rates.
@@ -151,6 +164,10 @@ def _model_record(key: str, model: Artifact) -> TrackedRun:
     names = metric_names(meta.group_weights or meta.group_losses or {})
     for metric, group_curves in (("group_loss", meta.group_losses), ("group_weight", meta.group_weights)):
         curves |= {f"{metric}/{names[group]}": curve for group, curve in (group_curves or {}).items()}
+    held_out = meta.held_out_curves or {}
+    curves |= {
+        f"{HELD_OUT_SAMPLE}/{target}": held_out[id].curve for target, id in (targets or {}).items() if id in held_out
+    }
     points = [
         Point(metric, value, step, times.get(step))
         for metric, curve in curves.items()

@@ -53,7 +53,9 @@ class RunTracking:
         """
         self._live_keys.add(key)
         data = data_identity(self._storage, self._folder, self._index)
-        self._tracker.send([TrackedRun(key, points=training_points(record), data=data)], soon=False)
+        pools = self._index.artifact_ids.items()
+        targets = {pool.removeprefix("target/"): id for pool, (_, id) in pools if pool.startswith("target/")}
+        self._tracker.send([TrackedRun(key, points=training_points(record, targets), data=data)], soon=False)
 
     def view_command(self) -> str:
         """Return what a person pastes to see the run in MLflow."""

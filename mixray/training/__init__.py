@@ -2,7 +2,7 @@
 
 from mixray.training.batch import Batch, BatchStream, ColumnAsGroups, SourcesAsGroups, WindowStream
 from mixray.training.checkpoint import Checkpoint, StorageCheckpoint, delete_states
-from mixray.training.loop import step_count, train
+from mixray.training.loop import HeldOut, step_count, train
 from mixray.training.loss import RowLoss, weighted_sum
 from mixray.training.objective import Objective
 from mixray.training.progress import Progress, TrainReport
@@ -13,6 +13,7 @@ __all__ = [
     "BatchStream",
     "Checkpoint",
     "ColumnAsGroups",
+    "HeldOut",
     "Objective",
     "Preempted",
     "Progress",

@@ -32,7 +32,7 @@ from mixray.training.batch import Batch, BatchStream, WindowStream, read_batch
 from mixray.training.checkpoint import Checkpoint, State
 from mixray.training.loss import NextTokenLoss, RowLoss
 from mixray.training.objective import Objective, adamw, learning_rate
-from mixray.training.progress import Progress, Recorder, TrainReport, save_steps
+from mixray.training.progress import Progress, Recorder, TrainReport, milestones
 from mixray.training.world import Preempted, World, autocast
 
 
@@ -55,6 +55,7 @@ def train(
     world: World = World(),  # noqa: B008 (frozen)
     checkpoint: Checkpoint | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
+    held_out: HeldOut | None = None,
 ) -> TrainReport:
     """Train a model in place for ``steps`` optimizer steps, resuming from ``checkpoint``.
 
@@ -63,7 +64,8 @@ def train(
     ``Batch.row_weights`` where there are any. ``group_names``: of the groups that ``Batch.group_ids`` numbers, whose
     losses are then recorded; an objective needs them.
     ``seed``: of dropout. ``progress`` is called on every worker at the same steps, at most 100 times in a run;
-    ``checkpoint`` saves right after some of these calls, the last of them at the end.
+    ``checkpoint`` saves right after some of these calls, the last of them at the end. ``held_out``: what rank 0
+    measures on the way; it must leave the model and every state of training as they are.
     Raises StageError where the plain mean loss diverges or memory does not suffice, and Preempted, with the state saved
     in ``checkpoint``, where ``world`` says that the workers must leave.
     """
@@ -79,7 +81,8 @@ def train(
     state = world.from_rank_0(checkpoint.latest) if checkpoint else None
     first = run.restore(state) if state else 0
     gradients = _Gradients(losses, objective, recorder, config, device, world)
-    saves = save_steps(steps, config.checkpoints)
+    saves = milestones(steps, config.checkpoints)
+    judges = milestones(steps, held_out.points) if held_out and world.rank == 0 else set[int]()
 
     with contextlib.closing(_read_ahead(stream, config.batch, range(first, steps), world)) as batches:
         for step, batch in zip(range(first, steps), batches, strict=True):
@@ -92,7 +95,9 @@ def train(
             norm = nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.clip or math.inf)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            record = recorder.record(step + 1, rate, norm, (lambda: objective.group_weights) if objective else None)
+            weights = (lambda: objective.group_weights) if objective else None
+            losses_of = held_out.losses if held_out and step + 1 in judges else None
+            record = recorder.record(step + 1, rate, norm, weights, losses_of)
             if record:
                 progress(record)
             leaves = checkpoint is not None and step + 1 < steps and world.must_leave()
@@ -103,6 +108,14 @@ def train(
             if leaves:
                 raise Preempted
     return TrainReport(tuple(recorder.records), recorder.seconds)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Losses on data that training does not read: ``losses`` is called ``points`` times, evenly, last at the end."""
+
+    losses: Callable[[], dict[str, float]]
+    points: int
 
 
 def _read_ahead(

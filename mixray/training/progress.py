@@ -29,7 +29,8 @@ class Progress:
     ``loss``: nats per token, mean since the last record. ``tokens``: trained on so far (rows, where they are no text).
     ``learning_rate`` and ``gradient_norm`` (before it is clipped): of this step. Where rows have groups:
     ``group_losses``: of those seen since the last record, nats, mean over their rows; ``group_weights``: of a robust
-    objective, after this step. ``time``: of the record, in milliseconds since 1970.
+    objective, after this step. ``held_out``: the losses after this step on samples that training does not read, nats
+    per token, by sample, where they are due. ``time``: of the record, in milliseconds since 1970.
     """
 
     step: int
@@ -41,6 +42,7 @@ class Progress:
     gradient_norm: float | None = None
     group_losses: dict[str, float] | None = None
     group_weights: dict[str, float] | None = None
+    held_out: dict[str, float] | None = None
     time: int = field(default_factory=now_ms)
 
 
@@ -92,10 +94,10 @@ def record_steps(steps: int) -> list[int]:
     return [-(-steps * i // count) for i in range(1, count + 1)]
 
 
-def save_steps(steps: int, checkpoints: int) -> set[int]:
-    """Return the steps that end in a checkpoint: those of the last record of each ``1 / checkpoints`` of the run."""
+def milestones(steps: int, count: int) -> set[int]:
+    """Return the steps of the last record of each ``1 / count`` of the run: those at which checkpoints are saved."""
     records = record_steps(steps)
-    return {records[-(-len(records) * i // checkpoints) - 1] for i in range(1, checkpoints + 1)}
+    return {records[-(-len(records) * i // count) - 1] for i in range(1, count + 1)}
 
 
 class Recorder:
@@ -140,11 +142,13 @@ class Recorder:
         learning_rate: float,
         gradient_norm: torch.Tensor,
         group_weights: Callable[[], torch.Tensor] | None = None,
+        held_out: Callable[[], dict[str, float]] | None = None,
     ) -> Progress | None:
         """Return the record of ``step`` (from 1) if one is due.
 
-        ``gradient_norm``: a scalar, the same on all workers. Raises StageError where the loss is not finite, which is
-        looked at every 10 steps too, or where it diverged.
+        ``gradient_norm``: a scalar, the same on all workers. ``held_out``: measures the losses on held-out samples; its
+        time does not count as training's. Raises StageError where the loss is not finite, which is looked at every 10
+        steps too, or where it diverged.
         """
         due = step in self._due
         if not due and step % FINITE_EVERY:
@@ -166,11 +170,14 @@ class Recorder:
             float(gradient_norm),
             group_losses=self._group_losses(),
             group_weights=None if group_weights is None else self._named(group_weights().tolist()),
+            held_out=None if held_out is None else held_out(),
         )
         self.records.append(record)
+        after = time.perf_counter()
+        self._started += after - now
         self._sum.zero_()
         self._by_group.zero_()
-        self._since, self._last = 0, now
+        self._since, self._last = 0, after
         if min(record.loss for record in self.records[-DIVERGED_RECORDS:]) > self.records[0].loss + DIVERGED_NATS:
             raise self._failure("training diverged", step, loss, learning_rate)
         return record

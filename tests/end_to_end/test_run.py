@@ -81,6 +81,14 @@ def test_mlflow_has_the_run_its_children_curves_and_figures(finished: Path) -> N
     best, balanced = runs["arm/mixmin-zoo"].data, runs["arm/balanced"].data
     assert parent.data.metrics["held_out/zoo"] == best.metrics["held_out/zoo"] < balanced.metrics["held_out/zoo"]
     assert (best.tags["role"], best.tags["method"], best.tags["target"]) == ("arm", "mixmin", "zoo")
+    for name in ("arm/mixmin-zoo", "arm/balanced"):  # judged on the same sample on the way, on every retrained target
+        for target in ("zoo", "mixed"):
+            points = client.get_metric_history(runs[name].info.run_id, f"held_out_sample/{target}")
+            assert len({point.step for point in points}) == len(points) == 10
+            assert points[-1].step == 78 * 8 * 32
+            assert points[-1].value < points[0].value or (name, target) == ("arm/mixmin-zoo", "mixed")
+    page = (the_run(finished) / "report" / "report.html").read_text(encoding="utf-8")
+    assert "Held-out loss while the arms train" in page
     assert set(balanced.params) >= {"share.animals", "share.numbers", "share.colours"}
     models = client.search_logged_models([experiment.experiment_id])
     assert {model.source_run_id for model in models} == {runs[name].info.run_id for name in children}

@@ -13,6 +13,7 @@ import torch
 from mixray.config.schema import RetrainConfig
 from mixray.config.training import ProxyConfig
 from mixray.data import MixtureStream, TextInputs, open_rows
+from mixray.data.target_rows import SCHEMA
 from mixray.data.text.windows import stored_windows
 from mixray.models import (
     TrainingData,
@@ -25,7 +26,9 @@ from mixray.models import (
     swarm_jobs,
     train_missing,
 )
+from mixray.models.sample_losses import HeldOutSample
 from mixray.store import Artifact, Artifacts, ModelMeta, Storage
+from mixray.store.tables import write_rows
 from mixray.training import Progress
 
 MODEL = {"architecture": "gpt_neox", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -258,3 +261,60 @@ def test_a_source_that_was_read_whole_has_no_loss(artifacts: Artifacts, data: Tr
     models, _ = trained(artifacts, arm_jobs(artifacts, config, data, {"alone": {"low": 1.0, "high": 0.0}}, {}))
     measured = ModelMeta.from_artifact(models["alone"]).source_losses or {}
     assert (measured["low"].rows, measured["low"].loss, measured["low"].reach) == (0, None, None)
+
+
+@pytest.fixture
+def target(artifacts: Artifacts) -> Artifact:
+    """300 rows of 12 random tokens in two files, of whose first 3 tokens none is scored."""
+    draft = artifacts.draft("rows", "e" * 64)
+    draw, files = np.random.default_rng(1), {}
+    for number in range(2):
+        rows = [(bytes([number, row]) * 8, 0, draw.integers(0, 50, 12).tolist(), 8) for row in range(150)]
+        files[f"held_out-{number:05d}.parquet"] = write_rows(draft, f"{number}.parquet", SCHEMA, rows)
+    part = {"files": [*files], "rows": 300, "documents": 300, "tokens": 2400, "context_tokens": 900}
+    return draft.publish(files, {"window": WINDOW, "held_out": part})
+
+
+def test_every_arm_is_judged_on_the_same_held_out_rows_on_the_way(
+    artifacts: Artifacts, data: TrainingData, target: Artifact
+) -> None:
+    config = retrain_config(tokens=200 * 4 * WINDOW)
+    arms = {"low": {"low": 1.0, "high": 0.0}, "mixed": {"low": 0.5, "high": 0.5}}
+    jobs = arm_jobs(artifacts, config, data, arms, {}, {"text": target})
+    models, _ = trained(artifacts, jobs)
+    for arm, model in models.items():
+        meta = ModelMeta.from_artifact(model)
+        (measured,) = (meta.held_out_curves or {}).values()
+        assert set(meta.held_out_curves or {}) == {target.id}
+        # 5 % of the operations of 12,800 training tokens, a third of them a forward pass's, over ten points.
+        assert measured.rows == int(0.05 * 3 * 12_800 / 10 / 11)
+        assert measured.tokens == 8 * measured.rows
+        assert [tokens for tokens, _ in measured.curve] == [1280 * i for i in range(1, 11)]
+        folder = Path(artifacts.storage.root, next(iter(model.files.values())).path).parent
+        sample = HeldOutSample.read(artifacts.storage, target, ("tokens", "count"), 192)
+        assert sample is not None
+        assert len(sample.rows) == measured.rows
+        stored = load_model(jobs[arm].config, folder, device=CPU)
+        assert measured.curve[-1][1] == pytest.approx(sample.loss(stored), rel=1e-6)
+
+
+def test_judging_an_arm_changes_neither_its_identity_nor_its_bits(
+    artifacts: Artifacts, data: TrainingData, target: Artifact
+) -> None:
+    config, arms = retrain_config(tokens=40 * 4 * WINDOW), {"mixed": {"low": 0.5, "high": 0.5}}
+    judged, _ = trained(artifacts, arm_jobs(artifacts, config, data, arms, {}, {"text": target}))
+    found, names = trained(artifacts, arm_jobs(artifacts, config, data, arms, {}, {"another": target}))
+    assert (found, names) == (judged, []), "an arm is found whatever it was judged on"
+    artifacts.storage.delete_folder(f"artifacts/model/{judged['mixed'].id}")
+    plain, names = trained(artifacts, arm_jobs(artifacts, config, data, arms, {}))
+    assert names == ["mixed"]
+    assert "held_out_curves" not in plain["mixed"].meta
+    sha256s = [{name: file.sha256 for name, file in model["mixed"].files.items()} for model in (judged, plain)]
+    assert sha256s[0] == sha256s[1]
+
+
+def test_a_sample_of_less_than_two_rows_is_none(artifacts: Artifacts, target: Artifact) -> None:
+    assert HeldOutSample.read(artifacts.storage, target, ("tokens", "count"), 21) is None
+    whole = HeldOutSample.read(artifacts.storage, target, ("tokens", "count"), 10**6)
+    assert whole is not None
+    assert (len(whole.rows), whole.tokens) == (300, 2400)

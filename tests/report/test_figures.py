@@ -12,11 +12,19 @@ from collections.abc import Callable
 import pytest
 
 from mixray.mixture import Mixture
-from mixray.report.figures import Format, convergence_figure, curves_figure, losses_figure, weights_figure
+from mixray.report.figures import (
+    Format,
+    convergence_figure,
+    curves_figure,
+    held_out_figure,
+    losses_figure,
+    weights_figure,
+)
 from mixray.report.tables import ArmShares
+from mixray.store import HeldOutCurve
 
 Draw = Callable[[Format], bytes]
-FIGURES = ("weights", "losses", "convergence", "curves")
+FIGURES = ("weights", "losses", "convergence", "curves", "held_out")
 CURVES = {
     f"proxy/{name}": [(step * 2000, rank + 8 * math.exp(-step / 20)) for step in range(1, 100)]
     for rank, name in enumerate("abcdefghij")
@@ -27,11 +35,16 @@ CURVES = {
 def drawings(mixture: Mixture, arm_shares: ArmShares) -> dict[str, Draw]:
     gaps = [0.3, 0.05, 4e-3, 1e-6, 0.0]
     losses = [3.5 + gap for gap in gaps]
+    held_out = {arm: HeldOutCurve(16, 2048, CURVES[f"proxy/{arm[0]}"][8::10]) for arm in ("balanced", "current")}
+    held_out = {"mixmin": HeldOutCurve(16, 2048, CURVES["proxy/a"][9::10]), **held_out}
     return {
         "weights": lambda kind: weights_figure(mixture, arm_shares, format=kind),
         "losses": lambda kind: losses_figure(mixture, format=kind),
         "convergence": lambda kind: convergence_figure(gaps, losses, 1e-8, solver="newton", format=kind),
         "curves": lambda kind: curves_figure(CURVES, title="Training loss of the proxies", format=kind),
+        "held_out": lambda kind: held_out_figure(
+            {"zoo": held_out, "farm": {"mixmin": held_out["mixmin"]}}, format=kind
+        ),
     }
 
 
@@ -56,6 +69,7 @@ def test_a_png_is_wide_enough_to_read_and_not_blank(drawings: dict[str, Draw], n
         ("weights", "Mixture for sklearn|share of training tokens (%)|python|stackexchange|95 % interval|natural"),
         ("losses", "predicted: proxies' mixture, fit part|realised: retrained model, held-out part|3.0112|3.2112"),
         ("convergence", "certified gap|(nats per token)|tolerance 1e-08|round|Convergence of the newton solver"),
+        ("held_out", "zoo: a sample of 16 held-out rows, 2,048 tokens|farm: a sample of 16 held-out rows, 2,048 tokens|balanced|held-out loss|training tokens"),
         ("curves", "training tokens|training loss (nats per token)|proxy/a|proxy/j"),
     ],
 )

@@ -18,6 +18,7 @@ from mixray.mixture import Mixture, PredictedGain
 from mixray.report import ProblemToVary, report_page
 from mixray.report.page import MOST_PREDICTIONS
 from mixray.report.tables import ArmShares
+from mixray.store import HeldOutCurve
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 needs_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
@@ -32,8 +33,14 @@ def problem(mixture: Mixture) -> ProblemToVary:
 
 @pytest.fixture
 def page(mixture: Mixture, arm_shares: ArmShares, problem: ProblemToVary) -> Page:
+    curves = {
+        arm: HeldOutCurve(16, 2048, [(200_000 * i, 3.0 + rank / 10 + 4 / i) for i in range(1, 11)])
+        for rank, arm in enumerate(("mixmin", "balanced", "natural"))
+    }
+
     def make(problem: ProblemToVary = problem, mixture: Mixture = mixture) -> str:
-        return report_page("run-1", {"sklearn": mixture}, arm_shares, {"sklearn": problem}, "name: <run>").decode()
+        problems, drawn = {"sklearn": problem}, {"sklearn": {"sklearn": curves}}
+        return report_page("run-1", {"sklearn": mixture}, arm_shares, problems, "name: <run>", drawn).decode()
 
     return make
 

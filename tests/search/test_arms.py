@@ -13,9 +13,9 @@ import pytest
 from mixray.cache import PredictionCache
 from mixray.config import RunConfig, parse_config
 from mixray.mixture import ArmResult, Mixture
-from mixray.search import ArmArtifacts, arm_models, find_mixture, with_held_out_results
+from mixray.search import ArmArtifacts, arm_models, find_mixture, held_out_curves, with_held_out_results
 from mixray.search.problem import limits_broken
-from mixray.store import Artifact, Artifacts, ModelMeta, SourceLoss, Storage, encode
+from mixray.store import Artifact, Artifacts, HeldOutCurve, ModelMeta, SourceLoss, Storage, encode
 
 AVAILABLE = {"python": 6_000, "cpp": 2_000}
 CURRENT = "{name: current, shares: {python: 0.9, cpp: 0.1}}"
@@ -241,3 +241,33 @@ def test_replicates_have_a_mean_over_targets(configure: Configure, artifacts: Ar
     assert (arms["natural"].nll_by_seed, arms["natural"].difference) == ([2.5, 3.5], 1.0)
     assert arms["natural"].documents == 4
     assert set(arms["natural"].targets) == {"one", "two"}
+
+
+def test_curves_are_means_over_replicates_of_arms_that_were_judged_on_the_target(configure: Configure) -> None:
+    config = configure(f"retrain.arms=[mixmin, natural, {CURRENT}]", "retrain.replicates=2")
+    rows = {name: Artifact("rows", id * 64, {}, {}) for name, id in (("one", "a"), ("two", "b"))}
+
+    def model(**by_id: float) -> Artifact:
+        curves = {id * 64: HeldOutCurve(4, 99, [(10, loss + 1), (20, loss)]) for id, loss in by_id.items()}
+        return Artifact("model", "c" * 64, {}, ModelMeta(1, 20, 1.0, [(20, 1.0)], held_out_curves=curves).to_meta())
+
+    plain = Artifact("model", "d" * 64, {}, ModelMeta(1, 20, 1.0, [(20, 1.0)]).to_meta())
+    models = {
+        "mixmin-one": model(a=2.0, b=9.0),
+        "mixmin-one.seed5": model(a=3.0),
+        "mixmin-two": model(b=1.0),
+        "mixmin-two.seed5": model(b=2.0),
+        "natural": model(a=4.0),
+        "natural.seed5": model(a=5.0),
+        "current": model(a=4.0, b=4.0),
+        "current.seed5": plain,  # of an earlier version
+    }
+    assert held_out_curves(config, rows, MIXTURES, models) == {
+        "one": {
+            "one": {
+                "mixmin": HeldOutCurve(4, 99, [(10, 3.5), (20, 2.5)]),
+                "natural": HeldOutCurve(4, 99, [(10, 5.5), (20, 4.5)]),
+            }
+        },
+        "two": {"two": {"mixmin": HeldOutCurve(4, 99, [(10, 2.5), (20, 1.5)])}},
+    }

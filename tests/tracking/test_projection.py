@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 
-from mixray.store import Artifact
+from mixray.store import Artifact, HeldOutCurve
 from mixray.tracking.projection import _model_record, training_points
 from mixray.tracking.records import Point, TrackedRun
 from mixray.training import Progress, TrainReport
@@ -79,4 +80,21 @@ def test_groups_of_whatever_name_are_metrics_that_mlflow_takes() -> None:
         "group_weight/10 - 20 km": 0.2,
         "group_weight/1__10 km": 0.5,
         "group_weight/2__10 km": 0.3,
+    }
+
+
+def test_losses_on_held_out_samples_are_metrics_under_the_names_that_the_run_gives_its_targets() -> None:
+    """A training may have been begun by another run, whose targets are none of this one's."""
+    records = [record(step, held_out={"a" * 64: 4.0 - step, "c" * 64: 9.0} if step > 1 else None) for step in (1, 2, 3)]
+    targets = {"zoo": "a" * 64, "mixed": "b" * 64}
+    published = {point for one in records for point in training_points(one, targets)}
+    held_out = {point for point in published if point.metric.startswith("held_out")}
+    assert held_out == {
+        Point("held_out_sample/zoo", 2.0, 128, 1_700_000_000_002),
+        Point("held_out_sample/zoo", 1.0, 192, 1_700_000_000_003),
+    }
+    curves = {"a" * 64: HeldOutCurve(4, 99, [(128, 2.0), (192, 1.0)]), "c" * 64: HeldOutCurve(4, 99, [(192, 9.0)])}
+    stored = model(*records, held_out_curves={id: asdict(curve) for id, curve in curves.items()})
+    assert published == set(_model_record("arm/mixmin", stored, targets).points) - {
+        Point("seconds", 1.0, 192, 1_700_000_000_003)
     }

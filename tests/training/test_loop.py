@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from mixray.errors import StageError
-from mixray.training import Batch, Preempted, Progress, TrainReport, World, step_count, train
+from mixray.training import Batch, HeldOut, Preempted, Progress, TrainReport, World, step_count, train
 from mixray.training.batch import row_batch
 
 CPU = torch.device("cpu")
@@ -216,3 +216,66 @@ def test_a_run_that_must_leave_loses_no_step_and_no_record(toy: SimpleNamespace)
     resumed, again = run(toy, **options, stream=GroupedStream(toy), checkpoint=checkpoint, world=leaves_after(1))
     assert torch.equal(weights(resumed), weights(model))
     assert timeless(again.records) == timeless(report.records)
+
+
+def held_out_of(model: nn.Module, seen: list[int]) -> HeldOut:
+    """Judge a model on a window, in evaluation mode as models are when they score."""
+    window = torch.arange(10)[None] % 13
+
+    def losses() -> dict[str, float]:
+        model.eval()
+        with torch.inference_mode():
+            logits = model(window[:, :-1], use_cache=False).logits
+            loss = float(nn.functional.cross_entropy(logits[0], window[0, 1:]))
+        model.train()
+        seen.append(len(seen))
+        return {"window": loss}
+
+    return HeldOut(losses, 10)
+
+
+def test_losses_on_held_out_data_are_measured_on_the_way_and_change_no_weight(toy: SimpleNamespace) -> None:
+    plain, _ = run(toy, steps=150, dropout=0.2)
+    model, seen = toy.model(dropout=0.2), list[int]()
+    judged, stream, config = held_out_of(model, seen), toy.stream(), toy.config()
+    report = train(model, stream, steps=150, config=config, device=CPU, seed=1, held_out=judged)
+    assert torch.equal(weights(model), weights(plain))
+    points = [(record.step, record.held_out["window"]) for record in report.records if record.held_out]
+    assert [step for step, _ in points] == [15 * i for i in range(1, 11)]
+    assert points[-1][1] < points[0][1]
+    assert points[-1][1] == judged.losses()["window"], "the last point is that of the trained model"
+
+
+@pytest.mark.parametrize("saves_before_death", [1, 3])
+def test_a_resumed_run_keeps_its_losses_on_held_out_data_and_measures_none_twice(
+    toy: SimpleNamespace, saves_before_death: int
+) -> None:
+    def attempt(checkpoint: Any) -> tuple[TrainReport, list[int]]:
+        model, seen = toy.model(), list[int]()
+        options = {"steps": 40, "config": toy.config(), "device": CPU, "seed": 1, "checkpoint": checkpoint}
+        return train(model, toy.stream(), held_out=held_out_of(model, seen), **options), seen
+
+    whole, _ = attempt(toy.checkpoint())
+    checkpoint = toy.checkpoint(stop_after=saves_before_death)
+    with pytest.raises(toy.stopped):
+        attempt(checkpoint)
+    saved, checkpoint.stop_after = max(checkpoint.states), None
+    resumed, seen = attempt(checkpoint)
+    assert timeless(resumed.records) == timeless(whole.records)
+    assert len(seen) == sum(step > saved for step in range(4, 41, 4)) < 10
+
+
+def test_the_time_of_judging_is_not_that_of_training(toy: SimpleNamespace) -> None:
+    moments = iter(range(10**6))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mixray.training.progress.time", SimpleNamespace(perf_counter=lambda: float(next(moments))))
+        _, plain = run(toy, steps=10)
+
+        def slow() -> dict[str, float]:
+            for _ in range(1000):
+                next(moments)
+            return {"window": 1.0}
+
+        _, judged = run(toy, steps=10, held_out=HeldOut(slow, 5))
+    assert judged.seconds < plain.seconds + 100
+    assert judged.records[-1].tokens_per_second == pytest.approx(plain.records[-1].tokens_per_second)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mixray.errors import StageError
-from mixray.training.progress import Recorder, record_steps, save_steps
+from mixray.training.progress import Recorder, milestones, record_steps
 from mixray.training.world import World
 
 
@@ -24,14 +24,14 @@ def test_records_are_few_even_and_end_at_the_end(steps: int) -> None:
 @pytest.mark.parametrize("steps", [1, 3, 100, 999])
 @pytest.mark.parametrize("checkpoints", [1, 3, 4, 200])
 def test_saves_are_records_and_include_the_end(steps: int, checkpoints: int) -> None:
-    saves = save_steps(steps, checkpoints)
+    saves = milestones(steps, checkpoints)
     assert saves <= set(record_steps(steps))
     assert steps in saves
     assert len(saves) == min(checkpoints, steps, 100)
 
 
 def test_saves_are_even() -> None:
-    assert sorted(save_steps(1000, 4)) == [250, 500, 750, 1000]
+    assert sorted(milestones(1000, 4)) == [250, 500, 750, 1000]
 
 
 NORM = torch.tensor(0.75)
