@@ -69,7 +69,11 @@ def test_a_png_is_wide_enough_to_read_and_not_blank(drawings: dict[str, Draw], n
         ("weights", "Mixture for sklearn|share of training tokens (%)|python|stackexchange|95 % interval|natural"),
         ("losses", "predicted: proxies' mixture, fit part|realised: retrained model, held-out part|3.0112|3.2112"),
         ("convergence", "certified gap|(nats per token)|tolerance 1e-08|round|Convergence of the newton solver"),
-        ("held_out", "zoo: a sample of 16 held-out rows, 2,048 tokens|farm: a sample of 16 held-out rows, 2,048 tokens|balanced|held-out loss|training tokens"),
+        (
+            "held_out",
+            "zoo: a sample of 16 held-out rows, 2,048 tokens|farm: a sample of 16 held-out rows, 2,048 tokens|"
+            "balanced|held-out loss|training tokens",
+        ),
         ("curves", "training tokens|training loss (nats per token)|proxy/a|proxy/j"),
     ],
 )

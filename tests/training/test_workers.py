@@ -23,7 +23,7 @@ sys.path.insert(0, {tests!r})
 from conftest import ToyModel, ToyStream, toy_config
 from mixray.errors import StageError
 from mixray.store import Storage
-from mixray.training import StorageCheckpoint, World, train
+from mixray.training import HeldOut, StorageCheckpoint, World, train
 
 rank, folder, micro_batch, storage = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), Storage(sys.argv[4])
 torch.set_num_threads(1)
@@ -43,11 +43,20 @@ class Watched(StorageCheckpoint):
         saved.append(step)
         super().save(step, state)
 
+def judged():
+    model.eval()
+    with torch.inference_mode():
+        loss = float(model(torch.arange(10)[None], use_cache=False).logits.square().mean())
+    model.train()
+    return {{"sample": loss}}
+
 report = train(
     model, stream, steps=12, config=toy_config(batch=5, micro_batch=micro_batch), device=torch.device("cpu"),
     seed=1, world=World(rank, 2), checkpoint=Watched(storage, "checkpoint"), progress=seen.append,
+    held_out=HeldOut(judged, 3),
 )
-torch.save({{"weights": model.state_dict(), "losses": [r.loss for r in report.records], "seen": len(seen),
+torch.save({{"weights": model.state_dict(), "losses": [r.loss for r in report.records],
+            "held_out": [r.step for r in report.records if r.held_out], "seen": len(seen),
             "saved": saved, "reads": stream.reads[1:]}},
            f"{{folder}}/rank-{{rank}}.pt")
 dist.destroy_process_group()
@@ -109,13 +118,16 @@ def test_two_workers_with_uneven_shares_train_what_one_does(
                 checkpoint=Dying(),
             )
 
+    start = 6 if started_by_one else 0
     first, second = train_with_two(tmp_path, micro_batch=2)
     for name, value in alone.state_dict().items():
         torch.testing.assert_close(first["weights"][name], value, rtol=0, atol=1e-5)
         assert torch.equal(first["weights"][name], second["weights"][name])
     assert first["losses"] == pytest.approx([record.loss for record in report.records], abs=1e-5)
     assert second["losses"] == first["losses"]
-    start = 6 if started_by_one else 0
+    assert (first["held_out"], second["held_out"]) == ([step for step in (4, 8, 12) if step > start], []), (
+        "rank 0 judges"
+    )
     assert first["seen"] == second["seen"] == 12 - start
     assert first["saved"] == [step for step in (3, 6, 9, 12) if step > start]
     assert second["saved"] == []
