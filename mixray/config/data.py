@@ -75,8 +75,27 @@ class PoolConfig(Section):
     """Globs of files to leave out."""
     text: str = "text"
     """The column that holds the text, or a template such as "{question} {answer}". Not used for `files`."""
+    # Ids are made from what is dumped, and these keys are younger than the first of them: defaults leave no trace.
+    prompt: Annotated[str | None, Field(exclude_if=lambda value: value is None)] = None
+    """The column that holds the prompt, or a template such as "Question: {question} Answer:". Models read it before
+    they predict `completion`, and it counts no loss. A prompt that does not fit into the window is cut at its
+    beginning. Used with `completion`, in place of `text`."""
+    completion: Annotated[str | None, Field(exclude_if=lambda value: value is None)] = None
+    """The column that holds what shall follow the prompt, or a template such as " {answer}", which begins with the
+    space that stands after the prompt. Losses are those of its tokens alone; rows whose completion is empty are left
+    out. Of a target with `answer`, the loss is that of the right option, and the retrained models are also judged by
+    how often they find it the likeliest."""
+    system: Annotated[str | None, Field(exclude_if=lambda value: value is None)] = None
+    """The column, or a template, of the system message before `prompt`. Needs `chat_template`."""
+    messages: Annotated[str | None, Field(exclude_if=lambda value: value is None)] = None
+    """The column that holds conversations: lists of {role, content}. The last message, the assistant's, is the
+    completion, and those before it are the prompt. Needs `chat_template`, and takes the place of `prompt` and
+    `completion`."""
+    chat_template: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
+    """Whether the tokenizer's own chat template is put around prompt and completion: the prompt is what the user says,
+    the completion what the assistant answers. Needs a tokenizer that has one, by `tokenizer.hub` or `path`."""
     answer: AnswerConfig | None = None
-    """The right answer of a multiple-choice item, for {answer} in `text` or, of a target, in `completion`."""
+    """The right answer of a multiple-choice item, for {answer} in `text` or `completion`."""
     subset: str | None = None
     """The configuration name of a data set on the hub. null: its only one."""
     split: str = "train"
@@ -111,9 +130,19 @@ class PoolConfig(Section):
         return [value] if isinstance(value, str) else list(value)
 
     @property
+    def has_completions(self) -> bool:
+        """Whether every text is a prompt with a completion, of which the completion alone counts."""
+        return self.completion is not None or self.messages is not None
+
+    @property
     def templates(self) -> dict[str, str]:
         """Key -> the column or template that it names, of everything that a row's text is made of, in its order."""
-        return {"text": self.text}
+        if self.messages is not None:
+            return {"messages": self.messages}
+        if self.prompt is None or self.completion is None:
+            return {"text": self.text}
+        system = {} if self.system is None else {"system": self.system}
+        return {**system, "prompt": self.prompt, "completion": self.completion}
 
     @model_validator(mode="after")
     def _one_reader(self) -> Self:
@@ -131,6 +160,34 @@ class PoolConfig(Section):
             raise Misfit(key, "a template with {answer}, because 'answer' is given")
         if self.exclude and self.reader == "dataset":
             raise Misfit("exclude", "a source of files; a data set has none")
+        return self
+
+    @model_validator(mode="after")
+    def _prompt_and_completion(self) -> Self:
+        if not self.has_completions and self.prompt is None:
+            for key in ("system", "chat_template"):
+                if getattr(self, key):
+                    raise Misfit(key, "left out beside 'text': it is for 'prompt' and 'completion', or 'messages'")
+            return self
+        if self.messages is not None:
+            for key in ("prompt", "completion", "system", "answer"):
+                if getattr(self, key) is not None:
+                    raise Misfit(key, "left out beside 'messages'")
+        for key in ("system", "messages"):
+            if getattr(self, key) is not None and not self.chat_template:
+                raise Misfit("chat_template", f"true beside '{key}': the template says how messages are written")
+        for key, other in (("prompt", "completion"), ("completion", "prompt")):
+            if self.messages is None and getattr(self, key) is None:
+                raise Misfit(key, f"a column or a template, because '{other}' is given")
+        first = next(iter(self.templates))
+        if self.text != PoolConfig.model_fields["text"].default:
+            raise Misfit("text", f"left out beside {' and '.join(map(repr, self.templates))}")
+        readers = [kind for kind in READERS if getattr(self, kind) is not None]
+        if readers and readers[0] not in ("jsonl", "parquet", "dataset"):
+            role = "target" if isinstance(self, TargetConfig) else "source"
+            raise Misfit(first, f"a {role} with columns; '{readers[0]}' has none for it")
+        if self.answer is not None and "{answer}" in str(self.prompt):
+            raise Misfit("prompt", "a template without {answer}, which 'completion' has")
         return self
 
 
@@ -173,15 +230,6 @@ class TargetConfig(PoolConfig):
     held_out: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
     """The fraction of the documents that is held out to judge the retrained models. The rest determines the mixture."""
     # Ids are made from what is dumped, and these keys are younger than the first of them: defaults leave no trace.
-    prompt: Annotated[str | None, Field(exclude_if=lambda value: value is None)] = None
-    """The column that holds the prompt, or a template such as "Question: {question} Answer:". Models read it before
-    they predict `completion`, and it counts no loss and no tokens. A prompt that does not fit into the window is cut at
-    its beginning. Used with `completion`, in place of `text`."""
-    completion: Annotated[str | None, Field(exclude_if=lambda value: value is None)] = None
-    """The column that holds what shall follow the prompt, or a template such as " {answer}", which begins with the
-    space that stands after the prompt. Losses are those of its tokens alone; rows whose completion is empty are left
-    out. With `answer`, the loss is that of the right option, and the retrained models are also judged by how often they
-    find it the likeliest."""
     leave_out: Annotated[Name | None, Field(exclude_if=lambda value: value is None)] = None
     """The source that has no share in this target's mixtures."""
     held_out_of: Annotated[Literal["all", "target"], Field(exclude_if=lambda value: value == "all")] = "all"
@@ -204,27 +252,6 @@ class TargetConfig(PoolConfig):
     def is_each_source(self) -> bool:
         """Whether it stands for every source in turn: the target ``each_source``, which has no data of its own."""
         return not any(getattr(self, kind) is not None for kind in READERS)
-
-    @property
-    def templates(self) -> dict[str, str]:
-        if self.prompt is None or self.completion is None:
-            return super().templates
-        return {"prompt": self.prompt, "completion": self.completion}
-
-    @model_validator(mode="after")
-    def _prompt_and_completion(self) -> Self:
-        if self.prompt is None and self.completion is None:
-            return self
-        for key, other in (("prompt", "completion"), ("completion", "prompt")):
-            if getattr(self, key) is None:
-                raise Misfit(key, f"a column or a template, because '{other}' is given")
-        if self.text != PoolConfig.model_fields["text"].default:
-            raise Misfit("text", "left out beside 'prompt' and 'completion'")
-        if not self.is_each_source and self.reader not in ("jsonl", "parquet", "dataset"):
-            raise Misfit("prompt", f"a target with columns; '{self.reader}' has none for it")
-        if self.answer is not None and "{answer}" in str(self.prompt):
-            raise Misfit("prompt", "a template without {answer}, which 'completion' has")
-        return self
 
 
 def check_pools(
@@ -262,7 +289,10 @@ def check_pools(
             raise Misfit(f"sources.{name}.labels", "left out: only a run file with examples has labels")
 
 
-TEXT_KEYS = ("text", "prompt", "completion", "answer", "document_chars", "subset", "revision", "streaming")
+TEXT_KEYS = (
+    *("text", "prompt", "completion", "system", "messages", "chat_template", "answer"),
+    *("document_chars", "subset", "revision", "streaming"),
+)
 """Of a pool: what means nothing where it holds examples."""
 
 

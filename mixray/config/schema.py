@@ -303,6 +303,10 @@ class RunConfig(RunFile):
                     raise Misfit(f"{role}.{name}.csv", "files, jsonl, parquet or dataset; csv is for examples")
                 if pool.label is not None:
                     raise Misfit(f"{role}.{name}.label", "left out: only a run file with examples has labels")
+                if pool.chat_template and self.tokenizer is not None and self.tokenizer.train is not None:
+                    raise Misfit(
+                        f"{role}.{name}.chat_template", "tokenizer.hub or path beside it; one trained has none"
+                    )
         for section, training in (("proxy", self.proxy), ("retrain", self.retrain)):
             if isinstance(training.model, HeadConfig | TreesModel):
                 what = "a head needs" if isinstance(training.model, HeadConfig) else "boosted_trees need"

@@ -25,7 +25,7 @@ from mixray.data.tabular.examples import columns_of_pool, look_ahead, split_of
 from mixray.data.tabular.tables import read_part
 from mixray.data.target_rows import check_split, part_of
 from mixray.data.text.deduplicate import no_documents
-from mixray.data.text.tokenizer import existing_folder
+from mixray.data.text.tokenizer import existing_folder, require_chat_template
 from mixray.errors import InputError
 from mixray.store.target_parts import PARTS
 
@@ -85,6 +85,11 @@ def check_inputs(config: RunConfig) -> InputCheck:
     if (tokenizer := config.tokenizer) is not None:
         is_trained = tokenizer.train is not None
         is_there = is_trained or checks.one(existing_folder, tokenizer, f"the tokenizer {tokenizer.hub}") is not None
+        chat_pools = [pool for pool in pools if pool.config.chat_template]
+        if is_there and not is_trained:
+            checks.one(
+                lambda pools: require_chat_template(tokenizer, pools), chat_pools, f"the tokenizer {tokenizer.hub}"
+            )
         if is_there and not checks.errors:
             ratios = bytes_per_token(tokenizer, samples)
     warnings = [warning for label, sample in samples.items() for warning in _faults(label, sample)]
@@ -104,6 +109,10 @@ def check_inputs(config: RunConfig) -> InputCheck:
             _check_rows_split(target, config.examples, config)
         return InputCheck(stored, dict(ahead.rows), {}, warnings, ahead.inputs, molecules=ahead.molecules)
     tokens = {label: _tokens(samples.get(label), ratios.get(label)) for label in stored}
+    for pool in pools:
+        if pool.role == "source" and pool.config.has_completions:
+            sample, ratio = samples.get(pool.label), ratios.get(pool.label)
+            tokens[pool.label] = _packed_tokens(sample, ratio, config.row_tokens)
     prompted = {label: sample for label, sample in samples.items() if sample.counts["prompt_bytes"]}
     reads = {label: _reads(sample, ratios.get(label), config.row_tokens) for label, sample in prompted.items()}
     options = {label: sample.counts["options"] / sample.counts["documents"] for label, sample in prompted.items()}
@@ -139,6 +148,18 @@ def _tokens(sample: PoolSample | None, ratio: float | None) -> int | None:
     if sample is None or sample.text_bytes is None:
         return None
     return int(sample.text_bytes / (ratio or BYTES_PER_TOKEN))
+
+
+def _packed_tokens(sample: PoolSample | None, ratio: float | None, window: int) -> int | None:
+    """Return how many tokens the windows of a source of prompts with completions hold, padding included, where all
+    examples have the mean length."""
+    if sample is None or sample.text_bytes is None or not sample.counts["documents"]:
+        return None
+    count = sample.counts["documents"]
+    scored, prompt = (sample.counts[name] / count / (ratio or BYTES_PER_TOKEN) for name in ("bytes", "prompt_bytes"))
+    length = scored + prompt + 1  # and the end of the document, which the next one begins with
+    windows = 1 / max(1, (window - 1) // length) if length < window else max(1.0, scored / (window - 1))
+    return round(sample.text_bytes / sample.counts["bytes"] * count * windows) * window
 
 
 def _reads(sample: PoolSample, ratio: float | None, window: int) -> float:

@@ -60,16 +60,19 @@ def _prepare_texts(config: RunConfig, artifacts: Artifacts, run_tasks: RunTasks,
     tokenizer = _tokenizer(config, listings, selections, artifacts, run_tasks)
     encoder = Encoder.of(artifacts.storage, tokenizer)
     notify(f"tokenizer: {encoder.vocab_size} tokens")
+    encoders = {label: encoder.for_pool(listing.pool, tokenizer) for label, listing in listings.items()}
     encoding: dict[str, Step[Any, Any]] = {
-        label: WriteWindows(listing, selections[label], encoder, config.row_tokens)
+        label: WriteWindows(listing, selections[label], encoders[label], config.row_tokens)
         if listing.pool.role == "source"
-        else TargetRows(listing, selections[label], encoder, config.row_tokens, run_tasks)
+        else TargetRows(listing, selections[label], encoders[label], config.row_tokens, run_tasks)
         for label, listing in listings.items()
     }
     encoded = find_or_make(encoding, artifacts, run_tasks, "tokens")
     counts = {label: _counts(scans[label], selections[label], encoded[label]) for label in listings}
     for label in listings:
-        notify(f"{label}: {counts[label]['tokens']} tokens")
+        trained = counts[label].get("trained_tokens")
+        of_completions = "" if trained is None else f", of which {trained} are trained on"
+        notify(f"{label}: {counts[label]['tokens']} tokens{of_completions}")
     return Prepared(
         inputs=TextInputs(config.row_tokens, encoder.vocab_size, encoder.end_of_document),
         tokenizer=tokenizer,
@@ -95,7 +98,8 @@ def _tokenizer(
     assert config.tokenizer is not None
     settings = config.tokenizer.train
     if settings is None:
-        return import_tokenizer(config.tokenizer, artifacts)
+        chat_pools = [pool for pool in pools_of(config) if pool.config.chat_template]
+        return import_tokenizer(config.tokenizer, artifacts, chat_pools=chat_pools)
     labels = [f"source {name}" for name in config.sources if not settings.sources or name in settings.sources]
     sources = tuple((listings[label], selections[label]) for label in labels)
     step = LearnTokenizer(settings, config.seed, sources, run_tasks)
@@ -108,7 +112,8 @@ def _counts(scan: Artifact, selection: Artifact, encoded: Artifact) -> dict[str,
     counts |= {"documents_read": int(scan.meta["documents"]), "bytes_read": int(scan.meta["bytes"])}
     counts |= {name: int(selection.meta[name]) for name in ("documents", "bytes", "duplicates", "in_target")}
     if encoded.kind == windows.KIND:
-        return counts | {name: int(encoded.meta[name]) for name in ("windows", "tokens", "tail_tokens")}
+        names = ("windows", "tokens", "tail_tokens", "trained_tokens")
+        return counts | {name: int(encoded.meta[name]) for name in names if name in encoded.meta}
     parts = {f"{part}_{name}": int(encoded.meta[part][name]) for part in PARTS for name in ("documents", "tokens")}
     sums = {name: sum(int(encoded.meta[part][name]) for part in PARTS) for name in ("documents", "bytes", "tokens")}
     return counts | parts | sums

@@ -195,7 +195,7 @@ def _sample_files(listing: Listing) -> PoolSample:
 def _footer(file: SourceFile, pool: Pool) -> tuple[int, int]:
     """Return the number of row groups of a Parquet file, and the uncompressed bytes of the columns of its text."""
     # A prompt does not count as text: it is read, not predicted.
-    names = [path for key, path in named_columns(pool) if key not in ("where", "prompt")]
+    names = [path for key, path in named_columns(pool) if key not in ("where", "system", "prompt")]
     with reading(file, pool.files_key), open_parquet(file) as parquet:
         metadata = parquet.metadata
     total = 0

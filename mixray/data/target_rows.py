@@ -25,6 +25,7 @@ import pyarrow as pa
 from mixray.config.data import TargetConfig
 from mixray.data.pools import Pool
 from mixray.data.text.budget import Size, last_rank, rank
+from mixray.data.text.completions import cut_into_windows, first_token
 from mixray.data.text.windows import TokenizePool, TokenizeTask
 from mixray.errors import InputError
 from mixray.store import Artifact, Draft, FileRecord, RunTasks, fingerprint
@@ -77,12 +78,13 @@ class TargetRows(TokenizePool[RowsResult]):
         held_out = target_config(self.listing.pool).held_out
         numbers = {"window": self.window, "held_out": held_out, "max_tokens": self.max_tokens}
         sample = {} if self.max_tokens is None else {"sample": 1}
-        if "completion" in self.listing.pool.config.templates:
+        if self.listing.pool.config.has_completions:
             sample |= {"completions": 1}
+        chat = {} if self.encoder.chat is None else {"chat": self.encoder.chat}
         if has_options(self.listing.pool):
             sample |= {"options": 2}
         content = {"tokenizer": self.encoder.digest, "documents": self.selection.meta["digest"]}
-        return fingerprint({"rows": 1, **numbers, **sample, **content})
+        return fingerprint({"rows": 1, **numbers, **sample, **chat, **content})
 
     def tasks(self, draft: Draft) -> list[TokenizeTask]:
         """Return a task for each part. With ``max_tokens``, other tasks have counted the documents' tokens by then."""
@@ -124,7 +126,7 @@ def target_config(pool: Pool) -> TargetConfig:
 
 def has_options(pool: Pool) -> bool:
     """Return whether a pool holds multiple-choice items whose options are scored."""
-    return pool.config.answer is not None and "completion" in pool.config.templates
+    return pool.config.answer is not None and pool.config.has_completions
 
 
 def count_tokens(task: TokenizeTask) -> list[Size]:
@@ -142,8 +144,8 @@ def document_rows(
     document: bytes, ids: Sequence[int], end_of_document: int, window: int, context: int = 0
 ) -> Iterator[Row]:
     """Yield the rows of one document. ``context``: how many tokens at its beginning are its prompt's."""
-    begin = _begin(context, len(ids) - context, window)
-    for number, (piece, count) in enumerate(_windows([end_of_document, *ids], begin, context, window)):
+    begin = first_token(context, len(ids) - context, window)
+    for number, (piece, count) in enumerate(cut_into_windows([end_of_document, *ids], begin, context, window)):
         yield document, number, piece, count
 
 
@@ -158,26 +160,12 @@ def option_rows(
     if len(encoded) < 2 or any(len(ids) == context for ids, context in encoded):
         return
     shared = min(context for _, context in encoded)
-    begin = _begin(shared, max(len(ids) for ids, _ in encoded) - shared, window)
+    begin = first_token(shared, max(len(ids) for ids, _ in encoded) - shared, window)
     number = 0
     for option, (ids, context) in enumerate(encoded):
-        for piece, count in _windows([end_of_document, *ids], begin, context, window):
+        for piece, count in cut_into_windows([end_of_document, *ids], begin, context, window):
             yield document, number, piece, count, option, option == right
             number += 1
-
-
-def _begin(context: int, scored: int, window: int) -> int:
-    """Return where the first window begins, so that ``scored`` tokens after a prompt of ``context`` fit into it."""
-    return max(0, context - (window - scored if scored <= window else window // 2))
-
-
-def _windows(sequence: Sequence[int], begin: int, context: int, window: int) -> Iterator[tuple[list[int], int]]:
-    """Yield the ids and the number of labels of every window, from ``begin`` on, that has labels."""
-    for start in range(begin, len(sequence) - 1, window):
-        piece = list(sequence[start : start + window + 1])
-        count = len(piece) - 1 - max(0, context - start)
-        if count > 0:
-            yield piece, count
 
 
 def publish_rows(

@@ -58,7 +58,8 @@ class TrainingRows(ABC):
 
 
 class Windows(TrainingRows):
-    """Rows of token ids, int64, shape (rows, window)."""
+    """Rows of token ids, int64, shape (rows, window). A token of a prompt, which is read but not trained on, stands as
+    -1 - id (see ``mixray.data.text.completions``)."""
 
     def __init__(self, storage: Storage, artifact: Artifact) -> None:
         super().__init__(storage, artifact)

@@ -29,10 +29,11 @@ LONG_DOCUMENT = 100
 def token_frequency_loss(rows: NDArray[np.integer[Any]], vocabulary: int) -> float:
     """Return the loss of predicting every token by its frequency alone, nats per token.
 
-    ``rows``: token ids below ``vocabulary``, (rows, tokens) or (rows,) of ids. Every other row is predicted with the
+    ``rows``: token ids below ``vocabulary``, (rows, tokens) or (rows,) of ids; those below 0 are read only and do not
+    count. Every other row is predicted with the
     frequencies of the rest, and the reverse, so that rare tokens do not make the loss too small. At least two rows.
     """
-    halves = rows[::2].ravel(), rows[1::2].ravel()
+    halves = [half[half >= 0] for half in (rows[::2].ravel(), rows[1::2].ravel())]
     counts = [np.bincount(half, minlength=vocabulary) for half in halves]
     total = 0.0
     for taught, judged in (counts, counts[::-1]):

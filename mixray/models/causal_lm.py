@@ -15,7 +15,9 @@ from mixray.errors import InputError
 from mixray.models.building import LanguageModel, build_model, quieten
 from mixray.models.protocol import Network, Scores
 from mixray.models.scoring import Rows, TokenRows, score
-from mixray.training.loss import NextTokenLoss, NextTokenNll
+from mixray.training import autocast
+from mixray.training.batch import without_marks
+from mixray.training.loss import IGNORED, NextTokenLoss, NextTokenNll
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -74,9 +76,28 @@ class CausalLM(Network):
         return TokenRows([row.values.to_numpy() for row in table["tokens"]], table["count"].to_numpy().astype(np.int64))
 
     def training_losses(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return the mean loss of the predicted tokens of every window, nats. ``rows``: int64 (windows, window)."""
+        """Return the mean loss of the predicted tokens of every window that are trained on, nats.
+
+        ``rows``: int64 (windows, window), with marks where windows hold prompts: see ``data.text.completions``.
+        """
+        ids, is_trained = without_marks(rows)
+        if not is_trained[:, 1:].all():
+            return self._marked_losses(ids, is_trained[:, 1:])
         totals = self.log_probs(list(rows), batch_tokens=SCORED_TOKENS).totals
         losses: NDArray[np.float64] = -totals / (rows.shape[1] - 1)
+        return losses
+
+    def _marked_losses(self, ids: NDArray[np.int64], is_trained: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Return the mean loss of every window's tokens that are trained on. ``is_trained``: (windows, window - 1)."""
+        self.network.eval()
+        labels, sums = np.where(is_trained, ids[:, 1:], IGNORED), []
+        at_once = max(1, SCORED_TOKENS // ids.shape[1])
+        with torch.inference_mode(), autocast(self.device, self.precision):
+            for first in range(0, len(ids), at_once):
+                part = slice(first, first + at_once)
+                nll = self._nll(torch.from_numpy(ids[part, :-1]), torch.from_numpy(labels[part]))
+                sums.append(nll.double().sum(1).cpu().numpy())
+        losses: NDArray[np.float64] = np.concatenate(sums) / np.maximum(is_trained.sum(1), 1)
         return losses
 
     def log_probs(self, rows: Rows | TokenRows, *, batch_tokens: int, segment: int | None = None) -> Scores:

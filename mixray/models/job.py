@@ -27,6 +27,7 @@ from mixray.store import Artifact, Artifacts, Draft, ModelMeta, fingerprint
 from mixray.training import (
     BatchStream,
     ColumnAsGroups,
+    CompletionsAlone,
     HeldOut,
     Objective,
     Progress,
@@ -78,6 +79,8 @@ class TrainingJob:
         rows = {name: sources[name] for name in self.source_shares}
         stream = MixtureStream(rows, self.source_shares, self.data.seed)
         grouped, objective, group_names = self._grouped(stream, rows)
+        if any("trained_tokens" in self.data.sources[name].meta for name in rows):
+            grouped = CompletionsAlone(grouped)
         held_out = None
         if self.targets and world.rank == 0:
             tokens = self.steps * self.config.batch * self.data.inputs.row_tokens

@@ -1,6 +1,6 @@
 """The torch training loop that proxies and retraining share: optimizer, schedule, checkpoint."""
 
-from mixray.training.batch import Batch, BatchStream, ColumnAsGroups, SourcesAsGroups, WindowStream
+from mixray.training.batch import Batch, BatchStream, ColumnAsGroups, CompletionsAlone, SourcesAsGroups, WindowStream
 from mixray.training.checkpoint import Checkpoint, StorageCheckpoint, delete_states
 from mixray.training.loop import HeldOut, step_count, train
 from mixray.training.loss import RowLoss, weighted_sum
@@ -13,6 +13,7 @@ __all__ = [
     "BatchStream",
     "Checkpoint",
     "ColumnAsGroups",
+    "CompletionsAlone",
     "HeldOut",
     "Objective",
     "Preempted",

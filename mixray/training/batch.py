@@ -7,7 +7,7 @@ some.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,17 +18,21 @@ from numpy.typing import NDArray
 class Batch:
     """Rows of a stream. All arrays have them as their first axis.
 
-    inputs: of the loss module, in its order; for language models token ids, int64 (rows, window), alone.
+    inputs: of the loss module, in its order; for language models token ids, int64 (rows, window), and where not every
+    token is trained on also which ones are, bool (rows, window).
     group_ids: int64 (rows,), from 0; None where rows have no groups.
     row_weights: float64 (rows,), what a row's loss is multiplied by, 1 on average over the stream (importance
     weighting); None: all 1.
     tokens_per_row: what a row counts as in budgets and curves; 1 where rows are no text.
+    row_tokens: int64 (rows,), over how many tokens each row's loss is a mean. A step's loss is then the mean over the
+    tokens of the joint batch, not over its rows. None: the rows have equally many.
     """
 
     inputs: tuple[NDArray[Any], ...]
     group_ids: NDArray[np.int64] | None = None
     row_weights: NDArray[np.float64] | None = None
     tokens_per_row: int = 1
+    row_tokens: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.inputs[0])
@@ -77,6 +81,26 @@ class SourcesAsGroups:
 
     def read(self, start: int, stop: int) -> Batch:
         return row_batch(*self._stream.read_with_sources(start, stop))
+
+
+class CompletionsAlone:
+    """A stream of windows that hold prompts, of which the completions are trained on: see ``data.text.completions``."""
+
+    def __init__(self, stream: BatchStream | WindowStream) -> None:
+        self._stream = stream
+
+    def read(self, start: int, stop: int) -> Batch:
+        batch = read_batch(self._stream, start, stop)
+        ids, is_trained = without_marks(batch.inputs[0])
+        return replace(batch, inputs=(ids, is_trained), row_tokens=is_trained[:, 1:].sum(1))
+
+
+def without_marks(windows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return the token ids of windows, and which of them are trained on: -1 - id is read only. (windows, window) all.
+
+    A window's first token is never predicted, whatever its mark says."""
+    is_trained = windows >= 0
+    return np.where(is_trained, windows, ~windows), is_trained
 
 
 def read_batch(stream: BatchStream | WindowStream, start: int, stop: int) -> Batch:

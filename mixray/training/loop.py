@@ -6,9 +6,10 @@ workers change no row's place.
     objective: what is minimised. None: the mean over rows; else a weighted mean over groups (``Objective``)
 
 Step s trains on positions [s x batch, (s + 1) x batch) of the stream. A row of a language model is a window, and its
-loss the mean negative log-likelihood of the window's predicted tokens. Everything that a step does depends on the state
-before it and on (seed, step, rank): a run that stops and resumes is the run that never stopped, on the CPU to the last
-bit.
+loss the mean negative log-likelihood of the window's predicted tokens; where windows differ in how many of their tokens
+are trained on, a step's loss is the mean over all of these tokens in the joint batch. Everything that a step does
+depends on the state before it and on (seed, step, rank): a run that stops and resumes is the run that never stopped, on
+the CPU to the last bit.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -161,27 +163,37 @@ class _Gradients:
             # The models' buffers are constants: nothing to send before each forward pass.
             replica = DistributedDataParallel(loss, forward_sync_buffers=False, gradient_as_bucket_view=True)
             self._loss, self._without_exchange = replica, replica.no_sync
-        self._scale = world.size / config.batch
+        self._world, self._scale = world, world.size / config.batch
 
     def compute(self, batch: Batch) -> None:
         """Add the gradients of the step's rows to the parameters; tell the recorder and the objective their losses."""
         group_ids = None if batch.group_ids is None else torch.tensor(batch.group_ids)
+        by_tokens = None if batch.row_tokens is None else self._token_weights(batch.row_tokens)
         if self._objective is None:
-            weights = None
+            weights = by_tokens
             if batch.row_weights is not None:
+                assert by_tokens is None, "rows weigh what the stream says, or what their tokens say"
                 weights = torch.tensor(batch.row_weights * self._scale, dtype=torch.float32).to(self._device)
-            row_losses = self._backward(batch, weights)
+            row_losses = self._backward(batch, weights, by_tokens)
         else:
             assert group_ids is not None, "an objective needs a stream that gives groups"
             assert batch.row_weights is None, "rows weigh what the objective says"
             with self._objective.step(group_ids) as weights:
-                row_losses = self._backward(batch, weights.float())
+                row_losses = self._backward(batch, weights.float(), by_tokens)
                 self._objective.observe(row_losses, group_ids)
         if group_ids is not None and self._recorder.group_names is not None:
             self._recorder.add_groups(row_losses, group_ids.to(self._device))
 
-    def _backward(self, batch: Batch, row_weights: torch.Tensor | None) -> torch.Tensor:
-        """Return the losses, (rows,). ``row_weights``: (rows,), with all factors; None: all weigh workers / batch."""
+    def _token_weights(self, row_tokens: NDArray[np.int64]) -> torch.Tensor:
+        """Return what rows weigh, float32 (rows,), so that a step's loss is the mean over the tokens of all workers."""
+        tokens = torch.tensor(row_tokens, dtype=torch.float64).to(self._device)
+        return (tokens * self._world.size / self._world.sum_on_device(tokens.sum())).float()
+
+    def _backward(
+        self, batch: Batch, row_weights: torch.Tensor | None, recorded_weights: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Return the losses, (rows,). ``row_weights``: (rows,), with all factors; None: all weigh workers / batch.
+        ``recorded_weights``: the same for the loss that is recorded."""
         size = self._config.micro_batch or len(batch)
         inputs = [torch.split(self._moved(array), size) for array in batch.inputs]
         parts = list(zip(*inputs, strict=True))
@@ -204,8 +216,9 @@ class _Gradients:
                 got=f"{len(parts[0][0])} {f'windows of {tokens} tokens' if tokens > 1 else 'rows'} per forward pass",
                 remedy="lower micro_batch: the gradients stay the same",
             ) from error
-        self._recorder.add(plain)
-        return torch.cat(rows)
+        row_losses = torch.cat(rows)
+        self._recorder.add(plain if recorded_weights is None else (row_losses * recorded_weights).sum())
+        return row_losses
 
     def _moved(self, array: NDArray[Any]) -> torch.Tensor:
         values = torch.tensor(array)

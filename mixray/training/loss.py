@@ -42,9 +42,11 @@ def weighted_sum(losses: torch.Tensor, row_weights: torch.Tensor | None) -> tupl
 
 
 class NextTokenLoss(RowLoss):
-    """A Hugging Face causal language model as losses of windows; inputs: ids, int64 (windows, window).
+    """A Hugging Face causal language model as losses of windows; inputs: ids, int64 (windows, window), and optionally
+    which of them are trained on, bool (windows, window); by default all.
 
-    A window's loss is the mean negative log-likelihood of its predicted tokens, ids[:, 1:], in nats. To what is
+    A window's loss is the mean negative log-likelihood of its predicted tokens, ids[:, 1:], that are trained on, in
+    nats. To what is
     differentiated a mixture of experts whose config says ``output_router_logits`` adds its load-balancing loss, once
     for every window; the windows' losses are without it.
 
@@ -68,10 +70,18 @@ class NextTokenLoss(RowLoss):
         """Compile the trunk: what follows it is already done in blocks."""
         self._forward = torch.compile(self.trunk, *arguments, **options)
 
-    def forward(self, ids: torch.Tensor, row_weights: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        predicted = ids.shape[1] - 1
-        labels = pad(ids[:, 1:], (0, 1), value=IGNORED).flatten()
-        weights = None if row_weights is None else row_weights.repeat_interleave(ids.shape[1])
+    def forward(
+        self, ids: torch.Tensor, is_trained: torch.Tensor | None = None, row_weights: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        # ``predicted``: the tokens of each window's loss. Where windows differ in it, it is part of the weights.
+        predicted: int | torch.Tensor = ids.shape[1] - 1
+        labels, token_weights = ids[:, 1:], row_weights
+        if is_trained is not None:
+            predicted = is_trained[:, 1:].sum(1).clamp(min=1)
+            labels = labels.masked_fill(~is_trained[:, 1:], IGNORED)
+            token_weights = (1.0 if row_weights is None else row_weights) / predicted
+        labels = pad(labels, (0, 1), value=IGNORED).flatten()
+        weights = None if token_weights is None else token_weights.repeat_interleave(ids.shape[1])
         end = self.end_of_document
         positions = {} if end is None else {"position_ids": document_positions(ids, end)}
         output = self._forward(input_ids=ids, use_cache=False, **positions)
@@ -82,7 +92,7 @@ class NextTokenLoss(RowLoss):
             hidden = output.last_hidden_state.flatten(0, 1)
             head = self.head
             total, nll = _BlockwiseLoss.apply(hidden, head.weight, head.bias, labels, weights)  # type: ignore[no-untyped-call]
-        loss = total / predicted
+        loss = total / predicted if isinstance(predicted, int) else total
         if self.router_coefficient is not None:
             windows = len(ids) if row_weights is None else row_weights.sum()
             loss = loss + windows * self.router_coefficient * output.aux_loss

@@ -47,10 +47,14 @@ class World:
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Return the sums of float64 numbers over the workers, on the CPU; waits for the device."""
+        return self.sum_on_device(values).cpu()
+
+    def sum_on_device(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the sums of float64 numbers over the workers, where the numbers are; the device goes on meanwhile."""
         if self.size > 1:
             values = values.clone()
             dist.all_reduce(values)
-        return values.cpu()
+        return values
 
     def from_rank_0(self, compute: Callable[[], T]) -> T:
         """Return on every worker what ``compute`` returns on rank 0, so that no two of them can disagree.

@@ -140,12 +140,12 @@ def test_what_a_row_gives(reader: str, target: Any, tmp_path: Path) -> None:
         documents = [each for part in list_pool(pool).parts for each in read_documents(pool, part, counts)]
         return [document.example for document in documents], counts["skipped_empty"]
 
-    assert read(prompt="q", completion="a") == ([("One?", "yes", (), 0)], 3)
+    assert read(prompt="q", completion="a") == ([Example("One?", "yes", (), 0)], 3)
     assert read(prompt="Q: {q}", completion=" {answer}", answer=CHOICE["answer"]) == (
         [
-            ("Q: One?", " yes", (" no", " yes"), 1),
-            ("Q: Two?", " no", (), 0),
-            ("Q: Four?", " no", (" maybe", " no"), 1),
+            Example("Q: One?", " yes", (" no", " yes"), 1),
+            Example("Q: Two?", " no", (), 0),
+            Example("Q: Four?", " no", (" maybe", " no"), 1),
         ],
         1,
     )
@@ -165,9 +165,9 @@ def test_a_blank_option_is_none_whatever_stands_around_it(blank: str | None, tar
     counts = Counter[str]()
     examples = [each.example for part in list_pool(pool).parts for each in read_documents(pool, part, counts)]
     assert examples == [
-        ("One?", " It is no.", (" It is yes.", " It is no."), 1),
-        ("Two?", " It is yes.", (" It is no.", " It is yes."), 1),
-        ("Four?", " It is no.", (), 0),
+        Example("One?", " It is no.", (" It is yes.", " It is no."), 1),
+        Example("Two?", " It is yes.", (" It is no.", " It is yes."), 1),
+        Example("Four?", " It is no.", (), 0),
     ]
     assert counts["skipped_empty"] == 1
 

@@ -33,6 +33,15 @@ class ToyStream:
         return (generator.integers(VOCABULARY) + np.cumsum(steps)) % VOCABULARY
 
 
+class ToyCompletions(ToyStream):
+    """The same windows with prompts of different lengths, 1 to 8 of the 10 tokens, marked as read only."""
+
+    def _window(self, position: int) -> np.ndarray:
+        window = super()._window(position)
+        prompt = 1 + position * 5 % 8
+        return np.concatenate([~window[:prompt], window[prompt:]])
+
+
 class ToyTrunk(nn.Module):
     def __init__(self, dropout: float) -> None:
         super().__init__()
@@ -112,6 +121,7 @@ def toy() -> SimpleNamespace:
 
     return SimpleNamespace(
         stream=ToyStream,
+        completions=ToyCompletions,
         model=model,
         config=toy_config,
         checkpoint=MemoryCheckpoint,

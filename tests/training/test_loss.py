@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mixray.training import CompletionsAlone
 from mixray.training import loss as loss_module
 from mixray.training.loss import IGNORED, NextTokenLoss, NextTokenNll, document_positions, split
 
@@ -51,6 +52,29 @@ def test_loss_and_gradients_equal_plain_ones(toy: SimpleNamespace, ids: torch.Te
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None
         torch.testing.assert_close(parameter.grad, 0.7 * gradients[name], rtol=1e-5, atol=1e-6)
+
+
+@variants
+@pytest.mark.usefixtures("_blocks")
+def test_the_loss_of_completions_is_the_mean_over_their_tokens(toy: SimpleNamespace, options: dict[str, Any]) -> None:
+    """With the weights of a step: the sum over the tokens of all windows by their number, as one direct computation."""
+    model, batch = toy.model(**options), CompletionsAlone(toy.completions()).read(0, 7)
+    ids, is_trained = map(torch.from_numpy, batch.inputs)
+    log_probs = torch.log_softmax(model(input_ids=ids, use_cache=False).logits.double(), dim=-1)
+    nll = -log_probs[:, :-1].gather(2, ids[:, 1:, None]).squeeze(2)[is_trained[:, 1:]]
+    expected = nll.mean()
+    expected.backward()
+    gradients = {name: p.grad for name, p in model.named_parameters()}
+    model.zero_grad(set_to_none=True)
+    counts = torch.from_numpy(batch.row_tokens)
+    assert len(set(counts.tolist())) > 3, "the windows differ"
+    actual, by_window = NextTokenLoss(model)(ids, is_trained, row_weights=counts / counts.sum())
+    assert actual.item() == pytest.approx(expected.item(), rel=1e-6)
+    means = torch.stack([part.mean() for part in nll.split(counts.tolist())])
+    torch.testing.assert_close(by_window.double(), means, rtol=1e-5, atol=0)
+    actual.backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("options", [{}, {"after": lambda logits: 1.0 * logits}], ids=["blockwise", "plain"])

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mixray.store import Storage
-from mixray.training import StorageCheckpoint, World, train
+from mixray.training import CompletionsAlone, StorageCheckpoint, World, train
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,17 +20,17 @@ WORKER = """
 import sys, json
 import torch, torch.distributed as dist
 sys.path.insert(0, {tests!r})
-from conftest import ToyModel, ToyStream, toy_config
+from conftest import ToyCompletions, ToyModel, ToyStream, toy_config
 from mixray.errors import StageError
 from mixray.store import Storage
-from mixray.training import HeldOut, StorageCheckpoint, World, train
+from mixray.training import CompletionsAlone, HeldOut, StorageCheckpoint, World, train
 
 rank, folder, micro_batch, storage = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), Storage(sys.argv[4])
 torch.set_num_threads(1)
 dist.init_process_group("gloo", init_method=f"file://{{folder}}/rendezvous", rank=rank, world_size=2)
 torch.manual_seed(0)
 model = ToyModel()
-seen, saved, stream = [], [], ToyStream()
+seen, saved, stream = [], [], ToyCompletions() if {completions} else ToyStream()
 
 class Watched(StorageCheckpoint):
     def latest(self):
@@ -51,7 +51,8 @@ def judged():
     return {{"sample": loss}}
 
 report = train(
-    model, stream, steps=12, config=toy_config(batch=5, micro_batch=micro_batch), device=torch.device("cpu"),
+    model, CompletionsAlone(stream) if {completions} else stream, steps=12,
+    config=toy_config(batch=5, micro_batch=micro_batch), device=torch.device("cpu"),
     seed=1, world=World(rank, 2), checkpoint=Watched(storage, "checkpoint"), progress=seen.append,
     held_out=HeldOut(judged, 3),
 )
@@ -63,10 +64,12 @@ dist.destroy_process_group()
 """
 
 
-def run_two(folder: Path, micro_batch: int, failing: bool = False, uri: str = "") -> list[tuple[int, str]]:
+def run_two(
+    folder: Path, micro_batch: int, failing: bool = False, uri: str = "", completions: bool = False
+) -> list[tuple[int, str]]:
     """Return the exit status and the standard error of both workers. ``uri``: of the storage of their checkpoints."""
     script = folder / "worker.py"
-    script.write_text(WORKER.format(tests=str(Path(__file__).parent), failing=failing))
+    script.write_text(WORKER.format(tests=str(Path(__file__).parent), failing=failing, completions=completions))
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error", "GLOO_SOCKET_IFNAME": "lo"}
     workers = [
         subprocess.Popen(
@@ -81,8 +84,8 @@ def run_two(folder: Path, micro_batch: int, failing: bool = False, uri: str = ""
     return [(worker.returncode, error) for worker, error in zip(workers, errors, strict=True)]
 
 
-def train_with_two(folder: Path, micro_batch: int) -> list[dict]:
-    ended = run_two(folder, micro_batch)
+def train_with_two(folder: Path, micro_batch: int, *, completions: bool = False) -> list[dict]:
+    ended = run_two(folder, micro_batch, completions=completions)
     assert [status for status, _ in ended] == [0, 0], "\n".join(error for _, error in ended)
     return [torch.load(folder / f"rank-{rank}.pt", weights_only=True) for rank in (0, 1)]
 
@@ -134,6 +137,18 @@ def test_two_workers_with_uneven_shares_train_what_one_does(
     assert first["reads"] == [(5 * step, 5 * step + 2) for step in range(start, 12)]
     assert second["reads"] == [(5 * step + 2, 5 * step + 5) for step in range(start, 12)]
     assert StorageCheckpoint(Storage(str(tmp_path)), "checkpoint").latest()["step"] == 12
+
+
+def test_completions_weigh_what_their_tokens_do_on_any_number_of_workers(toy: SimpleNamespace, tmp_path: Path) -> None:
+    """Windows with few tokens to train on fall unevenly on the workers and the micro-batches."""
+    alone, config = toy.model(), toy.config(batch=5)
+    stream = CompletionsAlone(toy.completions())
+    report = train(alone, stream, steps=12, config=config, device=torch.device("cpu"), seed=1)
+    first, second = train_with_two(tmp_path, micro_batch=2, completions=True)
+    for name, value in alone.state_dict().items():
+        torch.testing.assert_close(first["weights"][name], value, rtol=0, atol=1e-5)
+        assert torch.equal(first["weights"][name], second["weights"][name])
+    assert first["losses"] == pytest.approx([record.loss for record in report.records], abs=1e-5)
 
 
 def test_a_checkpoint_that_rank_0_cannot_read_ends_every_worker(tmp_path: Path) -> None:

@@ -40,13 +40,20 @@ class Example(NamedTuple):
     """A prompt and the completion that shall follow it.
 
     ``options``: of a multiple-choice item, all of its completions, and ``right`` the number of the right one among
-    them; empty where there is nothing to choose from.
+    them; empty where there is nothing to choose from. ``before``: (role, content) of the messages before the prompt,
+    for a chat template.
     """
 
     prompt: str
     completion: str
     options: tuple[str, ...] = ()
     right: int = 0
+    before: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def context(self) -> str:
+        """The text of all messages before the completion."""
+        return "".join(content for _, content in self.before) + self.prompt
 
 
 def row_text(row: Row | None, pool: Pool, counts: Counter[str], place: Place) -> str | None:
@@ -100,20 +107,55 @@ def _text(row: Row, pool: Pool, key: str, place: Place, option: Any = None) -> s
 
 def _example(row: Row, pool: Pool, place: Place) -> Example | None:
     """Return a row's prompt and completion; None where one of them is null or the completion is blank."""
+    if pool.config.messages is not None:
+        return _conversation(row, pool, place)
     prompt, completion = (_text(row, pool, key, place) for key in ("prompt", "completion"))
     if prompt is None or completion is None or _is_blank(completion):
         return None
+    system = None if pool.config.system is None else _text(row, pool, "system", place)
+    before = () if _is_blank(system) else (("system", str(system)),)
     if pool.config.answer is None:
-        return Example(prompt, completion)
+        return Example(prompt, completion, before=before)
     options, right = _options(row, pool.config.answer, pool, place)
     if _is_blank(options[right]):
         return None
     # Null or nothing stands where an item has fewer options than there are columns.
     numbers = [number for number, option in enumerate(options) if not _is_blank(option)]
     if len(numbers) < 2:
-        return Example(prompt, completion)
+        return Example(prompt, completion, before=before)
     texts = [_text(row, pool, "completion", place, options[number]) or "" for number in numbers]
-    return Example(prompt, completion, tuple(texts), numbers.index(right))
+    return Example(prompt, completion, tuple(texts), numbers.index(right), before)
+
+
+def _conversation(row: Row, pool: Pool, place: Place) -> Example | None:
+    """Return a row's conversation; None where it is null, empty or ends in a blank message. Raises UnicodeError."""
+    path = pool.config.messages
+    assert path is not None, "the pool holds conversations"
+    value = _column(row, pool, "messages", path, place)
+    if not value:
+        return None
+    messages = []
+    for message in value if isinstance(value, list) else [value]:
+        parts = [message.get(key) for key in ("role", "content")] if isinstance(message, Mapping) else []
+        if not parts or not all(isinstance(part, str) for part in parts):
+            raise _not_messages(pool, path, str(message)[:80], place())
+        messages.append((str(parts[0]), str(parts[1])))
+        messages[-1][1].encode()  # fails on a lone surrogate, which JSON may hold
+    roles = [role for role, _ in messages]
+    if roles[-2:] != ["user", "assistant"]:
+        raise _not_messages(pool, path, f"the roles {', '.join(roles)}", place())
+    (_, prompt), (_, completion) = messages[-2:]
+    return None if _is_blank(completion) else Example(prompt, completion, before=tuple(messages[:-2]))
+
+
+def _not_messages(pool: Pool, path: str, got: str, place: str) -> InputError:
+    return InputError(
+        "a column holds no conversation",
+        where=pool.key("messages"),
+        got=f"{path}: {got} in {place}",
+        wanted="a list of {role, content} whose last two roles are user and assistant",
+        remedy="leave other rows out with where, or cut conversations after an answer",
+    )
 
 
 def _is_blank(value: Any) -> bool:
@@ -143,7 +185,7 @@ def check_schema(schema: Any, pool: Pool, place: str) -> None:
             raise missing_column(pool.key(field), path, schema.names, place)
     for key, column in pool.config.templates.items():
         kind = type_at(schema, column)
-        if kind is None:  # a template, whose columns may hold numbers
+        if kind is None or key == "messages":  # a template, whose columns may hold numbers, or lists
             continue
         text_kind = kind.value_type if pa.types.is_dictionary(kind) else kind
         if not any(is_kind(text_kind) for is_kind in _TEXT_TYPES):

@@ -53,7 +53,7 @@ def read_documents(pool: Pool, part: Part, counts: Counter[str]) -> Iterator[Doc
     cannot be read, a line is not a JSON object or a column is missing.
     """
     read = 0
-    for document in _examples(pool, part, counts) if "prompt" in pool.config.templates else _pieces(pool, part, counts):
+    for document in _examples(pool, part, counts) if pool.config.has_completions else _pieces(pool, part, counts):
         counts["documents"] += 1
         counts["bytes"] += document.bytes
         read += document.bytes
@@ -81,10 +81,11 @@ def _examples(pool: Pool, part: Part, counts: Counter[str]) -> Iterator[Document
     for row, place in _rows(pool, part):
         example = row_example(row, pool, counts, place)
         if example is not None:
-            text = example.prompt + example.completion
-            counts["prompt_bytes"] += len(example.prompt.encode())
+            text = example.context + example.completion
+            counts["prompt_bytes"] += len(example.context.encode())
             counts["options"] += len(example.options)
-            content = text_hash(json.dumps(example).encode()).digest()
+            # Identities are older than messages before the prompt, which leave no trace where there are none.
+            content = text_hash(json.dumps(example if example.before else example[:4]).encode()).digest()
             yield Document(text, content, len(example.completion.encode()), text_hash(text.encode()).digest(), example)
 
 

@@ -21,7 +21,7 @@ from mixray.store.target_parts import HASH_BYTES
 
 SCAN_SCHEMA = pa.schema([("content", pa.binary(HASH_BYTES)), ("parent", pa.binary(HASH_BYTES)), ("bytes", pa.int64())])
 """``parent`` is null where the document was not cut."""
-SETTINGS = {"text", "prompt", "completion", "answer", "where", "document_chars", "max_tokens"}
+SETTINGS = {"text", "prompt", "completion", "system", "messages", "answer", "where", "document_chars", "max_tokens"}
 """What decides how a pool's documents are read."""
 COUNTS = ("documents", "bytes", "skipped_not_utf8", "skipped_empty", "filtered", "split")
 

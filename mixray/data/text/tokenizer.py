@@ -10,7 +10,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
@@ -29,6 +29,7 @@ from mixray.data.text.deduplicate import first_words, read_selected, selected_pa
 from mixray.data.text.documents import Document
 from mixray.errors import InputError, first_line
 from mixray.store import Artifact, Artifacts, Draft, FileRecord, RunTasks, Step, Storage, fingerprint
+from mixray.store.artifacts import fetch_folder, read_artifact
 from mixray.store.tables import read_batches, read_table, write_rows
 from mixray.store.target_parts import hash_bytes
 
@@ -47,6 +48,8 @@ FILES = (
     "spiece.model",
 )
 """The files of a tokenizer's folder. Other files beside them, such as a model's weights, are ignored."""
+CHAT_TEMPLATE = "chat_template.jinja"
+"""The file of a tokenizer's chat template, where it is not in its configuration."""
 SAMPLE_SCHEMA = pa.schema([("text", pa.string())])
 BATCH_CHARS = 1 << 18
 
@@ -137,13 +140,15 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Any:
     return tokenizer
 
 
-def import_tokenizer(config: TokenizerConfig, artifacts: Artifacts) -> Artifact:
+def import_tokenizer(config: TokenizerConfig, artifacts: Artifacts, *, chat_pools: Sequence[Pool] = ()) -> Artifact:
     """Store a tokenizer that exists, unless the store holds it. The folder may be on this machine alone: no tasks.
 
+    ``chat_pools``: those that use its chat template, which is then part of its identity.
     Raises InputError if there is no tokenizer, or it is of no use.
     """
     folder = existing_folder(config)
-    id = _existing_id(folder)
+    require_chat_template(config, chat_pools)
+    id = _existing_id(folder, with_chat=bool(chat_pools))
     stored = artifacts.find(KIND, id)
     if stored is not None:
         return stored
@@ -155,11 +160,28 @@ def import_tokenizer(config: TokenizerConfig, artifacts: Artifacts) -> Artifact:
     return draft.publish(files, asdict(_meta(tokenizer.backend_tokenizer, int(tokenizer.eos_token_id))))
 
 
-def _existing_id(folder: Path) -> str:
-    contents = {
-        name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in FILES if (folder / name).is_file()
-    }
-    return fingerprint({"tokenizer": 1, "files": contents})
+def _existing_id(folder: Path, *, with_chat: bool) -> str:
+    names = [name for name in (*FILES, CHAT_TEMPLATE) if (folder / name).is_file()]
+    contents = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+    template = contents.pop(CHAT_TEMPLATE, None)
+    chat = {"chat_template": template} if with_chat else {}
+    return fingerprint({"tokenizer": 1, "files": contents, **chat})
+
+
+def require_chat_template(config: TokenizerConfig, pools: Sequence[Pool]) -> None:
+    """Raise InputError where pools use the tokenizer's chat template and it has none."""
+    if not pools or config.train is not None:
+        return
+    folder = existing_folder(config)
+    if not load_existing(folder, "tokenizer.hub" if config.hub else "tokenizer.path").chat_template:
+        raise InputError(
+            "the tokenizer has no chat template",
+            where=pools[0].key("chat_template"),
+            got=f"{config.hub or folder} without a chat_template",
+            wanted=f"a {CHAT_TEMPLATE}, or a chat_template in tokenizer_config.json",
+            remedy="take the tokenizer of a chat model, or leave chat_template out and write the words between in "
+            "'prompt' and 'completion'",
+        )
 
 
 def load_existing(folder: Path, key: str) -> Any:
@@ -193,7 +215,7 @@ def existing_folder(config: TokenizerConfig) -> Path:
     Raises InputError if the folder does not hold a tokenizer.
     """
     if config.hub is not None:
-        return snapshot(config.hub, "model", config.revision, FILES, "tokenizer.hub")
+        return snapshot(config.hub, "model", config.revision, (*FILES, CHAT_TEMPLATE), "tokenizer.hub")
     assert config.path is not None
     folder = Path(config.path).expanduser().absolute()
     if not any((folder / name).is_file() for name in FILES if name != "config.json"):
@@ -303,19 +325,28 @@ def _sample_name(index: int) -> str:
 
 @dataclass(frozen=True)
 class Encoder:
-    """Encodes text as token ids, without special tokens. Tasks carry it; each process loads the tokenizer once."""
+    """Encodes text as token ids, without special tokens. Tasks carry it; each process loads the tokenizer once.
+
+    ``chat``: where prompts and completions are put into the chat template, whose special tokens count as such, the id
+    of the artifact that holds it; else None.
+    """
 
     storage: Storage
     file: FileRecord
     digest: str
     end_of_document: int
     vocab_size: int
+    chat: str | None = None
 
     @classmethod
     def of(cls, storage: Storage, tokenizer: Artifact) -> Encoder:
         meta = TokenizerMeta(**tokenizer.meta)
         file = tokenizer.files["tokenizer.json"]
         return cls(storage, file, meta.digest, meta.end_of_document, meta.vocab_size)
+
+    def for_pool(self, pool: Pool, tokenizer: Artifact) -> Encoder:
+        """Return the encoder of a pool's texts."""
+        return replace(self, chat=tokenizer.id) if pool.config.chat_template else self
 
     def encode(self, documents: Iterable[Document]) -> Iterator[tuple[Document, list[int]]]:
         """Yield every document with its token ids, in order. Memory holds one batch; one thread computes."""
@@ -330,19 +361,59 @@ class Encoder:
         other belongs to the completion.
         """
         for batch in _batches(documents):
-            prompts = self._ids([document.example.prompt if document.example else "" for document in batch])
-            texts = self._ids([document.text for document in batch])
+            pairs = [self._written(each.example) if each.example else ("", each.text) for each in batch]
+            prompts = self._ids([prompt for prompt, _ in pairs])
+            texts = self._ids([prompt + completion for prompt, completion in pairs])
             for document, prompt, ids in zip(batch, prompts, texts, strict=True):
                 yield document, ids, _shared_start(prompt, ids)
 
     def encode_options(self, example: Example) -> list[tuple[list[int], int]]:
         """Return the prompt with every option of a multiple-choice item, as ``encode_examples`` does."""
-        prompt, *texts = self._ids([example.prompt, *(example.prompt + option for option in example.options)])
+        pairs = [self._written(example._replace(completion=option)) for option in example.options]
+        prompt, *texts = self._ids([pairs[0][0], *(prompt + option for prompt, option in pairs)])
         return [(ids, _shared_start(prompt, ids)) for ids in texts]
 
+    def _written(self, example: Example) -> tuple[str, str]:
+        """Return a prompt and its completion as they are written, with the chat template's words where there is one."""
+        if self.chat is None:
+            return example.prompt, example.completion
+        return in_chat_template(_load_chat(self.storage.uri, self.chat), example)
+
     def _ids(self, texts: list[str]) -> list[list[int]]:
-        encodings = _load(self.storage.uri, self.file).encode_batch_fast(texts, add_special_tokens=False)
-        return [encoding.ids for encoding in encodings]
+        tokenizer = _load(self.storage.uri, self.file, self.chat is not None)
+        return [encoding.ids for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+def in_chat_template(tokenizer: Any, example: Example) -> tuple[str, str]:
+    """Return an example's prompt up to where the assistant begins, and its completion to the end of the turn.
+
+    ``tokenizer``: of transformers. Raises InputError where its template refuses the messages, or writes the prompt
+    otherwise once there is an answer, so that one cannot say where the answer begins.
+    """
+    from jinja2 import TemplateError
+
+    messages = [*example.before, ("user", example.prompt), ("assistant", example.completion)]
+    turns = [{"role": role, "content": content} for role, content in messages]
+    where = "chat_template"
+    try:
+        prompt = tokenizer.apply_chat_template(turns[:-1], add_generation_prompt=True, tokenize=False)
+        text = tokenizer.apply_chat_template(turns, tokenize=False)
+    except (TemplateError, ValueError, TypeError) as error:
+        raise InputError(
+            "the tokenizer's chat template refuses a conversation",
+            where=where,
+            got=f"{first_line(error)}, of the roles {', '.join(role for role, _ in messages)}",
+            wanted="roles that the template knows, in its order",
+        ) from error
+    if not text.startswith(prompt) or len(text) == len(prompt):
+        raise InputError(
+            "the tokenizer's chat template does not write an answer after its prompt",
+            where=where,
+            got=f"{text[-80:]!r}, after the prompt {prompt[-80:]!r}",
+            wanted="a template whose text of a whole conversation begins with that of its prompt",
+            remedy="leave chat_template out, and write the words between in 'prompt' and 'completion'",
+        )
+    return prompt, text[len(prompt) :]
 
 
 def _shared_start(one: Sequence[int], other: Sequence[int]) -> int:
@@ -351,15 +422,24 @@ def _shared_start(one: Sequence[int], other: Sequence[int]) -> int:
     return next((number for number, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
-@lru_cache(maxsize=2)
-def _load(storage_uri: str, file: FileRecord) -> Any:
+@lru_cache(maxsize=1)
+def _load_chat(storage_uri: str, id: str) -> Any:
+    """Return the tokenizer of transformers that an artifact holds."""
+    storage = Storage(storage_uri)
+    with tempfile.TemporaryDirectory(prefix="mixray-") as folder:
+        return load_existing(fetch_folder(storage, read_artifact(storage, KIND, id), Path(folder)), "tokenizer")
+
+
+@lru_cache(maxsize=4)
+def _load(storage_uri: str, file: FileRecord, has_special_tokens: bool) -> Any:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # tasks are the parallelism
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_str(Storage(storage_uri).read_record(file).decode())
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    tokenizer.encode_special_tokens = True  # a document that spells out <|endoftext|> does not end there
+    # A document that spells out <|endoftext|> does not end there; a chat template spells its own special tokens.
+    tokenizer.encode_special_tokens = not has_special_tokens
     return tokenizer
 
 

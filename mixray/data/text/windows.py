@@ -2,7 +2,7 @@
 
 The windows of a part lie in files of at most 64 MiB, in pieces of one size (``window_format``): the little-endian token
 ids of a window and their CRC-32, so that a window can be read and checked alone. Tokens at the end of a part that do
-not fill a window are dropped and counted.
+not fill a window are dropped and counted. Prompts with completions are packed in another way: see ``completions.py``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from mixray.data.pools import Pool
 from mixray.data.reading.parts import Listing, Part
 from mixray.data.text.budget import rank
+from mixray.data.text.completions import example_pieces, packed
 from mixray.data.text.deduplicate import read_selected, selected_part
 from mixray.data.text.documents import Document
 from mixray.data.text.tokenizer import Encoder
@@ -96,11 +97,13 @@ def quotas(total: int | None, parts: int) -> Sequence[int | None]:
 
 @dataclass(frozen=True)
 class WindowsResult:
-    """``shards``: each file with its number of windows. ``tail_tokens``: the number of tokens that fill no window."""
+    """``shards``: each file with its number of windows. ``tail_tokens``: the number of tokens that fill no window.
+    ``trained_tokens``: those of completions, where documents have prompts."""
 
     shards: tuple[tuple[FileRecord, int], ...]
     documents: int
     tail_tokens: int
+    trained_tokens: int
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ class WriteWindows(TokenizePool[WindowsResult]):
     """A source's windows of ``window`` tokens each.
 
     Meta: ``window``, ``dtype``, ``windows`` and ``tokens`` in all, ``shards`` ({file: windows}, in order),
-    ``documents`` and ``tail_tokens``.
+    ``documents`` and ``tail_tokens``; of prompts with completions also ``trained_tokens``.
     """
 
     kind = KIND
@@ -116,6 +119,8 @@ class WriteWindows(TokenizePool[WindowsResult]):
     @property
     def id(self) -> str:
         settings = {"tokenizer": self.encoder.digest, "window": self.window, "max_tokens": self.max_tokens}
+        if self.listing.pool.config.has_completions:
+            settings |= {"completions": 1, "chat": self.encoder.chat}
         return fingerprint({"tokens": 2, **settings, "documents": self.selection.meta["digest"]})
 
     @property
@@ -126,8 +131,8 @@ class WriteWindows(TokenizePool[WindowsResult]):
     def run(task: TokenizeTask) -> WindowsResult:
         """Encode a part's selected documents and write its windows."""
         counts: Counter[str] = Counter()
-        windows = _windows(task, counts)
-        dtype = dtype_of(task.encoder.vocab_size)
+        windows = (_packed_windows if task.pool.config.has_completions else _windows)(task, counts)
+        dtype = dtype_of(task.encoder.vocab_size, has_prompts=task.pool.config.has_completions)
         shards: list[tuple[FileRecord, int]] = []
         per_shard = max(1, SHARD_BYTES // window_format(task.window, dtype).itemsize)
         block = next(windows, None)
@@ -140,7 +145,7 @@ class WriteWindows(TokenizePool[WindowsResult]):
                     written += len(piece)
                     block = rest if len(rest) else next(windows, None)
             shards.append((sink.record, written))
-        return WindowsResult(tuple(shards), counts["documents"], counts["tail_tokens"])
+        return WindowsResult(tuple(shards), counts["documents"], counts["tail_tokens"], counts["trained_tokens"])
 
     def publish(self, draft: Draft, results: Sequence[WindowsResult]) -> Artifact:
         shards = [shard for result in results for shard in result.shards]
@@ -148,13 +153,15 @@ class WriteWindows(TokenizePool[WindowsResult]):
         windows = sum(count for _, count in shards)
         meta = {
             "window": self.window,
-            "dtype": dtype_of(self.encoder.vocab_size).str,
+            "dtype": dtype_of(self.encoder.vocab_size, has_prompts=self.listing.pool.config.has_completions).str,
             "windows": windows,
             "tokens": windows * self.window,
             "shards": {name: count for name, (_, count) in zip(names, shards, strict=True)},
             "documents": sum(result.documents for result in results),
             "tail_tokens": sum(result.tail_tokens for result in results),
         }
+        if self.listing.pool.config.has_completions:
+            meta["trained_tokens"] = sum(result.trained_tokens for result in results)
         return draft.publish({name: record for name, (record, _) in zip(names, shards, strict=True)}, meta)
 
     def check(self, artifact: Artifact) -> None:
@@ -172,22 +179,24 @@ class WriteWindows(TokenizePool[WindowsResult]):
         )
 
 
-def dtype_of(vocab_size: int) -> np.dtype[np.unsignedinteger]:
-    """Return the smallest unsigned dtype that holds every token id."""
+def dtype_of(vocab_size: int, *, has_prompts: bool = False) -> np.dtype[np.integer]:
+    """Return the smallest dtype that holds every token id, and with prompts also their negative numbers."""
+    if has_prompts:
+        return np.dtype("<i2" if vocab_size <= 1 << 15 else "<i4")
     return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
 
 
-def window_format(window: int, dtype: np.dtype[np.unsignedinteger]) -> np.dtype[np.void]:
+def window_format(window: int, dtype: np.dtype[np.integer]) -> np.dtype[np.void]:
     """Return how a window of so many tokens is stored: ``tokens``, and ``crc32`` of their bytes."""
     return np.dtype([("tokens", dtype, (window,)), ("crc32", "<u4")])
 
 
-def checksums(windows: NDArray[np.unsignedinteger]) -> NDArray[np.uint32]:
+def checksums(windows: NDArray[np.integer]) -> NDArray[np.uint32]:
     """Return the CRC-32 of the bytes of each window, uint32, shape (windows,)."""
     return np.array([zlib.crc32(window.data) for window in windows], dtype=np.uint32)
 
 
-def stored_windows(windows: NDArray[np.unsignedinteger]) -> bytes:
+def stored_windows(windows: NDArray[np.integer]) -> bytes:
     """Return windows of token ids, shape (windows, window), of the stored dtype, as they are stored."""
     rows = np.empty(len(windows), window_format(windows.shape[1], windows.dtype))
     rows["tokens"], rows["crc32"] = windows, checksums(windows)
@@ -218,3 +227,23 @@ def _windows(task: TokenizeTask, counts: Counter[str]) -> Iterator[NDArray[np.in
     if whole:
         yield np.array(pending[: whole * task.window], np.int64).reshape(whole, task.window)
     counts["tail_tokens"] = len(pending) - whole * task.window
+
+
+def _packed_windows(task: TokenizeTask, counts: Counter[str]) -> Iterator[NDArray[np.int64]]:
+    """Yield blocks of windows as ``_windows`` does, of prompts with completions; the last ones may end in padding.
+
+    ``counts`` receives the number of ``documents`` and of ``trained_tokens``.
+    """
+    end_of_document, window = task.encoder.end_of_document, task.window
+
+    def pieces() -> Iterator[list[int]]:
+        for _, ids, context in task.encoder.encode_examples(task.documents()):
+            if len(ids) > context:  # else the tokenizer finds nothing in the completion
+                counts["documents"] += 1
+                yield from example_pieces(ids, context, end_of_document, window)
+
+    windows = islice(packed(pieces(), end_of_document, window), task.quota)
+    while rows := list(islice(windows, max(1, BLOCK_TOKENS // window))):
+        block = np.array(rows, np.int64)
+        counts["trained_tokens"] += int((block >= 0).sum())
+        yield block
