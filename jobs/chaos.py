@@ -12,7 +12,6 @@ processes are counted against its.
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 import tempfile
@@ -29,14 +28,12 @@ from jobs.chaos_comparison import differences
 from jobs.chaos_machines import Machines, StepCounter
 from jobs.chaos_strikes import KINDS, STAGES, Chaos, Command, Strike
 from tests.end_to_end.conftest import small_run
-from tests.store.faulty_s3 import FaultyS3
+from tests.store.faulty_s3 import S3_ENVIRONMENT, FaultyS3, s3_server
 from tests.tracking.server import Server
 
 BATCH, WINDOW = 8, 32
 QUIET = {
-    "AWS_ACCESS_KEY_ID": "testing",
-    "AWS_SECRET_ACCESS_KEY": "testing",
-    "AWS_EC2_METADATA_DISABLED": "true",
+    **S3_ENVIRONMENT,
     "HF_HUB_OFFLINE": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "OMP_NUM_THREADS": "1",
@@ -72,20 +69,10 @@ def table(strikes: list[Strike]) -> str:
 @contextmanager
 def faulty_s3() -> Iterator[FaultyS3]:
     """Yield a proxy of an S3 server that has the bucket ``bucket``."""
-    from moto.server import ThreadedMotoServer
-    from pyarrow.fs import FileSystem
-
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for every request
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    uri = f"s3://bucket?endpoint_override=http://{host}:{port}&scheme=http&allow_bucket_creation=true"
-    filesystem, bucket = FileSystem.from_uri(uri)
-    filesystem.create_dir(bucket)
-    proxy = FaultyS3(f"{host}:{port}")
-    yield proxy
-    proxy.close()
-    server.stop()
+    with s3_server() as address:
+        proxy = FaultyS3(address)
+        yield proxy
+        proxy.close()
 
 
 def chaos(options: argparse.Namespace, folder: Path, short: Path) -> int:

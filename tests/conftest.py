@@ -14,6 +14,7 @@ from hypothesis import settings
 
 if TYPE_CHECKING:
     from mixray.cluster import Session
+    from tests.store.faulty_s3 import FaultyS3
 
 # Set before anything imports ray, mlflow or transformers: they read the environment once.
 HOME = tempfile.mkdtemp(prefix="mixray-home-")
@@ -81,26 +82,29 @@ def ray_session() -> Iterator[Session]:
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
-    """The address of an S3 server on the loopback (moto) that has the bucket ``bucket``."""
-    from moto.server import ThreadedMotoServer
-    from pyarrow.fs import FileSystem
+    """The address of an S3 server on the loopback that has the bucket ``bucket``."""
+    from tests.store.faulty_s3 import S3_ENVIRONMENT, s3_server
 
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            patch.setenv(name, "testing")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-        server.start()
-        host, port = server.get_host_and_port()
-        uri = f"s3://bucket?endpoint_override=http://{host}:{port}&scheme=http&allow_bucket_creation=true"
-        filesystem, bucket = FileSystem.from_uri(uri)
-        filesystem.create_dir(bucket)
-        yield f"{host}:{port}"
-        server.stop()
+        for name, value in S3_ENVIRONMENT.items():
+            patch.setenv(name, value)
+        with s3_server() as address:
+            yield address
 
 
 @pytest.fixture
 def s3_uri(s3_server: str) -> str:
     """An empty place on the S3 server."""
     return f"s3://bucket/prefix-{next(S3_PREFIXES)}?endpoint_override=http://{s3_server}&scheme=http&region=us-east-1"
+
+
+@pytest.fixture
+def faulty_s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyS3]:
+    """A proxy before the S3 server that answers badly as told. What failed is tried again after 10 ms, not a second."""
+    from mixray.store import retrying
+    from tests.store.faulty_s3 import FaultyS3
+
+    monkeypatch.setattr(retrying, "WAIT_SECONDS", 0.01)
+    server = FaultyS3(s3_server)
+    yield server
+    server.close()

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, ClassVar, Literal, Self
 
 from mixray.config import RunFile, dump_config
-from mixray.errors import InputError, canonical_uris
+from mixray.errors import InputError, StageError, canonical_uris
 from mixray.interrupts import working_on
 from mixray.progress import Progress, SilentProgress, Stage
 from mixray.store import Artifact, Artifacts, Lease, RunIndex, Storage, fingerprint
@@ -205,7 +205,7 @@ def read_folder(location: str) -> tuple[Storage, str, str]:
         if not storage.exists(f"{path}/config.yaml"):
             raise _not_a_run_folder(location, "no config.yaml in it")
         return storage, path, storage.read(f"{path}/config.yaml").decode()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, StageError, UnicodeDecodeError) as error:
         raise InputError("the run folder cannot be read", where=location, got=error) from error
 
 

@@ -72,7 +72,8 @@ class Lease:
         self._ended.set()
         self._thread.join()
         if not self._is_lost:
-            with suppress(OSError):  # a lease that cannot be given back expires; what ended the work matters more
+            # A lease that cannot be given back expires; what ended the work matters more.
+            with suppress(OSError, StageError):
                 self._delete(self._epoch)
 
     def require(self) -> None:

@@ -49,8 +49,7 @@ class PiecedFile:
         return self.storage.fetch(self.record)
 
     def _request(self, offset: int, size: int) -> bytes:
-        data: bytes = self._remote.read_at(size, offset)
-        return data
+        return self.storage.asked(lambda: bytes(self._remote.read_at(size, offset)), self.record.path)
 
     @cached_property
     def _remote(self) -> Any:
@@ -60,7 +59,7 @@ class PiecedFile:
 def read_pieces(places: Sequence[tuple[PiecedFile, Sequence[int]]], size: int) -> list[list[bytes]]:
     """Return, for each file and its offsets, the ``size`` bytes at each offset. All requests go out at once.
 
-    Raises CorruptedArtifactError where a file ends before, OSError where one cannot be read.
+    Raises CorruptedArtifactError where a file ends before, StageError where one cannot be read.
     """
     begun = [file.begin(offsets, size) for file, offsets in places]
     pieces = [[part if isinstance(part, bytes) else part.result() for part in parts] for parts in begun]

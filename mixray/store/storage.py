@@ -1,24 +1,30 @@
 """A folder or an object store behind one small set of operations, through pyarrow.fs.
 
-Every write is all or nothing: local files are written aside and renamed, object stores publish on close.
+Every write is all or nothing: local files are written aside and renamed, object stores publish on close. Whatever can
+be repeated safely is tried again, a few times, where the storage does not answer (see ``mixray.store.retrying``).
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from pyarrow import fs as pafs
 
-from mixray.errors import CorruptedArtifactError, InputError, first_line, without_credentials
+from mixray.errors import CorruptedArtifactError, InputError, StageError, first_line, without_credentials
 from mixray.store.copies import find_copy, holds, make_copy
+from mixray.store.retrying import retried
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 READ_BYTES = 1 << 22
 PARTIAL = ".mixray-partial-"
@@ -58,7 +64,8 @@ class HashingWriter:
 class Storage:
     """The storage root of a run: ``uri`` is a local folder or anything ``pyarrow.fs.FileSystem.from_uri`` opens.
 
-    Cheap to pickle and send to workers. Paths are relative to the root and use ``/``.
+    Cheap to pickle and send to workers. Paths are relative to the root and use ``/``. Methods raise StageError where
+    the storage goes on not answering.
     """
 
     def __init__(self, uri: str) -> None:
@@ -94,7 +101,7 @@ class Storage:
             self.write(probe, b"mixray")
             self.read(probe)
             self.delete(probe)
-        except OSError as error:
+        except (OSError, StageError) as error:
             raise InputError(
                 "the storage cannot be written",
                 where="storage",
@@ -103,24 +110,34 @@ class Storage:
                 remedy="storage=PATH on the command line names another one",
             ) from error
 
+    def asked(self, work: Callable[[], T], path: str) -> T:
+        """Return what ``work`` returns, which asks about ``path`` and may be repeated; see ``retried``."""
+        return retried(work, log.warning, where=self.location(path))
+
+    def _info(self, path: str) -> pafs.FileInfo:
+        return self.asked(lambda: self.filesystem.get_file_info(self.full(path)), path)
+
+    def _infos(self, folder: str, *, recursive: bool = False) -> list[pafs.FileInfo]:
+        selector = pafs.FileSelector(self.full(folder), allow_not_found=True, recursive=recursive)
+        return self.asked(lambda: self.filesystem.get_file_info(selector), folder)
+
     def exists(self, path: str) -> bool:
-        return bool(self.filesystem.get_file_info(self.full(path)).type != pafs.FileType.NotFound)
+        return bool(self._info(path).type != pafs.FileType.NotFound)
 
     def modified(self, path: str) -> datetime:
         """Return when a file was last written, in UTC."""
-        modified: datetime = self.filesystem.get_file_info(self.full(path)).mtime
+        modified: datetime = self._info(path).mtime
         return modified.replace(tzinfo=modified.tzinfo or UTC)
 
     def sizes(self, folder: str) -> dict[str, int]:
         """Return the bytes of every file below ``folder`` by its path; none where it does not exist."""
-        selector = pafs.FileSelector(self.full(folder), allow_not_found=True, recursive=True)
-        infos = self.filesystem.get_file_info(selector)
+        infos = self._infos(folder, recursive=True)
         start = len(self.full(folder)) + 1
         return {f"{folder}/{info.path[start:]}": info.size for info in infos if info.type == pafs.FileType.File}
 
     def size(self, path: str) -> int | None:
         """Bytes of a file; None where there is none."""
-        info = self.filesystem.get_file_info(self.full(path))
+        info = self._info(path)
         return int(info.size) if info.type == pafs.FileType.File else None
 
     def list(self, folder: str) -> list[str]:
@@ -129,13 +146,15 @@ class Storage:
 
     def entries(self, folder: str) -> dict[str, bool]:
         """Return the names that ``list`` returns, and whether each is a folder's."""
-        selector = pafs.FileSelector(self.full(folder), allow_not_found=True)
-        infos = sorted(self.filesystem.get_file_info(selector), key=lambda info: info.base_name)
+        infos = sorted(self._infos(folder), key=lambda info: info.base_name)
         return {info.base_name: info.type == pafs.FileType.Directory for info in infos if PARTIAL not in info.base_name}
 
     def read(self, path: str) -> bytes:
-        with self.filesystem.open_input_stream(self.full(path), compression=None) as stream:
-            return bytes(stream.read())
+        def whole() -> bytes:
+            with self.filesystem.open_input_stream(self.full(path), compression=None) as stream:
+                return bytes(stream.read())
+
+        return self.asked(whole, path)
 
     def read_record(self, record: FileRecord) -> bytes:
         """Return a stored file's bytes. Raises CorruptedArtifactError where they are not the recorded ones."""
@@ -148,9 +167,12 @@ class Storage:
         return data
 
     def write(self, path: str, data: bytes) -> FileRecord:
-        with self.writer(path) as sink:
-            sink.write(data)
-        return sink.record
+        def whole() -> FileRecord:
+            with self.writer(path) as sink:
+                sink.write(data)
+            return sink.record
+
+        return self.asked(whole, path)
 
     def create(self, path: str, data: bytes) -> bool:
         """Write a small file unless there is one, and return whether it was written.
@@ -178,7 +200,10 @@ class Storage:
 
     @contextmanager
     def writer(self, path: str) -> Iterator[HashingWriter]:
-        """Stream bytes to ``path``; nothing is visible under that name unless the block ends well (local)."""
+        """Stream bytes to ``path``; nothing is visible under that name unless the block ends well (local).
+
+        Nothing is tried again here: whoever streams must be able to begin anew.
+        """
         final = self.full(path)
         target = f"{final}{PARTIAL}{uuid.uuid4().hex[:8]}" if self.is_local else final
         if self.is_local:
@@ -196,23 +221,30 @@ class Storage:
 
     def put(self, path: str, local: Path) -> FileRecord:
         """Copy a local file in."""
-        with self.writer(path) as sink, local.open("rb") as source:
-            _copy(source, sink)
-        return sink.record
+
+        def whole() -> FileRecord:
+            with self.writer(path) as sink, local.open("rb") as source:
+                _copy(source, sink)
+            return sink.record
+
+        return self.asked(whole, path)
 
     def delete(self, path: str) -> None:
-        self.filesystem.delete_file(self.full(path))
+        self.asked(lambda: self.filesystem.delete_file(self.full(path)), path)
 
     def delete_folder(self, path: str) -> None:
         if self.exists(path):
-            self.filesystem.delete_dir(self.full(path))
+            self.asked(lambda: self.filesystem.delete_dir(self.full(path)), path)
 
     def sha256(self, path: str) -> str:
-        digest = hashlib.sha256()
-        with self.filesystem.open_input_stream(self.full(path), compression=None) as stream:
-            while block := stream.read(READ_BYTES):
-                digest.update(block)
-        return digest.hexdigest()
+        def whole() -> str:
+            digest = hashlib.sha256()
+            with self.filesystem.open_input_stream(self.full(path), compression=None) as stream:
+                while block := stream.read(READ_BYTES):
+                    digest.update(block)
+            return digest.hexdigest()
+
+        return self.asked(whole, path)
 
     def fetch(self, record: FileRecord) -> Path:
         """Return a local path of a stored file: itself, or a copy on this machine (see ``mixray.store.copies``).
@@ -224,12 +256,17 @@ class Storage:
         return find_copy(record) or make_copy(record, lambda path: self._download(record, path))
 
     def _download(self, record: FileRecord, path: Path) -> None:
+        def whole() -> None:
+            with (
+                self.filesystem.open_input_stream(self.full(record.path), compression=None) as stream,
+                path.open("wb") as sink,
+            ):
+                _copy(stream, sink)
+
         try:
-            stream = self.filesystem.open_input_stream(self.full(record.path), compression=None)
+            self.asked(whole, record.path)
         except FileNotFoundError as error:
             raise self._corrupted(record, "no file") from error
-        with stream, path.open("wb") as sink:
-            _copy(stream, sink)
         if not holds(path, record):
             raise self._corrupted(record, f"{path.stat().st_size} bytes of other content")
 

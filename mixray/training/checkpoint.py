@@ -10,15 +10,15 @@ import hashlib
 import io
 import logging
 import re
-import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from typing import Any, Protocol, Self, TypeVar
 
 import torch
 
-from mixray.errors import StageError, first_line
 from mixray.store import Draft, Storage
+from mixray.store.retrying import retried
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -28,8 +28,6 @@ State = dict[str, Any]
 _NAME = re.compile(r"step-[0-9]+-[0-9a-f]{64}\.pt")
 STATES_KEPT = 2
 """The newest, and the one before it for when the newest is damaged."""
-READS, WAIT_SECONDS = 3, 1.0
-"""How often a read is tried, and the wait before the second try; it doubles with every further one."""
 
 
 class Checkpoint(Protocol):
@@ -61,8 +59,8 @@ class StorageCheckpoint:
 
         Damaged states are passed over with a warning. Raises StageError where the storage cannot be read.
         """
-        for name in _newest_first(self._tried(self.storage.list, self.folder) or []):
-            data = self._tried(self.storage.read, self._path(name))
+        for name in _newest_first(self._looked_for(self.storage.list, self.folder) or []):
+            data = self._looked_for(self.storage.read, self._path(name))
             if data is not None and hashlib.sha256(data).hexdigest() == _digest(name):
                 state: State = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
                 return state
@@ -94,24 +92,13 @@ class StorageCheckpoint:
         """Delete every saved state."""
         self.storage.delete_folder(self.folder)
 
-    def _tried(self, read: Callable[[str], T], path: str) -> T | None:
+    def _looked_for(self, read: Callable[[str], T], path: str) -> T | None:
         """Return what ``read`` returns of a file or a folder; None where it is missing.
 
-        What is missing is asked for again too: stores can lag. Raises StageError where the storage cannot be read.
+        What is missing is asked for again, too: stores can lag.
         """
-        for attempt in range(1, READS + 1):
-            try:
-                return read(path)
-            except OSError as error:
-                if attempt < READS:
-                    time.sleep(WAIT_SECONDS * 2 ** (attempt - 1))
-                elif not isinstance(error, FileNotFoundError):
-                    raise StageError(
-                        "a checkpoint cannot be read",
-                        where=self.storage.location(path),
-                        got=f"{first_line(error)} ({READS} times)",
-                        remedy="run again when the storage answers: training goes on from this checkpoint",
-                    ) from error
+        with suppress(FileNotFoundError):
+            return retried(partial(read, path), log.warning, where=self.storage.location(path), lasting=())
         return None
 
     def _path(self, name: str) -> str:

@@ -1,16 +1,44 @@
-"""An S3 server with faults: a proxy on the loopback before a real one, which answers chosen requests badly."""
+"""An S3 server (moto), and one with faults: a proxy on the loopback before it, which answers chosen requests badly."""
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-CODES = {404: "NoSuchKey", 500: "InternalError", 503: "SlowDown"}
+S3_ENVIRONMENT = {
+    "AWS_ACCESS_KEY_ID": "testing",
+    "AWS_SECRET_ACCESS_KEY": "testing",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+CODES = {403: "AccessDenied", 404: "NoSuchKey", 500: "InternalError", 503: "SlowDown"}
 HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding"}
+
+
+@contextmanager
+def s3_server(host: str = "127.0.0.1") -> Iterator[str]:
+    """Yield the address of an S3 server that has the bucket ``bucket``. The environment must be ``S3_ENVIRONMENT``."""
+    from moto.server import ThreadedMotoServer
+    from pyarrow.fs import FileSystem
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for every request
+    server = ThreadedMotoServer(host, 0, verbose=False)
+    server.start()
+    address = "{}:{}".format(*server.get_host_and_port())
+    uri = f"s3://bucket?endpoint_override=http://{address}&scheme=http&allow_bucket_creation=true"
+    filesystem, bucket = FileSystem.from_uri(uri)
+    filesystem.create_dir(bucket)
+    try:
+        yield address
+    finally:
+        server.stop()
 
 
 @dataclass

@@ -32,7 +32,7 @@ def test_there_is_none_at_first(checkpoint: StorageCheckpoint) -> None:
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mixray.training.checkpoint.WAIT_SECONDS", 0.0)
+    monkeypatch.setattr("mixray.store.retrying.WAIT_SECONDS", 0.0)
 
 
 def test_the_newest_comes_back_and_all_but_the_last_two_go(checkpoint: StorageCheckpoint, tmp_path: Path) -> None:

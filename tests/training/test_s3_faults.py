@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +10,7 @@ import pytest
 import torch
 
 from mixray.errors import StageError
-from mixray.store import Storage
+from mixray.store import Storage, retrying
 from mixray.training import StorageCheckpoint, train
 from tests.store.faulty_s3 import Fault, FaultyS3
 from tests.training.test_workers import run_two
@@ -27,16 +26,8 @@ FAULTS = {
 
 
 @pytest.fixture
-def server(s3_server: str) -> Iterator[FaultyS3]:
-    server = FaultyS3(s3_server)
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def uri(server: FaultyS3, s3_uri: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr("mixray.training.checkpoint.WAIT_SECONDS", 0.01)
-    return server.uri(s3_uri)
+def uri(faulty_s3: FaultyS3, s3_uri: str) -> str:
+    return faulty_s3.uri(s3_uri)
 
 
 class Dying(StorageCheckpoint):
@@ -71,36 +62,37 @@ def die_half_way(toy: SimpleNamespace, uri: str) -> StorageCheckpoint:
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_resumed_training_ends_with_the_same_bits(
-    toy: SimpleNamespace, server: FaultyS3, uri: str, tmp_path: Path, fault: str
+    toy: SimpleNamespace, faulty_s3: FaultyS3, uri: str, tmp_path: Path, fault: str
 ) -> None:
     undisturbed = trained(toy, StorageCheckpoint(Storage(str(tmp_path)), "checkpoint"))
     checkpoint = die_half_way(toy, uri)
-    server.faults.append(replace(FAULTS[fault]))
+    faulty_s3.faults.append(replace(FAULTS[fault]))
     resumed = trained(toy, checkpoint)
-    assert server.faults[0].times < FAULTS[fault].times, "the fault did not occur"
+    assert faulty_s3.faults[0].times < FAULTS[fault].times, "the fault did not occur"
     for name, value in undisturbed.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], value)
 
 
 def test_a_state_that_cannot_be_read_is_an_error_and_no_model(
-    toy: SimpleNamespace, server: FaultyS3, uri: str, monkeypatch: pytest.MonkeyPatch
+    toy: SimpleNamespace, faulty_s3: FaultyS3, uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mixray.training.checkpoint.READS", 2)
+    monkeypatch.setattr(retrying, "TRIES", 2)
     checkpoint = die_half_way(toy, uri)
-    server.faults.append(Fault("GET", "step-000006", 503, times=NEVER))
-    with pytest.raises(StageError, match="a checkpoint cannot be read"):
+    faulty_s3.faults.append(Fault("GET", "step-000006", 503, times=NEVER))
+    with pytest.raises(StageError, match="reading or writing failed") as caught:
         trained(toy, checkpoint)
+    assert "/checkpoint/step-000006-" in str(caught.value.where)
 
 
 def test_two_workers_of_which_one_cannot_read_for_a_moment_agree(
-    toy: SimpleNamespace, server: FaultyS3, uri: str, tmp_path: Path
+    toy: SimpleNamespace, faulty_s3: FaultyS3, uri: str, tmp_path: Path
 ) -> None:
     undisturbed = trained(toy, StorageCheckpoint(Storage(str(tmp_path)), "elsewhere"))
     die_half_way(toy, uri)
-    server.faults.append(Fault("GET", "step-000006", 404))
+    faulty_s3.faults.append(Fault("GET", "step-000006", 404))
     ended = run_two(tmp_path, micro_batch=2, uri=uri)
     assert [status for status, _ in ended] == [0, 0], "\n".join(error for _, error in ended)
-    assert server.faults[0].times == 0, "the fault did not occur"
+    assert faulty_s3.faults[0].times == 0, "the fault did not occur"
     first, second = (torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True) for rank in (0, 1))
     assert first["seen"] == second["seen"] == STEPS - 6
     for name, value in undisturbed.state_dict().items():
