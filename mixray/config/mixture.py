@@ -178,6 +178,7 @@ class MixtureConfig(Section):
                 "prior.strength": pulled,
                 "choose.rule": self.choose.rule != "optimum",
                 "shards": self.shards is not None,
+                "bootstrap": self.bootstrap not in (0, type(self).model_fields["bootstrap"].default),
             }
             # A row is an example, and the problem is not the convex one that these settings are about.
             for key in ("unit", "weighting", "solver", "tolerance", "max_rounds"):

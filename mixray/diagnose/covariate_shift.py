@@ -104,13 +104,16 @@ def input_shift(
 
 
 def shift_warnings(
-    shifts: Mapping[str, InputShift], sources: Sequence[str], *, is_reweighted: bool
+    shifts: Mapping[str, InputShift], sources: Sequence[str], *, everything: int | None = None, is_reweighted: bool
 ) -> list[MixtureWarning]:
     """Return warnings where sources' inputs differ clearly, and about targets where no source has examples.
 
-    ``shifts``: by target; ``sources``: their names; ``is_reweighted``: the mixture does not assume equal inputs.
+    ``shifts``: by target; ``sources``: their names; ``everything``: how many sources there are, where these are a
+    sample, which does not say what the others support; ``is_reweighted``: the mixture does not assume equal inputs.
     """
     warnings = []
+    is_sample = everything is not None and everything > len(sources)
+    of_all = f"a sample of {len(sources)} of the {everything} sources" if is_sample else f"{len(sources)} sources"
     against_rest = next(iter(shifts.values())).against_rest
     shifted = sorted(
         (each.auc, name) for name, each in zip(sources, against_rest, strict=True) if each.interval[0] > CLEAR_AUC
@@ -118,12 +121,12 @@ def shift_warnings(
     if shifted and not is_reweighted:
         named = ", ".join(f"{name} {auc:.2f}" for auc, name in reversed(shifted[-MOST_NAMED:]))
         message = (
-            f"the inputs alone tell {len(shifted)} of {len(sources)} sources from the others (AUC of a classifier, 0.5 "
+            f"the inputs alone tell {len(shifted)} of {of_all} from the others (AUC of a classifier, 0.5 "
             f"where they cannot): {named}. The mixture assumes that all sources have the same inputs; of classes, "
             "mixture.covariate_shift=reweight does not"
         )
         warnings.append(MixtureWarning(code="covariate_shift", message=message))
-    for target, shift in shifts.items():
+    for target, shift in shifts.items() if not is_sample else ():
         share, (low, high) = shift.unsupported_by_all
         if low > MUCH_UNSUPPORTED:
             message = (

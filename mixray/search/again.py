@@ -20,7 +20,8 @@ from mixray.errors import InputError
 from mixray.mixture import Mixture, SourceSize
 from mixray.runs import MixtureRun
 from mixray.search.arms import with_files_read
-from mixray.search.solving import find_mixture, in_memory, mixture_targets
+from mixray.search.solving import find_mixture, find_reweighted, in_memory, mixture_targets
+from mixray.store import Artifact
 
 NUMBER = r"((?:\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+)?)"
 RANGE = re.compile(rf"\s*{NUMBER}\s*\.\.\s*{NUMBER}\s*(?::\s*{NUMBER}\s*)?")
@@ -84,18 +85,9 @@ def _require_mixture_settings(settings: Mapping[str, object]) -> None:
 
 def _config(run: MixtureRun, settings: Mapping[str, object]) -> RunConfig:
     in_memory_settings = {**settings, "mixture.shards": None}
-    config = with_files_read(
+    return with_files_read(
         parse_config(dump_config(run.config), in_memory_settings, name=f"{run.location}/config.yaml")
     )
-    if config.mixture.covariate_shift == "reweight":
-        raise InputError(
-            "the inputs of the sources are not in the prediction cache",
-            where="mixture.covariate_shift",
-            got="reweight",
-            wanted="mixture.covariate_shift=assume_none",
-            remedy="mixray run solves with reweight",
-        )
-    return config
 
 
 def _solve(run: MixtureRun, configs: Sequence[RunConfig], target: str | None) -> list[dict[str, Mixture] | InputError]:
@@ -125,15 +117,31 @@ def _solve(run: MixtureRun, configs: Sequence[RunConfig], target: str | None) ->
                 if isinstance(solved, InputError):
                     continue
                 try:
-                    mixture = find_mixture(
-                        predictions, config, available_tokens=available_here, run=run.name, start=neighbour
-                    ).mixture
+                    if config.mixture.covariate_shift == "reweight":
+                        solved_again = find_reweighted(
+                            run.artifacts, predictions, config, caches, available_here, _source_rows(run, sources)
+                        )
+                    else:
+                        solved_again = find_mixture(
+                            predictions, config, available_tokens=available_here, run=run.name, start=neighbour
+                        )
                 except InputError as error:
                     solutions[place] = error
                     continue
-                facts = {"budget": config.retrain_tokens(available_here), "sizes": _sizes(run, sources)}
-                solved[name], neighbour = mixture.model_copy(update=facts), mixture.weights
+                facts = {
+                    "run": run.name,
+                    "budget": config.retrain_tokens(available_here),
+                    "sizes": _sizes(run, sources),
+                }
+                mixture = solved_again.mixture.model_copy(update=facts)
+                solved[name], neighbour = mixture, mixture.weights
     return solutions
+
+
+def _source_rows(run: MixtureRun, sources: Sequence[str]) -> dict[str, Artifact]:
+    """Return the training rows of a run's sources: the densities of their inputs are learned from these once."""
+    stored = run.index.artifacts("source")
+    return {source: stored[f"source/{source}"] for source in sources}
 
 
 def _range_values(key: str, value: object) -> list[object] | None:

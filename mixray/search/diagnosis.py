@@ -112,14 +112,20 @@ def example_signs_once(
 ) -> list[MixtureWarning]:
     """Return the signs against a mixture of examples, which are about their inputs; work them out only once.
 
-    ``sources``, ``targets``: the rows of the mixture's sources and targets, by name. There are no signs of many
-    sources, nor of targets that leave one out: that would take longer than all else.
+    ``sources``, ``targets``: the rows of the mixture's sources and targets, by name. Of many sources a sample is looked
+    at, which the seed draws. There are no signs of targets that leave one out: that would take longer than all else.
     """
-    if config.leaves_out or not 2 <= len(sources) <= MOST_PAIRED:
+    if config.leaves_out or len(sources) < 2:
         return []
+    everything = len(sources)
+    if everything > MOST_PAIRED:
+        drawn = np.sort(np.random.default_rng(config.seed).permutation(everything)[:MOST_PAIRED])
+        names = list(sources)
+        sources = {names[place]: sources[names[place]] for place in drawn.tolist()}
     is_reweighted = config.mixture.covariate_shift == "reweight"
+    sampled = [everything] if everything > len(sources) else []
     ids = [[[name, each.id] for name, each in by_name.items()] for by_name in (sources, targets)]
-    draft = artifacts.draft("signs", fingerprint(["signs of examples", 1, *ids, is_reweighted, config.seed]))
+    draft = artifacts.draft("signs", fingerprint(["signs of examples", 1, *ids, is_reweighted, config.seed, *sampled]))
     stored = artifacts.find(draft.kind, draft.id)
     if stored is None:
         features = source_features(artifacts.storage, sources, most=MOST_EXAMPLES, seed=config.seed)
@@ -130,7 +136,9 @@ def example_signs_once(
                 inputs = target_features(artifacts.storage, rows)
                 drawn = np.random.default_rng(config.seed).permutation(inputs.shape[0])[:MOST_EXAMPLES]
                 shifts[name] = input_shift(features, inputs[drawn], seed=config.seed)
-        signs = shift_warnings(shifts, list(sources), is_reweighted=is_reweighted) if shifts else []
+        signs = (
+            shift_warnings(shifts, list(sources), everything=everything, is_reweighted=is_reweighted) if shifts else []
+        )
         content = json.dumps([sign.model_dump(mode="json") for sign in signs]).encode()
         stored = draft.publish({FILE: draft.write(FILE, content)}, {})
     return _read_signs(artifacts.storage, stored)

@@ -28,7 +28,7 @@ from mixray.search.explanation import (
     source_worth,
 )
 from mixray.search.problem import SearchProblem, natural_tokens, optional_shares
-from mixray.search.reweighting import log_densities_of, reweighted_mixture
+from mixray.search.reweighting import log_densities_once, reweighted_mixture
 from mixray.simplex import (
     Bootstrap,
     CrossEntropy,
@@ -231,7 +231,7 @@ def solve_once(
         with open_predictions(artifacts.storage, targets) as predictions:
             if config.mixture.covariate_shift == "reweight":
                 assert source_rows is not None, "a run passes them"
-                solved = _reweighted(artifacts.storage, predictions, config, targets, available_tokens, source_rows)
+                solved = find_reweighted(artifacts, predictions, config, targets, available_tokens, source_rows)
             else:
                 solved = find_mixture(predictions, config, available_tokens=available_tokens)
         files = {
@@ -250,18 +250,18 @@ def solve_once(
     return SolvedMixture(mixture, np.array(json.loads(trace)).reshape(-1, 2))
 
 
-def _reweighted(
-    storage: Storage,
+def find_reweighted(
+    artifacts: Artifacts,
     predictions: Predictions,
     config: RunConfig,
     targets: StoredCaches,
     available_tokens: Mapping[str, int],
     source_rows: Mapping[str, Artifact],
 ) -> SolvedMixture:
-    """Return the answer under covariate shift, without a trace: it is the best of several."""
+    """Return the answer under covariate shift, without a trace: it is the best of several. See ``solve_once``."""
     ((target, cache),) = predictions.items()
     assert isinstance(cache, PredictionCache), "shards are refused with the run file"
-    log_densities = log_densities_of(storage, targets[target][0], source_rows, seed=config.seed)
+    log_densities = log_densities_once(artifacts, targets[target][0], source_rows, seed=config.seed)
     search = SearchProblem.of(predictions, config, available_tokens)
     mixture = reweighted_mixture(cache, log_densities, search, target=target, available_tokens=available_tokens)
     return SolvedMixture(mixture, np.zeros((0, 2)))

@@ -467,6 +467,7 @@ def test_texts_and_numbers_have_no_inputs_to_reweight_by(text: str) -> None:
         ("mixture.solver", "entropic", "mixture.solver"),
         ("mixture.tolerance", 1e-4, "mixture.tolerance"),
         ("mixture.max_rounds", 5, "mixture.max_rounds"),
+        ("mixture.bootstrap", 50, "mixture.bootstrap"),
         ("swarm", {}, "swarm"),
         ("retrain.arms", ["mixmin", "nearest_to_prior"], "retrain.arms.1"),
     ],

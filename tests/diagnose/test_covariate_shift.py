@@ -113,6 +113,15 @@ def test_sources_with_clearly_different_inputs_are_named(distance: float, is_rew
     assert all("2 of 2 sources" in sign.message and "b 0.8" in sign.message for sign in signs)
 
 
+def test_a_sample_of_the_sources_says_so_and_nothing_of_what_the_others_support() -> None:
+    tables = [gaussian(0, 0), gaussian(1, 1.5)]
+    shift = input_shift(tables, gaussian(2, 0) - 4, seed=0)
+    codes = {"no_support", "covariate_shift"}
+    assert {sign.code for sign in shift_warnings({"t": shift}, ["a", "b"], is_reweighted=False)} == codes
+    (sign,) = shift_warnings({"t": shift}, ["a", "b"], everything=40, is_reweighted=False)
+    assert "2 of a sample of 2 of the 40 sources" in sign.message
+
+
 def test_an_example_that_a_source_has_is_not_judged_by_what_was_learned_from_it() -> None:
     """Inputs that say nothing: what was trained on them takes each for one of its own source."""
     bits = [(np.random.default_rng(seed).random((100, 60)) < 0.5).astype(np.float64) for seed in (0, 1)]

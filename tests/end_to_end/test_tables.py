@@ -130,6 +130,25 @@ def test_the_planted_proportions_come_back(task: str, library: str, reader: str,
     assert {"goal_losses.png", "proxy_curves.png"} <= {path.name for path in report}
 
 
+def test_of_many_sources_the_inputs_of_a_sample_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mixray.search.diagnosis.MOST_PAIRED", 2)
+
+    def shifted(place: int, count: int) -> Columns:
+        x = np.random.default_rng(place).normal(size=(count, 3)) + 1.5 * place
+        return dict(zip("abc", x.T, strict=True)) | {"label": np.where(x[:, 0] > 1.5 * place, "yes", "no")}
+
+    (tmp_path / "many").mkdir()
+    pools = {
+        "sources": {
+            f"s{place}": pool(tmp_path / "many", f"s{place}", "parquet", shifted(place, 300)) for place in range(3)
+        },
+        "targets": {"goal": pool(tmp_path / "many", "goal", "parquet", shifted(1, 300))},
+    }
+    result = search(tmp_path, "two", "xgboost", **pools)
+    (sign,) = (sign for sign in result.mixtures["goal"].warnings if sign.code == "covariate_shift")
+    assert "2 of a sample of 2 of the 3 sources" in sign.message
+
+
 def test_reweighting_by_the_densities_of_shifted_inputs_claims_no_certificate(tmp_path: Path) -> None:
     def shifted(rule: str, count: int, seed: int) -> Columns:
         draws = np.random.default_rng([seed, count])
@@ -163,8 +182,14 @@ def test_reweighting_by_the_densities_of_shifted_inputs_claims_no_certificate(tm
     (summary,) = (path.read_text() for path in (Path(result.folder) / "report").glob("summary*"))
     assert "nothing certifies the answer" in summary
     assert "above the optimum" not in summary
-    with pytest.raises(InputError, match="not in the prediction cache"):
-        solve_again(MixtureRun.open(str(result.folder), open_progress()), [], None)
+    # The densities are stored with the predictions, so that no cluster is needed to solve again.
+    assert len(list(tmp_path.glob("runs-here/artifacts/densities/*/manifest.json"))) == 1
+    for folder, overrides in ((result.folder, []), (plain.folder, ["mixture.covariate_shift=reweight"])):
+        again = solve_again(MixtureRun.open(str(folder), open_progress()), overrides, None)
+        assert isinstance(again, dict)
+        assert again["goal"].weights == mixture.weights
+        assert again["goal"].run == MixtureRun.open(str(folder)).name
+    assert len(list(tmp_path.glob("runs-here/artifacts/densities/*/manifest.json"))) == 1
 
 
 def test_a_second_run_makes_nothing(tmp_path: Path) -> None:

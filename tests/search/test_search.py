@@ -336,8 +336,7 @@ def test_few_documents_are_warned_of(config: Callable[..., RunConfig]) -> None:
     assert warning.message.endswith("49 documents: intervals are rough")
 
 
-def test_a_mixture_without_intervals_is_not_warned_of_rough_ones() -> None:
-    text = """
+REWEIGHTED = """
 name: demo
 examples: {label: y, numeric: [x]}
 sources: {a: {csv: a.csv}, b: {csv: b.csv}, c: {csv: c.csv}}
@@ -346,14 +345,37 @@ proxy: {model: {head: linear}, tokens: 800}
 retrain: {model: {head: linear}, tokens: 800}
 mixture: {covariate_shift: reweight}
 """
+
+
+def test_a_mixture_without_intervals_is_not_warned_of_rough_ones() -> None:
     cache = replace(synthetic_cache(20), segments=None, segment=None)
-    search = SearchProblem.of({"goal": cache}, parse_config(text), AVAILABLE)
+    search = SearchProblem.of({"goal": cache}, parse_config(REWEIGHTED), AVAILABLE)
     mixture = reweighted_mixture(
         cache, np.zeros_like(cache.log_probs), search, target="goal", available_tokens=AVAILABLE
     )
     assert mixture.interval == {}
     (warning,) = mixture.warnings
     assert warning.message.endswith("20 documents: shares are rough")
+
+
+@pytest.mark.parametrize(
+    ("log_density", "code"), [(-40.0, "source_without_density"), (-4.0, "thin_source"), (0.0, None)]
+)
+def test_a_source_without_density_at_the_target_has_no_share_and_one_with_little_is_named(
+    log_density: float, code: str | None
+) -> None:
+    """The third source predicts best, but its inputs may be far from the target's."""
+    log_probs = np.random.default_rng(0).normal(-2, 0.2, (400, 3)) + np.array([0, 0, 1])
+    cache = replace(cache_of(log_probs), segments=None, segment=None)
+    search = SearchProblem.of({"goal": cache}, parse_config(REWEIGHTED), AVAILABLE)
+    densities = np.tile([0.0, 0.0, log_density], (400, 1))
+    mixture = reweighted_mixture(cache, densities, search, target="goal", available_tokens=AVAILABLE)
+    share = list(mixture.weights.values())[2]
+    assert share == 0 if code == "source_without_density" else share > 0.5
+    assert sum(mixture.weights.values()) == pytest.approx(1, abs=1e-12)
+    named = [warning for warning in mixture.warnings if "source" in warning.code]
+    assert [warning.code for warning in named] == ([code] if code else [])
+    assert all(list(mixture.weights)[2] in warning.message for warning in named)
 
 
 def test_a_gain_that_may_be_nothing_is_warned_of(cache: PredictionCache, config: Callable[..., RunConfig]) -> None:
