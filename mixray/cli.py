@@ -227,6 +227,7 @@ def show(run_folder: RunFolder = "", mechanisms: Mechanisms = False, as_json: Js
     _print(*result.tables(mechanisms=mechanisms))
     if (stage := result.run.next_stage) is not None:
         print(f"unfinished: the stage {stage} has no results yet; mixray run of the same file continues")
+    print(f"open it in MLflow: {result.view_command}")
 
 
 @app.command(name="list")

@@ -50,7 +50,7 @@ class Result:
 
     @property
     def view_command(self) -> str:
-        """What opens the run in MLflow; empty for a run that was opened and not worked on."""
+        """What opens the run in MLflow."""
         return self.run.view_command
 
     @property

@@ -21,7 +21,7 @@ from mixray.progress import Progress, SilentProgress, Stage
 from mixray.store import Artifact, Artifacts, Lease, RunIndex, Storage, fingerprint
 from mixray.store.artifacts import new_attempt
 from mixray.store.retrying import failures_named
-from mixray.tracking import RunTracking, publish_folder
+from mixray.tracking import RunTracking, publish_folder, resolve_uri, view_command
 
 NOT_THE_RUN: dict[str, Any] = {
     "storage": True,
@@ -151,8 +151,10 @@ class Run:
 
     @property
     def view_command(self) -> str:
-        """What a person pastes to see the run in MLflow; empty where the run has not been worked on."""
-        return self._tracking.view_command() if self._tracking is not None else ""
+        """What a person pastes to see the run in MLflow: its page, where the run has been worked on."""
+        if self._tracking is not None:
+            return self._tracking.view_command()
+        return view_command(resolve_uri(self.config.tracking.uri, self.storage))
 
     # --------------------------------------------------------------------------------------------------- contents
 

@@ -26,7 +26,8 @@ class RunIndex:
 
     ``artifact_ids``: key -> kind and id, such as ``source/python``, ``target/zoo``, ``proxy/python`` or
     ``arm/mixmin-zoo``. ``counts``: key of a source or target -> what became of its documents. ``started``, ``ended``:
-    milliseconds since 1970. ``is_published``: whether MLflow holds everything.
+    milliseconds since 1970. ``is_published``: whether MLflow holds everything. ``home``, ``place``: where the run
+    folder was when it was first and when it was last published; a storage may be copied or moved.
     """
 
     def __init__(self, storage: Storage, run_folder: str) -> None:
@@ -38,6 +39,8 @@ class RunIndex:
         self.started: int = now_ms()
         self.ended: int | None = None
         self.is_published = False
+        self.home: str | None = None
+        self.place: str | None = None
 
     @classmethod
     def open(cls, storage: Storage, run_folder: str) -> Self:
@@ -94,7 +97,7 @@ class RunIndex:
 
     def save(self) -> None:
         """Write the index."""
-        fields = ("artifact_ids", "counts", "status", "started", "ended", "is_published")
+        fields = ("artifact_ids", "counts", "status", "started", "ended", "is_published", "home", "place")
         content = {"schema": INDEX_SCHEMA, **{name: getattr(self, name) for name in fields}}
         self._storage.write(self._path, json.dumps(content, indent=1).encode())
 
@@ -102,6 +105,7 @@ class RunIndex:
         self.artifact_ids = {key: (kind, id) for key, (kind, id) in content["artifact_ids"].items()}
         self.counts, self.status = content["counts"], content["status"]
         self.started, self.ended, self.is_published = content["started"], content["ended"], content["is_published"]
+        self.home, self.place = content.get("home"), content.get("place")  # earlier versions did not write them
 
     def _artifact(self, key: str) -> Artifact:
         if key not in self._artifacts:

@@ -4,7 +4,7 @@
 does so while a run works, and ``publish_folder`` at any later time. Nothing is written twice.
 """
 
-from mixray.tracking.connection import default_uri, view_command
+from mixray.tracking.connection import default_uri, resolve_uri, view_command
 from mixray.tracking.run_tracking import RESULTS_FILE, SUMMARY_FILE, RunTracking, publish_folder
 from mixray.tracking.sweep_runs import publish_sweep
 
@@ -15,5 +15,6 @@ __all__ = [
     "default_uri",
     "publish_folder",
     "publish_sweep",
+    "resolve_uri",
     "view_command",
 ]

@@ -13,21 +13,27 @@ import http.client
 import logging
 import os
 import shlex
+import sqlite3
 import ssl
 import sys
 import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from mixray.errors import InputError, first_line, without_credentials
 from mixray.store import Storage
 
 SERVERS = ("http", "https")
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+DATABASE, FILES = "mlflow.db", "mlflow-artifacts"
+ADDRESSES = (("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location"))
+"""The tables and columns of MLflow's database that hold addresses of files."""
 LOCAL_FOLDER = "mixray-runs"
 LOCAL_SERVER = "http://127.0.0.1:5000"
 """Where `mlflow ui` serves its pages by default."""
@@ -61,12 +67,41 @@ class Refused(Exception):
 
 def default_uri(storage: Storage) -> str:
     """Return ``sqlite:///`` and the absolute path of ``mlflow.db``."""
-    return f"sqlite:///{_home(storage) / 'mlflow.db'}"
+    return f"sqlite:///{_home(storage) / DATABASE}"
 
 
 def artifact_location(storage: Storage) -> str:
     """Return the ``file://`` URI of the folder where a database's experiments keep their files."""
-    return (_home(storage) / "mlflow-artifacts").as_uri()
+    return (_home(storage) / FILES).as_uri()
+
+
+def follow_storage(storage: Storage) -> str | None:
+    """Where the storage folder has been copied or moved, make its database name the files that lie beside it.
+
+    MLflow writes absolute addresses of files into its database. Return the folder that the storage was before, or None
+    where the database names this one already, or is used by nobody yet.
+    """
+    database, home = _home(storage) / DATABASE, artifact_location(storage)
+    if not database.exists():
+        return None
+    with suppress(sqlite3.DatabaseError), closing(sqlite3.connect(database, timeout=SECONDS_TO_ANSWER)) as connection:
+        locations = [location for (location,) in connection.execute("SELECT artifact_location FROM experiments")]
+        others = {
+            location for location in locations if location and location.endswith(f"/{FILES}") and location != home
+        }
+        names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        for other in others:
+            for table, column in ADDRESSES:
+                if table in names:
+                    connection.execute(
+                        f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                        f"WHERE {column} = ? OR substr({column}, 1, ?) = ?",
+                        (home, len(other) + 1, other, len(other) + 1, f"{other}/"),
+                    )
+        connection.commit()
+        if others:
+            return url2pathname(urlsplit(sorted(others)[0]).path).removesuffix(f"/{FILES}")
+    return None
 
 
 def resolve_uri(uri: str | None, storage: Storage) -> str:

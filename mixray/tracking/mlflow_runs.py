@@ -23,7 +23,7 @@ from mixray.tracking.connection import Refused, Unreachable, open_client, patien
 from mixray.tracking.records import Point, TrackedDataset, TrackedModel, TrackedRun
 
 RUN_TAG, DATA_TAG, KEY_TAG = "mixray.run", "mixray.data", "mixray.key"
-PARENT_TAG = "mlflow.parentRunId"
+PARENT_TAG, LOCATION_TAG = "mlflow.parentRunId", "location"
 FILE_TAG = "mixray.file."
 """Begins the tag that holds the digest of a file; its path follows. Tags are short, so each file has its own."""
 TABLES_TAG, KIND_TAG, TRAINING_KIND = "mlflow.loggedArtifacts", "mlflow.experimentKind", "custom_model_development"
@@ -50,7 +50,8 @@ class Destination:
 
 @dataclass
 class _StoredRun:
-    """What an MLflow run holds. ``steps``: metric -> its steps; None for a metric whose history is not read yet."""
+    """What an MLflow run holds. ``steps``: metric -> its steps; None for a metric whose history is not read yet.
+    ``model``: the id of its logged model; ``model_location``: where that says that its files are, if it was read."""
 
     id: str
     status: str
@@ -59,7 +60,8 @@ class _StoredRun:
     steps: dict[str, set[int] | None] = field(default_factory=dict)
     datasets: set[tuple[str, str]] = field(default_factory=set)
     files: dict[str, str] = field(default_factory=dict)
-    has_model: bool = False
+    model: str | None = None
+    model_location: str | None = None
 
 
 class MlflowRuns:
@@ -196,14 +198,33 @@ class MlflowRuns:
         """List a model among the experiment's logged models. Its weights stay where they are."""
         from mlflow.entities import LoggedModelOutput
 
-        if model is None or stored.has_model:
+        if model is None:
             return False
-        tags = {RUN_TAG: self._run_name, "location": model.location}
-        logged = self._client.create_logged_model(self._experiment, model.name, stored.id, tags, model_type="mixray")
+        if stored.model is not None:
+            return self._move_model(stored, model.location)
+        tags = {RUN_TAG: self._run_name, LOCATION_TAG: model.location}
+        # One that an interrupted publication has created, and not yet named as the run's, is taken.
+        created = self._client.search_logged_models(
+            [self._experiment], f"source_run_id = '{stored.id}' AND name = '{model.name}'", max_results=1
+        )
+        logged = (
+            created[0]
+            if created
+            else self._client.create_logged_model(self._experiment, model.name, stored.id, tags, model_type="mixray")
+        )
         self._client.finalize_logged_model(logged.model_id, "READY")
         self._client.log_outputs(stored.id, [LoggedModelOutput(logged.model_id, 0)])
-        stored.has_model = True
+        stored.model, stored.model_location = logged.model_id, model.location
         return True
+
+    def _move_model(self, stored: _StoredRun, location: str) -> bool:
+        """Tell a logged model where its files are now; return False, because the run's own record stays as it is."""
+        if stored.model_location is None:
+            stored.model_location = self._client.get_logged_model(stored.model).tags.get(LOCATION_TAG)
+        if stored.model_location != location:
+            self._client.set_logged_model_tags(stored.model, {LOCATION_TAG: location})
+            stored.model_location = location
+        return False
 
     def _log_dataset(self, stored: _StoredRun, dataset: TrackedDataset) -> bool:
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -285,7 +306,7 @@ def _stored(run: Any) -> _StoredRun:
         steps=dict.fromkeys(run.data.metrics),
         datasets={(entry.dataset.name, entry.dataset.digest) for entry in run.inputs.dataset_inputs},
         files={name.removeprefix(FILE_TAG): digest for name, digest in tags.items() if name.startswith(FILE_TAG)},
-        has_model=bool(run.outputs and run.outputs.model_outputs),
+        model=next((output.model_id for output in run.outputs.model_outputs), None) if run.outputs else None,
     )
 
 

@@ -12,7 +12,14 @@ from mixray.config import RunFile
 from mixray.errors import InputError, canonical_uris
 from mixray.mixture import Mixture
 from mixray.store import Artifact, RunIndex, Status, Storage, fingerprint
-from mixray.tracking.connection import Unreachable, artifact_location, is_server, resolve_uri, short_reason
+from mixray.tracking.connection import (
+    Unreachable,
+    artifact_location,
+    follow_storage,
+    is_server,
+    resolve_uri,
+    short_reason,
+)
 from mixray.tracking.mlflow_runs import Destination, MlflowRuns
 from mixray.tracking.projection import RunContents, records_of_run, training_points
 from mixray.tracking.records import TrackedRun
@@ -38,6 +45,7 @@ class RunTracking:
         self._live_keys: set[str] = set()
 
     def __enter__(self) -> Self:
+        follow(self._config, self._storage, self._folder, self._index)
         self._index.begin()
         self._tracker.require_answer()
         return self  # nothing is published before the data is known: other data makes other MLflow runs
@@ -83,7 +91,8 @@ def publish_folder(config: RunFile, storage: Storage, run_folder: str, warn: Cal
     Where MLflow cannot be reached, ``warn`` is told why and how to try again.
     """
     index = RunIndex.open(storage, run_folder)
-    if index.is_published or not index.artifact_ids:
+    has_moved = follow(config, storage, run_folder, index)
+    if (index.is_published and not has_moved) or not index.artifact_ids:
         return
     destination = destination_of(config, storage, run_folder)
     try:
@@ -93,6 +102,17 @@ def publish_folder(config: RunFile, storage: Storage, run_folder: str, warn: Cal
         return
     if index.status != "RUNNING":  # otherwise the index may be that of a run that is working, which writes it itself
         index.end(index.status, is_published=True)
+
+
+def follow(config: RunFile, storage: Storage, run_folder: str, index: RunIndex) -> bool:
+    """Let MLflow's database in the storage, if that is the run's, name the files where they lie now, and the run keep
+    its identity there. Return whether the run's folder is elsewhere than when it was published."""
+    before = follow_storage(storage) if config.tracking.uri is None else None
+    here = canonical_uris(storage.location(run_folder))
+    index.home = index.home or (f"{before}/{run_folder}" if before is not None and storage.is_local else here)
+    has_moved = index.place not in (None, here) or before is not None
+    index.place = here
+    return has_moved
 
 
 def stored_records(config: RunFile, storage: Storage, run_folder: str, index: RunIndex) -> list[TrackedRun]:
@@ -119,9 +139,9 @@ def stored_records(config: RunFile, storage: Storage, run_folder: str, index: Ru
 
 
 def data_identity(storage: Storage, run_folder: str, index: RunIndex) -> str:
-    """Return 16 hex digits for a run folder and the prepared data that its index names."""
+    """Return 16 hex digits for a run folder, by its first place, and the prepared data that its index names."""
     data = sorted(key_and_id for key_and_id in index.artifact_ids.items() if key_and_id[0].startswith(DATA_KEYS))
-    return fingerprint([canonical_uris(storage.location(run_folder)), data])[:16]
+    return fingerprint([index.home or canonical_uris(storage.location(run_folder)), data])[:16]
 
 
 def destination_of(config: RunFile, storage: Storage, run_folder: str) -> Destination:

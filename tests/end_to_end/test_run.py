@@ -99,6 +99,42 @@ def test_mlflow_has_the_run_its_children_curves_and_figures(finished: Path) -> N
     }
 
 
+def test_a_copy_of_the_storage_opens_where_the_original_is_gone(finished: Path, tmp_path: Path) -> None:
+    name, original, aside, copy = (
+        the_run(finished).name,
+        finished / "runs-here",
+        finished / "aside",
+        tmp_path / "copied runs",
+    )
+    shutil.copytree(original, copy)
+    original.rename(aside)
+    try:
+        folder = copy / "runs" / name
+        shown = command("show", folder)
+        assert shown.returncode == 0, shown.stderr
+        assert f"mlflow ui --backend-store-uri 'sqlite:///{copy / 'mlflow.db'}'" in shown.stdout
+        assert command("list", copy).returncode == 0
+        assert command("solve", folder, "--target", "zoo").returncode == 0
+        client = mlflow.MlflowClient(f"sqlite:///{copy / 'mlflow.db'}")
+        experiment = client.get_experiment_by_name("small")
+        runs = client.search_runs([experiment.experiment_id])
+        assert len(runs) == 7, "the copy has no second record of the run"
+        parent = next(run for run in runs if "mlflow.parentRunId" not in run.data.tags)
+        assert parent.data.tags["mixray.folder"] == str(folder)
+        downloaded = client.download_artifacts(parent.info.run_id, "figures/zoo_weights.png", str(tmp_path))
+        assert Path(downloaded).read_bytes() == (folder / "report" / "zoo_weights.png").read_bytes()
+        models = client.search_logged_models([experiment.experiment_id])
+        assert len(models) == 6
+        assert all(Path(model.tags["location"], "model.safetensors").is_relative_to(copy) for model in models)
+        assert all(Path(model.tags["location"], "model.safetensors").exists() for model in models)
+        assert all(model.artifact_location.startswith((copy / "mlflow-artifacts").as_uri()) for model in models)
+        again = command("run", finished / "run.yaml", f"storage={copy}")
+        assert again.returncode == 0, again.stderr
+        assert len(client.search_runs([experiment.experiment_id])) == 7
+    finally:
+        aside.rename(original)
+
+
 def test_a_second_run_trains_and_scores_nothing_and_starts_no_cluster(finished: Path) -> None:
     storage = finished / "runs-here"
     kinds = ("tokens", "rows", "proxy", "column", "solution", "signs", "model")

@@ -1,5 +1,7 @@
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ from pyarrow import fs as pafs
 from mixray.errors import InputError
 from mixray.store import Storage
 from mixray.tracking import default_uri, view_command
-from mixray.tracking.connection import artifact_location, resolve_uri, sqlite_path
+from mixray.tracking.connection import artifact_location, follow_storage, resolve_uri, sqlite_path
 
 
 def test_the_default_is_a_database_in_the_storage_folder(tmp_path: Path) -> None:
@@ -62,3 +64,35 @@ def test_importing_tracking_and_report_is_cheap() -> None:
         "import sys, mixray.tracking, mixray.report; print({'mlflow', 'matplotlib', 'torch', 'ray'} & set(sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "set()\n"
+
+
+def test_a_database_that_was_moved_names_the_files_beside_it_and_no_others(tmp_path: Path) -> None:
+    """Of a version of MLflow without logged models; the experiment Default has its files elsewhere."""
+    before, after = tmp_path / "before", tmp_path / "after"
+    before.mkdir()
+    files = (before / "mlflow-artifacts").as_uri()
+    with closing(sqlite3.connect(before / "mlflow.db")) as database:
+        database.execute("CREATE TABLE experiments (artifact_location TEXT)")
+        database.execute("CREATE TABLE runs (artifact_uri TEXT)")
+        rows = [(files,), (f"file://{tmp_path}/mlruns/0",), (None,)]
+        database.executemany("INSERT INTO experiments VALUES (?)", rows)
+        database.executemany("INSERT INTO runs VALUES (?)", [(f"{files}/1/artifacts",), (f"{files}-2/1/artifacts",)])
+        database.commit()
+    assert follow_storage(Storage(str(before))) is None
+    before.rename(after)
+    assert follow_storage(Storage(str(after))) == str(before)
+    assert follow_storage(Storage(str(after))) is None
+    moved = (after / "mlflow-artifacts").as_uri()
+    with closing(sqlite3.connect(after / "mlflow.db")) as database:
+        assert database.execute("SELECT * FROM experiments").fetchall() == [(moved,), *rows[1:]]
+        assert database.execute("SELECT * FROM runs").fetchall() == [
+            (f"{moved}/1/artifacts",),
+            (f"{files}-2/1/artifacts",),
+        ]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no database at all" * 100])
+def test_a_storage_without_a_database_that_can_be_read_has_not_moved(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "mlflow.db").write_bytes(content)
+    assert follow_storage(Storage(str(tmp_path))) is None

@@ -284,3 +284,27 @@ def test_a_table_is_marked_as_one(connect: Connect, view: View) -> None:
     mlflow = view()
     tags = mlflow.run(RUN).data.tags
     assert json.loads(tags["mlflow.loggedArtifacts"]) == [{"path": "comparison.json", "type": "table"}]
+
+
+def test_a_model_whose_publication_was_interrupted_is_listed_once(
+    connect: Connect, view: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run was killed, or the server died, between the model's creation and its being named as the run's."""
+    record = TrackedRun(PROXY, model=TrackedModel("proxy-python", "/store/artifacts/proxy/1"))
+    with monkeypatch.context() as patch:
+        patch.setattr("mlflow.MlflowClient.log_outputs", lambda *_: (_ for _ in ()).throw(ConnectionError("gone")))
+        with pytest.raises(Unreachable):
+            connect().publish([record])
+    connect().publish([record])
+    mlflow = view()
+    assert len(mlflow.client.search_logged_models([mlflow.experiment.experiment_id])) == 1
+    (output,) = mlflow.run(PROXY).outputs.model_outputs
+    assert mlflow.client.get_logged_model(output.model_id).name == "proxy-python"
+
+
+def test_a_model_says_where_its_files_are_now(connect: Connect, view: View) -> None:
+    for place in ("/store", "/elsewhere"):
+        connect().publish([TrackedRun(PROXY, model=TrackedModel("proxy-python", f"{place}/artifacts/proxy/1"))])
+    mlflow = view()
+    (model,) = mlflow.client.search_logged_models([mlflow.experiment.experiment_id])
+    assert model.tags["location"] == "/elsewhere/artifacts/proxy/1"
