@@ -43,6 +43,10 @@ class TrackingConfig(Section):
     """Address of the MLflow tracking server or database. null: an SQLite database in the storage folder."""
     experiment: str | None = None
     """Name of the MLflow experiment. null: the run's name."""
+    system_metrics: bool = False
+    """Whether MLflow shows what the machine that drives the run is busy with: processors, memory, disk, network, GPUs,
+    every 10 seconds from the end of the stage `data` on. Needs the extra `mixray[system]`. Other machines of a cluster
+    are seen in Ray's dashboard."""
 
 
 class RunFile(Section):

@@ -23,6 +23,7 @@ from mixray.tracking.connection import (
 from mixray.tracking.mlflow_runs import Destination, MlflowRuns
 from mixray.tracking.projection import RunContents, records_of_run, training_points
 from mixray.tracking.records import TrackedRun
+from mixray.tracking.system_metrics import SystemMetrics, require_monitors
 from mixray.tracking.tracker import Tracker
 
 SUMMARY_FILE, RESULTS_FILE = "summary.md", "results.json"
@@ -34,15 +35,19 @@ class RunTracking:
     """Publishes a run while it works. Entering it waits for MLflow's server for at most 10 seconds, and imports nothing
     heavy.
 
-    Raises InputError where ``tracking.uri`` is not a valid address. ``run_folder``: relative to the storage root.
+    Raises InputError where ``tracking.uri`` is not a valid address, or where what ``tracking.system_metrics`` needs is
+    missing. ``run_folder``: relative to the storage root.
     """
 
     def __init__(
         self, config: RunFile, storage: Storage, run_folder: str, index: RunIndex, warn: Callable[[str], None]
     ) -> None:
+        if config.tracking.system_metrics:
+            require_monitors()
         self._config, self._storage, self._folder, self._index = config, storage, run_folder, index
         self._tracker = Tracker(destination_of(config, storage, run_folder), warn)
         self._live_keys: set[str] = set()
+        self._system_metrics: SystemMetrics | None = None
 
     def __enter__(self) -> Self:
         follow(self._config, self._storage, self._folder, self._index)
@@ -53,6 +58,12 @@ class RunTracking:
     def publish(self) -> None:
         """Publish what the run folder holds so far. Does not wait."""
         self._tracker.send(self._records())
+        if self._config.tracking.system_metrics and self._system_metrics is None:
+            data = data_identity(self._storage, self._folder, self._index)
+            self._system_metrics = SystemMetrics(
+                lambda points: self._tracker.send([TrackedRun("", points=points, data=data)], soon=False),
+                self._index.started,
+            )
 
     def publish_training(self, key: str, record: Any) -> None:
         """Publish a training record of ``proxy/python`` or ``arm/mixmin-zoo`` while it trains. Does not wait.
@@ -73,6 +84,8 @@ class RunTracking:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """End the run in MLflow as FINISHED, as FAILED after an error or as KILLED after an interrupt."""
+        if self._system_metrics is not None:
+            self._system_metrics.close()
         status: Status = "FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED"
         self._index.end(status, is_published=False)
         records = self._records()

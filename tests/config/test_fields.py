@@ -87,6 +87,7 @@ def test_a_section_lists_its_keys_and_the_whole_run_file_its_sections() -> None:
     assert [entry.key for entry in key_references("tracking")["mixture"].keys] == [
         "tracking.uri",
         "tracking.experiment",
+        "tracking.system_metrics",
     ]
     assert set(RobustConfig.model_fields) == {entry.key for entry in key_references()["robust"].keys}
     model_keys = {entry.key for entry in key_references("proxy.model")["mixture"].keys}

@@ -50,7 +50,7 @@ def tracked_storage(storage: Storage, template: Path) -> Storage:
 def make_config() -> Callable[..., RunConfig]:
     """A run file's content, with its section ``tracking``."""
 
-    def make(**tracking: str) -> RunConfig:
+    def make(**tracking: str | bool) -> RunConfig:
         sections: dict[str, Any] = {
             "tokenizer": {"train": {}},
             "sources": {"python": {"files": "*.py"}},
