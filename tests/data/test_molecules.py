@@ -123,7 +123,18 @@ def test_molecules_that_cannot_be_read_are_left_out_and_counted(run: MoleculeRun
     assert len(run.records(prepared, "some")) == 2
     (warning,) = [each for each in prepared.warnings if each["code"] == "invalid_smiles"]
     assert (warning["rows"], warning["pools"]) == (2, ["source some"])
-    assert "2 of 4 rows are not valid SMILES" in warning["message"]
+    assert warning["message"] == "source some: 2 of 4 rows: these are not valid SMILES and were left out"
+
+
+def test_many_pools_of_one_table_have_one_warning_about_its_molecules(run: MoleculeRun) -> None:
+    """A table of hundreds of assays is not worth hundreds of lines."""
+    _, goal = run.pools()
+    bad = run.write("bad", {"smiles": ["C1CC", *SMILES], "label": [0] * 59 + [1] * 60})
+    prepared = run.prepare({f"s{place}": bad for place in range(8)}, goal)
+    (warning,) = [each for each in prepared.warnings if each["code"] == "invalid_smiles"]
+    assert warning["pools"] == [f"source s{place}" for place in range(8)]
+    assert warning["rows"] == 8
+    assert "source s4: 1 of 119 rows; and so in 3 other pools" in warning["message"]
 
 
 @pytest.mark.parametrize(

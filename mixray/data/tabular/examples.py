@@ -252,6 +252,15 @@ def _counts(listing: Listing, look: TableSummary, encoded: Artifact) -> dict[str
 
 
 def _warnings(config: RunConfig, looks: Mapping[str, TableSummary], encoder: RowEncoder) -> Iterator[DataWarning]:
+    if invalid := {label: look for label, look in looks.items() if look.invalid}:
+        counts = [f"{label}: {look.invalid} of {look.invalid + look.rows} rows" for label, look in invalid.items()]
+        more = f"; and so in {len(counts) - NAMED} other pools" if len(counts) > NAMED else ""
+        yield {
+            "code": "invalid_smiles",
+            "message": f"{'; '.join(counts[:NAMED])}{more}: these are not valid SMILES and were left out",
+            "pools": list(invalid),
+            "rows": sum(look.invalid for look in invalid.values()),
+        }
     first_with: dict[str, str] = {}
     for label, look in looks.items():
         other = first_with.setdefault(fingerprint(look.digests), label)
@@ -263,11 +272,6 @@ def _warnings(config: RunConfig, looks: Mapping[str, TableSummary], encoder: Row
             so = "shares between them mean nothing" if one_role else "models are judged by what they have learnt"
             message = f"{other} and {label} hold the same rows: {so}"
             yield {"code": "identical_pools", "message": message, "pools": [other, label]}
-        if look.invalid:
-            message = (
-                f"{label}: {look.invalid} of {look.invalid + look.rows} rows are not valid SMILES and were left out"
-            )
-            yield {"code": "invalid_smiles", "message": message, "pools": [label], "rows": look.invalid}
         for column, values in look.categories.items():
             if unknown := sorted(set(values) - set(encoder.categories[column])):
                 message = f"{label} has values of {column} that no source has, all zeros: {', '.join(unknown[:NAMED])}"
