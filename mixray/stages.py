@@ -101,7 +101,10 @@ def train_on_sources(run: MixtureRun, session: Session, data: Prepared) -> Model
         if config.proxy_tokens is None:
             alone = {source: {source: 1.0} for source in data.sources}
             trees = tree_jobs(run.artifacts, PROXY, config.proxy, training, alone)
-            proxies = train_trees(session, run.artifacts, config.proxy.resources, trees, where="proxy.resources")
+            stage.expect(1)  # all of them together; then each has a line of its own
+            resources = config.proxy.resources
+            proxies = train_trees(session, run.artifacts, resources, trees, stage.update, where="proxy.resources")
+            stage.expect(1 + len(data.sources))
         else:
             jobs = proxy_jobs(run.artifacts, config.proxy, training, tokens=config.proxy_tokens)
             stage.expect(len(missing_jobs(run.artifacts, jobs)))
@@ -279,7 +282,10 @@ def retrain_arms(
             shares = {name: arm.source_shares for name, arm in arms.items()}
             trees = tree_jobs(run.artifacts, ARM, config.retrain, training, shares)
             resources = config.retrain.resources_per_worker
-            models = train_trees(session, run.artifacts, resources, trees, where="retrain.resources_per_worker")
+            stage.expect(1)
+            key = "retrain.resources_per_worker"
+            models = train_trees(session, run.artifacts, resources, trees, stage.update, where=key)
+            stage.expect(1 + len(arms))
         else:
             jobs: dict[str, TrainingJob] = {}
             targets = {name: rows for name, rows in data.targets.items() if config.targets[name].is_retrained}

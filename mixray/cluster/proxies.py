@@ -137,16 +137,25 @@ def train_swarm(
 
 
 def train_trees(
-    session: Session, artifacts: Artifacts, resources: Resources, jobs: Mapping[str, TreeJob], *, where: str
+    session: Session,
+    artifacts: Artifacts,
+    resources: Resources,
+    jobs: Mapping[str, TreeJob],
+    progress: Callable[[str, int, int], None],
+    *,
+    where: str,
 ) -> dict[str, Artifact]:
     """Return the model of every job. Models that exist are not trained again, equal ones are trained once.
 
-    ``resources``: of one actor; ``where``: their key in the run file.
+    ``resources``: of one actor; ``progress``: called with ("trained", models trained, models to train) after each;
+    ``where``: the key of the resources in the run file.
     """
 
     def train(missing: list[TreeJob]) -> None:
         most = session.at_once(resources, where=where, jobs=len(missing))
-        list(run_on_actors(session, TreeTrainer, (resources,), missing, resources, (1, most)))
+        trained = run_on_actors(session, TreeTrainer, (resources,), missing, resources, (1, most))
+        for done, _ in enumerate(trained, start=1):
+            progress("trained", done, len(missing))
 
     return train_missing(artifacts, jobs, train)
 

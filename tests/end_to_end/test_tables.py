@@ -5,6 +5,7 @@ What Ray does is to call the same functions elsewhere; ``test_trees.py`` and ``t
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import yaml
 import mixray
 from mixray.cluster import Session
 from mixray.errors import InputError
-from mixray.progress import open_progress
+from mixray.progress import LineProgress, open_progress
 from mixray.result import Result
 from mixray.runs import MixtureRun
 from mixray.search import solve_again
@@ -147,6 +148,12 @@ def test_of_many_sources_the_inputs_of_a_sample_are_compared(tmp_path: Path, mon
     result = search(tmp_path, "two", "xgboost", **pools)
     (sign,) = (sign for sign in result.mixtures["goal"].warnings if sign.code == "covariate_shift")
     assert "2 of a sample of 2 of the 3 sources" in sign.message
+    # A person sees how many trees are trained while others are.
+    shown = io.StringIO()
+    changed = ["proxy.model.boosted_trees.rounds=3"]
+    mixray.run(tmp_path / "run.yaml", changed, until="proxies", progress=LineProgress(shown))
+    assert "[proxies] trained 33 %" in shown.getvalue()
+    assert "[proxies] trained 100 %" in shown.getvalue()
 
 
 def test_reweighting_by_the_densities_of_shifted_inputs_claims_no_certificate(tmp_path: Path) -> None:
