@@ -188,7 +188,7 @@ def solve(
     from mixray.progress import open_progress
     from mixray.report import mixture_tables, sweep_tables
     from mixray.runs import MixtureRun, latest_run_folder
-    from mixray.search import Sweep, baseline_shares, solve_again
+    from mixray.search import Sweep, baselines_of, solve_again
 
     overrides = list(arguments or [])
     # A URI may contain "=", in its options.
@@ -205,7 +205,7 @@ def solve(
     elif as_json:
         _print_json(source.location, solutions)
     else:
-        _print(*mixture_tables(solutions, baseline_shares(source.config, source.available_tokens())))
+        _print(*mixture_tables(solutions, baselines_of(source.config, source.available_tokens(), solutions)))
 
 
 @app.command()

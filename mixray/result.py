@@ -22,7 +22,7 @@ from mixray.report.figures import losses_figure, weights_figure
 from mixray.report.robust.results import RobustResults
 from mixray.report.robust.tables import robust_report
 from mixray.runs import MixtureRun, RobustRun, open_run
-from mixray.search import baseline_shares
+from mixray.search import baselines_of
 from mixray.store import ModelMeta
 
 
@@ -80,7 +80,7 @@ class Result:
             return []
         run = self.run
         if self.mixtures:
-            return mixture_tables(self.mixtures, baseline_shares(run.config, run.available_tokens()))
+            return mixture_tables(self.mixtures, baselines_of(run.config, run.available_tokens(), self.mixtures))
         stages = run.stages()
         if stages["cache"] and self._shows("cache"):
             rows, columns = run.load_cache()
@@ -107,9 +107,9 @@ class Result:
         """Return the figures and tables of the mixtures, or the tables of another result, for notebooks."""
         run, parts = self.run, []
         if isinstance(run, MixtureRun) and self.mixtures:
-            arm_shares = baseline_shares(run.config, run.available_tokens())
-            for mixture in self.mixtures.values():
-                figures = [weights_figure(mixture, arm_shares, format="svg")]
+            arm_shares = baselines_of(run.config, run.available_tokens(), self.mixtures)
+            for name, mixture in self.mixtures.items():
+                figures = [weights_figure(mixture, arm_shares[name], format="svg")]
                 figures += [losses_figure(mixture, format="svg")] if mixture.loss else []
                 parts += [figure.decode()[figure.index(b"<svg") :] for figure in figures]
                 parts += [f"<p>{escape(line)}</p>" for line in summary_lines(mixture)]

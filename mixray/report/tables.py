@@ -35,12 +35,14 @@ from mixray.report.layout import (
     small_text,
     titled,
 )
-from mixray.report.metrics import metrics_tables
+from mixray.report.metrics import gains_over_targets, metrics_tables
 from mixray.report.realised import forecast_table
 from mixray.store import ModelMeta
 
 MOST_PRICES = 5
 """Limits whose prices are printed, dearest first."""
+MOST_WHOLE, NAMED = 24, 3
+"""Mixtures up to which each is printed whole; of more, so many of the largest shares."""
 ArmShares = Mapping[str, Mapping[str, float]]
 """Arm -> source -> share of the training tokens: those of the baselines, which a mixture does not hold."""
 
@@ -100,9 +102,34 @@ def runs_table(rows: Sequence[tuple[str, str, str, str]]) -> RenderableType:
 # ------------------------------------------------------------------------------------------------------------ mixtures
 
 
-def mixture_tables(mixtures: Mapping[str, Mixture], arm_shares: ArmShares) -> list[RenderableType]:
-    """Return the whole report of every mixture, beside the shares of the baselines."""
-    return [closing_report(mixture, arm_shares) for mixture in mixtures.values()]
+def mixture_tables(mixtures: Mapping[str, Mixture], arm_shares: Mapping[str, ArmShares]) -> list[RenderableType]:
+    """Return the whole report of every mixture, or a table of them where there are many, and the gains over all.
+
+    ``arm_shares``: by the mixture's name, the shares of the baselines.
+    """
+    gains = [Text(line) for line in gains_over_targets(mixtures)]
+    if len(mixtures) > MOST_WHOLE:
+        return [overview_table(mixtures), *gains]
+    return [*(closing_report(mixture, arm_shares[name]) for name, mixture in mixtures.items()), *gains]
+
+
+def overview_table(mixtures: Mapping[str, Mixture]) -> RenderableType:
+    """Return a table with a row for each of many mixtures: its largest shares and its losses."""
+    table = new_table("mixture", "predicted", "held-out")
+    table.add_column("largest shares", overflow="fold")
+    for name, mixture in mixtures.items():
+        leaders = sorted(mixture.weights.items(), key=lambda item: -item[1])[:NAMED]
+        retrained = mixture.retrain.get(SEARCHED)
+        table.add_row(
+            name,
+            number_text(mixture.loss[SEARCHED], 4) if SEARCHED in mixture.loss else "",
+            "" if retrained is None or retrained.nll is None else number_text(retrained.nll, 4),
+            ", ".join(f"{source} {share_text(share)}" for source, share in leaders),
+        )
+    unit = next(iter(mixtures.values())).loss_unit
+    return titled(
+        f"{len(mixtures)} mixtures: loss in {unit}", table, "each whole in the folder mixtures of the run folder"
+    )
 
 
 def closing_report(mixture: Mixture, arm_shares: ArmShares) -> RenderableType:

@@ -14,7 +14,7 @@ from mixray.search.arms import (
 )
 from mixray.search.diagnosis import example_signs_once, signs_once
 from mixray.search.forecasts import rehearsed_mixtures, with_forecast
-from mixray.search.problem import baseline_shares, feasible_set, problem_to_vary, require_mixtures
+from mixray.search.problem import baseline_shares, baselines_of, feasible_set, problem_to_vary, require_mixtures
 from mixray.search.rivals import with_rivals
 from mixray.search.solving import MixtureProblems, SolvedMixture, find_mixture, in_memory, mixture_targets, solve_once
 from mixray.search.swarm import MeasuredSwarm, NoiseFloor, design_mixtures, swarm_seeds, swarm_tokens
@@ -29,6 +29,7 @@ __all__ = [
     "Sweep",
     "arm_models",
     "baseline_shares",
+    "baselines_of",
     "design_mixtures",
     "example_signs_once",
     "feasible_set",

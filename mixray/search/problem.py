@@ -20,7 +20,7 @@ from mixray.config.section import PRIOR_ROUNDING
 from mixray.errors import InputError
 from mixray.methods import balanced, natural, temperature, unimax
 from mixray.methods.baselines import MOST_EPOCHS
-from mixray.mixture import SUM_TOLERANCE
+from mixray.mixture import SUM_TOLERANCE, Mixture
 from mixray.report import ProblemToVary
 from mixray.simplex import (
     BestMixture,
@@ -286,6 +286,16 @@ def baseline_shares(config: RunConfig, available_tokens: Mapping[str, int]) -> d
     sizes = natural_tokens(config, available_tokens)
     shares = {"balanced": balanced(list(sizes)).weights, "natural": natural(sizes).weights}
     return shares | _shares_by_size(config, available_tokens) | stated_shares(config)
+
+
+def baselines_of(
+    config: RunConfig, available_tokens: Mapping[str, int], mixtures: Mapping[str, Mixture]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Return ``baseline_shares`` by the name of each mixture: a target may leave a source out."""
+    return {
+        name: baseline_shares(config, {source: available_tokens[source] for source in mixture.sources})
+        for name, mixture in mixtures.items()
+    }
 
 
 def optional_shares(config: RunConfig, available_tokens: Mapping[str, int]) -> dict[str, dict[str, float]]:

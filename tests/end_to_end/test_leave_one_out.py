@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from mixray.config.data import FingerprintConfig
 from mixray.config.schema import Stage
 from mixray.data.tabular.molecules import features, fingerprint_table
 from mixray.errors import InputError
+from mixray.report import print_report
 from mixray.result import Result
 from mixray.runs import MixtureRun
 from mixray.search import with_files_read
@@ -130,6 +132,12 @@ def test_every_source_is_a_target_and_its_twin_has_the_largest_share(finished: R
     summary = next((Path(result.folder) / "report").glob("summary*")).read_text()
     assert "gain over natural: median" in summary
     assert "n = 5 targets" in summary
+    printed = StringIO()
+    print_report(result.tables(), printed)
+    # A balanced mixture is one of the five sources that a target does not leave out.
+    assert "20.0 %" in printed.getvalue()
+    assert "16.7 %" not in printed.getvalue()
+    assert "n = 5 targets" in printed.getvalue().splitlines()[-1]
 
 
 def test_reweighting_by_densities_changes_little_where_molecules_are_measured_at_random(finished: Result) -> None:

@@ -13,6 +13,7 @@ from mixray.report.tables import (
     arms_table,
     closing_report,
     gain_table,
+    mixture_tables,
     sources_table,
     summary_lines,
     warning_lines,
@@ -38,6 +39,22 @@ def test_the_weights_table(mixture: Mixture, arm_shares: ArmShares) -> None:
         " books-and-more   < 0.1 %       0 to 7.0 %     0.00     16.7 %    15.0 %",
         " stackexchange        0 %       0 to 7.0 %        0     16.7 %     5.0 %",
     ]
+
+
+def test_many_mixtures_have_a_row_each() -> None:
+    sources = ["one", "two", "three", "four"]
+    weights = dict(zip(sources, (0.4, 0.3, 0.2, 0.1), strict=True))
+    mixtures = {
+        f"t{number}": Mixture(targets=[f"t{number}"], sources=sources, weights=weights, loss={"mixmin": 0.25})
+        for number in range(25)
+    }
+    (table,) = mixture_tables(mixtures, {})
+    lines = printed(table)
+    assert lines[0] == "25 mixtures: loss in nats per token"
+    assert lines[2].split() == ["t0", "0.2500", "one", "40.0", "%,", "two", "30.0", "%,", "three", "20.0", "%"]
+    assert len(lines) == 2 + 25 + 1
+    few = dict(list(mixtures.items())[:24])
+    assert len(mixture_tables(few, {name: {} for name in few})) == 24
 
 
 def test_the_arms_table(mixture: Mixture) -> None:
