@@ -55,16 +55,24 @@ def key_metrics(mixtures: Mapping[str, Mixture]) -> dict[str, float | None]:
     for name, mixture in mixtures.items():
         metrics[f"gap/{name}"] = mixture.gap
         metrics |= {f"predicted_gain/{name}/{baseline}": gain.estimate for baseline, gain in mixture.gain.items()}
-        if SEARCHED not in mixture.retrain:
+        searched = _searched_arm(mixture)
+        if searched is None:
             continue
         by_arm = {arm: _losses_by_target(mixture, result) for arm, result in mixture.retrain.items()}
-        for target, loss in by_arm[SEARCHED].items():
+        for target, loss in by_arm[searched].items():
             metrics[f"held_out/{target}"] = loss.nll
             for arm, losses in by_arm.items():
-                if arm != SEARCHED and target in losses:
+                if arm != searched and target in losses:
                     metrics[f"gain/{target}/{arm}"] = _minus(losses[target].nll, loss.nll)
         metrics[f"overhead/{name}"] = mixture.compute.overhead if mixture.compute else None
     return metrics
+
+
+def _searched_arm(mixture: Mixture) -> str | None:
+    """Return the arm on the mixture that was searched for: that of its name, or the first with another name."""
+    if SEARCHED in mixture.retrain:
+        return SEARCHED
+    return next((arm for arm, result in mixture.retrain.items() if result.mixture == SEARCHED), None)
 
 
 def tables(config: RunConfig, mixtures: Mapping[str, Mixture], models: Mapping[str, ModelMeta]) -> dict[str, bytes]:

@@ -78,6 +78,13 @@ def test_the_run_itself_says_what_was_gained(config: RunConfig) -> None:
     assert len(key_settings(config)) <= 12
 
 
+def test_an_arm_on_the_searched_mixture_counts_under_any_name() -> None:
+    named = mixture(dro={**MIXMIN, "mixture": "mixmin"}, balanced={**BALANCED, "mixture": "balanced"})
+    metrics = key_metrics({"sklearn": named})
+    assert (metrics["held_out/sklearn"], metrics["gain/sklearn/balanced"]) == (4.0, 0.5)
+    assert key_metrics({"sklearn": mixture(balanced=BALANCED)}) == {"gap/sklearn": 1e-9}
+
+
 def test_shares_and_arms_are_tables(config: RunConfig) -> None:
     content = tables(config, {"sklearn": mixture(mixmin=MIXMIN, balanced=BALANCED)}, {})
     shares, arms = (json.loads(content[name]) for name in ("shares.json", "comparison.json"))
