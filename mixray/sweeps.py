@@ -81,7 +81,7 @@ def sweep(
         InputError: for no list of values, an empty one or one for what all runs share, and for what the runs refuse.
     """
     fixed, combinations = _combinations(dict(override_items(overrides)))
-    configs = [_config(run_file, {**fixed, **swept}) for swept in combinations]
+    configs = [_swept_config(run_file, fixed, swept) for swept in combinations]
     progress = progress or open_progress()
     runs = []
     with Session(address, note=progress.note) as session:
@@ -93,6 +93,18 @@ def sweep(
             result = run_config(config, session, address, progress)
             runs.append(SweptRun(settings, result.mixtures, result.folder))
     return _stored(configs[0], runs, progress)
+
+
+def _swept_config(run_file: str | Path, fixed: Mapping[str, object], swept: Mapping[str, object]) -> RunConfig:
+    """Return the run file of one combination. Of a key that takes lists, an error says that a sweep needs several."""
+    try:
+        return _config(run_file, {**fixed, **swept})
+    except InputError as error:
+        key = str(error.where).removeprefix("the override ").removesuffix("=...")
+        if key in swept and str(error.wanted).startswith("a list"):
+            wanted, remedy = "a list of lists: one list for every run", f"write '{key}=[[{swept[key]}], [...]]'"
+            raise InputError(error.what, where=error.where, got=error.got, wanted=wanted, remedy=remedy) from error
+        raise
 
 
 def _config(run_file: str | Path, overrides: Mapping[str, object]) -> RunConfig:

@@ -30,7 +30,7 @@ QUICKSTART = JOBS / "quickstart.yaml"
         ({"name": ["a", "b"]}, "share their name"),
         ({"seed": [0, "one"]}, "seed"),
         ({"proxy.token": [1, 2]}, "proxy.token"),
-        ({"retrain.arms": ["mixmin"]}, "arms"),  # a list of lists is needed
+        ({"retrain.arms": ["mixmin", "balanced"]}, r"list of lists(.|\n)*retrain.arms=\[\[mixmin\], \[...\]\]"),
     ],
 )
 def test_wrong_sweeps_are_refused_before_anything_runs(tmp_path: Path, overrides: dict[str, Any], match: str) -> None:
