@@ -27,6 +27,7 @@ from mixray.runs import MixtureRun, RobustRun, create_run, is_finished
 from mixray.search import with_files_read
 from mixray.simplex.objectives.passes import processors
 from mixray.stages import (
+    choose_by_doremi,
     judge_arms,
     measure_swarm,
     prepare_data,
@@ -121,6 +122,7 @@ def search_mixtures(run: MixtureRun, session: Session, until: Stage) -> None:
     solutions = solve_mixtures(run, session, data, proxies, columns)
     if until == "mixture":
         return
+    solutions = choose_by_doremi(run, session, data, columns, solutions)
     solutions = measure_swarm(run, session, data, columns, solutions)
     if until == "swarm":
         return

@@ -27,6 +27,7 @@ from mixray.models import (
     TrainingData,
     TrainingJob,
     arm_jobs,
+    doremi_job,
     missing_jobs,
     proxy_jobs,
     swarm_jobs,
@@ -64,6 +65,7 @@ from mixray.search import (
     signs_once,
     swarm_seeds,
     swarm_tokens,
+    with_doremi,
     with_forecast,
     with_held_out_results,
     with_rivals,
@@ -169,6 +171,43 @@ def solve_mixtures(
             certificate = {} if mixture.gap is None else {"gap": mixture.gap}
             stage.update(name, 1, 1, **certificate, shares=shares)
     return solutions
+
+
+def choose_by_doremi(
+    run: MixtureRun, session: Session, data: Prepared, columns: Columns, solutions: Mapping[str, SolvedMixture]
+) -> dict[str, SolvedMixture]:
+    """Train the two models of DoReMi where an arm names it. Return the mixtures with the one that it chooses."""
+    config = run.config
+    if not config.has_doremi:
+        return dict(solutions)
+    with run.stage("doremi", 2) as stage:
+        training = TrainingData(data.sources, data.inputs, config.seed)
+        shares = {"reference": baseline_shares(config, data.available_tokens)[config.doremi.reference]}
+        tokens = config.doremi_tokens
+
+        def trained(jobs: Mapping[str, TrainingJob]) -> dict[str, Artifact]:
+            return train_swarm(session, run.artifacts, config.proxy, jobs, lambda name: stage.update(name, 1, 1))
+
+        reference = trained(swarm_jobs(run.artifacts, config.proxy, training, shares, tokens=tokens))["reference"]
+        job = doremi_job(run.artifacts, config.proxy, training, config.doremi, reference, tokens=tokens)
+        proxy = trained({"proxy": job})["proxy"]
+        run.index.add({"doremi/reference": reference, "doremi/proxy": proxy})
+        on_actors = partial(on_shards, session, config.mixture, stage.update)
+        chosen = {
+            name: with_doremi(
+                config,
+                run.storage,
+                in_memory if config.mixture.shards is None else on_actors,
+                solved,
+                targets={target: (data.targets[target], columns[target]) for target in solved.mixture.targets},
+                proxy=proxy,
+                available_tokens=data.available_tokens,
+            )
+            for name, solved in solutions.items()
+        }
+        for name, solved in chosen.items():
+            run.save_mixture(name, solved.mixture, keep_results=True)
+    return chosen
 
 
 def measure_swarm(

@@ -203,10 +203,27 @@ SwarmMethod = Literal["random_search", "ridge", "regmix", "mixing_law", "gaussia
 """What learns from a swarm."""
 SolverMethod = Literal["nearest_to_prior", "mixmin_reference"]
 """What chooses otherwise from the same predictions as mixmin."""
-Method = Literal["mixmin", SizeMethod, SolverMethod, SwarmMethod]
+TrainedMethod = Literal["doremi"]
+"""What trains models of its own, which see no target."""
+Method = Literal["mixmin", SizeMethod, SolverMethod, SwarmMethod, TrainedMethod]
 SIZE_METHODS: tuple[str, ...] = get_args(SizeMethod)
 SOLVER_METHODS: tuple[str, ...] = get_args(SolverMethod)
 SWARM_METHODS: tuple[str, ...] = get_args(SwarmMethod)
+TRAINED_METHODS: tuple[str, ...] = get_args(TrainedMethod)
+
+
+class DoReMiConfig(Section):
+    """DoReMi: a reference model, and a proxy that learns the sources' weights by Group DRO on what it lacks of it."""
+
+    reference: Literal["natural", "balanced"] = "natural"
+    """The shares that the reference model is trained on."""
+    tokens: Positive | None = None
+    """Training tokens of the reference model and of DoReMi's proxy, each. null: as many as all the other proxies
+    together."""
+    step_size: Annotated[float, Field(gt=0)] = 1.0
+    """Step size of the sources' weights, per optimizer step and nat of excess loss."""
+    smoothing: Annotated[float, Field(gt=0, lt=1)] = 1e-3
+    """The fraction of the weights that is spread evenly over the sources after every step."""
 
 
 class SwarmConfig(Section):

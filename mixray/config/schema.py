@@ -22,6 +22,8 @@ from mixray.config.mixture import (
     SIZE_METHODS,
     SOLVER_METHODS,
     SWARM_METHODS,
+    TRAINED_METHODS,
+    DoReMiConfig,
     Method,
     MixtureConfig,
     SwarmConfig,
@@ -78,7 +80,8 @@ class ArmConfig(Section):
     def _one_mixture(self) -> Self:
         if [self.mixture, self.shares, self.file].count(None) != 2:
             raise Misfit("mixture", "exactly one of mixture, shares, file")
-        if self.name in get_args(Method) and self.mixture != self.name:
+        # Run files with a published mixture of DoReMi under its name are older than the method here.
+        if self.name in get_args(Method) and self.name not in TRAINED_METHODS and self.mixture != self.name:
             raise Misfit("name", f"another name: the arm {self.name} is trained on the mixture of that name")
         return self
 
@@ -93,7 +96,7 @@ class ArmConfig(Section):
     @property
     def is_searched(self) -> bool:
         """Whether the mixture depends on the targets."""
-        return self.mixture is not None and self.mixture not in SIZE_METHODS
+        return self.mixture is not None and self.mixture not in (*SIZE_METHODS, *TRAINED_METHODS)
 
 
 class RetrainConfig(TrainingConfig):
@@ -104,7 +107,8 @@ class RetrainConfig(TrainingConfig):
     `mixture.prior` of those about as good as mixmin; mixmin_reference takes the 100 steps of the method's released
     code, wherever they end. With a `swarm`: random_search takes the best
     of its mixtures; regmix (boosted trees), ridge, mixing_law and gaussian_process learn from it what the losses of
-    others are; mixmin_with_swarm learns what the proxies predict wrongly. {name: NAME, shares: {...}} is a mixture of
+    others are; mixmin_with_swarm learns what the proxies predict wrongly. doremi looks at no target: it takes the mean
+    weights of a Group DRO training on the loss above a reference model's. {name: NAME, shares: {...}} is a mixture of
     your own. The others are compared with the first."""
     # Ids are made from what is dumped, and this key is younger than the first of them: the default leaves no trace.
     replicates: Annotated[Positive, Field(exclude_if=lambda value: value == 1)] = 1
@@ -155,6 +159,10 @@ class RetrainConfig(TrainingConfig):
     def _arms_and_workers(self) -> Self:
         if len(self.named_arms) != len(self.arms):
             raise Misfit("arms", "every arm named once")
+        mixtures = {arm.mixture for arm in self.named_arms.values()}
+        for name, arm in self.named_arms.items():
+            if name in TRAINED_METHODS and arm.mixture != name and name in mixtures:
+                raise Misfit("arms", f"another name for the arm {name}, because one has the mixture of that name")
         for key, objective in self.objectives.items():
             if isinstance(objective, GroupObjective) and objective.group_column not in (None, self.group_column):
                 where = key.removeprefix("retrain.")
@@ -210,6 +218,9 @@ class RunConfig(RunFile):
     # Ids are made from what is dumped, and this key is younger than the first of them: its absence leaves no trace.
     swarm: Annotated[SwarmConfig | None, Field(exclude_if=lambda value: value is None)] = None
     """Cheap models on mixtures, which other methods learn from and which a forecast is measured on. null: none."""
+    # Ids are made from what is dumped, and this key is younger than the first of them: the default leaves no trace.
+    doremi: Annotated[DoReMiConfig, Field(exclude_if=lambda value: value == DoReMiConfig())] = DoReMiConfig()
+    """How the arm doremi finds its mixture, where `retrain.arms` names it."""
     retrain: RetrainConfig
     """The final models, which are trained on the mixtures to be compared."""
 
@@ -220,6 +231,16 @@ class RunConfig(RunFile):
         if proxy.fraction is None or self.retrain.tokens is None:
             return proxy.tokens
         return max(1, round(proxy.fraction * self.retrain.tokens))
+
+    @property
+    def doremi_tokens(self) -> int:
+        """Training tokens of each of the two models of the arm doremi."""
+        return self.doremi.tokens or (self.proxy_tokens or 0) * len(self.sources)
+
+    @property
+    def has_doremi(self) -> bool:
+        """Whether an arm is trained on the mixture of DoReMi."""
+        return any(arm.mixture == "doremi" for arm in self.retrain.named_arms.values())
 
     def retrain_tokens(self, available_tokens: Mapping[str, int]) -> int:
         """Return the training tokens of a retrained model. Boosted trees learn from every example of all sources.
@@ -412,6 +433,7 @@ class RunConfig(RunFile):
             raise Misfit(self._unit_key, f"{multiple}document or window; or cache.segment: {unit} beside it")
         budgets = {"proxy": self.proxy_tokens, "retrain": self.retrain.tokens}
         budgets |= {"swarm": self.swarm.tokens} if self.swarm else {}
+        budgets |= {"doremi": self.doremi.tokens}
         for section, tokens in budgets.items():
             step = self.row_tokens * (self.retrain if section == "retrain" else self.proxy).batch
             if tokens is not None and tokens < step:
@@ -455,6 +477,8 @@ class RunConfig(RunFile):
                 if isinstance(section.model, TreesModel):
                     raise Misfit("swarm", f"left out beside boosted_trees, which {key}.model are")
         for number, arm in enumerate(self.retrain.named_arms.values()):
+            if arm.mixture in TRAINED_METHODS and (self.examples is not None or len(self.sources) < 2):
+                raise Misfit(f"retrain.arms.{number}", f"{arm.mixture} only where there are several sources of text")
             is_solved, is_learned = arm.mixture in SOLVER_METHODS, arm.mixture in SWARM_METHODS
             if (is_solved or is_learned) and self.mixture.over == "worst":
                 raise Misfit(f"retrain.arms.{number}", f"left out beside over: worst, which {arm.mixture} lacks")

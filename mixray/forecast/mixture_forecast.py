@@ -21,7 +21,7 @@ from mixray.data import InputCheck, InputWarning
 from mixray.errors import InputError
 from mixray.forecast.checking import CheckedInputs
 from mixray.report import ModelsToTrain, ResourceForecast, SearchCost, Work, cost_tables, count_text, new_table, titled
-from mixray.search import require_mixtures, swarm_tokens
+from mixray.search import doremi_flops, require_mixtures, swarm_tokens
 
 MOST_PASSES = 4.0
 """Of a model over a source: data that is repeated more often is worth little (Muennighoff et al. 2023)."""
@@ -89,6 +89,8 @@ class Forecast:
     warnings: list[InputWarning]
     swarm: SwarmForecast | None = None
     """The cheap models on mixtures; None where there are none."""
+    doremi_flops: float | None = None
+    """Operations of DoReMi's reference model and proxy; None where no arm asks for them."""
     resources: ResourceForecast | None = None
     """Time, memory and disk; None where they were not asked for."""
 
@@ -121,6 +123,7 @@ class Forecast:
             f"retraining: {self.models} models{self._of_each()} x {self.retrain_parameters:,} parameters "
             f"x {self.retrain_tokens:,} tokens{self._in_all()}",
             *([] if self.swarm is None else [self.swarm.line()]),
+            *([] if self.doremi_flops is None else [f"DoReMi: reference and proxy = {self.doremi_flops:.3g} FLOPs"]),
             f"prediction cache: {'unknown' if self.cache_bytes is None else _size(self.cache_bytes)}",
             *([] if self.cost is None else [self.cost.formula()]),
         ]
@@ -166,6 +169,7 @@ def forecast(config: RunConfig, checked: CheckedInputs) -> Forecast:
         cost=None if trees else SearchCost([Work(proxy, proxy_tokens)] * len(sources), scored, Work(model, budget)),
         models_to_train=(proxies, arms),
         swarm=_swarm(config, proxy),
+        doremi_flops=doremi_flops(Work(proxy, config.doremi_tokens)) if config.has_doremi else None,
         cache_bytes=_cache_bytes(config, checked.pools, fit),
         proxy_bytes=proxies.memory_bytes,
         worker_bytes=arms.memory_bytes,

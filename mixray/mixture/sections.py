@@ -241,12 +241,13 @@ class ArmForecast(MixtureSection):
 
 
 class RivalMixture(MixtureSection):
-    """What another method chose from a swarm for the same targets.
+    """What another method chose for the same targets, from a swarm or from models of its own.
 
     ``weights``: source -> its share; ``expected``: the loss that the method expects of a model of the swarm, nats per
     token; ``rank_correlation``: of its predictions with the measured losses of mixtures left out (Spearman); None
-    where it predicts nothing or the swarm is too small; ``models``: of the swarm that it learned from;
+    where it predicts nothing or the swarm is too small; ``models``: that it learned from, of the swarm or its own;
     ``search_flops``: floating point operations of training and scoring these. mixmin_with_swarm needs the proxies, too.
+    Of doremi, which expects nothing of a target, ``expected`` is what the proxies of mixmin predict.
     """
 
     weights: dict[str, float]

@@ -56,6 +56,11 @@ class CausalLM(Network):
         model.loss = partial(NextTokenLoss, end_of_document=eos_id if separate_documents else None)
         return model
 
+    def judge_against(self, reference: CausalLM) -> None:
+        """From now on judge training rows by how far their tokens' losses are above those of ``reference``."""
+        reference.network.eval()
+        self.loss = partial(self.loss or NextTokenLoss, reference=reference._nll)
+
     @classmethod
     def load(cls, folder: Path, *, device: torch.device, precision: Precision = "auto") -> Self:
         from transformers import AutoModelForCausalLM

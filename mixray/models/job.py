@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
 
+from mixray.config.mixture import DoReMiConfig
 from mixray.config.objective import ErmConfig, ObjectiveConfig
 from mixray.config.schema import RetrainConfig
 from mixray.config.training import ProxyConfig, TrainingConfig
 from mixray.data import ExampleInputs, ExampleRows, MixtureStream, ModelInputs, TrainingRows, group_shares, open_rows
 from mixray.models.building import ModelIdentity, model_identity, pinned_model
+from mixray.models.causal_lm import CausalLM
 from mixray.models.kinds import new_model
 from mixray.models.sample_losses import HELD_OUT_POINTS, HeldOutSamples, source_losses
-from mixray.robust import new_objective
+from mixray.robust import DoReMiObjective, new_objective
 from mixray.store import Artifact, Artifacts, Draft, ModelMeta, fingerprint
+from mixray.store.artifacts import fetch_folder
 from mixray.training import (
     BatchStream,
     ColumnAsGroups,
@@ -53,13 +56,22 @@ class TrainingData:
 
 
 @dataclass(frozen=True)
+class DoReMiTraining:
+    """What DoReMi's proxy is trained with: the published ``reference`` model, and the run file's settings."""
+
+    reference: Artifact
+    settings: DoReMiConfig
+
+
+@dataclass(frozen=True)
 class TrainingJob:
     """Everything that is needed to train one model and to publish it, on any machine.
 
     ``name`` is the arm, the proxy's source or the model of a swarm; progress is reported under it. ``source_shares``
     are shares of training tokens (or of examples), all positive. ``reference_losses`` are the losses, nats per token,
     that the sources' proxies reached, where the objective measures excess losses. ``targets``: the rows of the targets,
-    by name, whose held-out parts the model is judged on while it trains; they change nothing of it.
+    by name, whose held-out parts the model is judged on while it trains; they change nothing of it. ``doremi``: with it
+    the model is DoReMi's proxy, in place of what ``objective`` says.
     """
 
     name: str
@@ -71,6 +83,7 @@ class TrainingJob:
     draft: Draft
     reference_losses: Mapping[str, float] | None = None
     targets: Mapping[str, Artifact] = field(default_factory=dict)
+    doremi: DoReMiTraining | None = None
 
     def run(self, device: torch.device, progress: Callable[[Progress], None], world: World = World()) -> None:  # noqa: B008 (frozen)
         """Train on this worker's part of every batch, from the last checkpoint on; rank 0 publishes the model."""
@@ -79,6 +92,9 @@ class TrainingJob:
         rows = {name: sources[name] for name in self.source_shares}
         stream = MixtureStream(rows, self.source_shares, self.data.seed)
         grouped, objective, group_names = self._grouped(stream, rows)
+        if self.doremi is not None:
+            assert isinstance(model, CausalLM), "DoReMi compares the losses of tokens"
+            model.judge_against(self._reference(self.doremi.reference, device))
         if any("trained_tokens" in self.data.sources[name].meta for name in rows):
             grouped = CompletionsAlone(grouped)
         held_out = None
@@ -115,6 +131,9 @@ class TrainingJob:
             source_losses=source_losses(model, sources, stream, positions) if self.draft.kind == ARM else None,
             held_out_curves=held_out.curves(report.records) or None if held_out else None,
         )
+        if isinstance(objective, DoReMiObjective):
+            weights = dict(zip(stream.source_names, objective.mean_group_weights.tolist(), strict=True))
+            meta = replace(meta, mean_group_weights=weights)
         with tempfile.TemporaryDirectory(prefix="mixray-") as folder:
             model.save(Path(folder))
             self.draft.publish(self.draft.put_folder(Path(folder)), meta.to_meta() | report.rates)
@@ -122,6 +141,11 @@ class TrainingJob:
     def delete_checkpoints(self) -> None:
         """Delete the saved states of a job whose model is published and whose workers have all ended."""
         self._checkpoint.delete()
+
+    def _reference(self, reference: Artifact, device: torch.device) -> CausalLM:
+        with tempfile.TemporaryDirectory(prefix="mixray-") as folder:
+            fetch_folder(self.draft.storage, reference, Path(folder))
+            return CausalLM.load(Path(folder), device=device, precision=self.config.precision)
 
     @property
     def _checkpoint(self) -> StorageCheckpoint:
@@ -134,6 +158,10 @@ class TrainingJob:
 
         Under ERM the groups of several sources are the sources, whose losses are only recorded.
         """
+        if self.doremi is not None:
+            settings = self.doremi.settings
+            doremi = DoReMiObjective(len(rows), step_size=settings.step_size, smoothing=settings.smoothing)
+            return SourcesAsGroups(stream), doremi, list(stream.source_names)
         if isinstance(self.objective, ErmConfig):
             several = len(rows) > 1
             return (SourcesAsGroups(stream), None, list(stream.source_names)) if several else (stream, None, None)
@@ -226,6 +254,29 @@ def swarm_jobs(
         draft = artifacts.draft(SWARM, fingerprint(facts))
         jobs[name] = TrainingJob(name, pinned, ErmConfig(), positive, data, steps, draft)
     return jobs
+
+
+def doremi_job(
+    artifacts: Artifacts,
+    config: ProxyConfig,
+    data: TrainingData,
+    settings: DoReMiConfig,
+    reference: Artifact,
+    *,
+    tokens: int,
+) -> TrainingJob:
+    """Return the job that trains DoReMi's proxy on equal shares of all sources."""
+    steps = step_count(tokens, config.batch, data.inputs.row_tokens)
+    model = model_identity(config.model)
+    pinned = config.model_copy(update={"model": pinned_model(config.model, model)})
+    shares = {source: 1 / len(data.sources) for source in sorted(data.sources)}
+    sources = [(source, data.sources[source].id) for source in shares]
+    rule = [settings.step_size, settings.smoothing, reference.id]
+    facts = ["doremi", 1, rule, _proxy_settings(config), model, sources, steps, data.seed, *config.resources.arithmetic]
+    draft = artifacts.draft(SWARM, fingerprint(facts))
+    return TrainingJob(
+        "doremi", pinned, ErmConfig(), shares, data, steps, draft, doremi=DoReMiTraining(reference, settings)
+    )
 
 
 def arm_jobs(

@@ -88,7 +88,7 @@ class Model(ABC):
 class Network(Model):
     """A torch network on a device, with the precision that it computes in (``precision`` of the run file)."""
 
-    loss: Callable[[nn.Module], RowLoss] | None = None
+    loss: Callable[..., RowLoss] | None = None
     """Returns the loss module of a network, as ``mixray.training.train`` takes it; None for the loss that it uses by
     default."""
 

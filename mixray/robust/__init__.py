@@ -6,6 +6,14 @@
 from mixray.robust.also import ALSO
 from mixray.robust.group_dro import GroupDRO
 from mixray.robust.group_losses import presence_probability
-from mixray.robust.objective import ALSOObjective, GroupDROObjective, new_objective
+from mixray.robust.objective import ALSOObjective, DoReMiObjective, GroupDROObjective, new_objective
 
-__all__ = ["ALSO", "ALSOObjective", "GroupDRO", "GroupDROObjective", "new_objective", "presence_probability"]
+__all__ = [
+    "ALSO",
+    "ALSOObjective",
+    "DoReMiObjective",
+    "GroupDRO",
+    "GroupDROObjective",
+    "new_objective",
+    "presence_probability",
+]

@@ -57,6 +57,42 @@ class GroupDROObjective:
         self._group_dro.load_state_dict(state)
 
 
+class DoReMiObjective(GroupDROObjective):
+    """Group DRO as DoReMi takes it (Xie et al. 2023, arXiv 2305.10429, Algorithm 1). An ``Objective``.
+
+    Rows must be judged by their excess: the mean over tokens of max(loss - reference loss, 0). Every step multiplies
+    the weights by exp(step size x mean excess of the group) and spreads ``smoothing`` of them evenly. A group without
+    rows in a step keeps its last excess. The answer is ``mean_group_weights``, over all steps. A step is weighed by the
+    weights that the one before it left, because the rows' weights must be known before their losses.
+    """
+
+    def __init__(self, num_groups: int, *, step_size: float, smoothing: float) -> None:
+        super().__init__(GroupDRO(num_groups, step_size=step_size, missing="ema", smoothing=1.0))
+        self._smoothing = smoothing
+        self._sum, self._steps = torch.zeros(num_groups, dtype=torch.float64), 0
+
+    @property
+    def mean_group_weights(self) -> torch.Tensor:
+        """The mean of the weights after each step, float64 (groups,), on the CPU, sums to 1."""
+        return (self._sum / self._steps).cpu()
+
+    @contextmanager
+    def step(self, group_ids: torch.Tensor) -> Iterator[torch.Tensor]:
+        with super().step(group_ids) as row_weights:
+            yield row_weights
+        weights = self.group_weights
+        weights = (1 - self._smoothing) * weights + self._smoothing / len(weights)
+        self._group_dro.weights.log_weights.copy_(weights.log())
+        self._sum, self._steps = self._sum.to(weights.device) + weights, self._steps + 1
+
+    def state_dict(self) -> State:
+        return {"group_dro": super().state_dict(), "sum": self._sum.cpu(), "steps": self._steps}
+
+    def load_state_dict(self, state: State) -> None:
+        super().load_state_dict(state["group_dro"])
+        self._sum, self._steps = state["sum"], state["steps"]
+
+
 class ALSOObjective:
     """ALSO with decoupled weight decay. An ``Objective``.
 

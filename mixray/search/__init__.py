@@ -15,7 +15,7 @@ from mixray.search.arms import (
 from mixray.search.diagnosis import example_signs_once, signs_once
 from mixray.search.forecasts import rehearsed_mixtures, with_forecast
 from mixray.search.problem import baseline_shares, baselines_of, feasible_set, problem_to_vary, require_mixtures
-from mixray.search.rivals import with_rivals
+from mixray.search.rivals import doremi_flops, with_doremi, with_rivals
 from mixray.search.solving import MixtureProblems, SolvedMixture, find_mixture, in_memory, mixture_targets, solve_once
 from mixray.search.swarm import MeasuredSwarm, NoiseFloor, design_mixtures, swarm_seeds, swarm_tokens
 
@@ -31,6 +31,7 @@ __all__ = [
     "baseline_shares",
     "baselines_of",
     "design_mixtures",
+    "doremi_flops",
     "example_signs_once",
     "feasible_set",
     "find_mixture",
@@ -45,6 +46,7 @@ __all__ = [
     "solve_once",
     "swarm_seeds",
     "swarm_tokens",
+    "with_doremi",
     "with_files_read",
     "with_forecast",
     "with_held_out_results",

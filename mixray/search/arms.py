@@ -126,10 +126,11 @@ def arm_models(
     for name, arm in config.retrain.named_arms.items():
         assert arm.objective is not None, "named arms have their objective"
         for mixture, model in arm.models(mixtures, apart=config.leaves_out).items():
+            rivals = mixtures[mixture].rivals
             if arm.mixture == "mixmin":
                 shares = mixtures[mixture].weights
-            elif arm.is_searched:
-                shares = mixtures[mixture].rivals[arm.mixture or name].weights
+            elif arm.mixture in rivals:
+                shares = rivals[arm.mixture].weights
             else:
                 shares = baselines[mixture][arm.mixture or name]
             seeds = config.replicate_seeds(model)

@@ -32,7 +32,7 @@ from mixray.report import Work
 from mixray.search.problem import SearchProblem, natural_tokens
 from mixray.search.solving import OpenPredictions, SolvedMixture, StoredCaches
 from mixray.search.swarm import MeasuredSwarm, random_prior, within_limits, without_small_shares
-from mixray.store import Artifact, Artifacts, ModelMeta, fingerprint
+from mixray.store import Artifact, Artifacts, ModelMeta, Storage, fingerprint
 from mixray.store.target_parts import tokens_read
 
 Floats = NDArray[np.float64]
@@ -106,6 +106,46 @@ def with_rivals(
     losses = solved.mixture.loss | described["loss"]
     mixture = solved.mixture.model_copy(update={"rivals": solved.mixture.rivals | rivals, "loss": losses})
     return SolvedMixture(mixture, solved.trace)
+
+
+def with_doremi(
+    config: RunConfig,
+    storage: Storage,
+    open_predictions: OpenPredictions,
+    solved: SolvedMixture,
+    *,
+    targets: StoredCaches,
+    proxy: Artifact,
+    available_tokens: Mapping[str, int],
+) -> SolvedMixture:
+    """Return a mixture with what DoReMi chooses, which is the same for all targets.
+
+    ``targets``: the caches of the mixture's targets, which say what the proxies of mixmin expect of it; ``proxy``: that
+    of DoReMi; ``available_tokens``: source -> its training tokens.
+    """
+    meta = ModelMeta.from_artifact(proxy)
+    assert meta.mean_group_weights is not None, "the model is not DoReMi's proxy"
+    chosen = np.array([[meta.mean_group_weights[source] for source in solved.mixture.sources]])
+    with open_predictions(storage, targets) as predictions:
+        search = SearchProblem.of(predictions, config, available_tokens)
+        shares = within_limits(search.convex.feasible, without_small_shares(chosen, search.least_share))[0]
+        losses = replace(search, baselines={"doremi": shares}).baseline_losses
+    rival = RivalMixture(
+        weights=search.by_source(shares),
+        expected=losses.get("doremi", search.convex.loss(shares)),
+        rank_correlation=None,
+        models=2,
+        search_flops=doremi_flops(Work(meta.parameters, meta.tokens)),
+    )
+    rivals = solved.mixture.rivals | {"doremi": rival}
+    mixture = solved.mixture.model_copy(update={"rivals": rivals, "loss": solved.mixture.loss | losses})
+    return SolvedMixture(mixture, solved.trace)
+
+
+def doremi_flops(proxy: Work) -> float:
+    """Return the operations of DoReMi: training the reference model and the proxy on as many tokens, and scoring these
+    with the reference model."""
+    return 2 * proxy.training_flops + proxy.scoring_flops
 
 
 def swarm_flops(models: Mapping[str, Artifact], scored_tokens: int) -> float:

@@ -49,6 +49,7 @@ class ModelMeta:
     ``workers``: of an arm. ``group_losses`` and ``group_weights``: by group, of an arm with a robust objective.
     ``source_losses``: of an arm, on every source. ``held_out_curves``: of an arm, by the id of a target's rows, which
     tells targets of the same name apart; an arm that another run trained has those of that run's targets.
+    ``mean_group_weights``: of DoReMi's proxy, over all steps; its curve is of the loss above the reference model's.
     ``times`` (milliseconds since 1970), ``tokens_per_second``, ``learning_rate`` and ``gradient_norm``: one for each
     point of ``curve``; artifacts of earlier versions do not have them.
     """
@@ -68,6 +69,7 @@ class ModelMeta:
     group_weights: Mapping[str, Curve] | None = None
     source_losses: Mapping[str, SourceLoss] | None = None
     held_out_curves: Mapping[str, HeldOutCurve] | None = None
+    mean_group_weights: Mapping[str, float] | None = None
 
     @classmethod
     def from_artifact(cls, artifact: Artifact) -> Self:

@@ -53,12 +53,18 @@ class NextTokenLoss(RowLoss):
     ``end_of_document``: where given, every such token begins a document, whose tokens see no other document and whose
     positions start at 0. That token is then the context from which the first token of its document is predicted.
 
+    ``reference``: where given, the windows' losses are how far the tokens' are above those of that model on average,
+    where those below count as 0 (DoReMi, arXiv 2305.10429). What is differentiated does not change.
+
     Raises InputError where a mixture of experts does not say what its load-balancing loss weighs, and for a model that
     cannot keep documents apart.
     """
 
-    def __init__(self, model: nn.Module, *, end_of_document: int | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, *, end_of_document: int | None = None, reference: NextTokenNll | None = None
+    ) -> None:
         super().__init__()
+        self._reference = reference
         self.router_coefficient = _router_coefficient(model)
         self.trunk, self.head = split(model) if self.router_coefficient is None else (model, None)
         self._forward: Callable[..., Any] = self.trunk
@@ -96,6 +102,9 @@ class NextTokenLoss(RowLoss):
         if self.router_coefficient is not None:
             windows = len(ids) if row_weights is None else row_weights.sum()
             loss = loss + windows * self.router_coefficient * output.aux_loss
+        if self._reference is not None:
+            with torch.no_grad():
+                nll = (nll - self._reference(ids, labels.view(ids.shape), **positions).flatten()).clamp(min=0)
         return loss, nll.view(ids.shape).sum(1) / predicted
 
 
@@ -106,26 +115,25 @@ class NextTokenNll:
         self.trunk, self.head = split(model)
         self.device = device
 
-    def __call__(self, inputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def __call__(self, inputs: torch.Tensor, labels: torch.Tensor, **positions: torch.Tensor) -> torch.Tensor:
         """Return the labels' losses in nats, float32, on the device; 0 where a label is IGNORED.
 
-        ``inputs``, ``labels``: int64, shape (rows, length), on the CPU.
+        ``inputs``, ``labels``: int64, shape (rows, length), usually on the CPU; ``positions``: ``position_ids``, where
+        documents are kept apart.
         """
-        positions = (labels.flatten() != IGNORED).nonzero().flatten()
-        targets = labels.flatten()[positions].to(self.device, non_blocking=True)
-        positions = positions.to(self.device, non_blocking=True)
-        output = self.trunk(input_ids=inputs.to(self.device, non_blocking=True), use_cache=False)
+        places = (labels.flatten() != IGNORED).nonzero().flatten()
+        targets = labels.flatten()[places].to(self.device, non_blocking=True)
+        places = places.to(self.device, non_blocking=True)
+        output = self.trunk(input_ids=inputs.to(self.device, non_blocking=True), use_cache=False, **positions)
         states = (output.logits if self.head is None else output.last_hidden_state).flatten(0, 1)
-        if len(positions) < len(states):
-            states = states[positions]
+        if len(places) < len(states):
+            states = states[places]
         vocabulary = states.shape[1] if self.head is None else self.head.out_features
         nll = [
             cross_entropy((block if self.head is None else self.head(block)).float(), part, reduction="none")
             for block, part in _blocks(vocabulary, states, targets)
         ]
-        return (
-            torch.zeros(labels.numel(), device=self.device).index_copy_(0, positions, torch.cat(nll)).view(labels.shape)
-        )
+        return torch.zeros(labels.numel(), device=self.device).index_copy_(0, places, torch.cat(nll)).view(labels.shape)
 
 
 def _router_coefficient(model: nn.Module) -> float | None:

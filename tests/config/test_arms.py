@@ -85,6 +85,18 @@ def test_an_arm_that_is_not_valid_is_refused(text: str, arms: str, key: str, wan
     assert wanted in str(caught.value.wanted)
 
 
+def test_doremi_is_one_arm_of_texts(text: str) -> None:
+    """A published mixture may have its name, as in older run files, unless another arm finds one."""
+    stated = "{name: doremi, shares: {python: 0.5, cpp: 0.5}}"
+    assert not parse_config(text, [f"retrain.arms=[mixmin, {stated}]"]).has_doremi
+    found = parse_config(text, ["retrain.arms=[mixmin, doremi]"])
+    assert found.has_doremi
+    assert found.doremi_tokens == 2 * (found.proxy_tokens or 0)
+    assert found.retrain.named_arms["doremi"].models(["one", "two"]) == {"one": "doremi", "two": "doremi"}
+    with pytest.raises(InputError, match=r"retrain\.arms is not valid"):
+        parse_config(text, [f"retrain.arms=[mixmin, {stated}, {{name: mine, mixture: doremi}}]"])
+
+
 def test_rows_have_one_column_of_groups() -> None:
     def config(*columns: str) -> Any:
         arms = [f"{{name: a{c}, mixture: natural, objective: {{kind: also, groups: 'column:{c}'}}}}" for c in columns]

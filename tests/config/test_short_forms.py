@@ -40,7 +40,7 @@ def remedy(text: str, *overrides: str) -> str:
         ("bounds.cpp=0.3", "did you mean 'mixture.bounds.cpp'? write 'mixture.bounds.cpp=[0, 0.3]' for at most 0.3"),
         ("bounds.cpp=[0, 0.3]", "did you mean 'mixture.bounds.cpp'?"),
         ("arms=natural", "did you mean 'retrain.arms'? write 'retrain.arms=[natural]'"),
-        ("tokens=5", "did you mean 'proxy.tokens' or 'swarm.tokens' or 'retrain.tokens'?"),
+        ("tokens=5", "did you mean 'proxy.tokens' or 'swarm.tokens' or 'doremi.tokens' or 'retrain.tokens'?"),
         ("proxy.seed=5", "did you mean 'seed'?"),
     ],
 )

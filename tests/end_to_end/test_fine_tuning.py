@@ -71,7 +71,7 @@ def fine_tuning_run(folder: Path, pretrained: Path, **changes: Any) -> Path:
         "proxy": {**training, "tokens": 30_000},
         "cache": {"batch_tokens": 2048, "actors": 1},
         "mixture": {"bootstrap": 50},
-        "retrain": {**training, "tokens": 20_000, "arms": ["mixmin", "balanced"]},
+        "retrain": {**training, "tokens": 20_000, "arms": ["mixmin", "balanced", "doremi"]},
         **changes,
     }
     path = folder / "run.yaml"
@@ -87,6 +87,13 @@ def test_completions_decide_the_mixture_of_a_fine_tuning(pretrained: Path, tmp_p
     assert zoo.weights["animals"] > 0.9
     assert zoo.retrain["balanced"].difference is not None
     assert zoo.retrain["balanced"].difference > 0.3, "nats per token of the completions"
+    doremi = zoo.rivals["doremi"]
+    assert sum(doremi.weights.values()) == pytest.approx(1)
+    assert doremi.expected == zoo.loss["doremi"] > zoo.loss["mixmin"], "it looks at no target"
+    # Two trainings on the tokens of three proxies, in whole steps, and one pass over them: 2 x 6 + 2 a parameter.
+    tokens = 90_000 // (8 * 48) * (8 * 48)
+    assert doremi.search_flops == 14 * (zoo.retrain["balanced"].parameters or 0) * tokens
+    assert zoo.retrain["doremi"].nll is not None
     resolved = yaml.safe_load((Path(done.folder) / "config.yaml").read_text())
     assert resolved["sources"]["animals"]["completion"] == "a"
     meta = json.loads(next((tmp_path / "runs-here/artifacts/tokens").glob("*/manifest.json")).read_text())["meta"]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from mixray.config.mixture import DoReMiConfig
 from mixray.config.schema import RetrainConfig
 from mixray.config.training import ProxyConfig
 from mixray.data import MixtureStream, TextInputs, open_rows
@@ -20,6 +21,7 @@ from mixray.models import (
     TrainingJob,
     arm_jobs,
     build_model,
+    doremi_job,
     load_model,
     new_model,
     proxy_jobs,
@@ -318,3 +320,25 @@ def test_a_sample_of_less_than_two_rows_is_none(artifacts: Artifacts, target: Ar
     whole = HeldOutSample.read(artifacts.storage, target, ("tokens", "count"), 10**6)
     assert whole is not None
     assert (len(whole.rows), whole.tokens) == (300, 2400)
+
+
+def test_doremi_raises_the_source_on_which_its_proxy_lacks_most_of_the_reference(
+    artifacts: Artifacts, data: TrainingData
+) -> None:
+    """The reference is trained nearly on one source alone. On the other the proxy, which sees both, is the better."""
+    config, weights = proxy_config(optimizer={"learning_rate": 0.01}), {}
+    ids = set()
+    for favoured, other in (("low", "high"), ("high", "low")):
+        shares = {"reference": {favoured: 0.95, other: 0.05}}
+        jobs = swarm_jobs(artifacts, config, data, shares, tokens=100 * 4 * WINDOW)
+        reference = trained(artifacts, jobs)[0]["reference"]
+        job = doremi_job(artifacts, config, data, DoReMiConfig(), reference, tokens=100 * 4 * WINDOW)
+        again = doremi_job(artifacts, config, data, DoReMiConfig(step_size=0.5), reference, tokens=100 * 4 * WINDOW)
+        ids |= {job.draft.id, again.draft.id}
+        meta = ModelMeta.from_artifact(trained(artifacts, {"proxy": job})[0]["proxy"])
+        assert meta.mean_group_weights is not None
+        assert sum(meta.mean_group_weights.values()) == pytest.approx(1)
+        assert list(meta.group_weights or {}) == ["high", "low"]
+        weights[favoured] = meta.mean_group_weights[favoured]
+    assert weights["low"] > 1 - weights["high"] + 0.1, "low's weight where the reference knows low, and where high"
+    assert len(ids) == 4, "the reference and the settings are part of what the proxy is"

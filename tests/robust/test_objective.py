@@ -14,7 +14,7 @@ from torch import nn
 from mixray.config.objective import ALSOConfig, ALSOSettings, ObjectiveConfig
 from mixray.config.training import OptimizerConfig
 from mixray.robust import ALSO, new_objective
-from mixray.robust.objective import ALSOObjective, GroupDROObjective
+from mixray.robust.objective import ALSOObjective, DoReMiObjective, GroupDROObjective
 from mixray.training import Objective
 
 SHARES = {"low": 0.25, "one": 0.75}
@@ -93,6 +93,27 @@ def test_settings_of_also_alone() -> None:
     for group, decay in zip(optimizer.param_groups, (0.3, 0.0), strict=True):  # matrices decay, biases do not
         assert (group["lr"], group["betas"], group["eps"], group["decoupled"]) == (0.5, (0.7, 0.8), 1e-5, True)
         assert group["weight_decay"] == decay
+
+
+def test_doremi_by_hand() -> None:
+    """Algorithm 1 of the paper, with the excess losses of three steps; a source that is absent keeps its last one."""
+    doremi, model = DoReMiObjective(2, step_size=1.5, smoothing=0.1), nn.Linear(2, 1)
+    doremi.optimizer(model, OptimizerConfig(), torch.device("cpu"))
+    weights, mean = [0.5, 0.5], [0.0, 0.0]
+    for ids, losses, excess in (
+        ([0, 1, 1], [0.4, 0.0, 0.2], [0.4, 0.1]),
+        ([1, 1], [0.5, 0.9], [0.4, 0.7]),
+        ([0, 1], [0.0, 0.3], [0.0, 0.3]),
+    ):
+        with doremi.step(torch.tensor(ids)) as row_weights:
+            expected = [weights[group] / ids.count(group) for group in ids]
+            assert row_weights.tolist() == pytest.approx(expected), "of the step before"
+            doremi.observe(torch.tensor(losses), torch.tensor(ids))
+        raised = [weight * math.exp(1.5 * each) for weight, each in zip(weights, excess, strict=True)]
+        weights = [0.9 * weight / sum(raised) + 0.1 / 2 for weight in raised]
+        mean = [total + weight / 3 for total, weight in zip(mean, weights, strict=True)]
+        assert doremi.group_weights.tolist() == pytest.approx(weights, abs=1e-6)
+    assert doremi.mean_group_weights.tolist() == pytest.approx(mean, abs=1e-6)
 
 
 def test_a_step_that_fails_leaves_the_parameters_where_they_were() -> None:

@@ -77,6 +77,37 @@ def test_the_loss_of_completions_is_the_mean_over_their_tokens(toy: SimpleNamesp
         torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("completions", [False, True])
+def test_against_a_reference_windows_are_judged_by_the_excess_of_their_tokens(
+    toy: SimpleNamespace, completions: bool
+) -> None:
+    """Cut off at 0 for each token, and not for each window; the gradient is that of the loss."""
+    model, other = toy.model(), toy.model()
+    torch.nn.init.normal_(other.head.weight)
+    batch = CompletionsAlone(toy.completions()).read(0, 7)
+    ids, is_trained = map(torch.from_numpy, batch.inputs)
+    is_trained = is_trained if completions else torch.ones_like(is_trained)
+
+    def nll(network: Any) -> torch.Tensor:
+        log_probs = torch.log_softmax(network(input_ids=ids, use_cache=False).logits, dim=-1)
+        return -log_probs[:, :-1].gather(2, ids[:, 1:, None]).squeeze(2)
+
+    with torch.no_grad():
+        excess = (nll(model) - nll(other)) * is_trained[:, 1:]
+    assert (excess.sum(1) < 0).any()
+    inputs = (ids, is_trained) if completions else (ids,)
+    reference = NextTokenNll(other, torch.device("cpu"))
+    loss, judged = NextTokenLoss(model, reference=reference)(*inputs)
+    plain, _ = NextTokenLoss(model)(*inputs)
+    torch.testing.assert_close(judged, excess.clamp(min=0).sum(1) / is_trained[:, 1:].sum(1))
+    loss.backward()
+    gradient = model.head.weight.grad.clone()
+    model.zero_grad()
+    plain.backward()
+    assert torch.equal(model.head.weight.grad, gradient)
+    assert other.head.weight.grad is None
+
+
 @pytest.mark.parametrize("options", [{}, {"after": lambda logits: 1.0 * logits}], ids=["blockwise", "plain"])
 def test_loss_in_bfloat16_is_near(toy: SimpleNamespace, ids: torch.Tensor, options: dict[str, Any]) -> None:
     model = toy.model(**options)

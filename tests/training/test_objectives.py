@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from mixray.robust import ALSO, ALSOObjective, GroupDRO, GroupDROObjective
+from mixray.robust import ALSO, ALSOObjective, DoReMiObjective, GroupDRO, GroupDROObjective
 from mixray.store import Storage
 from mixray.training import Batch, Objective, RowLoss, StorageCheckpoint, TrainReport, World, train, weighted_sum
 from mixray.training.batch import row_batch
@@ -31,6 +31,7 @@ OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "group_dro": lambda: GroupDROObjective(GroupDRO(3, step_size=0.3)),
     "group_dro ema": lambda: GroupDROObjective(GroupDRO(3, step_size=0.3, missing="ema")),
     "group_dro excess": lambda: GroupDROObjective(GroupDRO(3, step_size=0.3), reference_losses=[0.5, 2.5, 0.1]),
+    "doremi": lambda: DoReMiObjective(3, step_size=0.3, smoothing=0.01),
     "also": lambda: ALSOObjective(partial(ALSO, num_groups=3, step_size=0.3)),
     "also descent_ascent": lambda: ALSOObjective(partial(ALSO, num_groups=3, step_size=0.3, mode="descent_ascent")),
     "also group_sum": lambda: ALSOObjective(partial(ALSO, num_groups=3, step_size=0.3, weighting="group_sum")),
