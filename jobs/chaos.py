@@ -104,7 +104,7 @@ def chaos(options: argparse.Namespace, folder: Path, short: Path) -> int:
         started = time.monotonic()
         fire.survive(arguments["disturbed"], counter.environment, folder / "disturbed.log")
         seconds, repeated = time.monotonic() - started, counter.total() - 2 * steps
-        unlike = differences(*places.values(), *databases.values())
+        unlike = differences(*places.values(), (databases["undisturbed"], databases["disturbed"]))
     print(table(fire.strikes))
     print(f"{len(fire.strikes)} strikes in {seconds:.0f} s; the command failed {len(fire.failures)} times")
     print(f"optimizer steps done again: {repeated:,} of {steps:,}, {repeated / steps:.1%}")

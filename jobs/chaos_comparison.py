@@ -14,8 +14,11 @@ from mixray.store.target_parts import PARTS, part_files
 from tests.end_to_end.test_outage import contents
 
 
-def differences(undisturbed: str, disturbed: str, undisturbed_mlflow: str, disturbed_mlflow: str) -> list[str]:
-    """Return a line for everything that two storages, and what MLflow holds of them, do not have in common."""
+def differences(undisturbed: str, disturbed: str, mlflow: tuple[str, str] | None = None) -> list[str]:
+    """Return a line for everything that two storages, and what MLflow holds of them, do not have in common.
+
+    ``mlflow``: where their runs are tracked, if at all.
+    """
     first, second = Storage(undisturbed), Storage(disturbed)
     return [
         *_unlike("mixture", _mixtures(first), _mixtures(second)),
@@ -23,7 +26,7 @@ def differences(undisturbed: str, disturbed: str, undisturbed_mlflow: str, distu
         *_damage(second),
         *_repeated_rows(second),
         *_left_over(second),
-        *_unlike("MLflow run", contents(undisturbed_mlflow), contents(disturbed_mlflow)),
+        *(_unlike("MLflow run", *map(contents, mlflow)) if mlflow else ()),
     ]
 
 

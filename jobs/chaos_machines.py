@@ -105,14 +105,25 @@ def descendants(parent: int) -> list[Process]:
 
 
 class Machine:
-    """A Ray node with an address of its own on the loopback: ``ray start --block`` and all that it starts."""
+    """A Ray node with an address of its own: ``ray start --block`` and all that it starts.
 
-    def __init__(self, options: list[str], address: str, environment: dict[str, str], log: Path) -> None:
+    ``inside``: what stands before its command, such as one that enters a namespace.
+    """
+
+    def __init__(
+        self,
+        options: list[str],
+        address: str,
+        environment: dict[str, str],
+        log: Path,
+        *,
+        inside: tuple[str, ...] = (),
+    ) -> None:
         self.address, self._log = address, log
         places = [f"--node-ip-address={address}", "--dashboard-agent-listen-port=0"]
         with log.open("wb") as sink:
             self._ray = subprocess.Popen(
-                [*RAY, "start", *options, *places, "--block"],
+                [*inside, *RAY, "start", *places, *options, "--block"],
                 env=environment,
                 stdout=sink,
                 stderr=sink,
