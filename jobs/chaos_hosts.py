@@ -189,7 +189,7 @@ def compare(folder: Path, settings: Sequence[str], *, with_single: bool) -> int:
                 seconds["one"] = run(cluster, places["one"], settings, folder / "one.txt", disturbed=False)
                 print(f"one worker: {seconds['one']:.0f} s", flush=True)
         with hosts(folder, inside, workers=2, cpus=2) as cluster:
-            for name in ("two", "disturbed"):
+            for name in ("disturbed", "two"):
                 is_disturbed = name == "disturbed"
                 seconds[name] = run(cluster, places[name], settings, folder / f"{name}.txt", disturbed=is_disturbed)
                 print(f"two workers, {name}: {seconds[name]:.0f} s", flush=True)

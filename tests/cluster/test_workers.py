@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
+import torch
 
 from mixray.cluster import Session
 from mixray.cluster.mapping import run_tasks
@@ -28,6 +29,7 @@ from mixray.data.text.windows import stored_windows
 from mixray.errors import InputError, StageError
 from mixray.models import TrainingData, arm_jobs, proxy_jobs, swarm_jobs
 from mixray.store import Artifact, Artifacts, FileRecord, Storage, retrying
+from mixray.training import use_resources
 
 MODEL = {"architecture": "gpt_neox", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 WINDOW, VOCABULARY = 16, 64
@@ -276,6 +278,42 @@ def test_an_elastic_range_a_worker_that_dies_and_a_controller_that_dies(
     steps = [tokens for tokens, _ in model.meta["curve"]]
     assert steps == sorted(set(steps))
     assert artifacts.storage.sizes("checkpoints") == {}
+
+
+def test_a_retraining_whose_process_is_killed_repeats_one_interval_at_most_and_ends_with_the_same_bits(
+    ray_session: Session, artifacts: Artifacts, sources: dict[str, Artifact], tmp_path: Path
+) -> None:
+    steps = 1600
+    config = RetrainConfig(model=MODEL, tokens=steps * 4 * WINDOW, batch=4, checkpoints=50)
+    shares = {"mixed": {"low": 0.25, "high": 0.75}}
+    reported: list[int] = []
+    saved = 0
+
+    def kill_half_way(_: str, record: Any) -> None:
+        nonlocal saved
+        reported.append(record.step)
+        if not saved and record.step >= steps // 2:
+            states = Path(artifacts.storage.root).glob("checkpoints/model/*/step-*.pt")
+            saved = max(int(path.name.split("-")[1]) for path in states)
+            for process in workers_named("RayTrainWorker"):
+                os.kill(process, signal.SIGKILL)
+            reported.clear()
+
+    jobs = arm_jobs(artifacts, config, data_of(sources), shares, {})
+    survived = retrain(ray_session, artifacts, config, jobs, kill_half_way)["mixed"]
+    assert 0 < saved < steps, "nobody was killed"
+    assert saved < reported[0], "it went back before its last state"
+
+    elsewhere = Artifacts(Storage(str(tmp_path / "elsewhere")), "test")
+    again = {name: tokens_artifact(elsewhere, name, low, low + 20) for name, low in (("low", 0), ("high", 30))}
+    (undisturbed,) = arm_jobs(elsewhere, config, data_of(again), shares, {}).values()
+    threads = torch.get_num_threads()
+    try:
+        undisturbed.run(use_resources(Resources()), lambda _: None)
+    finally:
+        torch.set_num_threads(threads)
+    assert undisturbed.draft.id == survived.id
+    assert weights_of(survived) == weights_of(elsewhere.get(survived.kind, survived.id))
 
 
 def test_what_ray_train_kept_for_killed_executions_of_the_run_alone_is_deleted(artifacts: Artifacts) -> None:
