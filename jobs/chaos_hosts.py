@@ -206,9 +206,7 @@ def compare(folder: Path, settings: Sequence[str], *, with_single: bool) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--single", action="store_true", help="time one worker with as many CPUs, too")
-    parser.add_argument(
-        "--settings", nargs="*", default=FIFTH, help="overrides; by default a fifth of the tokens"
-    )
+    parser.add_argument("--settings", nargs="*", default=FIFTH, help="overrides; by default a fifth of the tokens")
     parser.add_argument("--folder", type=Path, help="an empty folder that is kept; temporary by default")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
