@@ -74,7 +74,8 @@ class RunTracking:
         data = data_identity(self._storage, self._folder, self._index)
         pools = self._index.artifact_ids.items()
         targets = {pool.removeprefix("target/"): id for pool, (_, id) in pools if pool.startswith("target/")}
-        self._tracker.send([TrackedRun(key, points=training_points(record, targets), data=data)], soon=False)
+        points = training_points(record, targets)
+        self._tracker.send([TrackedRun(key, points=points, data=data, started=record.time)], soon=False)
 
     def view_command(self) -> str:
         """Return what a person pastes to see the run in MLflow."""

@@ -79,6 +79,8 @@ def test_an_outage_leaves_no_gap_in_what_mlflow_holds(
     assert {run.info.status for run in mlflow.runs} == {"FINISHED"}
     assert mlflow.history("proxy/python", "loss") == [(64 * step, 5.0 - step / 10) for step in range(1, 21)]
     assert [point.timestamp for point in mlflow.points("proxy/python", "learning_rate")] == list(range(1001, 1021))
+    proxy = mlflow.run("proxy/python").info
+    assert (proxy.start_time, proxy.end_time) == (1001, 1020)  # not when the first record was published
     parent = mlflow.run(RUN)
     assert parent.data.params["seed"] == "0"
     assert parent.data.tags["mlflow.note.content"] == "python 100 %"
