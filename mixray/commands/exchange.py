@@ -136,6 +136,8 @@ def _mixture(location: str, target: str | None) -> Mixture:
         mixture, warnings = read_mixture(location)
         _tell(warnings, "warning: ")
         return mixture
+    if location.endswith((".json", ".yaml", ".yml")):
+        raise InputError("there is no such mixture file", where="MIXTURE", got=location, wanted="a file or run folder")
     mixtures = _run(location).mixtures()
     if target is None and len(mixtures) == 1:
         return next(iter(mixtures.values()))

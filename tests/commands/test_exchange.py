@@ -16,7 +16,7 @@ from mixray.runs import MixtureRun
 from mixray.store import ModelMeta, SourceLoss
 
 JOBS = Path(__file__).parents[2] / "jobs"
-REGMIX = Path(__file__).parents[2] / "shared" / "data" / "regmix"
+REGMIX = Path(__file__).parents[3] / "shared" / "data" / "regmix"
 SIZES = {"web": {"documents": 10, "tokens": 20_000}, "code": {"documents": 100, "tokens": 20_000}}
 
 
@@ -62,6 +62,11 @@ def test_wrong_exports_write_nothing(arguments: list[str], message: str) -> None
     with pytest.raises(InputError, match=message):
         invoke("export", "mixture.json", *arguments, "--output", "out.txt")
     assert not Path("out.txt").exists()
+
+
+def test_a_mixture_file_that_is_not_there_is_named() -> None:
+    with pytest.raises(InputError, match=r"no such mixture file[\s\S]*got: mixtures\.json"):
+        invoke("export", "mixtures.json", "--to", "json")
 
 
 @pytest.fixture
