@@ -77,7 +77,7 @@ def test_show_prints_the_comparison_again(digits: tuple[Path, str]) -> None:
     shown = mixray("show", folder)
     assert shown.returncode == 0, shown.stderr
     tables, _, _ = digits[1].partition("run folder: ")
-    assert shown.stdout.partition("run folder: ")[0] == f"robust comparison: {folder}\n\n{tables}"
+    assert shown.stdout.partition("open it in MLflow: ")[0] == f"robust comparison: {folder}\n\n{tables}"
     assert json.loads(mixray("show", folder, "--json").stdout)["arms"] == results(digits[0])["arms"]
 
 
