@@ -230,7 +230,18 @@ class Storage:
         return self.asked(whole, path)
 
     def delete(self, path: str) -> None:
-        self.asked(lambda: self.filesystem.delete_file(self.full(path)), path)
+        has_asked = False
+
+        def once() -> None:
+            nonlocal has_asked
+            is_again, has_asked = has_asked, True
+            try:
+                self.filesystem.delete_file(self.full(path))
+            except FileNotFoundError:
+                if not is_again:  # else an earlier try has deleted it, and only its answer was lost
+                    raise
+
+        self.asked(once, path)
 
     def delete_folder(self, path: str) -> None:
         if self.exists(path):

@@ -1,0 +1,37 @@
+"""What was done although the storage's answer was lost is not an error when it is tried again."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mixray.store import Storage, retrying
+
+
+class LosesFirstAnswer:
+    """A file system that deletes a file, and whose first answer to that is lost."""
+
+    def __init__(self, filesystem: Any) -> None:
+        self._filesystem, self._has_lost = filesystem, False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._filesystem, name)
+
+    def delete_file(self, path: str) -> None:
+        self._filesystem.delete_file(path)
+        if not self._has_lost:
+            self._has_lost = True
+            raise OSError("the connection was reset")
+
+
+def test_a_deletion_whose_answer_was_lost_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retrying, "WAIT_SECONDS", 0.01)
+    storage = Storage(str(tmp_path))
+    storage.write("file", b"content")
+    monkeypatch.setitem(storage.__dict__, "filesystem", LosesFirstAnswer(storage.filesystem))
+
+    storage.delete("file")
+
+    assert not storage.exists("file")
+    with pytest.raises(FileNotFoundError):  # what was never there still is an error
+        storage.delete("file")
