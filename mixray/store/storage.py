@@ -230,22 +230,25 @@ class Storage:
         return self.asked(whole, path)
 
     def delete(self, path: str) -> None:
+        self._delete(self.filesystem.delete_file, path)
+
+    def delete_folder(self, path: str) -> None:
+        if self.exists(path):
+            self._delete(self.filesystem.delete_dir, path)
+
+    def _delete(self, delete: Callable[[str], None], path: str) -> None:
         has_asked = False
 
         def once() -> None:
             nonlocal has_asked
             is_again, has_asked = has_asked, True
             try:
-                self.filesystem.delete_file(self.full(path))
+                delete(self.full(path))
             except FileNotFoundError:
                 if not is_again:  # else an earlier try has deleted it, and only its answer was lost
                     raise
 
         self.asked(once, path)
-
-    def delete_folder(self, path: str) -> None:
-        if self.exists(path):
-            self.asked(lambda: self.filesystem.delete_dir(self.full(path)), path)
 
     def sha256(self, path: str) -> str:
         def whole() -> str:

@@ -9,7 +9,7 @@ from mixray.store import Storage, retrying
 
 
 class LosesFirstAnswer:
-    """A file system that deletes a file, and whose first answer to that is lost."""
+    """A file system that deletes, and whose first answer to that is lost."""
 
     def __init__(self, filesystem: Any) -> None:
         self._filesystem, self._has_lost = filesystem, False
@@ -19,9 +19,25 @@ class LosesFirstAnswer:
 
     def delete_file(self, path: str) -> None:
         self._filesystem.delete_file(path)
+        self._lose()
+
+    def delete_dir(self, path: str) -> None:
+        self._filesystem.delete_dir(path)
+        self._lose()
+
+    def _lose(self) -> None:
         if not self._has_lost:
             self._has_lost = True
             raise OSError("the connection was reset")
+
+
+def test_a_folder_that_was_deleted_though_the_answer_was_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retrying, "WAIT_SECONDS", 0.01)
+    storage = Storage(str(tmp_path))
+    storage.write("folder/file", b"content")
+    monkeypatch.setitem(storage.__dict__, "filesystem", LosesFirstAnswer(storage.filesystem))
+    storage.delete_folder("folder")
+    assert not storage.exists("folder")
 
 
 def test_a_deletion_whose_answer_was_lost_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
