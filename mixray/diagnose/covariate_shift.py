@@ -104,16 +104,15 @@ def input_shift(
 
 
 def shift_warnings(
-    shifts: Mapping[str, InputShift], sources: Sequence[str], *, everything: int | None = None, is_reweighted: bool
+    shifts: Mapping[str, InputShift], sources: Sequence[str], *, sampled_of: int | None = None, is_reweighted: bool
 ) -> list[MixtureWarning]:
     """Return warnings where sources' inputs differ clearly, and about targets where no source has examples.
 
-    ``shifts``: by target; ``sources``: their names; ``everything``: how many sources there are, where these are a
+    ``shifts``: by target; ``sources``: their names; ``sampled_of``: how many sources there are, where these are a
     sample, which does not say what the others support; ``is_reweighted``: the mixture does not assume equal inputs.
     """
     warnings = []
-    is_sample = everything is not None and everything > len(sources)
-    of_all = f"a sample of {len(sources)} of the {everything} sources" if is_sample else f"{len(sources)} sources"
+    of_all = f"{len(sources)} sources" if sampled_of is None else f"a sample of {len(sources)} of {sampled_of} sources"
     against_rest = next(iter(shifts.values())).against_rest
     shifted = sorted(
         (each.auc, name) for name, each in zip(sources, against_rest, strict=True) if each.interval[0] > CLEAR_AUC
@@ -126,7 +125,7 @@ def shift_warnings(
             "mixture.covariate_shift=reweight does not"
         )
         warnings.append(MixtureWarning(code="covariate_shift", message=message))
-    for target, shift in shifts.items() if not is_sample else ():
+    for target, shift in shifts.items() if sampled_of is None else ():
         share, (low, high) = shift.unsupported_by_all
         if low > MUCH_UNSUPPORTED:
             message = (

@@ -30,8 +30,8 @@ def token_frequency_loss(rows: NDArray[np.integer[Any]], vocabulary: int) -> flo
     """Return the loss of predicting every token by its frequency alone, nats per token.
 
     ``rows``: token ids below ``vocabulary``, (rows, tokens) or (rows,) of ids; those below 0 are read only and do not
-    count. Every other row is predicted with the
-    frequencies of the rest, and the reverse, so that rare tokens do not make the loss too small. At least two rows.
+    count. Every other row is predicted with the frequencies of the rest, and the reverse, so that rare tokens do not
+    make the loss too small. At least two rows.
     """
     halves = [half[half >= 0] for half in (rows[::2].ravel(), rows[1::2].ravel())]
     counts = [np.bincount(half, minlength=vocabulary) for half in halves]

@@ -150,6 +150,11 @@ class Mixture(BaseModel):
             raise ValueError(f"weights: wanted shares that sum to 1 within {SUM_TOLERANCE:g}; they sum to {total!r}")
         return self
 
+    @property
+    def sampled(self) -> str:
+        """What a target is a sample of, in the singular: ``document``, or ``example`` of a table."""
+        return "document" if self.share_of == TRAINING_TOKENS else "example"
+
     @classmethod
     def from_weights(
         cls, source_shares: Mapping[str, float], sizes: Mapping[str, Mapping[str, int]] | None = None

@@ -143,7 +143,7 @@ def _charts(mixture: Mixture, baselines: ArmShares, curves: HeldOutCurves) -> li
         charts.append(_path_chart(mixture))
     several = len(mixture.targets) > 1
     charts += [
-        _curves_chart(arms, f" on {target}" if several else "", mixture.loss_unit)
+        _curves_chart(arms, f" on {target}" if several else "", mixture)
         for target, arms in list(curves.items())[:MOST_PANELS]
     ]
     return charts
@@ -163,8 +163,8 @@ def _shares_chart(mixture: Mixture, baselines: ArmShares) -> Chart:
     ]
     return Chart(
         title=f"Share of {mixture.share_of}, %",
-        note="Lines: 95 % interval over samples of the target's documents. A wide one means that many mixtures are "
-        "as good.",
+        note=f"Lines: 95 % interval over samples of the target's {mixture.sampled}s. A wide one means that many "
+        "mixtures are as good.",
         data=[bars, *marks],
         layout={**NAMES_AT_LEFT, "xaxis": {"rangemode": "tozero"}, "height": 160 + 34 * len(sources)},
     )
@@ -188,7 +188,7 @@ def _differences_chart(mixture: Mixture) -> Chart:
     seeds = " and seeds" if any(len(result.nll_by_seed) > 1 for result in mixture.retrain.values()) else ""
     return Chart(
         title=f"Loss above that of {reference}, {mixture.loss_unit}",
-        note=f"Right of zero: worse than {reference}. Lines: paired 95 % intervals over documents{seeds}.",
+        note=f"Right of zero: worse than {reference}. Lines: paired 95 % intervals over {mixture.sampled}s{seeds}.",
         data=data,
         layout={
             **NAMES_AT_LEFT,
@@ -242,7 +242,7 @@ def _path_chart(mixture: Mixture) -> Chart:
     )
 
 
-def _curves_chart(arms: Mapping[str, HeldOutCurve], of_target: str, unit: str) -> Chart:
+def _curves_chart(arms: Mapping[str, HeldOutCurve], of_target: str, mixture: Mixture) -> Chart:
     sample = sample_text(next(iter(arms.values())))
     lines: list[PlotlyJson] = [
         {
@@ -256,8 +256,8 @@ def _curves_chart(arms: Mapping[str, HeldOutCurve], of_target: str, unit: str) -
         for place, (arm, each) in enumerate(arms.items())
     ]
     return Chart(
-        title=f"Held-out loss{of_target} while the arms train, {unit}",
-        note=f"Every arm is judged on the same rows, {sample}. The axis is the training tokens so far.",
+        title=f"Held-out loss{of_target} while the arms train, {mixture.loss_unit}",
+        note=f"Every arm is judged on the same rows, {sample}. The axis is the {mixture.share_of} so far.",
         data=lines,
         layout={"height": 360, "xaxis": {"rangemode": "tozero"}},
     )
@@ -300,4 +300,6 @@ def _what_if(mixture: Mixture, problem: ProblemToVary) -> PlotlyJson:
         "limits": [problem.limits.get(source, (0.0, 1.0)) for source in mixture.sources],
         "shares": [mixture.weights[source] for source in mixture.sources],
         "loss": mixture.loss[SEARCHED],
+        "unit": mixture.loss_unit,
+        "sampled": mixture.sampled,
     }

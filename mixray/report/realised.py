@@ -67,8 +67,8 @@ def forecast_table(mixture: Mixture) -> RenderableType:
     first = next(iter(mixture.forecast.values()))
     caption = (
         f"measured: by models of {count_text(first.tokens)} tokens on the same mixtures, n = "
-        f"{counted(first.documents, 'held-out document')}, {counted(first.seeds, 'seed')}; expected: of the retrained "
-        "models, the chance of their own seeds included"
+        f"{counted(first.documents, f'held-out {mixture.sampled}')}, {counted(first.seeds, 'seed')}; expected: of the "
+        "retrained models, the chance of their own seeds included"
     )
     title = f"Forecast for {', '.join(mixture.targets)}: loss above {reference}, {mixture.loss_unit}"
     return titled(title, table, caption)
@@ -78,7 +78,7 @@ def forecast_lines(mixture: Mixture) -> list[str]:
     """Return the forecast in sentences, one for each arm."""
     lines = []
     for arm, forecast in mixture.forecast.items():
-        number = f"n = {counted(forecast.documents, 'document')}, {counted(forecast.seeds, 'seed')}"
+        number = f"n = {counted(forecast.documents, mixture.sampled)}, {counted(forecast.seeds, 'seed')}"
         text = (
             f"forecast for {', '.join(mixture.targets)}: {arm} minus {forecast.reference} "
             f"{difference_text(forecast.expected)} {mixture.loss_unit} (90 % interval {_ends(forecast.interval)}; "
@@ -87,7 +87,9 @@ def forecast_lines(mixture: Mixture) -> list[str]:
         if forecast.covers_zero:
             low, high = forecast.measured_interval
             is_hidden = low <= 0 <= high
-            reason = "documents and seeds vary as much" if is_hidden else "it may be gone with so many more tokens"
+            reason = (
+                f"{mixture.sampled}s and seeds vary as much" if is_hidden else "it may be gone with so many more tokens"
+            )
             text += f"; not worth retraining for: {reason}"
         lines.append(text)
     return lines

@@ -85,8 +85,8 @@ def _run_table(name: str, runs: Sequence[SweptRun]) -> RenderableType:
     return titled(
         f"Sweep for {', '.join(mixtures[0].targets)}: loss in {mixtures[0].loss_unit}",
         table,
-        f"{reference}: its loss on held-out documents; moved: what part of the mixture is elsewhere than in the last "
-        "row; [..]: 95 % interval",
+        f"{reference}: its loss on held-out {mixtures[0].sampled}s; moved: what part of the mixture is elsewhere "
+        "than in the last row; [..]: 95 % interval",
     )
 
 

@@ -214,9 +214,9 @@ def _arms_caption(mixture: Mixture) -> str:
     seeds = {len(result.nll_by_seed) for result in mixture.retrain.values()}
     if len(documents) == 1:
         replicates = f", {counted(max(seeds), 'seed')}" if max(seeds) > 1 else ""
-        parts.append(f"held-out: n = {counted(documents.pop(), 'document')}{replicates}")
+        parts.append(f"held-out: n = {counted(documents.pop(), mixture.sampled)}{replicates}")
     if len(tokens) == 1:
-        parts.append(f"{count_text(tokens.pop())} training tokens each")
+        parts.append(f"{count_text(tokens.pop())} {mixture.share_of} each")
     if winner(mixture) is not None:
         parts.append("* lowest held-out loss")
     if mixture.rivals and mixture.compute:
@@ -233,7 +233,9 @@ def gain_table(mixture: Mixture) -> RenderableType:
     Before the retraining, how the prediction was corrected stands in place of what came out.
     """
     searched = arm_on(mixture, SEARCHED)
-    names = ("predicted", "came out", "95 % interval") if searched else ("gain", "of the fit", "more documents")
+    names = (
+        ("predicted", "came out", "95 % interval") if searched else ("gain", "of the fit", f"more {mixture.sampled}s")
+    )
     table = new_table("over", names[0], "95 % interval", *names[1:])
     for arm, gain in mixture.gain.items():
         cells = [arm, difference_text(gain.estimate), _interval_text(gain.interval)]
@@ -246,14 +248,14 @@ def gain_table(mixture: Mixture) -> RenderableType:
         table.add_row(*cells)
     if searched is not None:
         caption = (
-            "predicted: at the size of the proxies, on documents that did not choose the mixture; came out: of the "
-            "retrained models, on the held-out documents"
+            f"predicted: at the size of the proxies, on {mixture.sampled}s that did not choose the mixture; came out: "
+            f"of the retrained models, on the held-out {mixture.sampled}s"
         )
         title = f"Gain on {_targets(mixture)}: {mixture.loss_unit}, as predicted and as it came out"
         return titled(title, table, caption)
     caption = (
-        "gain: what remains on documents that did not choose the mixture; of the fit: what these documents took off; "
-        "more documents: of the target, expected to tell the gain from zero"
+        f"gain: what remains on {mixture.sampled}s that did not choose the mixture; of the fit: what these took off; "
+        f"more {mixture.sampled}s: of the target, expected to tell the gain from zero"
     )
     return titled(f"Predicted gain on {_targets(mixture)}: {mixture.loss_unit}", table, caption)
 
@@ -280,7 +282,9 @@ def worth_table(mixture: Mixture) -> RenderableType:
             interval = "" if ends is None else f"{number_text(ends[0])} to {number_text(ends[1])}"
             table.add_row(source, f"{worth[source].loss_rise:.4f}", interval)
     caption = (
-        f"no mixture without {', '.join(needed)}: limits or documents need it" if needed else "the others: nothing"
+        f"no mixture without {', '.join(needed)}: limits or {mixture.sampled}s need it"
+        if needed
+        else "the others: nothing"
     )
     return titled(f"What a source is worth: {mixture.loss_unit}, predicted", table, caption)
 
@@ -320,7 +324,7 @@ def summary_lines(mixture: Mixture) -> list[str]:
         quantity = "the worst target's predicted loss above its offset" if mixture.over == "worst" else "predicted loss"
         below = mixture.gain[PLAIN].estimate if PLAIN in mixture.gain else plain - searched
         unit = mixture.loss_unit
-        fresh = " on fresh documents" if PLAIN in mixture.gain else ""
+        fresh = f" on fresh {mixture.sampled}s" if PLAIN in mixture.gain else ""
         lines.append(f"{_targets(mixture)}: {quantity} {searched:.4f} {unit}, {below:.4f} below {PLAIN}{fresh}")
     if mixture.gap is not None:
         choice, settled = mixture.choice, mixture.realisable

@@ -117,15 +117,15 @@ def example_signs_once(
     """
     if config.leaves_out or len(sources) < 2:
         return []
-    everything = len(sources)
-    if everything > MOST_PAIRED:
-        drawn = np.sort(np.random.default_rng(config.seed).permutation(everything)[:MOST_PAIRED])
-        names = list(sources)
+    sampled_of = None
+    if len(sources) > MOST_PAIRED:
+        sampled_of, names = len(sources), list(sources)
+        drawn = np.sort(np.random.default_rng(config.seed).permutation(sampled_of)[:MOST_PAIRED])
         sources = {names[place]: sources[names[place]] for place in drawn.tolist()}
     is_reweighted = config.mixture.covariate_shift == "reweight"
-    sampled = [everything] if everything > len(sources) else []
     ids = [[[name, each.id] for name, each in by_name.items()] for by_name in (sources, targets)]
-    draft = artifacts.draft("signs", fingerprint(["signs of examples", 1, *ids, is_reweighted, config.seed, *sampled]))
+    facts = ["signs of examples", 1, *ids, is_reweighted, config.seed, *([] if sampled_of is None else [sampled_of])]
+    draft = artifacts.draft("signs", fingerprint(facts))
     stored = artifacts.find(draft.kind, draft.id)
     if stored is None:
         features = source_features(artifacts.storage, sources, most=MOST_EXAMPLES, seed=config.seed)
@@ -137,7 +137,7 @@ def example_signs_once(
                 drawn = np.random.default_rng(config.seed).permutation(inputs.shape[0])[:MOST_EXAMPLES]
                 shifts[name] = input_shift(features, inputs[drawn], seed=config.seed)
         signs = (
-            shift_warnings(shifts, list(sources), everything=everything, is_reweighted=is_reweighted) if shifts else []
+            shift_warnings(shifts, list(sources), sampled_of=sampled_of, is_reweighted=is_reweighted) if shifts else []
         )
         content = json.dumps([sign.model_dump(mode="json") for sign in signs]).encode()
         stored = draft.publish({FILE: draft.write(FILE, content)}, {})

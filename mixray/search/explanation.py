@@ -169,7 +169,7 @@ def document_warnings(search: SearchProblem) -> list[MixtureWarning]:
     for target, count in search.document_counts.items():
         if count < FEW_DOCUMENTS:
             of_target = f" of {target}" if len(search.document_counts) > 1 else ""
-            message = f"the fit part{of_target} has only {count} documents: {rough} are rough"
+            message = f"the fit part{of_target} has only {count} {_sampled(search)}s: {rough} are rough"
             warnings.append(MixtureWarning(code="few_documents", message=message, documents=count))
     return warnings
 
@@ -204,7 +204,7 @@ def gain_warnings(search: SearchProblem, predicted: Mapping[str, PredictedGain])
     return [
         MixtureWarning(
             code="flat",
-            message=f"the predicted gain over {arm} is not separated from zero{_documents_needed(gain)}",
+            message=f"the predicted gain over {arm} is not separated from zero{_more_needed(search, gain)}",
             interval=gain.interval,
             unit=search.config.loss_unit,
             documents=sum(search.document_counts.values()),
@@ -214,6 +214,10 @@ def gain_warnings(search: SearchProblem, predicted: Mapping[str, PredictedGain])
     ]
 
 
-def _documents_needed(gain: PredictedGain) -> str:
+def _more_needed(search: SearchProblem, gain: PredictedGain) -> str:
     more = gain.more_documents
-    return f": about {more:,} more target documents would be needed" if more else ""
+    return f": about {more:,} more target {_sampled(search)}s would be needed" if more else ""
+
+
+def _sampled(search: SearchProblem) -> str:
+    return "document" if search.config.examples is None else "example"

@@ -79,16 +79,19 @@ def follow_storage(storage: Storage) -> str | None:
     """Where the storage folder has been copied or moved, make its database name the files that lie beside it.
 
     MLflow writes absolute addresses of files into its database. Return the folder that the storage was before, or None
-    where the database names this one already, or is used by nobody yet.
+    where the database names this one already, or is used by nobody yet. Addresses of runs without files here are those
+    of another storage that uses this database, and stay.
     """
-    database, home = _home(storage) / DATABASE, artifact_location(storage)
+    database, home, files = _home(storage) / DATABASE, artifact_location(storage), _home(storage) / FILES
     if not database.exists():
         return None
     with suppress(sqlite3.DatabaseError), closing(sqlite3.connect(database, timeout=SECONDS_TO_ANSWER)) as connection:
-        locations = [location for (location,) in connection.execute("SELECT artifact_location FROM experiments")]
-        others = {
-            location for location in locations if location and location.endswith(f"/{FILES}") and location != home
-        }
+        locations = {location for (location,) in connection.execute("SELECT artifact_location FROM experiments")}
+        runs = [uri.rsplit("/", 2) for (uri,) in connection.execute("SELECT artifact_uri FROM runs") if uri]
+        moved = {location for location, run, _ in runs if (files / run).is_dir()}  # <location>/<run>/artifacts
+        others = sorted(
+            location for location in locations & moved if location.endswith(f"/{FILES}") and location != home
+        )
         names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         for other in others:
             for table, column in ADDRESSES:
@@ -100,7 +103,7 @@ def follow_storage(storage: Storage) -> str | None:
                     )
         connection.commit()
         if others:
-            return url2pathname(urlsplit(sorted(others)[0]).path).removesuffix(f"/{FILES}")
+            return url2pathname(urlsplit(others[0]).path).removesuffix(f"/{FILES}")
     return None
 
 

@@ -45,6 +45,7 @@ class RunTracking:
         if config.tracking.system_metrics:
             require_monitors()
         self._config, self._storage, self._folder, self._index = config, storage, run_folder, index
+        self._warn = warn
         self._tracker = Tracker(destination_of(config, storage, run_folder), warn)
         self._live_keys: set[str] = set()
         self._system_metrics: SystemMetrics | None = None
@@ -62,6 +63,7 @@ class RunTracking:
             data = data_identity(self._storage, self._folder, self._index)
             self._system_metrics = SystemMetrics(
                 lambda points: self._tracker.send([TrackedRun("", points=points, data=data)], soon=False),
+                self._warn,
                 self._index.started,
             )
 

@@ -36,13 +36,19 @@ class SystemMetrics:
     """A thread that samples the processors, the memory, the disk, the network and NVIDIA's GPUs until it is closed.
 
     ``send``: called with the points of every sample, whose steps are seconds since ``started`` (milliseconds since
-    1970), so that a run which continues goes on where it was.
+    1970), so that a run which continues goes on where it was. ``warn``: called once, with a message, where the machine
+    cannot be read; the thread then ends.
     """
 
     def __init__(
-        self, send: Callable[[tuple[Point, ...]], None], started: int, *, interval: float = SECONDS_BETWEEN_SAMPLES
+        self,
+        send: Callable[[tuple[Point, ...]], None],
+        warn: Callable[[str], None],
+        started: int,
+        *,
+        interval: float = SECONDS_BETWEEN_SAMPLES,
     ) -> None:
-        self._send, self._started, self._interval = send, started, interval
+        self._send, self._warn, self._started, self._interval = send, warn, started, interval
         self._is_closed = threading.Event()
         self._thread = threading.Thread(target=self._work, name="mixray-system-metrics", daemon=True)
         self._thread.start()
@@ -52,15 +58,21 @@ class SystemMetrics:
         self._is_closed.set()
 
     def _work(self) -> None:
-        monitors = _monitors()
-        while not self._is_closed.wait(self._interval):
-            now, values = now_ms(), dict[str, float]()
-            for monitor in monitors:
-                monitor.collect_metrics()
-                values |= monitor.aggregate_metrics()
-                monitor.clear_metrics()
-            step = (now - self._started) // 1000
-            self._send(tuple(Point(f"{PREFIX}{name}", float(value), step, now) for name, value in values.items()))
+        try:
+            monitors = _monitors()
+            while not self._is_closed.wait(self._interval):
+                self._send(self._sample(monitors))
+        except Exception as error:  # noqa: BLE001  (what MLflow's monitors raise depends on the machine)
+            self._warn(f"no more system metrics of this run: this machine cannot be read: {error!r}")
+
+    def _sample(self, monitors: list[Any]) -> tuple[Point, ...]:
+        now, values = now_ms(), dict[str, float]()
+        for monitor in monitors:
+            monitor.collect_metrics()
+            values |= monitor.aggregate_metrics()
+            monitor.clear_metrics()
+        step = (now - self._started) // 1000
+        return tuple(Point(f"{PREFIX}{name}", float(value), step, now) for name, value in values.items())
 
 
 def _monitors() -> list[Any]:

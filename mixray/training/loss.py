@@ -46,9 +46,8 @@ class NextTokenLoss(RowLoss):
     which of them are trained on, bool (windows, window); by default all.
 
     A window's loss is the mean negative log-likelihood of its predicted tokens, ids[:, 1:], that are trained on, in
-    nats. To what is
-    differentiated a mixture of experts whose config says ``output_router_logits`` adds its load-balancing loss, once
-    for every window; the windows' losses are without it.
+    nats. To what is differentiated a mixture of experts whose config says ``output_router_logits`` adds its
+    load-balancing loss, once for every window; the windows' losses are without it.
 
     ``end_of_document``: where given, every such token begins a document, whose tokens see no other document and whose
     positions start at 0. That token is then the context from which the first token of its document is predicted.

@@ -118,8 +118,8 @@ def test_a_sample_of_the_sources_says_so_and_nothing_of_what_the_others_support(
     shift = input_shift(tables, gaussian(2, 0) - 4, seed=0)
     codes = {"no_support", "covariate_shift"}
     assert {sign.code for sign in shift_warnings({"t": shift}, ["a", "b"], is_reweighted=False)} == codes
-    (sign,) = shift_warnings({"t": shift}, ["a", "b"], everything=40, is_reweighted=False)
-    assert "2 of a sample of 2 of the 40 sources" in sign.message
+    (sign,) = shift_warnings({"t": shift}, ["a", "b"], sampled_of=40, is_reweighted=False)
+    assert "2 of a sample of 2 of 40 sources" in sign.message
 
 
 def test_an_example_that_a_source_has_is_not_judged_by_what_was_learned_from_it() -> None:

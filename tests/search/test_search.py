@@ -355,7 +355,7 @@ def test_a_mixture_without_intervals_is_not_warned_of_rough_ones() -> None:
     )
     assert mixture.interval == {}
     (warning,) = mixture.warnings
-    assert warning.message.endswith("20 documents: shares are rough")
+    assert warning.message.endswith("20 examples: shares are rough")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What was done although the storage's answer was lost is not an error when it is tried again."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,23 +32,21 @@ class LosesFirstAnswer:
             raise OSError("the connection was reset")
 
 
-def test_a_folder_that_was_deleted_though_the_answer_was_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retrying, "WAIT_SECONDS", 0.01)
-    storage = Storage(str(tmp_path))
-    storage.write("folder/file", b"content")
-    monkeypatch.setitem(storage.__dict__, "filesystem", LosesFirstAnswer(storage.filesystem))
-    storage.delete_folder("folder")
-    assert not storage.exists("folder")
-
-
-def test_a_deletion_whose_answer_was_lost_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("delete", "name"), [(Storage.delete, "file"), (Storage.delete_folder, "folder")])
+def test_a_deletion_whose_answer_was_lost_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, delete: Callable[[Storage, str], None], name: str
+) -> None:
     monkeypatch.setattr(retrying, "WAIT_SECONDS", 0.01)
     storage = Storage(str(tmp_path))
     storage.write("file", b"content")
+    storage.write("folder/file", b"content")
     monkeypatch.setitem(storage.__dict__, "filesystem", LosesFirstAnswer(storage.filesystem))
 
-    storage.delete("file")
+    delete(storage, name)
 
-    assert not storage.exists("file")
-    with pytest.raises(FileNotFoundError):  # what was never there still is an error
-        storage.delete("file")
+    assert not storage.exists(name)
+
+
+def test_to_delete_a_file_that_was_never_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        Storage(str(tmp_path)).delete("file")

@@ -67,16 +67,19 @@ def test_importing_tracking_and_report_is_cheap() -> None:
 
 
 def test_a_database_that_was_moved_names_the_files_beside_it_and_no_others(tmp_path: Path) -> None:
-    """Of a version of MLflow without logged models; the experiment Default has its files elsewhere."""
-    before, after = tmp_path / "before", tmp_path / "after"
-    before.mkdir()
-    files = (before / "mlflow-artifacts").as_uri()
+    """Of a version of MLflow without logged models; the experiment Default has its files elsewhere, and so has another
+    storage, whose ``tracking.uri`` is this database."""
+    before, after, neighbour = tmp_path / "before", tmp_path / "after", tmp_path / "neighbour" / "mlflow-artifacts"
+    (before / "mlflow-artifacts" / "1").mkdir(parents=True)
+    (neighbour / "7").mkdir(parents=True)
+    files, others = (before / "mlflow-artifacts").as_uri(), neighbour.as_uri()
     with closing(sqlite3.connect(before / "mlflow.db")) as database:
         database.execute("CREATE TABLE experiments (artifact_location TEXT)")
         database.execute("CREATE TABLE runs (artifact_uri TEXT)")
-        rows = [(files,), (f"file://{tmp_path}/mlruns/0",), (None,)]
+        rows = [(files,), (f"file://{tmp_path}/mlruns/0",), (None,), (others,)]
         database.executemany("INSERT INTO experiments VALUES (?)", rows)
-        database.executemany("INSERT INTO runs VALUES (?)", [(f"{files}/1/artifacts",), (f"{files}-2/1/artifacts",)])
+        runs = [(f"{files}/1/artifacts",), (f"{files}-2/1/artifacts",), (f"{others}/7/artifacts",)]
+        database.executemany("INSERT INTO runs VALUES (?)", runs)
         database.commit()
     assert follow_storage(Storage(str(before))) is None
     before.rename(after)
@@ -85,10 +88,7 @@ def test_a_database_that_was_moved_names_the_files_beside_it_and_no_others(tmp_p
     moved = (after / "mlflow-artifacts").as_uri()
     with closing(sqlite3.connect(after / "mlflow.db")) as database:
         assert database.execute("SELECT * FROM experiments").fetchall() == [(moved,), *rows[1:]]
-        assert database.execute("SELECT * FROM runs").fetchall() == [
-            (f"{moved}/1/artifacts",),
-            (f"{files}-2/1/artifacts",),
-        ]
+        assert database.execute("SELECT * FROM runs").fetchall() == [(f"{moved}/1/artifacts",), *runs[1:]]
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no database at all" * 100])

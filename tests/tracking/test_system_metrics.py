@@ -23,7 +23,7 @@ def test_samples_come_until_it_is_closed_and_mlflow_takes_them(
     connect: Callable[..., MlflowRuns], view: Callable[[], Any]
 ) -> None:
     samples: queue.Queue[tuple[Point, ...]] = queue.Queue()
-    monitor = SystemMetrics(samples.put, now_ms() - 5000, interval=0.05)
+    monitor = SystemMetrics(samples.put, pytest.fail, now_ms() - 5000, interval=0.05)
     sample = samples.get(timeout=60)
     monitor.close()
     monitor._thread.join(60)
@@ -37,6 +37,20 @@ def test_samples_come_until_it_is_closed_and_mlflow_takes_them(
     assert {point.step for point in sample} <= set(range(5, 66))
     connect().publish([TrackedRun("", points=sample)])
     assert view().run("quickstart-1a2b3c4d").data.metrics == pytest.approx(values)
+
+
+def test_a_machine_that_cannot_be_read_is_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        def collect_metrics(self) -> None:
+            raise PermissionError("/proc/stat")
+
+    monkeypatch.setattr("mixray.tracking.system_metrics._monitors", lambda: [Broken()])
+    warnings: queue.Queue[str] = queue.Queue()
+    monitor = SystemMetrics(lambda _: pytest.fail("a sample of nothing"), warnings.put, now_ms(), interval=0.01)
+    assert "this machine cannot be read: PermissionError('/proc/stat')" in warnings.get(timeout=60)
+    monitor._thread.join(60)
+    assert not monitor._thread.is_alive()
+    assert warnings.empty()
 
 
 def test_a_missing_package_is_named_before_the_run_is_worked_on(

@@ -150,7 +150,7 @@ function buildPanel(place) {
       outcome.textContent = "These limits leave no mixture: they sum to less than 100 %.";
       return;
     }
-    // The slider is logarithmic from 0.0001 to 1 nat per token; 0 is no pull.
+    // The slider is logarithmic from 0.0001 to 1 nat; 0 is no pull.
     const place = Number(pull.querySelector("input").value), strength = place ? 10 ** (place / 25 - 4) : 0;
     const answer = problem.solve(low, high, strength);
     caps.forEach((line, k) => {
@@ -158,11 +158,11 @@ function buildPanel(place) {
     });
     pull.querySelector("output").textContent = strength ? `${strength.toPrecision(2)} nats` : "none";
     if (!Number.isFinite(answer.loss)) {
-      outcome.textContent = "These limits leave documents that no source explains.";
+      outcome.textContent = `These limits leave ${problem.sampled}s that no source explains.`;
       return;
     }
     const rise = answer.loss - problem.loss;
-    outcome.textContent = `Predicted loss ${answer.loss.toFixed(4)} nats per token, ` +
+    outcome.textContent = `Predicted loss ${answer.loss.toFixed(4)} ${problem.unit}, ` +
       `${Math.abs(rise).toFixed(4)} ${rise < 0 ? "below" : "above"} the run's mixture; solved to ${answer.gap.toExponential(0)}.`;
   }
   place.addEventListener("input", update);
