@@ -11,7 +11,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
@@ -21,6 +21,7 @@ import typer
 
 from mixray.commands import exchange
 from mixray.commands.arguments import (
+    Address,
     FilePath,
     Json,
     Mechanisms,
@@ -29,6 +30,7 @@ from mixray.commands.arguments import (
     complete_key,
     complete_run_folder,
 )
+from mixray.config import RunFile, load_config
 from mixray.config.schema import Stage
 from mixray.errors import CorruptedArtifactError, InputError, MixrayError
 from mixray.interrupts import EXIT_CODE, end_at_once, ending_soon_after_interrupts
@@ -61,10 +63,7 @@ def _options(
 def run(
     file: FilePath,
     overrides: Overrides = None,
-    address: Annotated[
-        str | None,
-        typer.Option(help="a Ray cluster's address, or its dashboard's, http://...  [default: a local one]"),
-    ] = None,
+    address: Address = None,
     until: Annotated[Stage, typer.Option(help="the last stage to run")] = "report",
     rebuild: Annotated[bool, typer.Option("--rebuild", help="compute corrupted artifacts again")] = False,
     mechanisms: Mechanisms = False,
@@ -78,12 +77,12 @@ def run(
 
     At the address of a cluster's dashboard the run is a job: its output is shown here, and Ctrl-C leaves it running.
     """
-    place = address or os.environ.get("RAY_ADDRESS", "")
     with _interrupts_named():
-        if place.startswith(("http://", "https://")):
+        if (place := _dashboard(address)) is not None:
             flags = {"--rebuild": rebuild, "--mechanisms": mechanisms, "--json": as_json}
             options = ["--until", until, *(flag for flag, is_set in flags.items() if is_set)]
-            raise typer.Exit(_run_as_job(place, file, overrides or [], options, as_json=as_json))
+            configs = [load_config(file, overrides or [], kind=RunFile)]
+            raise typer.Exit(_run_as_job(place, "run", file, overrides or [], options, configs))
         from mixray import pipeline
         from mixray.progress import open_progress
 
@@ -148,17 +147,24 @@ def plan(
 def sweep(
     file: FilePath,
     overrides: Overrides = None,
-    address: Annotated[str | None, typer.Option(help="a Ray cluster's address  [default: a local one]")] = None,
+    address: Address = None,
     as_json: Json = False,
 ) -> None:
     """Run every combination of the settings that are lists, such as seed=[0,1] proxy.tokens=[20_000,80_000].
 
     Each is a run of its own, and they share what they can. A setting that takes a list needs a list of lists. The
     sweep's folder has a table and figures.
+
+    At the address of a cluster's dashboard the sweep is a job: its output is shown here, and Ctrl-C leaves it running.
     """
+    from mixray.sweeps import load_sweep
     from mixray.sweeps import sweep as run_sweep
 
     with _interrupts_named():
+        if (place := _dashboard(address)) is not None:
+            configs, _ = load_sweep(file, overrides or [])
+            options = ["--json"] if as_json else []
+            raise typer.Exit(_run_as_job(place, "sweep", file, overrides or [], options, configs))
         result = run_sweep(file, overrides or [], address=address)
     if as_json:
         print(json.dumps(result.to_dict(), allow_nan=False))
@@ -367,17 +373,31 @@ def _interrupts_named() -> Iterator[None]:
         raise typer.Exit(EXIT_CODE) from None
 
 
-def _run_as_job(address: str, file: str, overrides: list[str], options: list[str], *, as_json: bool) -> int:
-    """Run a run file as a job; print its output, or, of one that prints an object, this alone to stdout."""
-    from mixray.cluster.submitting import run_as_job
+def _dashboard(address: str | None) -> str | None:
+    """Return the address of a cluster's dashboard where that is what the user names, else None."""
+    place = address or os.environ.get("RAY_ADDRESS", "")
+    return place if place.startswith(("http://", "https://")) else None
 
+
+def _run_as_job(
+    address: str,
+    command: str,
+    file: str,
+    overrides: list[str],
+    options: list[str],
+    configs: Sequence[RunFile],
+) -> int:
+    """Give a command as a job; print its output, or, of one that prints an object, this alone to stdout."""
+    from mixray.cluster.submitting import JobCommand, run_as_job
+
+    as_json = "--json" in options
     pieces: list[str] = []
 
     def write(text: str) -> None:
         pieces.append(text)
         print(text, end="", file=sys.stderr if as_json else sys.stdout, flush=True)
 
-    status = run_as_job(address, file, overrides, options, write)
+    status = run_as_job(address, JobCommand(command, file, overrides, options, configs), write)
     if as_json and status == 0:
         print("".join(pieces).splitlines()[-1])
     return status

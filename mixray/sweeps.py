@@ -80,8 +80,8 @@ def sweep(
     Raises:
         InputError: for no list of values, an empty one or one for what all runs share, and for what the runs refuse.
     """
-    fixed, combinations = _combinations(dict(override_items(overrides)))
-    configs = [_swept_config(run_file, fixed, swept) for swept in combinations]
+    loaded, combinations = load_sweep(run_file, overrides)
+    configs = [with_files_read(config) for config in loaded]
     progress = progress or open_progress()
     runs = []
     with Session(address, note=progress.note) as session:
@@ -93,6 +93,15 @@ def sweep(
             result = run_config(config, session, address, progress)
             runs.append(SweptRun(settings, result.mixtures, result.folder))
     return _stored(configs[0], runs, progress)
+
+
+def load_sweep(run_file: str | Path, overrides: Overrides) -> tuple[list[RunConfig], list[dict[str, object]]]:
+    """Return the checked run file of every combination, in order, and the settings that differ. Reads no data.
+
+    Raises InputError as ``sweep`` does.
+    """
+    fixed, combinations = _combinations(dict(override_items(overrides)))
+    return [_swept_config(run_file, fixed, swept) for swept in combinations], combinations
 
 
 def _swept_config(run_file: str | Path, fixed: Mapping[str, object], swept: Mapping[str, object]) -> RunConfig:
@@ -109,7 +118,7 @@ def _swept_config(run_file: str | Path, fixed: Mapping[str, object], swept: Mapp
 
 def _config(run_file: str | Path, overrides: Mapping[str, object]) -> RunConfig:
     """Return a checked run file. Raises InputError for one that compares robust training methods."""
-    config = with_files_read(load_config(run_file, overrides, kind=RunFile))
+    config = load_config(run_file, overrides, kind=RunFile)
     if isinstance(config, RobustConfig):
         raise InputError(
             "a sweep is over searches for a mixture", where=str(run_file), got="a comparison of robust training methods"

@@ -1,4 +1,4 @@
-"""A run as a job of a cluster: handed to its head, followed from here, and taken up again by the same command."""
+"""A command as a job of a cluster: handed to its head, followed from here, and taken up again by the same command."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import os
 import shlex
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
 import requests
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
-from mixray.config import RunFile, load_config
+from mixray.config import RunFile
 from mixray.errors import InputError, MixrayError, first_line, holds_secret
 from mixray.store import fingerprint
 
@@ -21,33 +22,53 @@ NOT_UPLOADED = ["mixray-runs", ".git", ".venv"]
 SECONDS_TO_TRY_AGAIN = 2.0
 
 
-def run_as_job(
-    address: str, run_file: str, overrides: Sequence[str], options: Sequence[str], write: Callable[[str], None]
-) -> int:
-    """Run a run file as a job of the cluster whose dashboard is at ``address``, and return the command's exit status.
+@dataclass(frozen=True)
+class JobCommand:
+    """A command of mixray to give on a cluster: ``run`` or ``sweep`` with a run file, settings and options.
+
+    ``configs``: what the run file says with the settings, for each run of the command.
+    """
+
+    name: str
+    run_file: str
+    overrides: Sequence[str]
+    options: Sequence[str]
+    configs: Sequence[RunFile]
+
+    def words(self) -> list[str]:
+        """Return the command. Raises InputError for a run file outside the current folder."""
+        path = _path_in_job(self.run_file)
+        return ["python", "-m", "mixray.cli", self.name, path, *self.overrides, *self.options]
+
+    def job_name(self) -> str:
+        """Return how the ids of its jobs begin, the same for whatever does the same."""
+        facts = [[config.model_dump(mode="json") for config in self.configs], list(self.options)]
+        return f"mixray-{self.configs[0].name}-{fingerprint([self.name, *facts])[:8]}"
+
+
+def run_as_job(address: str, command: JobCommand, write: Callable[[str], None]) -> int:
+    """Give a command as a job of the cluster whose dashboard is at ``address``, and return its exit status.
 
     The current folder travels to the cluster. ``write`` is called with pieces of the job's output as they come. A job
-    of the same run file and ``options`` that still runs is followed instead of starting another one; one that has ended
-    is followed by a new one, which continues from the storage.
+    that does the same and still runs is followed instead of starting another one; one that has ended is followed by a
+    new one, which continues from the storage.
 
-    Raises InputError before anything is submitted where the run file is wrong, not in the current folder, or stores
-    into the job's own folder, and where no cluster answers; KeyboardInterrupt, which says how to come back, after
-    Ctrl-C: the job goes on.
+    Raises InputError before anything is submitted where the run file is not in the current folder or stores into the
+    job's own folder, and where no cluster answers; KeyboardInterrupt, which says how to come back, after Ctrl-C: the
+    job goes on.
     """
-    config = load_config(run_file, overrides, kind=RunFile)
-    command = ["python", "-m", "mixray.cli", "run", _path_in_job(run_file), *overrides, *options]
-    _require_lasting(config.storage)
+    words, name = command.words(), command.job_name()
+    _require_lasting(command.configs[0].storage)
     client = _connect(address)
-    name = f"mixray-{config.name}-{fingerprint([config.model_dump(mode='json'), list(options)])[:8]}"
     try:
-        job = _running(client, name) or _submit(client, name, shlex.join(command))
+        job = _running(client, name) or _submit(client, name, shlex.join(words))
         try:
             ended = _follow(client, job, write)
         except KeyboardInterrupt:
             write("\n")  # the output may have come to the middle of a line
             stop = f"ray job stop --address {shlex.quote(address)} {job}"
             raise KeyboardInterrupt(
-                f"the run goes on as the job {job}; the same command shows it again, {stop} ends it"
+                f"the {command.name} goes on as the job {job}; the same command shows it again, {stop} ends it"
             ) from None
     except requests.ConnectionError as error:
         raise MixrayError(

@@ -57,4 +57,8 @@ Mechanisms = Annotated[
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="KEY=VALUE", help="override keys, e.g. seed=1 proxy.tokens=5000")
 ]
+Address = Annotated[
+    str | None,
+    typer.Option(help="a Ray cluster's address, or its dashboard's, http://...  [default: a local one]"),
+]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout")]

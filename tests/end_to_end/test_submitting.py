@@ -94,6 +94,15 @@ def test_a_run_is_submitted_left_found_again_and_repeated(tmp_path: Path, dashbo
     assert outputs[0] == outputs[1]
     assert outputs[0]["mixtures"]["zoo"]["weights"]["animals"] > 0.9
 
+    values = ["run.yaml", "mixture.bootstrap=[0,20]", "proxy.tokens=300000", "retrain.tokens=2000"]
+    sweep = [*MIXRAY, "sweep", *values, "--address", dashboard, "--json"]
+    swept = subprocess.run(sweep, capture_output=True, text=True, timeout=600, check=False, cwd=folder)
+    assert swept.returncode == 0, swept.stderr
+    assert [run["settings"] for run in json.loads(swept.stdout)["runs"]] == [
+        {"mixture.bootstrap": value} for value in (0, 20)
+    ]
+    assert len(runs_of(client)) == 3
+
     missing = [*command, "sources.animals.jsonl=/nowhere/*.jsonl"]
     failed = subprocess.run(missing, capture_output=True, text=True, timeout=600, check=False, cwd=folder)
     assert (failed.returncode, failed.stdout) == (2, "")
