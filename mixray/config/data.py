@@ -88,9 +88,9 @@ class PoolConfig(Section):
     system: Annotated[str | None, Field(exclude_if=lambda value: value is None)] = None
     """The column, or a template, of the system message before `prompt`. Needs `chat_template`."""
     messages: Annotated[str | None, Field(exclude_if=lambda value: value is None)] = None
-    """The column that holds conversations: lists of {role, content}. The last message, the assistant's, is the
-    completion, and those before it are the prompt. Needs `chat_template`, and takes the place of `prompt` and
-    `completion`."""
+    """The column that holds conversations: lists of {role, content} that end with an answer of the assistant. Sources
+    are trained on all of its answers; of a target the last one is the completion, and what stands before it is the
+    prompt. Needs `chat_template`, and takes the place of `prompt` and `completion`."""
     chat_template: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
     """Whether the tokenizer's own chat template is put around prompt and completion: the prompt is what the user says,
     the completion what the assistant answers. Needs a tokenizer that has one, by `tokenizer.hub` or `path`."""
@@ -130,6 +130,10 @@ class PoolConfig(Section):
         return [value] if isinstance(value, str) else list(value)
 
     @property
+    def _role(self) -> str:
+        return "target" if isinstance(self, TargetConfig) else "source"
+
+    @property
     def has_completions(self) -> bool:
         """Whether every text is a prompt with a completion, of which the completion alone counts."""
         return self.completion is not None or self.messages is not None
@@ -154,12 +158,12 @@ class PoolConfig(Section):
         if self.reader != "dataset" and (self.streaming or self.subset or self.revision):
             raise ValueError("streaming, subset and revision belong to 'dataset'")
         if self.reader == "files" and self.where:
-            raise Misfit("where", "a source with columns; text files have none")
+            raise Misfit("where", f"a {self._role} with columns; text files have none")
         key, template = list(self.templates.items())[-1]
         if self.answer is not None and "{answer}" not in template:
             raise Misfit(key, "a template with {answer}, because 'answer' is given")
         if self.exclude and self.reader == "dataset":
-            raise Misfit("exclude", "a source of files; a data set has none")
+            raise Misfit("exclude", f"a {self._role} of files; a data set has none")
         return self
 
     @model_validator(mode="after")
@@ -184,8 +188,7 @@ class PoolConfig(Section):
             raise Misfit("text", f"left out beside {' and '.join(map(repr, self.templates))}")
         readers = [kind for kind in READERS if getattr(self, kind) is not None]
         if readers and readers[0] not in ("jsonl", "parquet", "dataset"):
-            role = "target" if isinstance(self, TargetConfig) else "source"
-            raise Misfit(first, f"a {role} with columns; '{readers[0]}' has none for it")
+            raise Misfit(first, f"a {self._role} with columns; '{readers[0]}' has none for it")
         if self.answer is not None and "{answer}" in str(self.prompt):
             raise Misfit("prompt", "a template without {answer}, which 'completion' has")
         return self

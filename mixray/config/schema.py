@@ -242,6 +242,12 @@ class RunConfig(RunFile):
         """Whether an arm is trained on the mixture of DoReMi."""
         return any(arm.mixture == "doremi" for arm in self.retrain.named_arms.values())
 
+    @property
+    def document_attention_key(self) -> str | None:
+        """The first key by which documents of a training window are kept apart; None where none does."""
+        sections = (("proxy", self.proxy), ("retrain", self.retrain))
+        return next((f"{name}.attention" for name, section in sections if section.attention == "document"), None)
+
     def retrain_tokens(self, available_tokens: Mapping[str, int]) -> int:
         """Return the training tokens of a retrained model. Boosted trees learn from every example of all sources.
 

@@ -87,8 +87,11 @@ def check_inputs(config: RunConfig) -> InputCheck:
         is_there = is_trained or checks.one(existing_folder, tokenizer, f"the tokenizer {tokenizer.hub}") is not None
         chat_pools = [pool for pool in pools if pool.config.chat_template]
         if is_there and not is_trained:
+            attention = config.document_attention_key
             checks.one(
-                lambda pools: require_chat_template(tokenizer, pools), chat_pools, f"the tokenizer {tokenizer.hub}"
+                lambda pools: require_chat_template(tokenizer, pools, attention),
+                chat_pools,
+                f"the tokenizer {tokenizer.hub}",
             )
         if is_there and not checks.errors:
             ratios = bytes_per_token(tokenizer, samples)

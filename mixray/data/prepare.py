@@ -99,7 +99,9 @@ def _tokenizer(
     settings = config.tokenizer.train
     if settings is None:
         chat_pools = [pool for pool in pools_of(config) if pool.config.chat_template]
-        return import_tokenizer(config.tokenizer, artifacts, chat_pools=chat_pools)
+        return import_tokenizer(
+            config.tokenizer, artifacts, chat_pools=chat_pools, attention=config.document_attention_key
+        )
     labels = [f"source {name}" for name in config.sources if not settings.sources or name in settings.sources]
     sources = tuple((listings[label], selections[label]) for label in labels)
     step = LearnTokenizer(settings, config.seed, sources, run_tasks)

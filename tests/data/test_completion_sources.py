@@ -40,13 +40,17 @@ PAIR = {"prompt": "q", "completion": "a"}
 examples = st.lists(st.tuples(st.integers(0, 20), st.integers(1, 20)), min_size=1, max_size=200)
 
 
+def marked(prompt: list[int], completion: list[int]) -> list[int]:
+    return [*(~id for id in prompt), *completion]
+
+
 @given(examples, st.integers(2, 16))
 def test_every_token_of_a_completion_is_trained_on_once(lengths: list[tuple[int, int]], window: int) -> None:
     """Against a direct computation; an example that fits into a window stands in one, with its whole prompt."""
     sequences, fresh = [], iter(range(1, 10_000))
     for prompt, completion in lengths:
         sequences.append(([next(fresh) for _ in range(prompt)], [next(fresh) for _ in range(completion)]))
-    pieces = [each for prompt, end in sequences for each in example_pieces([*prompt, *end], len(prompt), END, window)]
+    pieces = [each for prompt, end in sequences for each in example_pieces(marked(prompt, end), END, window)]
     windows = list(packed(pieces, END, window))
     assert {len(each) for each in windows} == {window}
     assert all(each[0] < 0 for each in windows), "the first token of a window is never predicted"
@@ -63,10 +67,10 @@ def test_every_token_of_a_completion_is_trained_on_once(lengths: list[tuple[int,
 
 def test_a_longer_example_keeps_the_end_of_its_prompt_and_all_of_its_completion() -> None:
     prompt, completion = list(range(10, 30)), list(range(50, 54))
-    (piece,) = example_pieces([*prompt, *completion], len(prompt), END, 8)
+    (piece,) = example_pieces(marked(prompt, completion), END, 8)
     assert piece == [~27, ~28, ~29, *completion, END]
     long = list(range(50, 62))
-    first, second, third = example_pieces([*prompt, *long], len(prompt), END, 8)
+    first, second, third = example_pieces(marked(prompt, long), END, 8)
     assert first == [~26, ~27, ~28, ~29, *long[:4]], "half of what a window predicts is left to the prompt"
     assert (second, third) == ([~53, *long[4:11]], [~60, 61, END])
 
@@ -252,3 +256,73 @@ def test_a_conversation_ends_with_its_completion(source: Any, tmp_path: Path) ->
     (document,) = read_documents(pool, list_pool(pool).parts[0], counts)
     assert document.example == Example("three", "four", before=tuple(turns[:3]))
     assert (document.text, counts["skipped_empty"], counts["prompt_bytes"]) == ("sonetwothreefour", 2, 12)
+
+
+def conversation(*turns: tuple[str, str]) -> list[dict[str, str]]:
+    return [{"role": role, "content": content} for role, content in turns]
+
+
+ENDING = "<|im_end|>{% if loop.last and message.role == 'assistant' %}<|endoftext|>{% endif %}"
+
+
+@pytest.mark.parametrize("template", [CHATML, CHATML.replace("<|im_end|>", ENDING)])
+def test_sources_are_trained_on_every_answer_of_a_conversation(
+    template: str, made: Callable[..., Prepared], artifacts: Artifacts, chat_folder: Callable[..., str]
+) -> None:
+    """As transformers marks them where the template says what the assistant generates."""
+    folder = chat_folder(template)
+    turns = [("user", "1?"), ("assistant", "2"), ("user", "3?"), ("assistant", " "), ("user", "5?"), ("assistant", "6")]
+    rows = [{"m": conversation(*turns)}] * 2 + [{"m": conversation(*turns[:2])}] * 2
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    prepared = made(rows, {"path": folder}, messages="m", chat_template=True)
+    windows = open_rows(artifacts.storage, prepared.sources["pairs"])
+    trained = Counter(id for window in windows.read(np.arange(len(windows))).tolist() for id in window if id >= 0)
+    content = "{{ message.content }}<|im_end|>"
+    is_answer = "{% if message.role == 'assistant' and message.content.strip() %}"
+    answer = f"{{% generation %}}{content}{{% endgeneration %}}"
+    generated = template.replace(content, f"{is_answer}{answer}{{% else %}}{content}{{% endif %}}")
+    expected = Counter[int]()
+    for messages in (row["m"] for row in rows[1:3]):
+        encoded = tokenizer.apply_chat_template(
+            messages, chat_template=generated, return_assistant_tokens_mask=True, return_dict=True
+        )
+        expected.update(np.array(encoded["input_ids"])[np.array(encoded["assistant_masks"]) > 0].tolist())
+    ends = [tokenizer.eos_token_id, *tokenizer.encode("\n")]  # of documents and of turns
+    assert Counter({id: count for id, count in trained.items() if id not in ends}) == expected
+
+
+@pytest.mark.parametrize("window", [4, 7, 12, 40])
+def test_a_longer_conversation_goes_on_in_further_windows(window: int) -> None:
+    """Every token of an answer is trained on once; no window is read of which nothing is."""
+    ids = [~1, ~2, ~3, 4, 5, *(~id for id in range(6, 20)), 20, 21, 22]
+    pieces = list(example_pieces(ids, END, window))
+    assert Counter(id for piece in pieces for id in piece if id >= 0) == Counter([4, 5, 20, 21, 22, END])
+    assert all(len(piece) <= window and piece[0] < 0 <= max(piece) for piece in pieces)
+
+
+def test_documents_are_kept_apart_only_where_the_template_lets_them(
+    run_config: Any, tmp_path: Path, chat_folder: Callable[..., str]
+) -> None:
+    """Where turns end with the end of document, an answer would not see its question."""
+    folder = chat_folder(CHATML)
+    ending = Path(chat_folder(CHATML, "ending"))
+    settings = json.loads((ending / "tokenizer_config.json").read_text())
+    (ending / "tokenizer_config.json").write_text(json.dumps(settings | {"eos_token": "<|im_end|>"}))
+
+    def check(tokenizer: str, role: str = "sources", attention: str = "document") -> None:
+        pools = {"sources": {"a": {}}, "targets": {"b": {}}}
+        for name, pool in (each for named in pools.values() for each in named.items()):
+            (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+            pool |= {"jsonl": f"{tmp_path}/{name}.jsonl", **PAIR}
+        name = "a" if role == "sources" else "b"
+        pools[role][name] = {"jsonl": f"{tmp_path}/{name}.jsonl", **PAIR, "chat_template": True}
+        model = {"architecture": "llama", "hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}
+        proxy = {"model": model, "tokens": 4096, "attention": attention}
+        check_inputs(run_config(**pools, window=24, tokenizer={"path": tokenizer}, proxy=proxy))
+
+    with pytest.raises(InputError, match="end of document inside of a conversation") as caught:
+        check(str(ending))
+    assert "proxy.attention" in str(caught.value)
+    check(str(ending), attention="window")
+    check(str(ending), role="targets")
+    check(folder)

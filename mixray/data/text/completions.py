@@ -5,6 +5,9 @@ is its completion and the end of document after it. An example that fits into a 
 prompt is cut at its beginning so that the completion fits, or, where the completion alone does not, to half of the
 window; what then remains of the completion goes on in further windows. A target is read in the same way.
 
+A conversation is trained on in all of the assistant's answers, each to the end of its turn. Its prompt is then what
+stands before the first of them, and what stands between them is only read.
+
 In windows for training, a token that is read but not trained on stands as -1 - id, which is ``~id``.
 """
 
@@ -16,17 +19,21 @@ OPEN_WINDOWS = 64
 """So many windows at once wait for pieces that fit into what they have left."""
 
 
-def example_pieces(ids: Sequence[int], context: int, end_of_document: int, window: int) -> Iterator[list[int]]:
-    """Yield the pieces of an example, at most ``window`` ids each, that hold every token of its completion once as one
-    that is trained on. Each begins with a token that is only read.
+def example_pieces(ids: Sequence[int], end_of_document: int, window: int) -> Iterator[list[int]]:
+    """Yield the pieces of an example, at most ``window`` ids each, that hold every token that is trained on once as
+    such. Each begins with a token that is only read.
 
-    ``ids``: of prompt and completion; ``context``: how many at their beginning are the prompt's, fewer than all.
+    ``ids``: of prompt and completion, those that are only read as -1 - id; the last one is trained on. Of a
+    conversation, what stands before the first answer is its prompt.
     """
+    context = next(place for place, id in enumerate(ids) if id >= 0)
     # A chat template may have written the end of document itself.
-    sequence = [end_of_document, *ids, *([] if ids[-1] == end_of_document else [end_of_document])]
+    sequence = [~end_of_document, *ids, *([] if ids[-1] == end_of_document else [end_of_document])]
     begin = first_token(context, len(sequence) - 1 - context, window - 1)
-    for piece, count in cut_into_windows(sequence, begin, context, window - 1):
-        yield [*(~id for id in piece[:-count]), *piece[-count:]]
+    for piece, _ in cut_into_windows(sequence, begin, context, window - 1):
+        piece[0] = min(piece[0], ~piece[0])
+        if max(piece) >= 0:
+            yield piece
 
 
 def packed(pieces: Iterable[Sequence[int]], end_of_document: int, window: int) -> Iterator[list[int]]:

@@ -25,6 +25,7 @@ from mixray.data.pools import Pool
 from mixray.data.reading.hugging_face import snapshot
 from mixray.data.reading.parts import Listing, Part
 from mixray.data.reading.row_texts import Example
+from mixray.data.text.chat import ASSISTANT, earlier_answers, in_chat_template, require_separable, shared_start
 from mixray.data.text.deduplicate import first_words, read_selected, selected_part
 from mixray.data.text.documents import Document
 from mixray.errors import InputError, first_line
@@ -140,24 +141,30 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Any:
     return tokenizer
 
 
-def import_tokenizer(config: TokenizerConfig, artifacts: Artifacts, *, chat_pools: Sequence[Pool] = ()) -> Artifact:
+def import_tokenizer(
+    config: TokenizerConfig, artifacts: Artifacts, *, chat_pools: Sequence[Pool] = (), attention: str | None = None
+) -> Artifact:
     """Store a tokenizer that exists, unless the store holds it. The folder may be on this machine alone: no tasks.
 
-    ``chat_pools``: those that use its chat template, which is then part of its identity.
-    Raises InputError if there is no tokenizer, or it is of no use.
+    ``chat_pools``: those that use its chat template, which is then part of its identity; ``attention``: see
+    ``require_chat_template``. Raises InputError if there is no tokenizer, or it is of no use.
     """
     folder = existing_folder(config)
-    require_chat_template(config, chat_pools)
+    require_chat_template(config, chat_pools, attention)
     id = _existing_id(folder, with_chat=bool(chat_pools))
     stored = artifacts.find(KIND, id)
     if stored is not None:
         return stored
     draft = artifacts.draft(KIND, id)
-    tokenizer = load_existing(folder, "tokenizer.hub" if config.hub else "tokenizer.path")
+    tokenizer = load_existing(folder, _key(config))
     with tempfile.TemporaryDirectory(prefix="mixray-") as copy:
         tokenizer.save_pretrained(copy)
         files = draft.put_folder(Path(copy))
     return draft.publish(files, asdict(_meta(tokenizer.backend_tokenizer, int(tokenizer.eos_token_id))))
+
+
+def _key(config: TokenizerConfig) -> str:
+    return "tokenizer.hub" if config.hub else "tokenizer.path"
 
 
 def _existing_id(folder: Path, *, with_chat: bool) -> str:
@@ -168,12 +175,16 @@ def _existing_id(folder: Path, *, with_chat: bool) -> str:
     return fingerprint({"tokenizer": 1, "files": contents, **chat})
 
 
-def require_chat_template(config: TokenizerConfig, pools: Sequence[Pool]) -> None:
-    """Raise InputError where pools use the tokenizer's chat template and it has none."""
+def require_chat_template(config: TokenizerConfig, pools: Sequence[Pool], attention: str | None = None) -> None:
+    """Raise InputError where pools use the tokenizer's chat template and it has none, or one that is of no use.
+
+    ``attention``: the key of the run file that keeps the documents of a training window apart; None where none does.
+    """
     if not pools or config.train is not None:
         return
     folder = existing_folder(config)
-    if not load_existing(folder, "tokenizer.hub" if config.hub else "tokenizer.path").chat_template:
+    tokenizer = load_existing(folder, _key(config))
+    if not tokenizer.chat_template:
         raise InputError(
             "the tokenizer has no chat template",
             where=pools[0].key("chat_template"),
@@ -182,6 +193,10 @@ def require_chat_template(config: TokenizerConfig, pools: Sequence[Pool]) -> Non
             remedy="take the tokenizer of a chat model, or leave chat_template out and write the words between in "
             "'prompt' and 'completion'",
         )
+    for pool in pools:
+        if attention is not None and pool.role == "source":
+            several, where = pool.config.messages is not None, pool.key("chat_template")
+            require_separable(tokenizer, several_turns=several, where=where, attention=attention)
 
 
 def load_existing(folder: Path, key: str) -> Any:
@@ -235,7 +250,7 @@ def vocabulary(config: TokenizerConfig) -> int:
     """
     if config.train is not None:
         return config.train.vocab_size
-    return len(load_existing(existing_folder(config), "tokenizer.hub" if config.hub else "tokenizer.path"))
+    return len(load_existing(existing_folder(config), _key(config)))
 
 
 def _meta(tokenizer: Any, end_of_document: int) -> TokenizerMeta:
@@ -328,7 +343,7 @@ class Encoder:
     """Encodes text as token ids, without special tokens. Tasks carry it; each process loads the tokenizer once.
 
     ``chat``: where prompts and completions are put into the chat template, whose special tokens count as such, the id
-    of the artifact that holds it; else None.
+    of the artifact that holds it; else None. ``chat_key``: the key of the run file that asks for it.
     """
 
     storage: Storage
@@ -337,6 +352,7 @@ class Encoder:
     end_of_document: int
     vocab_size: int
     chat: str | None = None
+    chat_key: str = "chat_template"
 
     @classmethod
     def of(cls, storage: Storage, tokenizer: Artifact) -> Encoder:
@@ -346,7 +362,9 @@ class Encoder:
 
     def for_pool(self, pool: Pool, tokenizer: Artifact) -> Encoder:
         """Return the encoder of a pool's texts."""
-        return replace(self, chat=tokenizer.id) if pool.config.chat_template else self
+        if not pool.config.chat_template:
+            return self
+        return replace(self, chat=tokenizer.id, chat_key=pool.key("chat_template"))
 
     def encode(self, documents: Iterable[Document]) -> Iterator[tuple[Document, list[int]]]:
         """Yield every document with its token ids, in order. Memory holds one batch; one thread computes."""
@@ -365,61 +383,44 @@ class Encoder:
             prompts = self._ids([prompt for prompt, _ in pairs])
             texts = self._ids([prompt + completion for prompt, completion in pairs])
             for document, prompt, ids in zip(batch, prompts, texts, strict=True):
-                yield document, ids, _shared_start(prompt, ids)
+                yield document, ids, shared_start(prompt, ids)
+
+    def encode_answers(self, documents: Iterable[Document]) -> Iterator[tuple[Document, list[int]]]:
+        """Yield every example with its token ids, of which those that are not trained on stand as -1 - id: its prompt's
+        but, in a conversation, for all answers of the assistant. Examples whose completion has no token are left out.
+        """
+        for document, ids, context in self.encode_examples(documents):
+            if len(ids) == context:
+                continue
+            marked = [*(~id for id in ids[:context]), *ids[context:]]
+            if document.example is not None and any(role == ASSISTANT for role, _ in document.example.before):
+                for index in self._earlier_answers(document.example):
+                    marked[index] = ids[index]
+            yield document, marked
+
+    def _earlier_answers(self, example: Example) -> set[int]:
+        """Return which tokens of a conversation end in an answer before the last one."""
+        assert self.chat is not None, "conversations are written by a chat template"
+        chat, text = _load_chat(self.storage.uri, self.chat), "".join(self._written(example))
+        offsets = _load(self.storage.uri, self.file, True).encode(text, add_special_tokens=False).offsets
+        spans = earlier_answers(chat, example, text, self.chat_key)
+        return {index for index, (_, last) in enumerate(offsets) if any(begin < last <= end for begin, end in spans)}
 
     def encode_options(self, example: Example) -> list[tuple[list[int], int]]:
         """Return the prompt with every option of a multiple-choice item, as ``encode_examples`` does."""
         pairs = [self._written(example._replace(completion=option)) for option in example.options]
         prompt, *texts = self._ids([pairs[0][0], *(prompt + option for prompt, option in pairs)])
-        return [(ids, _shared_start(prompt, ids)) for ids in texts]
+        return [(ids, shared_start(prompt, ids)) for ids in texts]
 
     def _written(self, example: Example) -> tuple[str, str]:
         """Return a prompt and its completion as they are written, with the chat template's words where there is one."""
         if self.chat is None:
             return example.prompt, example.completion
-        return in_chat_template(_load_chat(self.storage.uri, self.chat), example)
+        return in_chat_template(_load_chat(self.storage.uri, self.chat), example, self.chat_key)
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         tokenizer = _load(self.storage.uri, self.file, self.chat is not None)
         return [encoding.ids for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
-
-
-def in_chat_template(tokenizer: Any, example: Example) -> tuple[str, str]:
-    """Return an example's prompt up to where the assistant begins, and its completion to the end of the turn.
-
-    ``tokenizer``: of transformers. Raises InputError where its template refuses the messages, or writes the prompt
-    otherwise once there is an answer, so that one cannot say where the answer begins.
-    """
-    from jinja2 import TemplateError
-
-    messages = [*example.before, ("user", example.prompt), ("assistant", example.completion)]
-    turns = [{"role": role, "content": content} for role, content in messages]
-    where = "chat_template"
-    try:
-        prompt = tokenizer.apply_chat_template(turns[:-1], add_generation_prompt=True, tokenize=False)
-        text = tokenizer.apply_chat_template(turns, tokenize=False)
-    except (TemplateError, ValueError, TypeError) as error:
-        raise InputError(
-            "the tokenizer's chat template refuses a conversation",
-            where=where,
-            got=f"{first_line(error)}, of the roles {', '.join(role for role, _ in messages)}",
-            wanted="roles that the template knows, in its order",
-        ) from error
-    if not text.startswith(prompt) or len(text) == len(prompt):
-        raise InputError(
-            "the tokenizer's chat template does not write an answer after its prompt",
-            where=where,
-            got=f"{text[-80:]!r}, after the prompt {prompt[-80:]!r}",
-            wanted="a template whose text of a whole conversation begins with that of its prompt",
-            remedy="leave chat_template out, and write the words between in 'prompt' and 'completion'",
-        )
-    return prompt, text[len(prompt) :]
-
-
-def _shared_start(one: Sequence[int], other: Sequence[int]) -> int:
-    """Return how many elements two sequences have in common before they differ."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((number for number, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 @lru_cache(maxsize=1)

@@ -120,7 +120,8 @@ class WriteWindows(TokenizePool[WindowsResult]):
     def id(self) -> str:
         settings = {"tokenizer": self.encoder.digest, "window": self.window, "max_tokens": self.max_tokens}
         if self.listing.pool.config.has_completions:
-            settings |= {"completions": 1, "chat": self.encoder.chat}
+            answers = {} if self.listing.pool.config.messages is None else {"answers": "all"}
+            settings |= {"completions": 1, "chat": self.encoder.chat, **answers}
         return fingerprint({"tokens": 2, **settings, "documents": self.selection.meta["digest"]})
 
     @property
@@ -237,10 +238,9 @@ def _packed_windows(task: TokenizeTask, counts: Counter[str]) -> Iterator[NDArra
     end_of_document, window = task.encoder.end_of_document, task.window
 
     def pieces() -> Iterator[list[int]]:
-        for _, ids, context in task.encoder.encode_examples(task.documents()):
-            if len(ids) > context:  # else the tokenizer finds nothing in the completion
-                counts["documents"] += 1
-                yield from example_pieces(ids, context, end_of_document, window)
+        for _, ids in task.encoder.encode_answers(task.documents()):
+            counts["documents"] += 1
+            yield from example_pieces(ids, end_of_document, window)
 
     windows = islice(packed(pieces(), end_of_document, window), task.quota)
     while rows := list(islice(windows, max(1, BLOCK_TOKENS // window))):
