@@ -7,7 +7,7 @@ runs in any process; ``mixray.cluster`` only chooses where.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -54,6 +54,10 @@ class TrainingData:
     inputs: ModelInputs
     seed: int
 
+    def has_completions(self, names: Iterable[str]) -> bool:
+        """Whether some of these sources hold prompts with completions, so that windows differ in their tokens."""
+        return any("trained_tokens" in self.sources[name].meta for name in names)
+
 
 @dataclass(frozen=True)
 class DoReMiTraining:
@@ -95,7 +99,7 @@ class TrainingJob:
         if self.doremi is not None:
             assert isinstance(model, CausalLM), "DoReMi compares the losses of tokens"
             model.judge_against(self._reference(self.doremi.reference, device))
-        if any("trained_tokens" in self.data.sources[name].meta for name in rows):
+        if self.data.has_completions(rows):
             grouped = CompletionsAlone(grouped)
         held_out = None
         if self.targets and world.rank == 0:
@@ -271,7 +275,7 @@ def doremi_job(
     pinned = config.model_copy(update={"model": pinned_model(config.model, model)})
     shares = {source: 1 / len(data.sources) for source in sorted(data.sources)}
     sources = [(source, data.sources[source].id) for source in shares]
-    rule = [settings.step_size, settings.smoothing, reference.id]
+    rule = [settings.step_size, settings.smoothing, reference.id, *_group_losses(data, shares)]
     facts = ["doremi", 1, rule, _proxy_settings(config), model, sources, steps, data.seed, *config.resources.arithmetic]
     draft = artifacts.draft(SWARM, fingerprint(facts))
     return TrainingJob(
@@ -342,5 +346,12 @@ def arm_id(
     mixture = sorted((name, share, data.sources[name].id) for name, share in shares.items())
     facts = [ARM, 1, settings, model, mixture, steps, data.seed]
     facts += ["gpu"] if config.resources_per_worker.gpus > 0 else []
+    facts += [] if isinstance(config.objective, ErmConfig) else _group_losses(data, shares)
     measured_from = sorted((name, proxy.id) for name, proxy in references.items())
     return fingerprint([*facts, measured_from] if measured_from else facts)
+
+
+def _group_losses(data: TrainingData, sources: Iterable[str]) -> list[str]:
+    """Return what ids hold of how groups are judged: by their tokens where windows differ in these, else by windows,
+    which leave no trace."""
+    return ["mean over tokens"] if data.has_completions(sources) else []

@@ -24,8 +24,8 @@ class Batch:
     row_weights: float64 (rows,), what a row's loss is multiplied by, 1 on average over the stream (importance
     weighting); None: all 1.
     tokens_per_row: what a row counts as in budgets and curves; 1 where rows are no text.
-    row_tokens: int64 (rows,), over how many tokens each row's loss is a mean. A step's loss is then the mean over the
-    tokens of the joint batch, not over its rows. None: the rows have equally many.
+    row_tokens: int64 (rows,), over how many tokens each row's loss is a mean. A step's loss, and that of a group, is
+    then the mean over the tokens of the joint batch, not over its rows. None: the rows have equally many.
     """
 
     inputs: tuple[NDArray[Any], ...]

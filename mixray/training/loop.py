@@ -22,7 +22,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -168,7 +167,11 @@ class _Gradients:
     def compute(self, batch: Batch) -> None:
         """Add the gradients of the step's rows to the parameters; tell the recorder and the objective their losses."""
         group_ids = None if batch.group_ids is None else torch.tensor(batch.group_ids)
-        by_tokens = None if batch.row_tokens is None else self._token_weights(batch.row_tokens)
+        tokens = by_tokens = None
+        if batch.row_tokens is not None:
+            tokens = torch.tensor(batch.row_tokens, dtype=torch.float64).to(self._device)
+            # A step's loss is the mean over the tokens of all workers.
+            by_tokens = (tokens * self._world.size / self._world.sum_on_device(tokens.sum())).float()
         if self._objective is None:
             weights = by_tokens
             if batch.row_weights is not None:
@@ -178,16 +181,20 @@ class _Gradients:
         else:
             assert group_ids is not None, "an objective needs a stream that gives groups"
             assert batch.row_weights is None, "rows weigh what the objective says"
+            sizes = 1.0 if tokens is None else self._sizes_in_group(tokens, group_ids, self._objective)
             with self._objective.step(group_ids) as weights:
-                row_losses = self._backward(batch, weights.float(), by_tokens)
-                self._objective.observe(row_losses, group_ids)
+                row_losses = self._backward(batch, (weights * sizes).float(), by_tokens)
+                self._objective.observe(row_losses * sizes, group_ids)
         if group_ids is not None and self._recorder.group_names is not None:
-            self._recorder.add_groups(row_losses, group_ids.to(self._device))
+            self._recorder.add_groups(row_losses, group_ids.to(self._device), tokens)
 
-    def _token_weights(self, row_tokens: NDArray[np.int64]) -> torch.Tensor:
-        """Return what rows weigh, float32 (rows,), so that a step's loss is the mean over the tokens of all workers."""
-        tokens = torch.tensor(row_tokens, dtype=torch.float64).to(self._device)
-        return (tokens * self._world.size / self._world.sum_on_device(tokens.sum())).float()
+    def _sizes_in_group(self, tokens: torch.Tensor, group_ids: torch.Tensor, objective: Objective) -> torch.Tensor:
+        """Return each row's tokens over the mean of its group in the step, over all workers, float32 (rows,): an
+        objective, which takes the mean of a group's rows, then takes that of its tokens."""
+        ids = group_ids.to(self._device)
+        sums = torch.zeros(2, len(objective.group_weights), dtype=torch.float64, device=self._device)
+        sums = self._world.sum_on_device(sums.index_add_(1, ids, torch.stack([tokens, torch.ones_like(tokens)])))
+        return (tokens * sums[1, ids] / sums[0, ids]).float()
 
     def _backward(
         self, batch: Batch, row_weights: torch.Tensor | None, recorded_weights: torch.Tensor | None

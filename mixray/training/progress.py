@@ -112,7 +112,8 @@ class Recorder:
         group_names: Sequence[str] | None = None,
     ) -> None:
         self.group_names = group_names
-        # Of each group's rows since the last record: the sum of their losses, and their number.
+        # Of each group's rows since the last record: the sum of their losses, and their number; of completions, the
+        # same of their tokens.
         self._by_group = torch.zeros(2, len(group_names or ()), dtype=torch.float64, device=device)
         self.records: list[Progress] = []
         self._steps, self._tokens_per_step, self._world = steps, tokens_per_step, world
@@ -131,10 +132,12 @@ class Recorder:
         self._sum += loss
         self._since += 1
 
-    def add_groups(self, row_losses: torch.Tensor, group_ids: torch.Tensor) -> None:
-        """Add the same step's losses of this worker's rows, (rows,) both."""
-        values = torch.stack([row_losses, torch.ones_like(row_losses)]).to(torch.float64)
-        self._by_group.index_add_(1, group_ids, values)
+    def add_groups(
+        self, row_losses: torch.Tensor, group_ids: torch.Tensor, row_tokens: torch.Tensor | None = None
+    ) -> None:
+        """Add the same step's losses of this worker's rows; all are (rows,). ``row_tokens``: as ``Batch`` has them."""
+        counts = (torch.ones_like(row_losses) if row_tokens is None else row_tokens).to(torch.float64)
+        self._by_group.index_add_(1, group_ids, torch.stack([row_losses * counts, counts]))
 
     def record(
         self,

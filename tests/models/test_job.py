@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +221,23 @@ def test_an_arms_identity_has_the_objective_in_it_unless_it_is_erm(artifacts: Ar
         identity(kind="group_dro", excess="proxy", references=proxies | {"low": proxies["high"]}),
     ]
     assert len({ERM, *others}) == 6
+
+
+def test_what_judges_groups_of_completions_by_tokens_has_an_identity_of_its_own(
+    artifacts: Artifacts, data: TrainingData
+) -> None:
+    """Models of windows keep theirs, and so do those that know no groups."""
+    marked = {name: replace(rows, meta=rows.meta | {"trained_tokens": 9}) for name, rows in data.sources.items()}
+    completions, shares = replace(data, sources=marked), {"arm": {"low": 0.5, "high": 0.5}}
+
+    def ids(data: TrainingData) -> list[str]:
+        configs = [retrain_config(), retrain_config(objective={"kind": "group_dro"})]
+        arms = [arm_jobs(artifacts, config, data, shares, {})["arm"] for config in configs]
+        reference = data.sources["low"]
+        doremi = doremi_job(artifacts, proxy_config(), data, DoReMiConfig(), reference, tokens=4 * WINDOW)
+        return [job.draft.id for job in (*arms, doremi)]
+
+    assert [one == other for one, other in zip(ids(data), ids(completions), strict=True)] == [True, False, False]
 
 
 def test_an_arms_identity_does_not_depend_on_the_other_arms(artifacts: Artifacts, data: TrainingData) -> None:

@@ -20,7 +20,17 @@ from torch.nn.functional import cross_entropy
 
 from mixray.robust import ALSO, ALSOObjective, DoReMiObjective, GroupDRO, GroupDROObjective
 from mixray.store import Storage
-from mixray.training import Batch, Objective, RowLoss, StorageCheckpoint, TrainReport, World, train, weighted_sum
+from mixray.training import (
+    Batch,
+    CompletionsAlone,
+    Objective,
+    RowLoss,
+    StorageCheckpoint,
+    TrainReport,
+    World,
+    train,
+    weighted_sum,
+)
 from mixray.training.batch import row_batch
 from mixray.training.loss import NextTokenLoss
 
@@ -115,6 +125,48 @@ def test_the_loops_steps_are_those_of_a_hand_written_loop(
         optimizer.zero_grad()
     torch.testing.assert_close(weights(trained), weights(model), rtol=0, atol=1e-5)
     assert group_weights(report)[-1] == pytest.approx(objective.group_weights.tolist(), abs=1e-6)
+
+
+class GroupedCompletions:
+    """The toy completions, of three groups in turn."""
+
+    def __init__(self, windows: Any) -> None:
+        self.windows = windows
+
+    def read(self, start: int, stop: int) -> Batch:
+        return row_batch(self.windows.read(start, stop), np.arange(start, stop) // 2 % 3)
+
+
+@objectives
+@pytest.mark.parametrize("micro_batch", [None, 3])
+def test_of_completions_a_groups_loss_is_the_mean_over_its_tokens(
+    toy: SimpleNamespace, kind: str, micro_batch: int | None
+) -> None:
+    """Windows differ in how many of their tokens are trained on; by hand for four steps."""
+    settings = {"optimizer": {"learning_rate": 0.02, "warmup": 0.0, "final": 1.0, "clip": 0.5}}
+    stream = CompletionsAlone(GroupedCompletions(toy.completions()))
+    trained, report = run(toy, kind, steps=4, stream=stream, micro_batch=micro_batch, **settings)
+
+    model, objective = toy.model(), OBJECTIVES[kind]()
+    optimizer = objective.optimizer(model, toy.config(**settings).optimizer, CPU)
+    for step in range(4):
+        batch = stream.read(8 * step, 8 * step + 8)
+        ids, is_trained = map(torch.from_numpy, batch.inputs)
+        groups = torch.tensor(batch.group_ids)
+        with objective.step(groups) as row_weights:
+            logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
+            nll = cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
+            means = torch.stack([nll[groups == group][is_trained[groups == group, 1:]].mean() for group in range(3)])
+            (row_weights * means[groups]).sum().backward()
+            objective.observe(means[groups].detach(), groups)
+        nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        optimizer.step()
+        optimizer.zero_grad()
+    torch.testing.assert_close(weights(trained), weights(model), rtol=0, atol=1e-5)
+    assert group_weights(report)[-1] == pytest.approx(objective.group_weights.tolist(), abs=1e-6)
+    losses = report.records[-1].group_losses
+    assert losses is not None
+    assert list(losses.values()) == pytest.approx(means.tolist(), abs=1e-5)
 
 
 @objectives
