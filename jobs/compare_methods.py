@@ -4,10 +4,11 @@
 
 For every seed, which decides the split of the documents, the models' weights and the order of their data: proxies on
 every source, a swarm of cheap models on random mixtures (Dirichlet, around the square roots of the sources' sizes),
-and for every target one retrained model for each mixture that a method chooses. Cheap models and proxies are trained on
-``proxy.tokens`` each. The methods that learn from a swarm learn from the first models of it, as many as ``--swarms``
-says. Printed are losses on held-out documents, means over the seeds with 95 % intervals (Student's t) of the paired
-differences from ``mixmin``, the optimum that mixray finds by default.
+DoReMi's two models, and for every target one retrained model for each mixture that a method chooses. Cheap models and
+proxies are trained on ``proxy.tokens`` each; longer training counts as several. The methods that learn from a swarm
+learn from the first models of it, as many as ``--swarms`` says. Printed are losses on held-out documents, means over
+the seeds with 95 % intervals (Student's t) of the paired differences from ``mixmin``, the optimum that mixray finds by
+default.
 
 One process and one thread, without Ray. What is stored is not made again, so --seeds may be extended later.
 """
@@ -30,12 +31,12 @@ from mixray.config import RunConfig, load_config
 from mixray.config.mixture import SegmentUnit
 from mixray.data import Prepared, prepare
 from mixray.methods import random_mixtures
-from mixray.models import TrainingData, arm_jobs, proxy_jobs
-from mixray.search.problem import SearchProblem
+from mixray.models import TrainingData, arm_jobs, doremi_job, proxy_jobs, swarm_jobs
+from mixray.search.problem import SearchProblem, baseline_shares
 from mixray.search.rivals import choices_from
 from mixray.search.solving import find_mixture
 from mixray.search.swarm import MeasuredSwarm, random_prior, without_small_shares
-from mixray.store import Artifact, Artifacts, Storage
+from mixray.store import Artifact, Artifacts, ModelMeta, Storage
 
 Floats = NDArray[np.float64]
 Shares = dict[str, float]
@@ -65,9 +66,10 @@ def compared(config: RunConfig, swarms: Sequence[int]) -> list[Reached]:
     assert config.proxy_tokens is not None, "of boosted trees there are no tokens"
     proxies = train(artifacts, proxy_jobs(artifacts, config.proxy, training, tokens=config.proxy_tokens))
     swarm = _measured_swarm(config, artifacts, data, training, max(swarms), proxies)
+    by_doremi = _chosen_by_doremi(config, artifacts, data, training)
     reached = []
     for target, cache in predictions(artifacts, config, data, proxies, "fit").items():
-        mixtures = _mixtures(config, data, target, cache, swarm, swarms)
+        mixtures = _mixtures(config, data, target, cache, swarm, swarms) | by_doremi
         shares = {f"{method}, {models}": mixture for (method, models), mixture in mixtures.items()}
         arms = train(artifacts, arm_jobs(artifacts, config.retrain, training, shares, proxies))
         only = replace(data, targets={target: data.targets[target]})
@@ -100,6 +102,23 @@ def _measured_swarm(
         reached = cache.losses()
         losses[target] = np.array([[reached[name][0]] for name in mixtures])
     return MeasuredSwarm(list(mixtures), names, settled, {"fit": losses})
+
+
+def _chosen_by_doremi(
+    config: RunConfig, artifacts: Artifacts, data: Prepared, training: TrainingData
+) -> dict[tuple[str, int], Shares]:
+    """Return the shares of DoReMi, the same for all targets: ("doremi", cheap models with as many tokens) -> shares."""
+    shares = {"reference": baseline_shares(config, data.available_tokens)[config.doremi.reference]}
+    tokens, proxy_tokens = config.doremi_tokens, config.proxy_tokens
+    assert proxy_tokens is not None, "of boosted trees there are no tokens"
+    jobs = swarm_jobs(artifacts, config.proxy, training, shares, tokens=tokens)
+    reference = train(artifacts, jobs)["reference"]
+    job = doremi_job(artifacts, config.proxy, training, config.doremi, reference, tokens=tokens)
+    chosen = ModelMeta.from_artifact(train(artifacts, {"doremi": job})["doremi"]).mean_group_weights
+    assert chosen is not None, "the model is DoReMi's proxy"
+    weights = np.array([[chosen[source] for source in data.sources]])
+    (settled,) = without_small_shares(weights, config.row_tokens / config.retrain_tokens(data.available_tokens))
+    return {("doremi", round(2 * tokens / proxy_tokens)): dict(zip(data.sources, settled.tolist(), strict=True))}
 
 
 def _first(swarm: MeasuredSwarm, models: int) -> MeasuredSwarm:
