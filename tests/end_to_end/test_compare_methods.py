@@ -33,6 +33,7 @@ def test_methods_are_compared_over_seeds(tmp_path: Path) -> None:
     assert models["mixmin"] == 3
     assert models["random_search"] == 5
     assert models["doremi"] == 6
+    assert rows["mixmin for zoo"][1].strip() == "+0.0000 ± 0.0000"
     assert models["mixmin_with_swarm"] == 8
     assert all(re.fullmatch(r"[+-]\d\.\d{4} ± \d\.\d{4}", cell.strip()) for cell in rows["balanced"][1:2])
     assert "<svg" in (tmp_path / "losses.svg").read_text()
