@@ -30,7 +30,7 @@ from mixray.cache import PredictionCache
 from mixray.config import RunConfig, load_config
 from mixray.config.mixture import SegmentUnit
 from mixray.data import Prepared, prepare
-from mixray.methods import random_mixtures
+from mixray.methods import random_mixtures, swarm_mixtures
 from mixray.models import TrainingData, arm_jobs, doremi_job, proxy_jobs, swarm_jobs
 from mixray.search.problem import SearchProblem, baseline_shares
 from mixray.search.rivals import choices_from
@@ -41,8 +41,9 @@ from mixray.store import Artifact, Artifacts, ModelMeta, Storage
 Floats = NDArray[np.float64]
 Shares = dict[str, float]
 
+WITH_SWARM = "mixmin_with_swarm"
 BY_SIZE = ["balanced", "natural", "temperature", "unimax"]
-FROM_SWARM = ["random_search", "ridge", "regmix", "mixing_law", "gaussian_process", "mixmin_with_swarm"]
+FROM_SWARM = ["random_search", "ridge", "regmix", "mixing_law", "gaussian_process", WITH_SWARM]
 FOUND_FOR = "mixmin for "
 """Begins the names of the rows that judge the mixture found for one target on all targets."""
 SEGMENT = 16
@@ -60,71 +61,95 @@ class Reached:
     loss: float
 
 
-def compared(config: RunConfig, swarms: Sequence[int]) -> list[Reached]:
-    """Return what every method's mixture reaches under the seed of a run file."""
-    artifacts = Artifacts(Storage(config.storage), "comparison")
-    data = prepare(config, artifacts, run_here, print)
-    training = TrainingData(data.sources, data.inputs, config.seed)
-    assert config.proxy_tokens is not None, "of boosted trees there are no tokens"
-    proxies = train(artifacts, proxy_jobs(artifacts, config.proxy, training, tokens=config.proxy_tokens))
-    swarm = _measured_swarm(config, artifacts, data, training, max(swarms), proxies)
-    by_doremi = _chosen_by_doremi(config, artifacts, data, training)
-    reached, found = [], dict[str, Artifact]()
-    for target, cache in predictions(artifacts, config, data, proxies, "fit").items():
-        mixtures = _mixtures(config, data, target, cache, swarm, swarms) | by_doremi
+def compared(config: RunConfig, swarms: Sequence[int], around: int) -> list[Reached]:
+    """Return what every method's mixture reaches under the seed of a run file.
+
+    ``swarms``: how many models of the swarm methods learn from; ``around``: models around every target's optimum.
+    """
+    lab, reached, found = Lab.of(config), list[Reached](), dict[str, Artifact]()
+    prior = random_prior(config, lab.data.available_tokens)
+    swarm = lab.measured(random_mixtures(max(swarms), prior, config.seed), lab.data)
+    by_doremi = _chosen_by_doremi(lab)
+    for target, cache in predictions(lab.artifacts, config, lab.data, lab.proxies, "fit").items():
+        mixtures = _mixtures(lab, target, cache, swarm, swarms, around) | by_doremi
         shares = {f"{method}, {models}": mixture for (method, models), mixture in mixtures.items()}
-        arms = train(artifacts, arm_jobs(artifacts, config.retrain, training, shares, proxies))
-        only = replace(data, targets={target: data.targets[target]})
-        losses = predictions(artifacts, config, only, arms, "held_out")[target].losses()
+        arms = train(lab.artifacts, arm_jobs(lab.artifacts, config.retrain, lab.training, shares, lab.proxies))
+        losses = predictions(lab.artifacts, config, lab.only(target), arms, "held_out")[target].losses()
         reached += [
             Reached(target, method, config.seed, models, losses[f"{method}, {models}"][0])
             for method, models in mixtures
         ]
-        found[target] = arms[f"mixmin, {len(proxies)}"]
-    for target, cache in predictions(artifacts, config, data, found, "held_out").items():
+        found[target] = arms[f"mixmin, {len(lab.proxies)}"]
+    for target, cache in predictions(lab.artifacts, config, lab.data, found, "held_out").items():
         losses = cache.losses()
-        reached += [Reached(target, FOUND_FOR + other, config.seed, len(proxies), losses[other][0]) for other in found]
+        reached += [
+            Reached(target, FOUND_FOR + other, config.seed, len(lab.proxies), losses[other][0]) for other in found
+        ]
     return reached
 
 
-def _measured_swarm(
-    config: RunConfig,
-    artifacts: Artifacts,
-    data: Prepared,
-    training: TrainingData,
-    models: int,
-    proxies: Mapping[str, Artifact],
-) -> MeasuredSwarm:
-    """Return the losses on the fit parts of cheap models on random mixtures."""
-    names = list(data.sources)
-    drawn = random_mixtures(models, random_prior(config, data.available_tokens), config.seed)
-    assert config.proxy_tokens is not None, "of boosted trees there are no tokens"
-    settled = without_small_shares(drawn, config.row_tokens / config.proxy_tokens)
-    mixtures = {f"mixture.{number}": dict(zip(names, row, strict=True)) for number, row in enumerate(settled.tolist())}
-    cheap = config.retrain.model_copy(update={"tokens": config.proxy_tokens, "model": config.proxy.model})
-    swarm = train(artifacts, arm_jobs(artifacts, cheap, training, mixtures, proxies))
-    losses = {}
-    for target, cache in predictions(artifacts, config, data, swarm, "fit").items():
-        reached = cache.losses()
-        losses[target] = np.array([[reached[name][0]] for name in mixtures])
-    return MeasuredSwarm(list(mixtures), names, settled, {"fit": losses})
+@dataclass(frozen=True, eq=False)
+class Lab:
+    """What all methods share under one seed: the data and the proxies."""
+
+    config: RunConfig
+    artifacts: Artifacts
+    data: Prepared
+    training: TrainingData
+    proxies: dict[str, Artifact]
+
+    @classmethod
+    def of(cls, config: RunConfig) -> Lab:
+        """Prepare the data and train the proxies of a run file."""
+        artifacts = Artifacts(Storage(config.storage), "comparison")
+        data = prepare(config, artifacts, run_here, print)
+        training = TrainingData(data.sources, data.inputs, config.seed)
+        assert config.proxy_tokens is not None, "of boosted trees there are no tokens"
+        proxies = train(artifacts, proxy_jobs(artifacts, config.proxy, training, tokens=config.proxy_tokens))
+        return cls(config, artifacts, data, training, proxies)
+
+    def only(self, target: str) -> Prepared:
+        """Return the data without the other targets."""
+        return replace(self.data, targets={target: self.data.targets[target]})
+
+    def measured(self, mixtures: Floats, data: Prepared) -> MeasuredSwarm:
+        """Return the losses of cheap models on mixtures, float64 (mixtures, sources), on the fit parts of the data's
+        targets."""
+        names = list(self.data.sources)
+        settled = without_small_shares(mixtures, self.config.row_tokens / self.proxy_tokens)
+        shares = {
+            f"mixture.{number}": dict(zip(names, row, strict=True)) for number, row in enumerate(settled.tolist())
+        }
+        cheap = {"tokens": self.proxy_tokens, "model": self.config.proxy.model}
+        jobs = arm_jobs(
+            self.artifacts, self.config.retrain.model_copy(update=cheap), self.training, shares, self.proxies
+        )
+        swarm, losses = train(self.artifacts, jobs), {}
+        for target, cache in predictions(self.artifacts, self.config, data, swarm, "fit").items():
+            reached = cache.losses()
+            losses[target] = np.array([[reached[name][0]] for name in shares])
+        return MeasuredSwarm(list(shares), names, settled, {"fit": losses})
+
+    @property
+    def proxy_tokens(self) -> int:
+        """Training tokens of a proxy and of a cheap model."""
+        assert self.config.proxy_tokens is not None, "of boosted trees there are no tokens"
+        return self.config.proxy_tokens
 
 
-def _chosen_by_doremi(
-    config: RunConfig, artifacts: Artifacts, data: Prepared, training: TrainingData
-) -> dict[tuple[str, int], Shares]:
+def _chosen_by_doremi(lab: Lab) -> dict[tuple[str, int], Shares]:
     """Return the shares of DoReMi, the same for all targets: ("doremi", cheap models with as many tokens) -> shares."""
-    shares = {"reference": baseline_shares(config, data.available_tokens)[config.doremi.reference]}
-    tokens, proxy_tokens = config.doremi_tokens, config.proxy_tokens
-    assert proxy_tokens is not None, "of boosted trees there are no tokens"
-    jobs = swarm_jobs(artifacts, config.proxy, training, shares, tokens=tokens)
-    reference = train(artifacts, jobs)["reference"]
-    job = doremi_job(artifacts, config.proxy, training, config.doremi, reference, tokens=tokens)
-    chosen = ModelMeta.from_artifact(train(artifacts, {"doremi": job})["doremi"]).mean_group_weights
+    config, available, tokens = lab.config, lab.data.available_tokens, lab.config.doremi_tokens
+    shares = {"reference": baseline_shares(config, available)[config.doremi.reference]}
+    jobs = swarm_jobs(lab.artifacts, config.proxy, lab.training, shares, tokens=tokens)
+    reference = train(lab.artifacts, jobs)["reference"]
+    job = doremi_job(lab.artifacts, config.proxy, lab.training, config.doremi, reference, tokens=tokens)
+    chosen = ModelMeta.from_artifact(train(lab.artifacts, {"doremi": job})["doremi"]).mean_group_weights
     assert chosen is not None, "the model is DoReMi's proxy"
-    weights = np.array([[chosen[source] for source in data.sources]])
-    (settled,) = without_small_shares(weights, config.row_tokens / config.retrain_tokens(data.available_tokens))
-    return {("doremi", round(2 * tokens / proxy_tokens)): dict(zip(data.sources, settled.tolist(), strict=True))}
+    weights = np.array([[chosen[source] for source in lab.data.sources]])
+    (settled,) = without_small_shares(weights, config.row_tokens / config.retrain_tokens(available))
+    models = round(2 * tokens / lab.proxy_tokens)
+    return {("doremi", models): dict(zip(lab.data.sources, settled.tolist(), strict=True))}
 
 
 def _first(swarm: MeasuredSwarm, models: int) -> MeasuredSwarm:
@@ -133,15 +158,10 @@ def _first(swarm: MeasuredSwarm, models: int) -> MeasuredSwarm:
 
 
 def _mixtures(
-    config: RunConfig,
-    data: Prepared,
-    target: str,
-    cache: PredictionCache,
-    swarm: MeasuredSwarm,
-    swarms: Sequence[int],
+    lab: Lab, target: str, cache: PredictionCache, swarm: MeasuredSwarm, swarms: Sequence[int], around: int
 ) -> dict[tuple[str, int], Shares]:
     """Return the shares that every method chooses for a target: (method, cheap models trained) -> shares."""
-    available, proxies = data.available_tokens, len(data.sources)
+    config, available, proxies = lab.config, lab.data.available_tokens, len(lab.proxies)
     answer = find_mixture({target: cache}, config, available_tokens=available).mixture
     segments = config.mixture.model_copy(update={"unit": SegmentUnit(segment=SEGMENT)})
     by_segments = config.model_copy(update={"mixture": segments})
@@ -154,11 +174,22 @@ def _mixtures(
     mixtures |= {(method, proxies): rival.weights for method, rival in answer.rivals.items()}
     search = SearchProblem.of({target: cache}, config, available)
     mixtures |= {(method, 0): search.by_source(search.baselines[method]) for method in BY_SIZE}
+
+    def learn(methods: Sequence[str], learned: MeasuredSwarm) -> dict[str, Shares]:
+        choices = choices_from(search, answer, methods, learned, available)
+        return {
+            method: search.by_source(without_small_shares(choice.source_shares[None], search.least_share)[0])
+            for method, choice in choices.items()
+        }
+
     for models in swarms:
-        for method, choice in choices_from(search, answer, FROM_SWARM, _first(swarm, models), available).items():
-            shares = without_small_shares(choice.source_shares[None], search.least_share)[0]
-            trained = models + proxies if method == "mixmin_with_swarm" else models
-            mixtures[method, trained] = search.by_source(shares)
+        for method, shares in learn(FROM_SWARM, _first(swarm, models)).items():
+            mixtures[method, models + proxies if method == WITH_SWARM else models] = shares
+    if around:
+        optimum = np.array([list(answer.weights.values())])
+        near = swarm_mixtures("around_answer", around, search.prior, optimum, config.seed)
+        nearby = lab.measured(near, lab.only(target))
+        mixtures[f"{WITH_SWARM} around it", around + proxies] = learn([WITH_SWARM], nearby)[WITH_SWARM]
     return mixtures
 
 
@@ -228,6 +259,9 @@ def main() -> None:
     parser.add_argument("run_file")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     parser.add_argument("--swarms", type=int, nargs="+", default=[7, 21, 70], help="cheap models to learn from")
+    parser.add_argument(
+        "--around", type=int, default=0, help="cheap models around every target's optimum, as swarm.design does"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--figure", type=Path, help="a file to draw losses against search costs in")
     options = parser.parse_args()
@@ -237,7 +271,7 @@ def main() -> None:
     for seed in options.seeds:
         settings = [f"seed={seed}", f"cache.segment={SEGMENT}", "mixture.bootstrap=0", f"retrain.arms={arms}"]
         config = load_config(options.run_file, [*options.overrides, *settings])
-        reached += compared(config, options.swarms)
+        reached += compared(config, options.swarms, options.around)
         print(table(losses_of(reached), list(config.targets)), flush=True)
     if options.figure is not None:
         draw(losses_of(reached), options.figure)

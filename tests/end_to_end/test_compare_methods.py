@@ -17,7 +17,7 @@ JOBS = Path(__file__).parents[2] / "jobs"
 def compare(folder: Path, *arguments: str) -> str:
     """Return what the comparison of a tiny run prints."""
     run = [str(folder / "run.yaml"), "proxy.tokens=2_000", "retrain.tokens=3_000"]
-    command = [sys.executable, "compare_methods.py", *run, "--swarms", "5", *arguments]
+    command = [sys.executable, "compare_methods.py", *run, "--swarms", "5", "--around", "4", *arguments]
     return subprocess.run(command, cwd=JOBS, capture_output=True, text=True, check=True, timeout=300).stdout
 
 
@@ -35,6 +35,7 @@ def test_methods_are_compared_over_seeds(tmp_path: Path) -> None:
     assert models["doremi"] == 6
     assert rows["mixmin for zoo"][1].strip() == "+0.0000 ± 0.0000"
     assert models["mixmin_with_swarm"] == 8
+    assert models["mixmin_with_swarm around it"] == 7
     assert all(re.fullmatch(r"[+-]\d\.\d{4} ± \d\.\d{4}", cell.strip()) for cell in rows["balanced"][1:2])
     assert "<svg" in (tmp_path / "losses.svg").read_text()
 
