@@ -47,12 +47,13 @@ def mixture_resources(
     config: RunConfig, checked: CheckedInputs, forecast: Forecast, stated: StatedFigures
 ) -> ResourceForecast:
     """Return what the training of a search for mixtures costs. Measures speeds unless one is stated."""
-    proxies, arms = forecast.models_to_train
-    works = (
-        _with_activations(proxies, config.proxy, checked.proxy_inputs),
+    *cheap, arms = forecast.models_to_train
+    works = [
+        *(_with_activations(work, config.proxy, checked.proxy_inputs) for work in cheap),
         _with_activations(arms, config.retrain, checked.retrain_inputs),
-    )
-    speeds = _mixture_speeds(config, checked, works, stated.tokens_per_second)
+    ]
+    of_proxy, of_arm = _mixture_speeds(config, checked, (works[0], works[-1]), stated.tokens_per_second)
+    speeds = [*(of_proxy for _ in cheap), of_arm]  # what comes between is trained as the proxies are
     devices = _devices([work.device_kind for work in works], stated)
     unit = "rows" if config.examples is not None else "tokens"
     return ResourceForecast.of(works, speeds, devices, _data_bytes(config, checked, forecast), unit)

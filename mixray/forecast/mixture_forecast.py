@@ -79,8 +79,8 @@ class Forecast:
     """Source -> passes over it by a model trained on it alone."""
     cost: SearchCost | None
     """None where boosted trees take part, whose operations are not in proportion to their size."""
-    models_to_train: tuple[ModelsToTrain, ModelsToTrain]
-    """The proxies and the retrained models."""
+    models_to_train: tuple[ModelsToTrain, ...]
+    """The proxies, the models of DoReMi and of the swarm where there are any, and last the retrained models."""
     cache_bytes: int | None
     proxy_bytes: int
     """Weights, gradients and optimizer state of one proxy."""
@@ -153,7 +153,9 @@ def forecast(config: RunConfig, checked: CheckedInputs) -> Forecast:
     # Of boosted trees, the mean over the proxies, each of which learns from all of its source.
     proxy_tokens = config.proxy_tokens or round(sum(sizes.values()) / len(sizes))
     trees = any(isinstance(section.model, TreesModel) for section in (config.proxy, config.retrain))
-    proxies, arms = _models_to_train(config, checked, fit, targets, proxy_tokens, budget)
+    swarm = _swarm(config, proxy)
+    trained = _models_to_train(config, checked, fit, targets, proxy_tokens, budget, swarm)
+    proxies, arms = trained[0], trained[-1]
     return Forecast(
         run=config.name,
         sources=sources,
@@ -167,8 +169,8 @@ def forecast(config: RunConfig, checked: CheckedInputs) -> Forecast:
         replicates=config.retrain.replicates,
         epochs={name: budget / pool.tokens for name, pool in sources.items() if pool.tokens},
         cost=None if trees else SearchCost([Work(proxy, proxy_tokens)] * len(sources), scored, Work(model, budget)),
-        models_to_train=(proxies, arms),
-        swarm=_swarm(config, proxy),
+        models_to_train=trained,
+        swarm=swarm,
         doremi_flops=doremi_flops(Work(proxy, config.doremi_tokens)) if config.has_doremi else None,
         cache_bytes=_cache_bytes(config, checked.pools, fit),
         proxy_bytes=proxies.memory_bytes,
@@ -195,8 +197,9 @@ def _models_to_train(
     targets: Mapping[str, PoolForecast],
     proxy_tokens: int,
     budget: int,
-) -> tuple[ModelsToTrain, ModelsToTrain]:
-    """Return the proxies and the retrained models. ``fit``: target -> tokens of its fit part."""
+    swarm: SwarmForecast | None,
+) -> tuple[ModelsToTrain, ...]:
+    """Return what is trained, in order; see ``Forecast``. ``fit``: target -> tokens of its fit part."""
     proxy, retrain = config.proxy, config.retrain
     names = {
         model
@@ -204,39 +207,50 @@ def _models_to_train(
         for model in arm.models(config.retrained_mixtures, apart=config.leaves_out).values()
     }
     models = len(names) * retrain.replicates
-    fit_tokens = held_out_tokens = None
+    fit_tokens = judged_tokens = held_out_tokens = None
     if None not in fit.values():
-        fit_tokens = held_out_tokens = 0
+        fit_tokens = judged_tokens = held_out_tokens = 0
         for name, pool in targets.items():
             label, scored = f"target {name}", fit[name] or 0
             reads, options = checked.pools.reads.get(label, 1.0), checked.pools.options.get(label, 0.0)
             fit_tokens += round(scored * reads)
-            held_out_tokens += round(((pool.tokens or 0) - scored) * reads * (1 + options))
-    return (
-        ModelsToTrain(
-            name="proxies",
-            models=len(config.sources),
-            parameters=checked.proxy_parameters,
-            tokens=proxy_tokens,
-            scored_tokens=None if fit_tokens is None else fit_tokens * len(config.sources),
-            workers=(1, 1),
-            device_kind="GPU" if proxy.resources.gpus else "core",
-            devices_per_worker=proxy.resources.gpus or proxy.resources.cpus,
-        ),
-        ModelsToTrain(
-            name="retraining",
-            models=models,
-            parameters=checked.retrain_parameters,
-            tokens=budget,
-            scored_tokens=None if held_out_tokens is None else held_out_tokens * models,
-            workers=retrain.worker_range,
-            device_kind="GPU" if retrain.resources_per_worker.gpus else "core",
-            devices_per_worker=retrain.resources_per_worker.gpus or retrain.resources_per_worker.cpus,
-            is_optimistic=any(
-                isinstance(each, ALSOConfig) and each.mode == "optimistic" for each in retrain.objectives.values()
-            ),
+            judged = ((pool.tokens or 0) - scored) * reads
+            judged_tokens += round(judged)
+            held_out_tokens += round(judged * (1 + options))  # the swarm is not asked to choose among options
+    proxies = ModelsToTrain(
+        name="proxies",
+        models=len(config.sources),
+        parameters=checked.proxy_parameters,
+        tokens=proxy_tokens,
+        scored_tokens=None if fit_tokens is None else fit_tokens * len(config.sources),
+        workers=(1, 1),
+        device_kind="GPU" if proxy.resources.gpus else "core",
+        devices_per_worker=proxy.resources.gpus or proxy.resources.cpus,
+    )
+    cheap = []
+    if config.has_doremi:  # one after the other; the reference model scores what the proxy is trained on
+        one = replace(proxies, models=1, tokens=config.doremi_tokens, scored_tokens=config.doremi_tokens)
+        cheap += [replace(one, name="doremi reference"), replace(one, name="doremi proxy", scored_tokens=0)]
+    if swarm is not None and swarm.design + swarm.arms:
+        scored_tokens = None
+        if fit_tokens is not None and judged_tokens is not None:
+            scored_tokens = swarm.design * fit_tokens + (swarm.design + swarm.arms) * judged_tokens
+        size = swarm.design + swarm.arms
+        cheap.append(replace(proxies, name="swarm", models=size, tokens=swarm.tokens, scored_tokens=scored_tokens))
+    arms = ModelsToTrain(
+        name="retraining",
+        models=models,
+        parameters=checked.retrain_parameters,
+        tokens=budget,
+        scored_tokens=None if held_out_tokens is None else held_out_tokens * models,
+        workers=retrain.worker_range,
+        device_kind="GPU" if retrain.resources_per_worker.gpus else "core",
+        devices_per_worker=retrain.resources_per_worker.gpus or retrain.resources_per_worker.cpus,
+        is_optimistic=any(
+            isinstance(each, ALSOConfig) and each.mode == "optimistic" for each in retrain.objectives.values()
         ),
     )
+    return (proxies, *cheap, arms)
 
 
 def _pool(config: PoolConfig, check: InputCheck, label: str) -> PoolForecast:

@@ -141,7 +141,11 @@ def test_a_swarm_is_counted_by_hand(is_forecast: bool, rehearsed: int, tmp_path:
     """Twelve mixtures with three seeds each; four arms of one target, at 50 rows of a model of 20 parameters each."""
     swarm = {"mixtures": 12, "replicates": 3, "tokens": 50, "forecast": is_forecast}
     retrain = {"model": {"head": "linear"}, "tokens": 400, "arms": ["mixmin", "balanced", "natural", "ridge"]}
-    found = forecast_of(config(tmp_path, swarm=swarm, retrain=retrain)).swarm
+    whole = forecast_of(config(tmp_path, swarm=swarm, retrain=retrain))
+    _, models, _ = whole.models_to_train
+    assert (models.name, models.models, models.tokens) == ("swarm", 36 + rehearsed, 50)
+    assert models.scored_tokens == 36 * 30 + (36 + rehearsed) * 10  # a quarter of 40 rows is held out
+    found = whole.swarm
     assert found is not None
     assert (found.design, found.arms, found.tokens) == (36, rehearsed, 50)
     assert found.flops == (36 + rehearsed) * 6 * 20 * 50
