@@ -18,8 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-NATS, SQUARED_ERROR = "nats per token", "squared error"
-"""What losses are in: the second where numbers are predicted, in the square of their unit."""
+NATS, NATS_PER_EXAMPLE, SQUARED_ERROR = "nats per token", "nats per example", "squared error"
+"""What losses are in: of texts, of classes, and of numbers, in the square of their unit."""
+TRAINING_TOKENS, TRAINING_EXAMPLES = "training tokens", "training examples"
+"""What models are trained on, and shares are of."""
 Z95 = 1.959963984540054
 """Half the width of a 95 % interval in standard errors: the 97.5 % quantile of the normal distribution."""
 

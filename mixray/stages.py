@@ -338,7 +338,9 @@ def retrain_arms(
         curves = held_out_curves(config, data.targets, _retrained(config, solutions), models)
         panels = {target: arms for by_target in curves.values() for target, arms in by_target.items()}
         if panels:  # in place of the losses on the arms' own training data, which do not compare
-            run.save_report("arm_curves.png", held_out_figure(panels, unit=config.loss_unit))
+            run.save_report(
+                "arm_curves.png", held_out_figure(panels, unit=config.loss_unit, trained_on=config.share_of)
+            )
     return models
 
 
@@ -428,4 +430,5 @@ def _keep_models(run: MixtureRun, stage: Stage, kind: str, models: Models) -> No
     for name, curve in curves.items():
         stage.update(name, 1, 1, loss=curve[-1][1])
     title = "Training loss of the proxies" if kind == "proxy" else "Training loss of the arms"
-    run.save_report(f"{kind}_curves.png", curves_figure(curves, title=title, unit=run.config.loss_unit))
+    drawn = curves_figure(curves, title=title, unit=run.config.loss_unit, trained_on=run.config.share_of)
+    run.save_report(f"{kind}_curves.png", drawn)

@@ -50,7 +50,7 @@ from mixray.config.training import (
     TreesModel,
     require_cores,
 )
-from mixray.numerics import NATS, SQUARED_ERROR
+from mixray.numerics import NATS, NATS_PER_EXAMPLE, SQUARED_ERROR, TRAINING_EXAMPLES, TRAINING_TOKENS
 
 Stage = Literal["data", "proxies", "cache", "mixture", "swarm", "retrain", "report"]
 """The stages of a run, in their order."""
@@ -258,7 +258,14 @@ class RunConfig(RunFile):
     @property
     def loss_unit(self) -> str:
         """What losses are in."""
-        return SQUARED_ERROR if self.examples is not None and self.examples.task == "regression" else NATS
+        if self.examples is None:
+            return NATS
+        return SQUARED_ERROR if self.examples.task == "regression" else NATS_PER_EXAMPLE
+
+    @property
+    def share_of(self) -> str:
+        """What models are trained on, and shares are of."""
+        return TRAINING_TOKENS if self.examples is None else TRAINING_EXAMPLES
 
     @property
     def mixture_names(self) -> list[str]:

@@ -128,7 +128,8 @@ def retraining_against_prediction(mixture: Mixture, baseline: str = "balanced") 
         return []
     message = (
         f"the proxies predicted a gain of {gain.estimate:.4f} {mixture.loss_unit} over {baseline}, but the retrained "
-        f"model is {-interval[1]:.4f} to {-interval[0]:.4f} above it on the held-out documents: the retrained model "
-        "may be too small or trained too briefly to use what the mixture offers, or the proxies too weak"
+        f"model is {-interval[1]:.4f} to {-interval[0]:.4f} above it on the held-out {mixture.sampled}s: the "
+        "retrained model may be too small or trained too briefly to use what the mixture offers, or the "
+        "proxies too weak"
     )
     return [MixtureWarning(code="against_prediction", message=message, interval=interval, unit=mixture.loss_unit)]

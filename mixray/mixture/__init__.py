@@ -1,6 +1,6 @@
 """The answer: a mixture file as a typed record, and its sections."""
 
-from mixray.mixture.mixture import SCHEMA, SUM_TOLERANCE, TRAINING_TOKENS, Mixture, load_mixture
+from mixray.mixture.mixture import SCHEMA, SUM_TOLERANCE, Mixture, load_mixture
 from mixray.mixture.sections import (
     ArmForecast,
     ArmResult,
@@ -27,7 +27,6 @@ from mixray.mixture.sections import (
 __all__ = [
     "SCHEMA",
     "SUM_TOLERANCE",
-    "TRAINING_TOKENS",
     "ArmForecast",
     "ArmResult",
     "HeldOutLoss",

@@ -45,7 +45,7 @@ from mixray.mixture.sections import (
     SourceWorth,
 )
 from mixray.notebook import html_table
-from mixray.numerics import NATS
+from mixray.numerics import NATS, TRAINING_TOKENS
 
 if TYPE_CHECKING:
     from mixray.export import Export
@@ -53,7 +53,6 @@ if TYPE_CHECKING:
 
 SCHEMA: Literal["mixray.mixture/1"] = "mixray.mixture/1"
 SUM_TOLERANCE = 1e-12
-TRAINING_TOKENS = "training tokens"
 
 Share = Annotated[float, Field(ge=0.0, le=1.0 + SUM_TOLERANCE)]
 

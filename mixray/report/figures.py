@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mixray.mixture import Mixture
-from mixray.numerics import NATS
+from mixray.numerics import NATS, TRAINING_TOKENS
 from mixray.report.comparison import arms_best_first, held_out_losses
 from mixray.report.tables import ArmShares
 from mixray.store import HeldOutCurve
@@ -131,12 +131,21 @@ def convergence_figure(
 
 
 def curves_figure(
-    curves: Mapping[str, Sequence[tuple[int, float]]], *, title: str, unit: str = NATS, format: Format = "png"
+    curves: Mapping[str, Sequence[tuple[int, float]]],
+    *,
+    title: str,
+    unit: str = NATS,
+    trained_on: str = TRAINING_TOKENS,
+    format: Format = "png",
 ) -> bytes:
-    """Draw losses against training tokens. ``curves``: name -> (tokens so far, loss in ``unit``), tokens rising."""
+    """Draw losses against how much was trained on.
+
+    ``curves``: name -> (so much of ``trained_on`` so far, loss in ``unit``), the first rising.
+    """
     figure = _figure(7.0, 4.2)
     axes = figure.add_subplot()
     _draw_curves(axes, curves)
+    axes.set_xlabel(trained_on)
     axes.set_ylabel(f"training loss ({unit})")
     axes.set_title(title, loc="left")
     figure.legend(loc="outside right upper", frameon=False, fontsize="small")
@@ -144,7 +153,11 @@ def curves_figure(
 
 
 def held_out_figure(
-    curves: Mapping[str, Mapping[str, HeldOutCurve]], *, unit: str = NATS, format: Format = "png"
+    curves: Mapping[str, Mapping[str, HeldOutCurve]],
+    *,
+    unit: str = NATS,
+    trained_on: str = TRAINING_TOKENS,
+    format: Format = "png",
 ) -> bytes:
     """Draw the arms' losses on samples of held-out data while they train, a panel for each of the first targets.
 
@@ -157,6 +170,7 @@ def held_out_figure(
     for axes, (target, arms) in zip(figure.subplots(len(panels), squeeze=False).ravel(), panels.items(), strict=True):
         lines |= _draw_curves(axes, {arm: each.curve for arm, each in arms.items()}, places, mark=True)
         sample = next(iter(arms.values()))
+        axes.set_xlabel(trained_on)
         axes.set_ylabel(f"held-out loss\n({unit})")
         axes.set_title(f"{target}: {sample_text(sample)}", loc="left", fontsize="medium")
     figure.suptitle("Held-out loss of the arms while they train", x=0.01, ha="left")
@@ -248,7 +262,6 @@ def _draw_curves(
         tokens, losses = zip(*points, strict=True) if points else ((), ())
         style = {"color": colour, "linestyle": dashes, "linewidth": 1.6, "marker": marker, "markersize": 4}
         (lines[name],) = axes.plot(tokens, losses, label=name, **style)
-    axes.set_xlabel("training tokens")
     axes.xaxis.set_major_formatter(EngFormatter())
     axes.set_xlim(left=0)
     _clean(axes, grid="y")

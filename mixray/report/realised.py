@@ -66,7 +66,7 @@ def forecast_table(mixture: Mixture) -> RenderableType:
         table.add_row(*cells)
     first = next(iter(mixture.forecast.values()))
     caption = (
-        f"measured: by models of {count_text(first.tokens)} tokens on the same mixtures, n = "
+        f"measured: by models of {count_text(first.tokens)} {mixture.share_of} on the same mixtures, n = "
         f"{counted(first.documents, f'held-out {mixture.sampled}')}, {counted(first.seeds, 'seed')}; expected: of the "
         "retrained models, the chance of their own seeds included"
     )
@@ -88,7 +88,9 @@ def forecast_lines(mixture: Mixture) -> list[str]:
             low, high = forecast.measured_interval
             is_hidden = low <= 0 <= high
             reason = (
-                f"{mixture.sampled}s and seeds vary as much" if is_hidden else "it may be gone with so many more tokens"
+                f"{mixture.sampled}s and seeds vary as much"
+                if is_hidden
+                else "it may be gone with so much more training"
             )
             text += f"; not worth retraining for: {reason}"
         lines.append(text)

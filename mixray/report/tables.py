@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from mixray.mixture import TRAINING_TOKENS, ArmResult, Interval, LimitPrice, Mixture, RealisableShares, SourceResult
-from mixray.numerics import NATS
+from mixray.mixture import ArmResult, Interval, LimitPrice, Mixture, RealisableShares, SourceResult
+from mixray.numerics import NATS, TRAINING_TOKENS
 from mixray.report.comparison import (
     PLAIN,
     SEARCHED,

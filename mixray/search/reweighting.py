@@ -119,7 +119,7 @@ def reweighted_mixture(
         targets=[target],
         unit=search.config.mixture.unit,
         loss_unit=search.config.loss_unit,
-        share_of="training examples",
+        share_of=search.config.share_of,
         sources=search.sources,
         weights=weights,
         loss={"mixmin": loss(shares)} | {arm: loss(baseline) for arm, baseline in search.baselines.items()},

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mixray.cache import PredictionCache, read_cache
 from mixray.config import RunConfig
 from mixray.config.mixture import SOLVER_METHODS
-from mixray.mixture import TRAINING_TOKENS, Mixture, MixtureWarning, PredictedGain, RivalMixture, SourceSize
+from mixray.mixture import Mixture, MixtureWarning, PredictedGain, RivalMixture, SourceSize
 from mixray.search.explanation import (
     document_warnings,
     gain_warnings,
@@ -113,7 +113,7 @@ def find_mixture(
         over=None if settings.over == "each" else settings.over,
         unit=settings.unit,
         loss_unit=config.loss_unit,
-        share_of=TRAINING_TOKENS if config.examples is None else "training examples",
+        share_of=config.share_of,
         sources=search.sources,
         weights=weights,
         interval=share_intervals(search, chosen, shares) if settings.bootstrap else {},
