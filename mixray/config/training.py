@@ -99,6 +99,21 @@ class NewModel(Section):
         return dict(self.model_extra or {})
 
 
+class LoRAConfig(Section):
+    """Low-rank adapters (Hu et al., arXiv 2106.09685): each chosen matrix W becomes W + alpha / rank x B A, of which A
+    and B alone are trained."""
+
+    rank: Positive = 8
+    """The rank of what is added to each matrix."""
+    alpha: Annotated[float, Field(gt=0)] = 16
+    """What is added is multiplied by alpha / rank."""
+    modules: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)] = "all-linear"
+    """The layers that get adapters. all-linear: every linear one but the output layer. Else their names, or the ends of
+    their names, such as [q_proj, v_proj]."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0
+    """The dropout of what the adapters read, in training."""
+
+
 class PretrainedModel(Section):
     """A trained causal language model whose training is continued."""
 
@@ -106,6 +121,9 @@ class PretrainedModel(Section):
     """A folder that `save_pretrained` wrote, or a name on the Hugging Face hub."""
     revision: str | None = None
     """A branch, tag or commit of the model on the hub. null: its main branch."""
+    lora: LoRAConfig | None = None
+    """Train low-rank adapters and leave the model itself as it is; {} for the default ones. null: train all of the
+    model. It needs peft, which comes with the extra `mixray[lora]`."""
 
 
 class HeadConfig(Section):

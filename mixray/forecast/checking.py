@@ -8,20 +8,25 @@ from mixray.config import RunConfig
 from mixray.config.training import ModelConfig, NewModel, PretrainedModel
 from mixray.data import InputCheck, ModelInputs, TextInputs, check_inputs, vocabulary
 from mixray.methods import require_lightgbm
-from mixray.models import model_size
+from mixray.models import model_size, trained_size
 from mixray.search import require_mixtures
 from mixray.search.rivals import swarm_methods
 
 
 @dataclass(frozen=True)
 class CheckedInputs:
-    """What the checks of a run file learn about its pools and its models. Parameters include embeddings."""
+    """What the checks of a run file learn about its pools and its models. Parameters include embeddings.
+
+    ``proxy_trained`` and ``retrain_trained``: how many of them are trained, where these are adapters alone; else None.
+    """
 
     pools: InputCheck
     proxy_inputs: ModelInputs
     retrain_inputs: ModelInputs
     proxy_parameters: int
     retrain_parameters: int
+    proxy_trained: int | None = None
+    retrain_trained: int | None = None
 
 
 def check(config: RunConfig) -> CheckedInputs:
@@ -35,7 +40,9 @@ def check(config: RunConfig) -> CheckedInputs:
         require_lightgbm()
     pools = check_inputs(config)
     proxy, model = (pools.examples or _text_inputs(config, section.model) for section in (config.proxy, config.retrain))
-    return CheckedInputs(pools, proxy, model, model_size(config.proxy, proxy), model_size(config.retrain, model))
+    sections = ((config.proxy, proxy), (config.retrain, model))
+    sizes = [model_size(*section) for section in sections]
+    return CheckedInputs(pools, proxy, model, *sizes, *(trained_size(*section) for section in sections))
 
 
 def _text_inputs(config: RunConfig, model: ModelConfig) -> TextInputs:

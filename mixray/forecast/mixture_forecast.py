@@ -153,7 +153,9 @@ def forecast(config: RunConfig, checked: CheckedInputs) -> Forecast:
     # Of boosted trees, the mean over the proxies, each of which learns from all of its source.
     proxy_tokens = config.proxy_tokens or round(sum(sizes.values()) / len(sizes))
     trees = any(isinstance(section.model, TreesModel) for section in (config.proxy, config.retrain))
-    swarm = _swarm(config, proxy)
+    learned = Work(proxy, proxy_tokens, checked.proxy_trained)
+    retrained = Work(model, budget, checked.retrain_trained)
+    swarm = _swarm(config, learned)
     trained = _models_to_train(config, checked, fit, targets, proxy_tokens, budget, swarm)
     proxies, arms = trained[0], trained[-1]
     return Forecast(
@@ -168,10 +170,10 @@ def forecast(config: RunConfig, checked: CheckedInputs) -> Forecast:
         models=arms.models,
         replicates=config.retrain.replicates,
         epochs={name: budget / pool.tokens for name, pool in sources.items() if pool.tokens},
-        cost=None if trees else SearchCost([Work(proxy, proxy_tokens)] * len(sources), scored, Work(model, budget)),
+        cost=None if trees else SearchCost([learned] * len(sources), scored, retrained),
         models_to_train=trained,
         swarm=swarm,
-        doremi_flops=doremi_flops(Work(proxy, config.doremi_tokens)) if config.has_doremi else None,
+        doremi_flops=doremi_flops(replace(learned, tokens=config.doremi_tokens)) if config.has_doremi else None,
         cache_bytes=_cache_bytes(config, checked.pools, fit),
         proxy_bytes=proxies.memory_bytes,
         worker_bytes=arms.memory_bytes,
@@ -179,15 +181,15 @@ def forecast(config: RunConfig, checked: CheckedInputs) -> Forecast:
     )
 
 
-def _swarm(config: RunConfig, parameters: int) -> SwarmForecast | None:
-    """Return the work of the swarm. ``parameters``: of each of its models, as of a proxy."""
+def _swarm(config: RunConfig, proxy: Work) -> SwarmForecast | None:
+    """Return the work of the swarm, whose models are as large as a ``proxy``."""
     if config.swarm is None:
         return None
     arms = config.retrain.named_arms.values()
     names = {model for arm in arms for model in arm.models(config.mixture_names).values()}
     design, tokens = config.swarm.mixtures * config.swarm.replicates, swarm_tokens(config)
     rehearsed = len(names) * config.swarm.replicates if config.swarm.forecast else 0
-    return SwarmForecast(design, rehearsed, tokens, (design + rehearsed) * Work(parameters, tokens).training_flops)
+    return SwarmForecast(design, rehearsed, tokens, (design + rehearsed) * replace(proxy, tokens=tokens).training_flops)
 
 
 def _models_to_train(
@@ -221,6 +223,7 @@ def _models_to_train(
         name="proxies",
         models=len(config.sources),
         parameters=checked.proxy_parameters,
+        trained=checked.proxy_trained,
         tokens=proxy_tokens,
         scored_tokens=None if fit_tokens is None else fit_tokens * len(config.sources),
         workers=(1, 1),
@@ -241,6 +244,7 @@ def _models_to_train(
         name="retraining",
         models=models,
         parameters=checked.retrain_parameters,
+        trained=checked.retrain_trained,
         tokens=budget,
         scored_tokens=None if held_out_tokens is None else held_out_tokens * models,
         workers=retrain.worker_range,

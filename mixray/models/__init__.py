@@ -17,7 +17,7 @@ from mixray.models.job import (
     swarm_jobs,
     train_missing,
 )
-from mixray.models.kinds import classifier_size, load_model, model_size, new_model
+from mixray.models.kinds import classifier_size, load_model, model_size, new_model, trained_size
 from mixray.models.protocol import Model, Scores
 from mixray.models.speed import measure_training, memory_bytes, visible_gpus
 from mixray.models.tree_job import TreeJob, tree_jobs
@@ -51,6 +51,7 @@ __all__ = [
     "proxy_jobs",
     "swarm_jobs",
     "train_missing",
+    "trained_size",
     "tree_jobs",
     "visible_gpus",
 ]

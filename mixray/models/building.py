@@ -5,7 +5,8 @@ that the run file leaves out gets its value from the run (``vocab_size`` from th
 ``max_position_embeddings`` from the window, token ids), or follows the width where the architecture has the key:
 ``intermediate_size = 4 x hidden_size`` and ``num_key_value_heads = num_attention_heads`` (Hugging Face's defaults
 belong to models of billions of parameters).
-``{pretrained: NAME_OR_FOLDER, revision: ...}`` continues the training of a model.
+``{pretrained: NAME_OR_FOLDER, revision: ...}`` continues the training of a model; with ``lora`` only adapters are
+trained and saved.
 
 Weights are float32. The training loop and the scorer choose the precision of the computation.
 """
@@ -15,14 +16,16 @@ from __future__ import annotations
 import difflib
 import hashlib
 import inspect
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from mixray.config.training import ModelConfig, NewModel, PretrainedModel
+from mixray.config.training import LoRAConfig, ModelConfig, NewModel, PretrainedModel
 from mixray.errors import InputError
 
 if TYPE_CHECKING:
@@ -53,12 +56,14 @@ def build_model(
         torch.manual_seed(seed)
         if isinstance(model, PretrainedModel):
             built = AutoModelForCausalLM.from_pretrained(
-                model.pretrained,
+                _place(model),
                 revision=model.revision,
                 config=config,
                 dtype=torch.float32,
                 trust_remote_code=False,
             )
+            if model.lora is not None:
+                add_adapters(built, model.lora)
         else:
             built = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         _check_causal(model, built, min(window, 8))
@@ -89,6 +94,12 @@ def model_identity(model: ModelConfig) -> ModelIdentity:
     return {"commit": commit}
 
 
+def _place(model: PretrainedModel) -> str:
+    """Return the absolute path of a pretrained model's folder, or its name on the hub."""
+    folder = Path(model.pretrained).expanduser()
+    return str(folder.absolute()) if folder.is_dir() else model.pretrained
+
+
 def pinned_model(model: ModelConfig, identity: ModelIdentity) -> ModelConfig:
     """Return the model with the commit that its revision names now, so that all workers load the same weights."""
     if identity is None or set(identity) != {"commit"}:
@@ -96,14 +107,90 @@ def pinned_model(model: ModelConfig, identity: ModelIdentity) -> ModelConfig:
     return model.model_copy(update={"revision": identity["commit"]})
 
 
-def count_parameters(model: LanguageModel, vocab_size: int, window: int) -> int:
-    """Count all parameters, embeddings included and tied ones once, without allocating any of them.
+def count_parameters(model: LanguageModel, vocab_size: int, window: int, *, only_trained: bool = False) -> int:
+    """Count all parameters, embeddings included and tied ones once, or those that are trained, without allocating any.
 
     Raises the errors of ``build_model``.
     """
     with torch.device("meta"):
         built = new_network(model, vocab_size, window)
-    return sum(parameter.numel() for parameter in built.parameters())
+        if isinstance(model, PretrainedModel) and model.lora is not None:
+            add_adapters(built, model.lora)
+    return sum(each.numel() for each in built.parameters() if each.requires_grad or not only_trained)
+
+
+def add_adapters(network: PreTrainedModel, lora: LoRAConfig) -> None:
+    """Add untrained adapters to a model, whose own weights are no longer trained.
+
+    Raises InputError where peft is not installed, and for modules that the model does not have or that take no
+    adapters.
+    """
+    if find_spec("peft") is None:
+        raise InputError(
+            "the library of the adapters is not installed",
+            where="model.lora",
+            got="a Python environment without peft",
+            remedy="pip install 'mixray[lora]'",
+        )
+    from peft import LoraConfig as Adapters
+
+    # Conv1D is what transformers calls the linear layers of gpt2, whose weights are transposed.
+    kinds_of = {name: type(module).__name__ for name, module in network.named_modules()}
+    layers = [name for name, kind in kinds_of.items() if kind in ("Linear", "Conv1D")]
+    for module in [] if lora.modules == "all-linear" else lora.modules:
+        if not any(layer == module or layer.endswith(f".{module}") for layer in layers):
+            kinds = sorted({layer.rpartition(".")[2] for layer in layers})
+            raise InputError(
+                "the model has no such linear layer",
+                where="model.lora.modules",
+                got=module,
+                wanted=f"all-linear, or the end of a layer's name: {_nearest(module, kinds)}",
+            )
+    adapters = Adapters(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        target_modules=lora.modules,
+        lora_dropout=lora.dropout,
+        fan_in_fan_out="Conv1D" in kinds_of.values(),
+    )
+    network.add_adapter(adapters)
+
+
+BASE_MODEL = "base_model.json"
+"""The file, beside saved adapters, with the identity of the pretrained model that they belong to."""
+
+
+def save_adapters(network: PreTrainedModel, model: PretrainedModel, folder: Path) -> None:
+    """Write the adapters of a model as peft and transformers load them, and the identity of the pretrained model."""
+    network.peft_config["default"].revision = model.revision
+    network.save_pretrained(folder)
+    (folder / BASE_MODEL).write_text(json.dumps(model_identity(model)))
+
+
+def load_adapters(folder: Path) -> PreTrainedModel:
+    """Return the pretrained model with the adapters that ``save_adapters`` wrote.
+
+    Raises InputError where the pretrained model is no longer there, or is another one by now.
+    """
+    from transformers import AutoModelForCausalLM
+
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    base = PretrainedModel(pretrained=settings["base_model_name_or_path"], revision=settings["revision"])
+    identity = model_identity(base)
+    if identity != json.loads((folder / BASE_MODEL).read_text()):
+        raise InputError(
+            "the pretrained model is not the one that its adapters were trained on",
+            where="model.pretrained",
+            got=f"{base.pretrained}, changed since then",
+            wanted="the files that were there when the adapters were trained",
+            remedy="put them back, or run again: adapters of the new model are then trained",
+        )
+    with _refusals(base):
+        network: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            _place(base), revision=base.revision, dtype=torch.float32, trust_remote_code=False
+        )
+    network.load_adapter(str(folder))
+    return network
 
 
 def new_network(model: LanguageModel, vocab_size: int, window: int) -> PreTrainedModel:
@@ -141,7 +228,7 @@ def _config(
     quieten()
     if isinstance(model, PretrainedModel):
         with _refusals(model):
-            config = AutoConfig.from_pretrained(model.pretrained, revision=model.revision, trust_remote_code=False)
+            config = AutoConfig.from_pretrained(_place(model), revision=model.revision, trust_remote_code=False)
     else:
         config = _new_config(model, vocab_size, window, bos_id, eos_id)
     for key, owner, smallest in (

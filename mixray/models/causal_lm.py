@@ -10,9 +10,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mixray.config.training import Precision
+from mixray.config.training import Precision, PretrainedModel
 from mixray.errors import InputError
-from mixray.models.building import LanguageModel, build_model, quieten
+from mixray.models.building import (
+    BASE_MODEL,
+    LanguageModel,
+    build_model,
+    load_adapters,
+    quieten,
+    save_adapters,
+)
 from mixray.models.protocol import Network, Scores
 from mixray.models.scoring import Rows, TokenRows, score
 from mixray.training import autocast
@@ -32,6 +39,8 @@ class CausalLM(Network):
 
     row_columns = ("tokens", "count")
     network: PreTrainedModel
+    adapts: PretrainedModel | None = None
+    """The pretrained model that adapters are trained for, where they alone are trained."""
 
     @classmethod
     def create(
@@ -53,6 +62,8 @@ class CausalLM(Network):
         """
         network = build_model(config, vocab_size=vocab_size, window=window, seed=seed, bos_id=bos_id, eos_id=eos_id)
         model = cls(network, device=device, precision=precision)
+        if isinstance(config, PretrainedModel) and config.lora is not None:
+            model.adapts = config
         model.loss = partial(NextTokenLoss, end_of_document=eos_id if separate_documents else None)
         return model
 
@@ -66,15 +77,19 @@ class CausalLM(Network):
         from transformers import AutoModelForCausalLM
 
         quieten()
-        return cls(
-            AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False),
-            device=device,
-            precision=precision,
-        )
+        if (folder / BASE_MODEL).is_file():
+            network = load_adapters(folder)
+        else:
+            network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
+        return cls(network, device=device, precision=precision)
 
     def save(self, folder: Path) -> None:
-        """Write ``config.json``, ``generation_config.json`` and ``model.safetensors``: what transformers loads."""
-        self.network.save_pretrained(folder)
+        """Write what transformers loads: ``config.json``, ``generation_config.json`` and ``model.safetensors``, or
+        ``adapter_config.json`` and ``adapter_model.safetensors`` alone."""
+        if self.adapts is None:
+            self.network.save_pretrained(folder)
+        else:
+            save_adapters(self.network, self.adapts, folder)
 
     @staticmethod
     def rows_of(table: Any) -> TokenRows:

@@ -124,6 +124,7 @@ class TrainingJob:
         positions = self.steps * self.config.batch
         meta = ModelMeta(
             parameters=model.parameter_count,
+            trained_parameters=model.trained_count if model.trained_count < model.parameter_count else None,
             tokens=report.tokens,
             seconds=report.seconds,
             curve=list(report.curve.items()),

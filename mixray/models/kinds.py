@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from mixray.config.training import HeadConfig, TrainingConfig, TreesModel
+from mixray.config.training import HeadConfig, PretrainedModel, TrainingConfig, TreesModel
 from mixray.data import ExampleInputs, ModelInputs
 from mixray.models.boosted_trees import BoostedTrees, most_leaves
 from mixray.models.building import count_parameters
@@ -55,6 +55,17 @@ def model_size(config: TrainingConfig, inputs: ModelInputs) -> int:
         return classifier_size(config.model, features=inputs.features, classes=len(inputs.label_names))
     assert not isinstance(inputs, ExampleInputs), "a language model reads texts"
     return count_parameters(config.model, inputs.vocab_size, inputs.window)
+
+
+def trained_size(config: TrainingConfig, inputs: ModelInputs) -> int | None:
+    """Count the parameters that are trained where these are adapters alone; None where all are.
+
+    Raises the errors of ``build_model``.
+    """
+    if not isinstance(config.model, PretrainedModel) or config.model.lora is None:
+        return None
+    assert not isinstance(inputs, ExampleInputs), "a language model reads texts"
+    return count_parameters(config.model, inputs.vocab_size, inputs.window, only_trained=True)
 
 
 def classifier_size(config: HeadConfig, *, features: int, classes: int) -> int:

@@ -100,6 +100,11 @@ class Network(Model):
         """The number of all parameters, embeddings included and tied ones once."""
         return sum(parameter.numel() for parameter in self.network.parameters())
 
+    @property
+    def trained_count(self) -> int:
+        """How many of them are trained."""
+        return sum(parameter.numel() for parameter in self.network.parameters() if parameter.requires_grad)
+
     def fit(
         self,
         stream: BatchStream | WindowStream,

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from mixray.config.training import Resources, TrainingConfig
 from mixray.data import ExampleInputs, ModelInputs
 from mixray.data.tabular.encoder import record_type
-from mixray.models.kinds import model_size, new_model
-from mixray.report.resources import ADAMW_BYTES
+from mixray.models.kinds import model_size, new_model, trained_size
+from mixray.report.resources import training_bytes
 from mixray.training import device_for
 
 STEP_OPERATIONS = {"cpu": 1e11, "cuda": 1e14}
@@ -34,7 +34,7 @@ def measure_training(config: TrainingConfig, inputs: ModelInputs, resources: Res
         return None
     device = device_for(resources.gpus)
     parameters, memory = model_size(config, inputs), memory_bytes(gpu=resources.gpus > 0)
-    if memory is not None and ADAMW_BYTES * parameters > memory:
+    if memory is not None and training_bytes(parameters, trained_size(config, inputs)) > memory:
         return None
     row_operations = 6 * parameters * inputs.row_tokens
     rows = min(config.micro_batch or config.batch, config.batch, int(STEP_OPERATIONS[device.type] / row_operations))

@@ -1,7 +1,8 @@
 """What the search costs, in floating point operations, beside the training that it improves.
 
 A transformer of N parameters spends about 6 N operations on a training token and 2 N on a scored one (Kaplan et al.
-2020, section 2.1). All parameters are counted, embeddings too; attention over the window is left out.
+2020, section 2.1): 2 N forward, 2 N for the gradients of what flows through it and 2 for each parameter that is
+trained. All parameters are counted, embeddings too; attention over the window is left out.
 """
 
 from __future__ import annotations
@@ -18,14 +19,16 @@ TRAINING_OPERATIONS, SCORING_OPERATIONS = 6, 2
 
 @dataclass(frozen=True)
 class Work:
-    """A number of tokens that pass through a model of a number of parameters."""
+    """A number of tokens that pass through a model of a number of parameters, of which ``trained`` are; None: all."""
 
     parameters: int
     tokens: int
+    trained: int | None = None
 
     @property
     def training_flops(self) -> float:
-        return float(TRAINING_OPERATIONS) * self.parameters * self.tokens
+        untrained = 0 if self.trained is None else self.parameters - self.trained
+        return (float(TRAINING_OPERATIONS) * self.parameters - 2 * untrained) * self.tokens
 
     @property
     def scoring_flops(self) -> float:
@@ -67,6 +70,13 @@ class SearchCost:
         return (
             f"search {self.search_flops:.3g} FLOPs = {len(self.proxies)} proxies, 6 x parameters x training tokens "
             f"({trained:.3g}) + 2 x parameters x scored tokens ({scored:.3g}); retraining {self.retrain_flops:.3g} "
-            f"FLOPs = 6 x {self.retrained.parameters:,} parameters x {self.retrained.tokens:,} tokens; "
+            f"FLOPs = {_operations(self.retrained)} x {self.retrained.tokens:,} tokens; "
             f"search / retraining = {percent(self.overhead)}"
         )
+
+
+def _operations(work: Work) -> str:
+    """Return how the operations of a training token come about."""
+    if work.trained is None:
+        return f"6 x {work.parameters:,} parameters"
+    return f"(4 x {work.parameters:,} parameters + 2 x {work.trained:,} that are trained)"

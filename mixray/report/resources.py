@@ -31,7 +31,7 @@ STATE_BYTES = 12
 SAVED_STATES = 3
 """How many checkpoints of one training are on disk while the newest is written."""
 MODEL_BYTES = 4
-"""Disk per parameter of a published model: the weight in float32."""
+"""Memory, or disk of a published model, per parameter: the weight in float32."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,11 @@ class Speed:
 class ModelsToTrain:
     """The models that one stage trains.
 
-    ``tokens``: how many each model is trained on. ``scored_tokens``: how many all of them together score, None if
-    unknown. ``workers``: the smallest and the largest number of workers that train one model. ``devices_per_worker``:
-    how many devices of ``device_kind`` one worker uses, which may be a fraction. ``is_optimistic``: whether optimistic
-    ALSO is among the optimizers. ``activation_bytes``: what one forward pass of one worker keeps, None if unknown.
+    ``tokens``: how many each model is trained on. ``trained``: how many of the parameters are trained; None: all.
+    ``scored_tokens``: how many all of them together score, None if unknown. ``workers``: the smallest and the largest
+    number of workers that train one model. ``devices_per_worker``: how many devices of ``device_kind`` one worker uses,
+    which may be a fraction. ``is_optimistic``: whether optimistic ALSO is among the optimizers. ``activation_bytes``:
+    what one forward pass of one worker keeps, None if unknown.
     """
 
     name: str
@@ -88,11 +89,16 @@ class ModelsToTrain:
     devices_per_worker: float
     is_optimistic: bool = False
     activation_bytes: int | None = None
+    trained: int | None = None
+
+    @property
+    def trained_parameters(self) -> int:
+        return self.parameters if self.trained is None else self.trained
 
     @property
     def memory_bytes(self) -> int:
         """The memory of one worker's weights, gradients and optimizer state, without activations."""
-        return (ALSO_BYTES if self.is_optimistic else ADAMW_BYTES) * self.parameters
+        return training_bytes(self.parameters, self.trained, is_optimistic=self.is_optimistic)
 
 
 @dataclass(frozen=True)
@@ -150,8 +156,8 @@ class StageCost:
             device_hours=device_hours,
             memory_bytes=work.memory_bytes,
             activation_bytes=work.activation_bytes,
-            disk_bytes=MODEL_BYTES * work.parameters * work.models,
-            checkpoint_bytes=SAVED_STATES * state_bytes * work.parameters * at_once,
+            disk_bytes=MODEL_BYTES * work.trained_parameters * work.models,
+            checkpoint_bytes=SAVED_STATES * state_bytes * work.trained_parameters * at_once,
         )
 
 
@@ -295,6 +301,16 @@ class ResourceForecast:
         disk = self.disk_bytes
         parts = [f"{name} {_bytes_text(size)}" for name, size in disk.items() if name != "total"]
         yield f"disk, derived: {_bytes_text(disk['total'])} = {' + '.join(parts)}"
+
+
+def training_bytes(parameters: int, trained: int | None, *, is_optimistic: bool = False) -> int:
+    """Return the memory of a model in training, without activations; a parameter that is not trained is only stored.
+
+    ``trained``: how many parameters are; None: all.
+    """
+    by_trained = ALSO_BYTES if is_optimistic else ADAMW_BYTES
+    untrained = 0 if trained is None else parameters - trained
+    return by_trained * (parameters - untrained) + MODEL_BYTES * untrained
 
 
 def _misfits(work: ModelsToTrain, stage: StageCost, devices: Devices) -> Iterator[str]:

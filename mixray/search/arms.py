@@ -314,7 +314,7 @@ def _compute(config: RunConfig, mixture: Mixture, artifacts: ArmArtifacts) -> Se
     proxies = [ModelMeta.from_artifact(proxy) for proxy in artifacts.proxies.values()]
     scored_tokens = sum(tokens_read(artifacts.rows[target], "fit") for target in mixture.targets)
     return SearchCost(
-        proxies=[Work(proxy.parameters, proxy.tokens) for proxy in proxies],
+        proxies=[Work(proxy.parameters, proxy.tokens, proxy.trained_parameters) for proxy in proxies],
         scored=[Work(proxy.parameters, scored_tokens) for proxy in proxies],
-        retrained=Work(retrained.parameters, retrained.tokens),
+        retrained=Work(retrained.parameters, retrained.tokens, retrained.trained_parameters),
     ).compute()

@@ -135,7 +135,7 @@ def with_doremi(
         expected=losses.get("doremi", search.convex.loss(shares)),
         rank_correlation=None,
         models=2,
-        search_flops=doremi_flops(Work(meta.parameters, meta.tokens)),
+        search_flops=doremi_flops(Work(meta.parameters, meta.tokens, meta.trained_parameters)),
     )
     rivals = solved.mixture.rivals | {"doremi": rival}
     mixture = solved.mixture.model_copy(update={"rivals": rivals, "loss": solved.mixture.loss | losses})
@@ -151,7 +151,7 @@ def doremi_flops(proxy: Work) -> float:
 def swarm_flops(models: Mapping[str, Artifact], scored_tokens: int) -> float:
     """Return the operations of training a swarm and of scoring so many tokens with each of its models."""
     metas = [ModelMeta.from_artifact(model) for model in models.values()]
-    trained = sum(Work(meta.parameters, meta.tokens).training_flops for meta in metas)
+    trained = sum(Work(meta.parameters, meta.tokens, meta.trained_parameters).training_flops for meta in metas)
     return trained + sum(Work(meta.parameters, scored_tokens).scoring_flops for meta in metas)
 
 

@@ -44,7 +44,8 @@ class HeldOutCurve:
 class ModelMeta:
     """The facts that are published with a proxy (a model of one source) or an arm (a model of a mixture).
 
-    ``parameters``: all of the model's, embeddings included. ``tokens``: trained on (rows, where they are not text).
+    ``parameters``: all of the model's, embeddings included; ``trained_parameters``: those that were trained, where
+    these are adapters alone. ``tokens``: trained on (rows, where they are not text).
     ``seconds``: spent in training. ``curve``: losses, nats per token. ``source``: of a proxy. ``source_shares`` and
     ``workers``: of an arm. ``group_losses`` and ``group_weights``: by group, of an arm with a robust objective.
     ``source_losses``: of an arm, on every source. ``held_out_curves``: of an arm, by the id of a target's rows, which
@@ -70,6 +71,7 @@ class ModelMeta:
     source_losses: Mapping[str, SourceLoss] | None = None
     held_out_curves: Mapping[str, HeldOutCurve] | None = None
     mean_group_weights: Mapping[str, float] | None = None
+    trained_parameters: int | None = None
 
     @classmethod
     def from_artifact(cls, artifact: Artifact) -> Self:

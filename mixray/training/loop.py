@@ -252,10 +252,16 @@ class _Run:
     objective: Objective | None
     recorder: Recorder
 
+    @property
+    def _frozen(self) -> set[str]:
+        """The names of parameters that are not trained, which a state does not hold."""
+        parameters = self.model.named_parameters(remove_duplicate=False)
+        return {name for name, parameter in parameters if not parameter.requires_grad}
+
     def state(self, step: int) -> State:
         state = {
             "step": step,
-            "model": self.model.state_dict(),
+            "model": {name: value for name, value in self.model.state_dict().items() if name not in self._frozen},
             "optimizer": self.optimizer.state_dict(),
             "recorder": self.recorder.state(),
         }
@@ -263,7 +269,7 @@ class _Run:
 
     def restore(self, state: State) -> int:
         """Load a state and return the step to go on from."""
-        self.model.load_state_dict(state["model"])
+        self.model.load_state_dict(state["model"], strict=not self._frozen)
         self.optimizer.load_state_dict(state["optimizer"])
         self.recorder.restore(state["recorder"])
         if self.objective:

@@ -252,12 +252,13 @@ class _BlockwiseLoss(torch.autograd.Function):
         device = hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
         total, nll = torch.zeros((), device=hidden.device), []
-        gradients = [torch.empty_like(hidden), torch.zeros_like(weight)]
-        if bias is not None:
-            gradients.append(torch.zeros_like(bias))
+        gradient = torch.empty_like(hidden)
+        # The output layer may be frozen.
+        weight_gradient = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        bias_gradient = torch.zeros_like(bias) if bias is not None and ctx.needs_input_grad[2] else None
         with torch.autocast(device, enabled=False):
             narrow, narrow_bias = weight.to(dtype), None if bias is None else bias.to(dtype)
-            starts = iter(_blocks(len(weight), gradients[0]))
+            starts = iter(_blocks(len(weight), gradient))
             scale = (labels != IGNORED) if token_weights is None else (labels != IGNORED) * token_weights
             for block, label, factor in _blocks(len(weight), hidden.to(dtype), labels, scale.unsqueeze(1)):
                 target = label.clamp(min=0).unsqueeze(1)
@@ -269,21 +270,21 @@ class _BlockwiseLoss(torch.autograd.Function):
                 slope = log_probs.exp_().scatter_add_(1, target, torch.full_like(target, -1.0, dtype=torch.float32))
                 slope = slope.mul_(factor).to(dtype)
                 next(starts)[0].copy_(slope @ narrow)
-                if dtype == weight.dtype:
-                    gradients[1].addmm_(slope.t(), block)
-                else:
-                    gradients[1] += slope.t() @ block
-                if bias is not None:
-                    gradients[2] += slope.sum(0, dtype=torch.float32)
-        ctx.save_for_backward(*gradients)
+                if weight_gradient is not None and dtype == weight.dtype:
+                    weight_gradient.addmm_(slope.t(), block)
+                elif weight_gradient is not None:
+                    weight_gradient += slope.t() @ block
+                if bias_gradient is not None:
+                    bias_gradient += slope.sum(0, dtype=torch.float32)
+        ctx.save_for_backward(gradient, weight_gradient, bias_gradient)
         cross_entropies = -torch.cat(nll).squeeze(1) * (labels != IGNORED)
         ctx.mark_non_differentiable(cross_entropies)
         return total, cross_entropies
 
     @staticmethod
     def backward(ctx: Any, *outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        gradients = [gradient * outputs[0] for gradient in ctx.saved_tensors]
-        return (gradients[0], gradients[1], gradients[2] if len(gradients) == 3 else None, None, None)
+        gradients = [None if gradient is None else gradient * outputs[0] for gradient in ctx.saved_tensors]
+        return (*gradients, None, None)
 
 
 def _blocks(vocabulary: int, *of_tokens: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:

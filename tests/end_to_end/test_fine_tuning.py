@@ -1,4 +1,7 @@
-"""Supervised fine-tuning from end to end: sources and targets of prompts with completions, from a pretrained model."""
+"""Supervised fine-tuning from end to end: sources and targets of prompts with completions, from a pretrained model.
+
+Proxies train all of it, arms adapters.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 import mixray
 from mixray.config.training import NewModel
@@ -61,6 +64,7 @@ def fine_tuning_run(folder: Path, pretrained: Path, **changes: Any) -> Path:
     write_pairs(folder / "zoo.jsonl", WORDS["animals"], 60, 11)
     pair = {"prompt": "q", "completion": "a"}
     training = {"model": {"pretrained": str(pretrained)}, "batch": 8, "attention": "document"}
+    adapters = {"model": {"pretrained": str(pretrained), "lora": {}}, "optimizer": {"learning_rate": 0.02}}
     content: dict[str, Any] = {
         "name": "fine-tuning",
         "storage": str(folder / "runs-here"),
@@ -71,7 +75,7 @@ def fine_tuning_run(folder: Path, pretrained: Path, **changes: Any) -> Path:
         "proxy": {**training, "tokens": 30_000},
         "cache": {"batch_tokens": 2048, "actors": 1},
         "mixture": {"bootstrap": 50},
-        "retrain": {**training, "tokens": 20_000, "arms": ["mixmin", "balanced", "doremi"]},
+        "retrain": {**training, **adapters, "tokens": 20_000, "arms": ["mixmin", "balanced", "doremi"]},
         **changes,
     }
     path = folder / "run.yaml"
@@ -86,15 +90,22 @@ def test_completions_decide_the_mixture_of_a_fine_tuning(pretrained: Path, tmp_p
     zoo = done.mixtures["zoo"]
     assert zoo.weights["animals"] > 0.9
     assert zoo.retrain["balanced"].difference is not None
-    assert zoo.retrain["balanced"].difference > 0.3, "nats per token of the completions"
+    assert zoo.retrain["balanced"].difference > 0.1, "nats per token of the completions"
+    store = tmp_path / "runs-here/artifacts"
+    proxy, arm = (json.loads(next((store / kind).glob("*/manifest.json")).read_text()) for kind in ("proxy", "model"))
+    assert proxy["meta"]["parameters"] == arm["meta"]["parameters"] - arm["meta"]["trained_parameters"]
+    assert "adapter_model.safetensors" in arm["files"]
+    assert "model.safetensors" not in arm["files"]
+    balanced = AutoModelForCausalLM.from_pretrained(zoo.retrain["balanced"].model)
+    assert sum(each.numel() for each in balanced.parameters()) == arm["meta"]["parameters"], "loaded as it lies there"
     doremi = zoo.rivals["doremi"]
     assert sum(doremi.weights.values()) == pytest.approx(1)
     assert doremi.expected == zoo.loss["doremi"] > zoo.loss["mixmin"], "it looks at no target"
     # Two trainings on the tokens of three proxies, in whole steps, and one pass over them: 2 x 6 + 2 a parameter.
     tokens = 90_000 // (8 * 48) * (8 * 48)
-    assert doremi.search_flops == 14 * (zoo.retrain["balanced"].parameters or 0) * tokens
+    assert doremi.search_flops == 14 * proxy["meta"]["parameters"] * tokens
     assert zoo.retrain["doremi"].nll is not None
     resolved = yaml.safe_load((Path(done.folder) / "config.yaml").read_text())
     assert resolved["sources"]["animals"]["completion"] == "a"
-    meta = json.loads(next((tmp_path / "runs-here/artifacts/tokens").glob("*/manifest.json")).read_text())["meta"]
+    meta = json.loads(next((store / "tokens").glob("*/manifest.json")).read_text())["meta"]
     assert 0 < meta["trained_tokens"] < meta["tokens"]

@@ -6,6 +6,12 @@ def test_training_costs_six_and_scoring_two_operations_a_parameter_and_token() -
     assert (work.training_flops, work.scoring_flops) == (3e6, 1e6)
 
 
+def test_a_parameter_that_is_not_trained_has_no_gradient_of_its_own() -> None:
+    work = Work(parameters=1000, tokens=500, trained=10)
+    assert (work.training_flops, work.scoring_flops) == ((4 * 1000 + 2 * 10) * 500, 1e6)
+    assert "(4 x 1,000 parameters + 2 x 10 that are trained) x 500 tokens" in SearchCost([], [], work).formula()
+
+
 def test_the_search_is_its_proxies_and_their_scoring() -> None:
     cost = SearchCost([Work(1000, 500)] * 3, [Work(1000, 100)] * 3, Work(100_000, 16_000))
     assert cost.search_flops == 3 * 3e6 + 3 * 2e5

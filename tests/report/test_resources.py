@@ -71,6 +71,14 @@ def test_times_follow_from_how_many_train_at_once(
     assert cost.device_hours == pytest.approx((models * 1000 + 600 / 3) / 10 * per_worker / 3600)
 
 
+@pytest.mark.parametrize(("is_optimistic", "bytes_each"), [(False, 16), (True, 24)])
+def test_only_what_is_trained_has_gradients_moments_and_a_copy_on_disk(is_optimistic: bool, bytes_each: int) -> None:
+    work = WORK(models=5, workers=(1, 1), devices_per_worker=1.0, trained=10**6, is_optimistic=is_optimistic)
+    assert work.memory_bytes == 4 * (10**9 - 10**6) + bytes_each * 10**6
+    cost = StageCost.of(work, None, Devices("GPU", 1, "stated", None, "this machine"))
+    assert (cost.disk_bytes, cost.checkpoint_bytes) == (5 * 4 * 10**6, 3 * (12 + 4 * is_optimistic) * 10**6)
+
+
 def test_workers_that_share_a_gpu_share_its_memory() -> None:
     def misfits(per_worker: float, memory: float, activations: int | None = None, models: int = 5) -> tuple[str, ...]:
         devices = Devices("GPU", 8, "stated", memory, "stated")
