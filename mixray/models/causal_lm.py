@@ -103,7 +103,7 @@ class CausalLM(Network):
         ids, is_trained = without_marks(rows)
         if not is_trained[:, 1:].all():
             return self._marked_losses(ids, is_trained[:, 1:])
-        totals = self.log_probs(list(rows), batch_tokens=SCORED_TOKENS).totals
+        totals = self.log_probs(list(ids), batch_tokens=SCORED_TOKENS).totals
         losses: NDArray[np.float64] = -totals / (rows.shape[1] - 1)
         return losses
 

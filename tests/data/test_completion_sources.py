@@ -132,7 +132,10 @@ def test_a_model_judges_windows_by_their_completions(neox_like: CausalLM) -> Non
     whole = neox_like.log_probs(list(ids), batch_tokens=64, segment=1).segments
     expected = [-float(row[count - 1 :].mean()) for row, count in zip(whole or [], range(2, 7), strict=True)]
     assert neox_like.training_losses(marked) == pytest.approx(expected, rel=1e-5)
-    assert neox_like.training_losses(ids) == pytest.approx([-float(row.mean()) for row in whole or []], rel=1e-5)
+    expected = [-float(row.mean()) for row in whole or []]
+    assert neox_like.training_losses(ids) == pytest.approx(expected, rel=1e-5)
+    first_alone = np.where(np.arange(12) < 1, ~ids, ids)  # as where a long completion goes on
+    assert neox_like.training_losses(first_alone) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.fixture
