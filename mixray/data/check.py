@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from mixray.config.data import ExamplesConfig, SourceConfig, TargetConfig
 from mixray.config.schema import RunConfig
+from mixray.config.training import PretrainedModel
 from mixray.data.pools import ExampleInputs, Pool, pools_of
 from mixray.data.reading.hugging_face import HubUnreachableError, snapshot
 from mixray.data.reading.locations import LOCAL, SourceFile
@@ -96,6 +97,7 @@ def check_inputs(config: RunConfig) -> InputCheck:
         if is_there and not checks.errors:
             ratios = bytes_per_token(tokenizer, samples)
     warnings = [warning for label, sample in samples.items() for warning in _faults(label, sample)]
+    warnings += _foreign_tokenizer(config)
     by_role = {role: [each for each in listings.values() if each.pool.role == role] for role in ("source", "target")}
     for pair in product(by_role["source"], by_role["target"]):
         if warning := checks.one(lambda pair: _shared_files(*pair, config.examples), pair):
@@ -211,6 +213,19 @@ def _faults(label: str, sample: PoolSample) -> Iterator[InputWarning]:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sample.counts.items() if count)
         message = f"{label}: a sample of its files has no document ({reasons}); it may be empty"
         yield InputWarning("no_documents_in_sample", message)
+
+
+def _foreign_tokenizer(config: RunConfig) -> Iterator[InputWarning]:
+    """Yield a warning for each pretrained model that would read the ids of a tokenizer that is trained here."""
+    if config.tokenizer is None or config.tokenizer.train is None:
+        return
+    for section, model in (("proxy", config.proxy.model), ("retrain", config.retrain.model)):
+        if isinstance(model, PretrainedModel):
+            message = (
+                f"{section}.model continues {model.pretrained}, and tokenizer.train makes other tokens than it knows: "
+                "name its own by tokenizer.hub or tokenizer.path"
+            )
+            yield InputWarning("foreign_tokenizer", message)
 
 
 def _check_rows_split(listing: Listing, examples: ExamplesConfig, config: RunConfig) -> None:

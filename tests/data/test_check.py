@@ -37,6 +37,17 @@ def goal(write_jsonl: WriteJsonl) -> dict[str, Any]:
     return {"jsonl": str(write_jsonl("goal.jsonl", [f"goal {number}" for number in range(20)]))}
 
 
+def test_a_pretrained_model_beside_a_tokenizer_that_is_trained_here(run_config: Any, goal: dict[str, Any]) -> None:
+    """Its weights know other tokens by the same numbers."""
+    source = {"code": {"jsonl": goal["jsonl"].replace("goal", "code")}}
+    Path(source["code"]["jsonl"]).write_bytes(b"\n".join(LINES[:50]))
+    models = {"proxy": {"model": {"pretrained": "some/model"}, "tokens": 10_000}}
+    (warning,) = check_inputs(run_config(source, {"goal": goal}, **models)).warnings
+    assert warning.code == "foreign_tokenizer"
+    assert warning.message.startswith("proxy.model continues some/model")
+    assert codes(check_inputs(run_config(source, {"goal": goal}))) == set()
+
+
 # ---------------------------------------------------------------------------------------------------- sizes and errors
 
 
