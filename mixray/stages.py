@@ -194,14 +194,17 @@ def choose_by_doremi(
         run.index.add({"doremi/reference": reference, "doremi/proxy": proxy})
         on_actors = partial(on_shards, session, config.mixture, stage.update)
         chosen = {
-            name: with_doremi(
-                config,
-                run.storage,
-                in_memory if config.mixture.shards is None else on_actors,
+            name: replace(
                 solved,
-                targets={target: (data.targets[target], columns[target]) for target in solved.mixture.targets},
-                proxy=proxy,
-                available_tokens=data.available_tokens,
+                mixture=with_doremi(
+                    config,
+                    run.storage,
+                    in_memory if config.mixture.shards is None else on_actors,
+                    solved.mixture,
+                    targets={target: (data.targets[target], columns[target]) for target in solved.mixture.targets},
+                    proxy=proxy,
+                    available_tokens=data.available_tokens,
+                ),
             )
             for name, solved in solutions.items()
         }

@@ -20,6 +20,7 @@ from mixray.errors import InputError
 from mixray.mixture import Mixture, SourceSize
 from mixray.runs import MixtureRun
 from mixray.search.arms import with_files_read
+from mixray.search.rivals import with_doremi
 from mixray.search.solving import find_mixture, find_reweighted, in_memory, mixture_targets
 from mixray.store import Artifact
 
@@ -44,6 +45,9 @@ class Sweep:
 def solve_again(run: MixtureRun, overrides: Overrides, target: str | None) -> dict[str, Mixture] | Sweep:
     """Return the mixtures of a run, or of one of its targets, under other settings of ``mixture``.
 
+    Without a range, what DoReMi chose stands beside them, as the limits leave it. What other methods learned from a
+    swarm does not: under other settings they would choose anew.
+
     Raises InputError for overrides of other settings, more than one range, an unknown target and a run that has no
     prediction cache yet.
     """
@@ -54,7 +58,7 @@ def solve_again(run: MixtureRun, overrides: Overrides, target: str | None) -> di
         (solved,) = _solve(run, [_config(run, settings)], target)
         if isinstance(solved, InputError):
             raise solved
-        return solved
+        return _with_doremi(run, _config(run, settings), solved)
     if len(ranges) > 1:
         raise InputError("one setting can be swept at a time", got=", ".join(ranges), wanted="one range from..to")
     ((key, values),) = ranges.items()
@@ -136,6 +140,26 @@ def _solve(run: MixtureRun, configs: Sequence[RunConfig], target: str | None) ->
                 mixture = solved_again.mixture.model_copy(update=facts)
                 solved[name], neighbour = mixture, mixture.weights
     return solutions
+
+
+def _with_doremi(run: MixtureRun, config: RunConfig, mixtures: Mapping[str, Mixture]) -> dict[str, Mixture]:
+    """Return the mixtures with what DoReMi chooses, where the run has trained its proxy."""
+    proxy = run.index.artifacts("doremi").get("doremi/proxy")
+    if proxy is None:
+        return dict(mixtures)
+    (rows, columns), available = run.load_cache(), run.available_tokens()
+    return {
+        name: with_doremi(
+            config,
+            run.storage,
+            in_memory,
+            mixture,
+            targets={target: (rows[target], columns[target]) for target in mixture.targets},
+            proxy=proxy,
+            available_tokens=available,
+        )
+        for name, mixture in mixtures.items()
+    }
 
 
 def _source_rows(run: MixtureRun, sources: Sequence[str]) -> dict[str, Artifact]:

@@ -112,12 +112,12 @@ def with_doremi(
     config: RunConfig,
     storage: Storage,
     open_predictions: OpenPredictions,
-    solved: SolvedMixture,
+    mixture: Mixture,
     *,
     targets: StoredCaches,
     proxy: Artifact,
     available_tokens: Mapping[str, int],
-) -> SolvedMixture:
+) -> Mixture:
     """Return a mixture with what DoReMi chooses, which is the same for all targets.
 
     ``targets``: the caches of the mixture's targets, which say what the proxies of mixmin expect of it; ``proxy``: that
@@ -125,7 +125,7 @@ def with_doremi(
     """
     meta = ModelMeta.from_artifact(proxy)
     assert meta.mean_group_weights is not None, "the model is not DoReMi's proxy"
-    chosen = np.array([[meta.mean_group_weights[source] for source in solved.mixture.sources]])
+    chosen = np.array([[meta.mean_group_weights[source] for source in mixture.sources]])
     with open_predictions(storage, targets) as predictions:
         search = SearchProblem.of(predictions, config, available_tokens)
         shares = within_limits(search.convex.feasible, without_small_shares(chosen, search.least_share))[0]
@@ -137,9 +137,8 @@ def with_doremi(
         models=2,
         search_flops=doremi_flops(Work(meta.parameters, meta.tokens, meta.trained_parameters)),
     )
-    rivals = solved.mixture.rivals | {"doremi": rival}
-    mixture = solved.mixture.model_copy(update={"rivals": rivals, "loss": solved.mixture.loss | losses})
-    return SolvedMixture(mixture, solved.trace)
+    rivals = mixture.rivals | {"doremi": rival}
+    return mixture.model_copy(update={"rivals": rivals, "loss": mixture.loss | losses})
 
 
 def doremi_flops(proxy: Work) -> float:

@@ -74,7 +74,14 @@ def within_limits(feasible: FeasibleSet, mixtures: Floats) -> Floats:
     """Return for each mixture, float64 (mixtures, sources), the nearest one that satisfies the limits."""
     if not feasible.groups and not feasible.lower.any() and (feasible.upper == 1).all():
         return mixtures
-    return np.array([feasible.repair(shares) for shares in mixtures]).reshape(mixtures.shape)
+    settled = [_settled(feasible, shares) for shares in mixtures]
+    return np.array(settled).reshape(mixtures.shape)
+
+
+def _settled(feasible: FeasibleSet, shares: Floats) -> Floats:
+    repaired = feasible.repair(shares)
+    # Repairing is for rounding: it would give all that is above a limit to one source.
+    return repaired if np.allclose(repaired, shares, rtol=0, atol=1e-9) else feasible.projection(shares)
 
 
 def without_small_shares(mixtures: Floats, least: float) -> Floats:

@@ -189,12 +189,16 @@ class FeasibleSet:
         return self.repair(self.box.nearest(log_shares + self.entropic_prices(log_shares) @ self.member))
 
     def repair(self, shares: Vector) -> Vector:
-        """Return the feasible shares nearest to ``shares``; where only rounding is wrong, only rounding changes."""
+        """Return feasible shares near to ``shares``; where only rounding is wrong, only rounding changes."""
         shares = self.box.repair(shares)
         sums = self.member @ shares
         summing = abs(shares.sum() - 1) <= SUM_TOLERANCE
         if summing and ((sums >= self.group_lower - SUM_TOLERANCE) & (sums <= self.group_upper + SUM_TOLERANCE)).all():
             return shares
+        return self.projection(shares)
+
+    def projection(self, shares: Vector) -> Vector:
+        """Return the feasible shares with the least Euclidean distance to ``shares``."""
         for tolerance in PROJECTION_TOLERANCES:
             projection, flag = self._projected(shares, tolerance)
             if flag == DAQP_SOLVED:

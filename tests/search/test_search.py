@@ -484,6 +484,21 @@ def test_solving_again_without_changes_gives_the_same_bits(cache: PredictionCach
     assert list(again) == ["target", "other"]
 
 
+def test_solving_again_keeps_what_doremi_chose(folder: MixtureRun) -> None:
+    """As far as the limits let it, and judged by the same predictions."""
+    meta = {"parameters": 10, "tokens": 100, "seconds": 1.0, "curve": [[100, 1.0]]}
+    chosen = {"a": 0.2, "b": 0.5, "c": 0.3}
+    proxy = folder.artifacts.draft("swarm_model", "d" * 64).publish({}, meta | {"mean_group_weights": chosen})
+    folder.index.add({"doremi/proxy": proxy})
+    again = solve_again(folder, [], None)["target"]
+    assert again.rivals["doremi"].weights == pytest.approx(chosen)
+    assert again.loss["doremi"] == again.rivals["doremi"].expected > again.loss["mixmin"]
+    assert again.rivals["doremi"].search_flops == 14 * 10 * 100
+    limited = solve_again(folder, ["mixture.bounds.b=[0, 0.4]"], "target")["target"]
+    assert limited.rivals["doremi"].weights == pytest.approx({"a": 0.25, "b": 0.4, "c": 0.35}, abs=1e-6)
+    assert isinstance(solve_again(folder, ["mixture.bounds.b=[0, 0.1..0.4]"], "target"), Sweep)
+
+
 def test_a_run_with_shards_is_solved_again_in_memory(folder: MixtureRun) -> None:
     changed = folder.config.mixture.model_copy(update={"shards": ShardsConfig(actors=3)})
     sharded = replace(folder, config=folder.config.model_copy(update={"mixture": changed}))
