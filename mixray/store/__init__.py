@@ -1,6 +1,6 @@
 """Where bytes live: one folder or object store, artifacts published once with the manifest last."""
 
-from mixray.store.artifacts import Artifact, Artifacts, Draft, fingerprint
+from mixray.store.artifacts import Artifact, Artifacts, Draft, fingerprint, fingerprint_each
 from mixray.store.index import RunIndex, Status
 from mixray.store.lease import Lease
 from mixray.store.step import RunTasks, Step, find_or_make
@@ -25,4 +25,5 @@ __all__ = [
     "encode",
     "find_or_make",
     "fingerprint",
+    "fingerprint_each",
 ]

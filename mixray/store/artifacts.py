@@ -39,9 +39,21 @@ def fingerprint(value: Any) -> str:
 
     Raises TypeError or ValueError for anything without a stable form (sets, objects, NaN).
     """
+    return hashlib.sha256(_stable_text(value)).hexdigest()
+
+
+def fingerprint_each(values: Iterable[Any]) -> str:
+    """Return the fingerprint of the list of these values, of which only one at a time is in memory."""
+    hashed = hashlib.sha256(b"[")
+    for number, value in enumerate(values):
+        hashed.update((b"," if number else b"") + _stable_text(value))
+    hashed.update(b"]")
+    return hashed.hexdigest()
+
+
+def _stable_text(value: Any) -> bytes:
     _refuse_other_keys(value)
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True).encode()
 
 
 def _refuse_other_keys(value: Any) -> None:

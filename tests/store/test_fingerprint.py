@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mixray.store import fingerprint
+from mixray.store import fingerprint, fingerprint_each
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,11 @@ from mixray.store import fingerprint
 )
 def test_it_is_the_sha256_of_canonical_json(value: Any, text: str, digest: str) -> None:
     assert fingerprint(value) == digest, text
+
+
+@pytest.mark.parametrize("values", [[], [1], [["a", 1], {"b": None}, "é"]])
+def test_values_one_by_one_have_the_fingerprint_of_their_list(values: list[Any]) -> None:
+    assert fingerprint_each(iter(values)) == fingerprint(values)
 
 
 def test_the_order_of_keys_does_not_matter_and_that_of_lists_does() -> None:

@@ -32,7 +32,7 @@ FilesInFolder = Callable[[Sequence[str]], Iterable[str]]
 PLACEHOLDER = re.compile(r"\{([^}]*)\}")
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, slots=True)
 class SourceFile:
     """A file to read: ``path`` within the file system that ``filesystem`` (a URI) names; size in bytes.
 
@@ -201,15 +201,14 @@ def _matches(pattern: str, left_out: Callable[[str], bool], in_folder: FilesInFo
     if info.type != pafs.FileType.Directory or not (rest or in_folder):
         return
     list_folder, recursive = _list_local if uri == LOCAL else _list_remote, "/" in (rest or "/") or rest == "**"
-    listed = {path: file for path, *file in list_folder(filesystem, base, recursive, left_out) if not left_out(path)}
+    listed = (file for file in list_folder(filesystem, base, recursive, left_out) if not left_out(file[0]))
     if rest or in_folder is None:
         regex = glob_regex(f"{glob.escape(base)}/{rest}")
-        paths = [path for path in listed if regex.fullmatch(path)]
+        yield from (SourceFile(uri, *file) for file in listed if regex.fullmatch(file[0]))
     else:
         prefix = f"{base}/"
-        paths = [prefix + path for path in in_folder([path.removeprefix(prefix) for path in listed])]
-    for path in paths:
-        yield SourceFile(uri, path, *listed[path])
+        files = {path.removeprefix(prefix): SourceFile(uri, path, *times) for path, *times in listed}
+        yield from (files[path] for path in in_folder(list(files)))
 
 
 def _split_fixed(path: str) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from mixray.data.reading.hugging_face import DatasetRef
 from mixray.data.reading.locations import SourceFile, find_files, without_options
 from mixray.data.reading.parquet import data_files, row_group_bytes
 from mixray.errors import InputError
-from mixray.store import fingerprint
+from mixray.store import fingerprint, fingerprint_each
 
 PART_BYTES = 16 << 20
 FILE_BYTES = 16 << 10
@@ -26,7 +26,7 @@ tokenizer is not known yet and some documents will be dropped."""
 LEAST_BYTES = 1 << 20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FileSlice:
     """A piece of a file: bytes [start, stop) of JSON lines, row groups [start, stop) of Parquet; None: to the end."""
 
@@ -109,7 +109,7 @@ def list_pool(pool: Pool) -> Listing:
             wanted="patterns that match at least one file",
             remedy="** spans folders: folder/**/*.txt; relative patterns start in the current folder",
         )
-    return Listing(pool, tuple(files), None, fingerprint([file.identity for file in files]))
+    return Listing(pool, tuple(files), None, fingerprint_each(file.identity for file in files))
 
 
 def _list_dataset(pool: Pool) -> Listing:
@@ -118,7 +118,7 @@ def _list_dataset(pool: Pool) -> Listing:
         name, revision = str(config.dataset), hugging_face.hub_revision(pool)
     else:
         files = find_files([f"{glob.escape(str(folder))}/**"], [])
-        name, revision = str(folder), fingerprint([file.identity for file in files])
+        name, revision = str(folder), fingerprint_each(file.identity for file in files)
     dataset = DatasetRef(name, folder is not None, config.subset, config.split, revision, config.streaming)
     return Listing(pool, tuple(files), dataset, fingerprint(asdict(dataset)))
 
