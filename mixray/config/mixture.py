@@ -139,7 +139,7 @@ class MixtureConfig(Section):
     """How often the retraining budget may repeat any source: a limit on its share. null: no limit."""
     bootstrap: Annotated[int, Field(ge=0)] = 200
     """Number of resampled data sets that say which sources are interchangeable; the 95 % intervals of shares and gains
-    take at least 200. 0: neither."""
+    take at least 200. 0: neither. Beside `covariate_shift: reweight` there are neither, and 200 has no effect."""
     prior: PriorConfig = PriorConfig()
     """Shares that the mixture is pulled to."""
     choose: ChooseConfig = ChooseConfig()
