@@ -350,6 +350,14 @@ def test_a_robust_comparison_is_opened_as_one_and_has_no_mixtures(tmp_path: Path
     assert is_finished(config)
 
 
-def test_a_run_in_a_storage_that_does_not_answer_is_not_finished(make_config: MakeConfig, tmp_path: Path) -> None:
+def test_a_run_in_a_storage_that_is_a_file_is_not_finished(make_config: MakeConfig, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     assert not is_finished(make_config(storage=str(tmp_path / "file")))
+
+
+def test_a_run_in_a_storage_that_fails_every_time_is_not_finished(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mixray.store.retrying.TRIES", 1)
+    (tmp_path / "loop").symlink_to("loop")
+    assert not is_finished(make_config(storage=str(tmp_path / "loop")))

@@ -196,5 +196,6 @@ def _read_yaml(text: str, name: str) -> tuple[Document, yaml_text.Lines]:
         where = f"{name}, line {mark.line + 1}" if mark else name
         raise InputError("the run file is not valid YAML", where=where, got=yaml_text.fault(error)) from error
     if not isinstance(raw, dict):
-        raise InputError("the run file is not a mapping", where=name, got=type(raw).__name__, wanted="keys and values")
+        got = "an empty file" if raw is None else "a list" if isinstance(raw, list) else "a single value"
+        raise InputError("the run file is not a mapping", where=name, got=got, wanted="keys and values")
     return raw, lines

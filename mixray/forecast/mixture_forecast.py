@@ -119,7 +119,8 @@ class Forecast:
                 )
                 table.add_row(name, kind, "unknown" if pool.bytes is None else f"{pool.bytes:,}", tokens, epochs)
         lines = [
-            f"proxies: {len(self.sources)} x {self.proxy_parameters:,} parameters x {self.proxy_tokens:,} tokens",
+            f"proxies: {len(self.sources)} models x {self.proxy_parameters:,} parameters "
+            f"x {self.proxy_tokens:,} tokens",
             f"retraining: {self.models} models{self._of_each()} x {self.retrain_parameters:,} parameters "
             f"x {self.retrain_tokens:,} tokens{self._in_all()}",
             *([] if self.swarm is None else [self.swarm.line()]),

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import TypedDict
 
 from mixray.config import RobustConfig, RunConfig, RunFile, parse_config
-from mixray.errors import CorruptedArtifactError, InputError
+from mixray.errors import CorruptedArtifactError, InputError, StageError
 from mixray.export.swarm import Swarm, swarm_csv
 from mixray.mixture import Mixture, SourceSize
 from mixray.progress import Progress, SilentProgress
@@ -264,7 +264,8 @@ def latest_run_folder() -> str:
 
 def is_finished(config: RunFile) -> bool:
     """Whether the run of a config has stored the results of every stage. A storage that cannot be read has none."""
-    with suppress(OSError, UnicodeDecodeError, InputError):  # reported, or mended, by the stages that need them
+    # What cannot be read is reported, or mended, by the stages that need it.
+    with suppress(OSError, UnicodeDecodeError, InputError, StageError):
         kind = RobustRun if isinstance(config, RobustConfig) else MixtureRun
         return kind._at_home(config).is_finished
     return False

@@ -532,7 +532,10 @@ def test_broken_yaml_is_named_with_its_line(text: str, old: str, new: str, line:
     assert got in str(error.got)
 
 
-@pytest.mark.parametrize(("content", "got"), [("", "NoneType"), ("- a", "list"), ("quickstart", "str"), ("3", "int")])
+@pytest.mark.parametrize(
+    ("content", "got"),
+    [("", "an empty file"), ("- a", "a list"), ("quickstart", "a single value"), ("3", "a single value")],
+)
 def test_a_document_that_is_no_mapping_is_refused(content: str, got: str) -> None:
     error = refusal(content)
     assert (error.what, error.where, error.got) == ("the run file is not a mapping", "run.yaml", got)
