@@ -46,7 +46,12 @@ PATIENCE = {
 }
 """MLflow's settings while mixray calls it. A variable that the user has set is left as it is."""
 
-TEMPORARY_REFUSALS = (401, 403, 408, 429)
+UNAUTHORIZED = 401
+NO_ENTRY = (
+    "401: it does not know this user; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
+    "MLFLOW_TRACKING_TOKEN"
+)
+TEMPORARY_REFUSALS = (UNAUTHORIZED, 403, 408, 429)
 """HTTP codes below 500 that a person or time can lift: the record may be published later."""
 
 
@@ -194,7 +199,7 @@ def sorted_errors() -> Iterator[None]:
     except _client_errors() as error:
         code = getattr(error, "get_http_status_code", lambda: 503)()
         lasting = isinstance(error, ImportError) or (code < 500 and code not in TEMPORARY_REFUSALS)
-        raise (Refused if lasting else Unreachable)(f"{error}") from error
+        raise (Refused if lasting else Unreachable)(NO_ENTRY if code == UNAUTHORIZED else f"{error}") from error
 
 
 def _client_errors() -> tuple[type[Exception], ...]:

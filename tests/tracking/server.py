@@ -14,12 +14,16 @@ from pathlib import Path
 
 
 class Server:
-    """An MLflow server on loopback that can be started and stopped; its database outlives it."""
+    """An MLflow server on loopback that can be started and stopped; its database outlives it.
 
-    def __init__(self, folder: Path) -> None:
+    ``password``: of its user ``admin``, where it lets in nobody without one.
+    """
+
+    def __init__(self, folder: Path, password: str | None = None) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
+        self._password = password
         self.folder, self.uri = folder, f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -28,6 +32,10 @@ class Server:
         places += ["--artifacts-destination", str(self.folder / "artifacts")]
         command = [sys.executable, "-m", "mlflow", "server", *places, "--port", str(self.port), "--workers", "1"]
         environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        if self._password is not None:
+            command += ["--app-name", "basic-auth"]
+            secrets = {"MLFLOW_AUTH_ADMIN_PASSWORD": self._password, "MLFLOW_FLASK_SERVER_SECRET_KEY": "of this test"}
+            environment |= secrets
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
                 command, env=environment, stdout=log, stderr=log, cwd=self.folder, start_new_session=True
