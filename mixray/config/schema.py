@@ -396,6 +396,12 @@ class RunConfig(RunFile):
             raise Misfit("mixture.shards", "left out beside task: regression")
 
     @model_validator(mode="after")
+    def _shards_have_no_molecules(self) -> Self:
+        if self.mixture.shards is not None and self.examples is not None and self.examples.smiles is not None:
+            raise Misfit("mixture.shards", "left out beside examples.smiles: rows of molecules are solved in memory")
+        return self
+
+    @model_validator(mode="after")
     def _inputs_may_shift(self) -> Self:
         if self.mixture.covariate_shift == "assume_none":
             return self

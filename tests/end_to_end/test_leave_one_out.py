@@ -211,6 +211,13 @@ def test_scaffolds_of_what_has_none_are_refused(tmp_path: Path) -> None:
         run(tmp_path, examples={"numeric": ["number"]}, sources=table, targets=split)
 
 
+def test_molecules_on_shards_are_refused_before_work_starts(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"mixture\.shards is not valid") as caught:
+        run(tmp_path, mixture={"bootstrap": 0, "shards": {"actors": 1}})
+    assert "left out beside examples.smiles" in str(caught.value)
+    assert not (tmp_path / "runs-here").exists()
+
+
 def test_the_planned_cache_is_what_the_proxies_predict_once_for_all_targets(finished: Result) -> None:
     opened = MixtureRun.open(finished.folder)
     columns = {column.id: column for by_source in opened.load_cache()[1].values() for column in by_source.values()}
