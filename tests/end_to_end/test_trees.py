@@ -14,6 +14,7 @@ from mixray.cluster import Session
 from tests.end_to_end.conftest import content_of
 from tests.end_to_end.conftest import mixray as command
 from tests.end_to_end.test_examples import PLANTED, run_file
+from tests.end_to_end.test_leave_one_out import content_of_run
 
 
 def tree_run(folder: Path, cpus: int) -> Path:
@@ -51,6 +52,25 @@ def test_the_planted_proportions_come_back_and_the_number_of_actors_changes_no_b
         contents = [content_of(folder / f"cpus-{cpus}" / "runs-here", kind) for cpus in (1, 2)]
         assert contents[0] == contents[1]
         assert contents[0]
+
+
+def test_leaving_one_out_has_the_same_bits_on_one_two_and_four_actors(folder: Path) -> None:
+    """Of molecules. Actors train the proxies and cache their predictions."""
+    contents = []
+    for actors in (1, 2, 4):
+        content = content_of_run(
+            folder,
+            storage=str(folder / f"actors-{actors}"),
+            proxy={"model": {"boosted_trees": {"rounds": 10, "depth": 3}}, "resources": {"cpus": 4 // actors}},
+            cache={"actors": actors},
+        )
+        content["sources"]["from_labels"]["labels"] = ["oxygen", "oxygen_2", "nitrogen", "nitrogen_2"]
+        path = folder / f"actors-{actors}.yaml"
+        path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+        mixray.run(path, until="cache")
+        contents.append([content_of(folder / f"actors-{actors}", kind) for kind in ("proxy", "column")])
+    assert [len(ids) for ids in contents[0]] == [4, 4]
+    assert contents[0] == contents[1] == contents[2]
 
 
 def test_a_second_run_trains_nothing(folder: Path) -> None:
