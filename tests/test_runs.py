@@ -360,4 +360,7 @@ def test_a_run_in_a_storage_that_fails_every_time_is_not_finished(
 ) -> None:
     monkeypatch.setattr("mixray.store.retrying.TRIES", 1)
     (tmp_path / "loop").symlink_to("loop")
-    assert not is_finished(make_config(storage=str(tmp_path / "loop")))
+    config = make_config(storage=str(tmp_path / "loop"))
+    assert not is_finished(config)
+    with pytest.raises(InputError, match="Too many levels of symbolic links"):
+        MixtureRun.create(config)

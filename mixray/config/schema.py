@@ -396,9 +396,16 @@ class RunConfig(RunFile):
             raise Misfit("mixture.shards", "left out beside task: regression")
 
     @model_validator(mode="after")
-    def _shards_have_no_molecules(self) -> Self:
-        if self.mixture.shards is not None and self.examples is not None and self.examples.smiles is not None:
+    def _problems_in_memory_have_no_shards(self) -> Self:
+        if self.mixture.shards is None:
+            return self
+        if self.examples is not None and self.examples.smiles is not None:
             raise Misfit("mixture.shards", "left out beside examples.smiles: rows of molecules are solved in memory")
+        if self.leaves_out or any(target.is_each_source for target in self.targets.values()):
+            wanted = (
+                "left out beside targets that leave a source out: workers solve their problems side by side, in memory"
+            )
+            raise Misfit("mixture.shards", wanted)
         return self
 
     @model_validator(mode="after")

@@ -102,10 +102,11 @@ class Storage:
             self.read(probe)
             self.delete(probe)
         except (OSError, StageError) as error:
+            reason = error.got if isinstance(error, StageError) else first_line(error)
             raise InputError(
                 "the storage cannot be written",
                 where="storage",
-                got=without_credentials(f"{self.uri} ({first_line(error)})"),
+                got=without_credentials(f"{self.uri} ({reason})"),
                 wanted="a folder or bucket this user may write",
                 remedy="storage=PATH on the command line names another one",
             ) from error

@@ -211,10 +211,19 @@ def test_scaffolds_of_what_has_none_are_refused(tmp_path: Path) -> None:
         run(tmp_path, examples={"numeric": ["number"]}, sources=table, targets=split)
 
 
-def test_molecules_on_shards_are_refused_before_work_starts(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({}, "left out beside examples.smiles"),
+        ({"examples": {"numeric": ["number"]}}, "left out beside targets that leave a source out"),
+    ],
+)
+def test_problems_that_are_solved_in_memory_have_no_shards(
+    tmp_path: Path, changes: dict[str, Any], wanted: str
+) -> None:
     with pytest.raises(InputError, match=r"mixture\.shards is not valid") as caught:
-        run(tmp_path, mixture={"bootstrap": 0, "shards": {"actors": 1}})
-    assert "left out beside examples.smiles" in str(caught.value)
+        run(tmp_path, mixture={"bootstrap": 0, "shards": {"actors": 1}}, **changes)
+    assert wanted in str(caught.value)
     assert not (tmp_path / "runs-here").exists()
 
 
