@@ -3,10 +3,11 @@
     python -m jobs.chaos_hosts            (as root, from the root of a checkout with mixray[test], on Linux)
 
 A Ray head and two workers run in network namespaces of their own on one bridge, each with a disk of its own under the
-same path. An S3 server in a fourth namespace is all that they share. ``ray job submit`` gives the quick start to one
-worker of four CPUs, then to two workers of two CPUs, and again to two workers: as its proxies train, the first worker's
-network is cut for some seconds, and as it retrains, the second worker is killed. The mixtures and all artifacts must be
-the same bit for bit. Everything is in namespaces that end with this process.
+same path. An S3 server in a fourth namespace is all that they share. ``ray job submit`` gives the quick start to two
+workers of two CPUs, with ``--single`` before that to one worker of four, and again to two workers: as its proxies
+train, the first worker's network is cut for some seconds, and as it retrains, the second worker is killed. Each run has
+a cluster of its own. The mixtures and all artifacts must be the same bit for bit. Everything is in namespaces that end
+with this process.
 """
 
 from __future__ import annotations
@@ -183,16 +184,12 @@ def compare(folder: Path, settings: Sequence[str], *, with_single: bool) -> int:
         endpoint = s3.stdout.readline().strip()
         options = f"endpoint_override=http://{endpoint}&scheme=http&region=us-east-1"
         places = {name: f"s3://bucket/{name}?{options}" for name in ("one", "two", "disturbed")}
-        seconds = {}
-        if with_single:
-            with hosts(folder, inside, workers=1, cpus=4) as cluster:
-                seconds["one"] = run(cluster, places["one"], settings, folder / "one.txt", disturbed=False)
-                print(f"one worker: {seconds['one']:.0f} s", flush=True)
-        with hosts(folder, inside, workers=2, cpus=2) as cluster:
-            for name in ("disturbed", "two"):
+        seconds, runs = {}, [("two", 2, 2), ("disturbed", 2, 2)]
+        for name, workers, cpus in [("one", 1, 4), *runs] if with_single else runs:
+            with hosts(folder, inside, workers=workers, cpus=cpus) as cluster:  # a new one, so that none is warm
                 is_disturbed = name == "disturbed"
                 seconds[name] = run(cluster, places[name], settings, folder / f"{name}.txt", disturbed=is_disturbed)
-                print(f"two workers, {name}: {seconds[name]:.0f} s", flush=True)
+            print(f"{name}: {seconds[name]:.0f} s", flush=True)
         if with_single:
             print(f"two workers take {seconds['two'] / seconds['one']:.2f} times as long as one with as many CPUs")
         unlike = differences(places["two"], places["disturbed"])

@@ -241,13 +241,21 @@ def draw(losses: Mapping[tuple[str, int], Floats], path: Path) -> None:
     axes = figure.subplots()
     balanced = losses["balanced", 0]
     drawn = [method for method, _ in losses if method != "balanced" and not method.startswith(FOUND_FOR)]
-    for method in dict.fromkeys(drawn):
+    for number, method in enumerate(dict.fromkeys(drawn)):
         points = {models: values for (name, models), values in losses.items() if name == method}
         percent = {models: 100 * (values / balanced - 1).mean(axis=1) for models, values in points.items()}
         means, errors = [each.mean() for each in percent.values()], [_half_width(each) for each in percent.values()]
-        axes.errorbar(list(percent), means, errors, label=method, marker="o", markersize=4, capsize=2, linewidth=1.2)
+        style = {"color": f"C{number % 10}", "marker": "os^"[number // 10], "markersize": 5, "linewidth": 1.2}
+        axes.errorbar(list(percent), means, errors, label=method, capsize=2, **style)
     axes.axhline(0, color="grey", linewidth=0.8)
     axes.set_xscale("symlog", linthresh=5)
+    ticks: list[int] = []
+    for models in sorted({models for _, models in losses}):
+        if not ticks or models > 1.2 * ticks[-1]:  # else their numbers overlap
+            ticks.append(models)
+    axes.set_xticks(ticks, map(str, ticks))
+    axes.minorticks_off()
+    axes.set_xlim(-1, 1.5 * ticks[-1])
     axes.set_xlabel("cheap models that the search trained")
     axes.set_ylabel("held-out loss of the retrained model,\n% above that of balanced")
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)

@@ -48,8 +48,8 @@ PATIENCE = {
 
 UNAUTHORIZED = 401
 NO_ENTRY = (
-    "401: it does not know this user; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
-    "MLFLOW_TRACKING_TOKEN"
+    "401: the user's name or password is missing or wrong; set MLFLOW_TRACKING_USERNAME and "
+    "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
 )
 TEMPORARY_REFUSALS = (UNAUTHORIZED, 403, 408, 429)
 """HTTP codes below 500 that a person or time can lift: the record may be published later."""

@@ -29,6 +29,7 @@ from mixray.data.text.windows import stored_windows
 from mixray.errors import InputError, StageError
 from mixray.models import TrainingData, arm_jobs, proxy_jobs, swarm_jobs
 from mixray.store import Artifact, Artifacts, FileRecord, Storage, retrying
+from mixray.store.index import now_ms
 from mixray.training import use_resources
 
 MODEL = {"architecture": "gpt_neox", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -287,16 +288,18 @@ def test_a_retraining_whose_process_is_killed_repeats_one_interval_at_most_and_e
     config = RetrainConfig(model=MODEL, tokens=steps * 4 * WINDOW, batch=4, checkpoints=50)
     shares = {"mixed": {"low": 0.25, "high": 0.75}}
     reported: list[int] = []
-    saved = 0
+    saved = killed_ms = 0
 
     def kill_half_way(_: str, record: Any) -> None:
-        nonlocal saved
-        reported.append(record.step)
+        nonlocal saved, killed_ms
+        if record.time > killed_ms:  # records of before the kill may come after it
+            reported.append(record.step)
         if not saved and record.step >= steps // 2:
             states = Path(artifacts.storage.root).glob("checkpoints/model/*/step-*.pt")
             saved = max(int(path.name.split("-")[1]) for path in states)
             for process in workers_named("RayTrainWorker"):
                 os.kill(process, signal.SIGKILL)
+            killed_ms = now_ms()
             reported.clear()
 
     jobs = arm_jobs(artifacts, config, data_of(sources), shares, {})

@@ -118,7 +118,7 @@ def test_the_planted_proportions_come_back(task: str, library: str, reader: str,
     assert sum(abs(mixture.weights[name] - share) for name, share in SHARES.items()) / 2 <= 0.1, mixture.weights
     assert mixture.loss["mixmin"] < mixture.loss["balanced"]
     assert not {"covariate_shift", "no_support"} & {sign.code for sign in mixture.warnings}
-    assert mixture.loss_unit == ("squared error" if task == "numbers" else "nats per token")
+    assert mixture.loss_unit == ("squared error" if task == "numbers" else "nats per example")
     arms = mixture.retrain
     assert arms["mixmin"].nll < arms["balanced"].nll  # type: ignore[operator]
     names = {"two": ["average_precision", "auroc", "nll", "calibration_error"], "three": ["nll"], "numbers": ["rmse"]}

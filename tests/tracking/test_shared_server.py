@@ -84,9 +84,12 @@ def test_a_password_that_is_missing_or_wrong_is_one_warning_and_the_run_is_publi
         assert not RunIndex.open(storage, folder).is_published
 
     monkeypatch.setenv(SECRET, PASSWORD)
-    publish_folder(config, storage, folder, pytest.fail)
-    assert RunIndex.open(storage, folder).is_published
-    assert len(view(server.uri).history("proxy/python", "loss")) == STEPS
+    for folder in ("runs/quickstart-00000000", "runs/quickstart-00000001"):
+        publish_folder(config, storage, folder, pytest.fail)
+        assert RunIndex.open(storage, folder).is_published
+    mlflow = view(server.uri)
+    proxies = [run.info.run_id for run in mlflow.runs if run.info.run_name == "proxy/python"]
+    assert [len(mlflow.client.get_metric_history(proxy, "loss")) for proxy in proxies] == [STEPS] * 2
 
 
 def test_many_runs_at_once_arrive_whole(
