@@ -147,7 +147,7 @@ def test_of_many_sources_the_inputs_of_a_sample_are_compared(tmp_path: Path, mon
     }
     result = search(tmp_path, "two", "xgboost", **pools)
     (sign,) = (sign for sign in result.mixtures["goal"].warnings if sign.code == "covariate_shift")
-    assert "2 of a sample of 2 of the 3 sources" in sign.message
+    assert "2 of a sample of 2 of 3 sources" in sign.message
     # A person sees how many trees are trained while others are.
     shown = io.StringIO()
     changed = ["proxy.model.boosted_trees.rounds=3"]
